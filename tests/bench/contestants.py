@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
+from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -129,7 +130,7 @@ class Running:
         self._process = process
 
     def cost(self) -> dict[str, float]:
-        """Resident memory in MiB and threads, of the program and what it forked; the wrapped `sleep` is not the proxy."""
+        """Resident memory in MiB and threads, of the program and what it forked but not of the wrapped `sleep`."""
         pages = threads = 0
         for pid in family(self._process.pid):
             facts = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())

@@ -8,7 +8,7 @@ import socket
 import statistics
 import subprocess
 import time
-from typing import Iterator
+from collections.abc import Iterator
 
 UPLOAD_SIZE = 512 << 20
 PIECE = 1 << 20
@@ -115,8 +115,7 @@ def event_delay(address: str, events: int) -> dict[str, float]:
         data = read_head(connection)[1]
         while len(delays) < events:
             now = time.time_ns()
-            for stamp in re.findall(rb"data: (\d+)\n\n", data):
-                delays.append((now - int(stamp)) / 1e6)
+            delays += [(now - int(stamp)) / 1e6 for stamp in re.findall(rb"data: (\d+)\n\n", data)]
             data = data[data.rfind(b"\n\n") + 2:] if b"\n\n" in data else data
             data += connection.recv(65536)
     return {"first event ms": delays[0], "event ms": statistics.median(delays)}

@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="wrapper and Go only, 3 rounds of 1 s; writes no files")
     parser.add_argument("--only", metavar="POINT,...", help=", ".join(point.name for point in POINTS))
     parser.add_argument("--proxies", metavar="NAME,...", help="of " + ", ".join(contestants.PROXIES))
-    parser.add_argument("--bare", action="store_true", help="the relay alone in place of the whole wrapper, for profiles")
+    parser.add_argument("--bare", action="store_true", help="the relay alone, not the whole wrapper: for profiles")
     parser.add_argument("--rounds", type=int, help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, help="of each wrk run; default 3, quick 1")
     parser.add_argument("--json", metavar="FILE", help="where the figures of every round go")
