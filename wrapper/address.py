@@ -1,0 +1,63 @@
+"""Where something listens: `HOST:PORT`, `:PORT`, `[::1]:PORT` or `unix:PATH`, read and printed."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+
+
+class Address(namedtuple("Address", "host port path")):
+    """A TCP address (`path` is None) or a unix socket (`path` is set); an empty host means all addresses."""
+
+    __slots__ = ()
+    host: str
+    port: int
+    path: str | None
+
+    @property
+    def is_unix(self) -> bool:
+        return self.path is not None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def unix(path: str) -> Address:
+    return Address("", 0, path)
+
+
+def tcp(host: str, port: int) -> Address:
+    return Address(host, port, None)
+
+
+def parse(text: str) -> Address:
+    """Read an address.
+
+    Raises: ValueError, with a sentence that names the fault and a right example.
+    """
+    if text.startswith("unix:"):
+        return unix(_unix_path(text[len("unix:"):]))
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not _is_bracketed(host)):
+        raise ValueError("expected HOST:PORT, :PORT, [::1]:PORT or unix:PATH")
+    return tcp(host[1:-1] if _is_bracketed(host) else host, _port(port))
+
+
+def _is_bracketed(host: str) -> bool:
+    return host.startswith("[") and host.endswith("]")
+
+
+def _unix_path(path: str) -> str:
+    if not path:
+        raise ValueError("the path after unix: is empty")
+    if len(path.encode()) > 107:  # unix(7): sun_path holds 108 bytes with the final NUL
+        raise ValueError("the path of a unix socket has at most 107 bytes")
+    return path
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise ValueError(f"the port {text!r} is not a number from 1 to 65535")
+    return int(text)

@@ -1,0 +1,109 @@
+"""Sockets of either kind, TCP or unix, by `Address`: listen, connect, find a free port."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from wrapper.address import Address
+
+BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
+
+
+def listen(address: Address) -> socket.socket:
+    """A bound and listening socket. `:PORT` takes IPv4 and IPv6 on one socket where the kernel has both.
+
+    Raises: OSError when the address is taken or not ours.
+    """
+    if address.path is not None:
+        return _listen_unix(address.path)
+    if address.host:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return _listen_tcp(family, place)
+    try:
+        return _listen_tcp(socket.AF_INET6, ("::", address.port))
+    except OSError as error:
+        # A kernel without IPv6 (ipv6.disable=1) or with it turned off for this namespace.
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _listen_tcp(socket.AF_INET, ("0.0.0.0", address.port))
+
+
+def _listen_tcp(family: int, place: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if place[0] == "::" else 1)
+        listener.bind(place)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _listen_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """A socket file that nobody listens on any more is what a SIGKILL leaves behind; a live one is kept."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+    except OSError:
+        return
+    try:
+        connect(Address("", 0, path), timeout=1.0).close()
+    except ConnectionRefusedError:
+        os.unlink(path)
+    except OSError:
+        return
+
+
+def connect(address: Address, timeout: float | None) -> socket.socket:
+    """A connected socket with TCP_NODELAY set; `timeout` in seconds stays on it, None blocks.
+
+    Raises: OSError, TimeoutError among them (socket.timeout on CPython 3.9).
+    """
+    if address.path is None:
+        # An empty host means "all addresses" to a listener; to whoever connects it is this machine.
+        connected = socket.create_connection((address.host or "localhost", address.port), timeout)
+        _refuse_self(connected, address)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connected
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(timeout)
+        connected.connect(address.path)
+    except OSError:
+        connected.close()
+        raise
+    return connected
+
+
+def _refuse_self(connected: socket.socket, address: Address) -> None:
+    """A connect to a loopback port nobody listens on can meet itself: TCP's simultaneous open (RFC 9293 section 3.5)."""
+    if connected.getsockname() == connected.getpeername():
+        connected.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens at {address}")
+
+
+def free_port() -> int:
+    """A loopback TCP port nobody listens on at this moment (the kernel does not hand it out again at once)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
