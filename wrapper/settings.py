@@ -1,0 +1,306 @@
+"""The one table of settings. Flags, variables, `--help`, `check` and the table in the README all come from it.
+
+Pure: argv and environment in, a frozen `Settings` out, or every fault at once.
+"""
+
+from __future__ import annotations
+
+from wrapper import address, values
+from wrapper.errors import BadSettings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Callable
+
+    from wrapper.address import Address
+
+VARIABLE_PREFIX = "WRAPPER_"
+
+
+class Option:
+    """One row of the table: how its text is read, its default as text (None: none), and what it means.
+
+    `many` is the separator between several values in a variable; such an option may also be given several times.
+    """
+
+    __slots__ = ("default", "is_secret", "many", "meaning", "name", "read", "unit")
+
+    def __init__(self, read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
+                 many: str | None = None, is_secret: bool = False) -> None:
+        self.read = read
+        self.default = default
+        self.unit = unit
+        self.meaning = meaning
+        self.many = many
+        self.is_secret = is_secret
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return VARIABLE_PREFIX + self.name.upper()
+
+    @property
+    def is_switch(self) -> bool:
+        return self.read is values.switch
+
+    def value(self, text: str) -> Any:
+        """Raises: ValueError, with a sentence that names the fault."""
+        if values.SERVICE_LINK.match(text):
+            raise ValueError("this is what Kubernetes' service links put into the environment; "
+                             f"set enableServiceLinks: false in the pod, or give {self.flag} on the command line")
+        return self.read(text)
+
+
+def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
+           many: str | None = None, is_secret: bool = False) -> Any:
+    """An `Option`, typed as what its attribute holds once the settings are read."""
+    return Option(read, default, unit, meaning, many=many, is_secret=is_secret)
+
+
+class Settings:
+    """Every setting with its value, frozen; `command` is what follows `--`, `origins` says where each value is from."""
+
+    listen: Address = option(
+        address.parse, None, "ADDR",
+        "the exposed port: `HOST:PORT`, `:PORT` (all addresses, IPv6 too), `[::1]:PORT`, `unix:PATH`; "
+        "default `:$PORT` if PORT is set, else `:8080`")
+    upstream: Address | None = option(
+        address.parse, None, "ADDR",
+        "where the service listens inside the container: `HOST:PORT` or `unix:PATH`; "
+        "default a free loopback port when COMMAND holds `{port}`, otherwise required")
+    prefix: str = option(values.prefix, "/sidecar", "PATH", "the wrapper's own paths live under it")
+    sidecar: tuple[str, ...] = option(
+        values.text, None, "MODULE or FILE.py", "sidecar code of yours; may be given more than once", many=",")
+
+    ready_path: str | None = option(
+        values.url_path, None, "PATH",
+        "an HTTP path that must answer with `--ready-status`; default none: a TCP connection is enough")
+    ready_status: tuple[tuple[int, int], ...] = option(
+        values.status_list, "200-399", "LIST", "codes and ranges that mean ready, `200,204,300-399`")
+    ready_timeout: float = option(
+        values.positive_duration, "60s", "D", "how long the service may take to become ready")
+
+    hold: float = option(
+        values.duration, "30s", "D",
+        "how long a request may wait while the service starts or restarts; `0` answers 503 at once")
+    hold_max: int = option(values.count, "1000", "N", "how many may wait; more get 503 with Retry-After")
+    drain_timeout: float = option(
+        values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
+    stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")
+    stop_signal: int = option(values.signal_number, "TERM", "NAME", "what a planned stop or restart sends")
+
+    restart: str = option(
+        values.one_of("never", "on-failure", "always"), "never", "POLICY",
+        "after an exit nobody asked for: `never` (the wrapper exits too, with the same status), "
+        "`on-failure`, `always`")
+    backoff: tuple[float, float] = option(
+        values.span, "500ms..30s", "D..D",
+        "first and longest pause between such restarts; doubles, reset by 30 s of readiness")
+    restart_mode: str = option(
+        values.one_of("replace", "overlap"), "replace", "MODE",
+        "planned restarts: `replace` (stop, then start) or `overlap` (needs `{port}`: the new process is ready "
+        "before the old one stops)")
+    reload_signal: int | None = option(
+        values.signal_number, None, "NAME", "what `reload` sends, such as `HUP`; default none: reload restarts")
+    reload_path: str | None = option(
+        values.url_path, None, "PATH", "what `reload` asks of the service with POST, such as `/-/reload`")
+    exit_status: tuple[tuple[int, int], ...] = option(
+        values.exit_statuses, None, "A=B",
+        "after a planned stop only: exit B where the service exited A; may be given more than once", many=",")
+    helper: tuple[tuple[str, str, tuple[str, ...]], ...] = option(
+        values.helper, None, "NAME=/ROUTE=COMMAND",
+        "a second service, answered under its own path; may be given more than once", many="\n")
+
+    token_file: str | None = option(
+        values.text, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
+    token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
+    control: str = option(
+        values.text, None, "PATH",
+        "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder")
+
+    capture_output: bool = option(
+        values.switch, "false", "",
+        "pass the service's output on byte for byte and keep the last 100 KiB; "
+        "default off: the service inherits stdout and stderr")
+    trusted_proxies: tuple[str, ...] = option(
+        values.networks, "", "CIDR,...",
+        "peers whose X-Forwarded-* and Forwarded are believed; from others they are replaced")
+    max_header: int = option(values.size, "64KiB", "SIZE", "the longest request line and header section together")
+    max_connections: int = option(values.positive_count, "10000", "N", "client connections at a time")
+    idle_timeout: float = option(
+        values.positive_duration, "60s", "D", "how long a client may be silent between or inside requests")
+    header_timeout: float = option(
+        values.positive_duration, "10s", "D", "how long a client may take to send a request's head")
+    upstream_timeout: float | None = option(
+        values.positive_duration, None, "D",
+        "how long the service may take to begin its answer, then 504; default none: as long as it likes")
+    h2c: bool = option(values.switch, "false", "", "pass HTTP/2 without TLS (gRPC) through to the service as it comes")
+    tls_cert: str | None = option(values.text, None, "PATH", "serve TLS on `--listen` with this certificate chain")
+    tls_key: str | None = option(values.text, None, "PATH", "the private key of `--tls-cert`")
+
+    config_source: str | None = option(
+        values.text, None, "URL or PATH", "where the service's configuration comes from: a URL, a file or a folder")
+    config_file: str | None = option(values.text, None, "DEST", "the file of the service that it becomes")
+    config_template: str | None = option(
+        values.text, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
+    config_select: str | None = option(values.text, None, "a.b.c", "the part of a JSON source that counts")
+    config_check: str | None = option(
+        values.text, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
+    config_action: str = option(
+        values.text, "restart", "ACTION",
+        "what makes the service take it: `restart`, `reload`, `signal:HUP`, `POST /-/reload` or `none`")
+    config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
+    config_timeout: float = option(values.positive_duration, "10s", "D", "how long one look may take")
+    config_splay: float = option(
+        values.duration, "0s", "D", "wait up to this long, by chance, before a change is applied, so that a fleet "
+        "does not restart at once")
+    config_min_interval: float = option(values.duration, "10s", "D", "between two changes that are applied")
+    config_wait: float = option(
+        values.duration, "5s", "D", "how long the first start waits for a source to answer")
+    config_token_file: str | None = option(
+        values.text, None, "PATH", "a file with the bearer token for a URL source; read at every look")
+
+    log_format: str = option(values.one_of("text", "json"), "text", "FORMAT", "the wrapper's own log, on stderr")
+    log_level: str = option(
+        values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "how much of it")
+    access_log: bool = option(values.switch, "false", "", "a line for each request, in the same log")
+
+    command: tuple[str, ...]
+    origins: dict[str, str]
+
+    def __init__(self, command: Sequence[str], chosen: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self.__dict__.update(chosen, command=tuple(command), origins=dict(origins))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"settings are frozen: {name} cannot change")
+
+    @property
+    def port_is_ours(self) -> bool:
+        """True where the wrapper chooses the service's port: COMMAND holds `{port}` and no --upstream is given."""
+        return self.upstream is None
+
+
+def table() -> tuple[Option, ...]:
+    """Every option, in the order of the table."""
+    return tuple(row for row in vars(Settings).values() if isinstance(row, Option))
+
+
+def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from the command line (what follows `--` is the service's command) and the environment.
+
+    Flag beats variable beats default. Raises: BadSettings with every fault, not only the first.
+    """
+    faults: list[str] = []
+    given, command = _split(argv, faults)
+    chosen: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for row in table():
+        chosen[row.name], origins[row.name] = _choose(row, given.get(row.name, []), environment, faults)
+    faults.extend(_contradictions(chosen, command))
+    if faults:
+        raise BadSettings(faults)
+    return Settings(command, chosen, origins)
+
+
+def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:
+    """The texts given for each option, and the service's command."""
+    rows = {row.flag: row for row in table()}
+    given: dict[str, list[str]] = {}
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return given, tuple(words)
+        flag, equals, text = word.partition("=")
+        row = rows.get(flag)
+        if row is None:
+            faults.append(_unknown(word, flag, rows))
+            continue
+        given.setdefault(row.name, []).append(_text_of(row, equals, text, words, faults))
+    return given, ()
+
+
+def _text_of(row: Option, equals: str, text: str, words: Iterator[str], faults: list[str]) -> str:
+    if equals:
+        return text
+    if row.is_switch:
+        return "true"
+    following = next(words, None)
+    if following is None:
+        faults.append(f"{row.flag}: a value is missing, expected {row.flag} {row.unit}")
+        return row.default or ""
+    return following
+
+
+def _unknown(word: str, flag: str, rows: Mapping[str, Option]) -> str:
+    if not word.startswith("-"):
+        return f"{word}: not an option; the service's command goes behind --, as in: wrapper [OPTION]... -- COMMAND"
+    import difflib  # start-up: only the road to a fault pays for it
+
+    near = difflib.get_close_matches(flag, rows, 1)
+    return f"{flag}: no such option" + (f", did you mean {near[0]}?" if near else "; see --help")
+
+
+def _choose(row: Option, texts: list[str], environment: Mapping[str, str], faults: list[str]) -> tuple[Any, str]:
+    """The value of one option, and its origin: the flag, the variable or `default`."""
+    if texts:
+        origin = row.flag
+    elif environment.get(row.variable):
+        origin, texts = row.variable, _parts(row, environment[row.variable])
+    elif row.name == "listen":
+        origin, texts = ("PORT", [f":{environment['PORT']}"]) if environment.get("PORT") else ("default", [":8080"])
+    else:
+        origin, texts = "default", [row.default] if row.default is not None else []
+    found = [_value(row, text, origin, faults) for text in texts]
+    if row.many is not None:
+        return tuple(found), origin
+    return (found[-1] if found else None), origin
+
+
+def _parts(row: Option, text: str) -> list[str]:
+    return [text] if row.many is None else [part.strip() for part in text.split(row.many) if part.strip()]
+
+
+def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
+    shown = "..." if row.is_secret else text
+    if origin == "PORT":
+        shown = text = text[1:]
+        text = text if values.SERVICE_LINK.match(text) else ":" + text
+    try:
+        return row.value(text)
+    except ValueError as error:
+        faults.append(f"{origin}={shown}: {error}")
+        return None
+
+
+def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterator[str]:
+    """Faults that no option has alone."""
+    has_port = any("{port}" in word for word in command)
+    if not command:
+        yield "COMMAND: missing; say what to run behind --, as in: wrapper --upstream 127.0.0.1:3000 -- /run.sh"
+    elif chosen["upstream"] is None and not has_port:
+        yield "--upstream: missing; say where the service listens, or put {port} into COMMAND"
+    if chosen["restart_mode"] == "overlap" and (chosen["upstream"] is not None or not has_port):
+        yield "--restart-mode=overlap: needs {port} in COMMAND and no --upstream, so that two runs can be up at once"
+    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_source", "config_file"),
+                       ("config_file", "config_source")):
+        if chosen[one] is not None and chosen[other] is None:
+            yield f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
+    if chosen["token"] is not None and chosen["token_file"] is not None:
+        yield "--token: given together with --token-file; give one"
+    if chosen["listen"] is not None and chosen["listen"] == chosen["upstream"]:
+        yield "--upstream: is the same address as --listen; the wrapper would relay to itself"
+
+
+def strangers(environment: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings but are none, without those that Kubernetes' service links make."""
+    known = {row.variable for row in table()}
+    return sorted(name for name in environment
+                  if name.startswith(VARIABLE_PREFIX) and name not in known
+                  and not values.SERVICE_LINK_NAME.search(name))
