@@ -1,0 +1,77 @@
+"""The board of problems: what is wrong now, since when, and how often it was seen. All is well when it is empty."""
+
+from __future__ import annotations
+
+import threading
+
+from wrapper.log import log, timestamp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from wrapper.events import Feed
+
+
+class Problem:
+    """One thing that is wrong: `message` for people, `key` tells several of one source apart, `details` are JSON values."""
+
+    def __init__(self, message: str, key: str = "", **details: Any) -> None:
+        self.message = message
+        self.key = key
+        self.details = details
+
+    def __repr__(self) -> str:
+        return f"Problem({self.message!r})"
+
+
+class Board:
+    """Problems by (source, key). A source is a short name such as `service` or `config:rules`."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        # Guards the entries; news goes out behind it.
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def report(self, source: str, message: str, key: str = "", **details: Any) -> None:
+        """Put a problem on the board, or see it again: then the newer message and details count."""
+        now = timestamp()
+        with self._lock:
+            entry = self._entries.get((source, key))
+            is_news = entry is None or entry["message"] != message
+            if entry is None:
+                name = f"{source}/{key}" if key else source
+                entry = self._entries[source, key] = {"id": name, "source": source, "since": now, "count": 0}
+            entry.update(message=message, last_seen=now, count=entry["count"] + 1, details=details)
+        if is_news:
+            log.warning(f"problem: {message}", source=source)
+            self._feed.publish("problem", id=entry["id"], source=source, message=message)
+
+    def resolve(self, source: str, key: str = "") -> None:
+        """Take a problem off the board; nothing happens where there is none."""
+        with self._lock:
+            entry = self._entries.pop((source, key), None)
+        if entry is not None:
+            log.info(f"problem gone: {entry['message']}", source=source)
+            self._feed.publish("resolved", id=entry["id"], source=source, message=entry["message"])
+
+    def replace(self, source: str, problems: Iterable[Problem]) -> None:
+        """Make these the problems of `source`: new ones come, those not named any more go."""
+        found = {problem.key or problem.message: problem for problem in problems}
+        with self._lock:
+            gone = [key for name, key in self._entries if name == source and key not in found]
+        for key in gone:
+            self.resolve(source, key)
+        for key, problem in found.items():
+            self.report(source, problem.message, key, **problem.details)
+
+    def list(self) -> list[dict[str, Any]]:
+        """Copies of the entries, oldest first: id, source, message, since, last_seen, count, details."""
+        with self._lock:
+            return [dict(entry) for entry in self._entries.values()]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
