@@ -1,0 +1,111 @@
+"""What the controller was asked to do: one action at a time, restarts remembered once, conflicts refused at once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from wrapper.errors import Busy
+
+# An action that finds another one under way: it joins its like, waits behind it, or is refused.
+# Changes of configuration come in bursts: a restart or reload always fits behind a start, a restart or a reload.
+FITS_BEHIND = {
+    "start": frozenset[str](),
+    "stop": frozenset[str](),
+    "restart": frozenset({"start", "restart", "reload"}),
+    "reload": frozenset({"start", "restart", "reload"}),
+}
+
+
+class Ticket:
+    """An action that was asked for. After its end `error` says what went wrong; None when nothing did.
+
+    A tentative action leaves the next step to whoever asked, even where it ended the service: see `Controller`.
+    """
+
+    def __init__(self, kind: str, reason: str, tentative: bool = False) -> None:
+        self.kind = kind
+        self.reason = reason
+        self.tentative = tentative
+        self.error: str | None = None
+        self._done = threading.Event()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True where the action ended well within `timeout` seconds."""
+        return self._done.wait(timeout) and self.error is None
+
+    def end(self, error: str | None) -> None:
+        self.error = error
+        self._done.set()
+
+
+class Agenda:
+    """The tickets of one controller, in order. The first is the one under way once it was taken."""
+
+    def __init__(self) -> None:
+        # Guards the tickets; held for a look only.
+        self._lock = threading.Lock()
+        self._tickets: deque[Ticket] = deque()
+        self._is_under_way = False
+        self._closed: str | None = None
+
+    def ask(self, kind: str, reason: str, tentative: bool = False) -> tuple[Ticket, bool]:
+        """The ticket for an action, and whether it is a new one.
+
+        Raises: Busy where another action is under way that this one contradicts.
+        """
+        with self._lock:
+            if self._closed is not None:
+                raise Busy(self._closed)
+            like = self._like(kind, tentative)
+            if like is not None:
+                return like, False
+            for ticket in self._tickets:
+                if ticket.kind not in FITS_BEHIND[kind]:
+                    raise Busy(f"cannot {kind}: a {ticket.kind} is under way ({ticket.reason})")
+            ticket = Ticket(kind, reason, tentative)
+            self._tickets.append(ticket)
+            return ticket, True
+
+    def _like(self, kind: str, tentative: bool) -> Ticket | None:
+        """A ticket that will do all that is asked: for restarts and reloads one that has not begun yet."""
+        assert self._lock.locked()
+        for position, ticket in enumerate(self._tickets):
+            has_begun = position == 0 and self._is_under_way
+            if ticket.kind == kind and ticket.tentative == tentative and (
+                    not has_begun or kind in ("start", "stop")):
+                return ticket
+        return None
+
+    def take(self) -> Ticket | None:
+        """The next action, under way from now on."""
+        with self._lock:
+            if not self._tickets or self._is_under_way:
+                return None
+            self._is_under_way = True
+            return self._tickets[0]
+
+    def finish(self, ticket: Ticket, error: str | None) -> None:
+        with self._lock:
+            self._tickets.remove(ticket)
+            self._is_under_way = False
+        ticket.end(error)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._tickets
+
+    def close(self, reason: str) -> None:
+        """Take nothing more, and end what has not begun."""
+        with self._lock:
+            self._closed = reason
+            first = 1 if self._is_under_way else 0
+            dropped = list(self._tickets)[first:]
+            for ticket in dropped:
+                self._tickets.remove(ticket)
+        for ticket in dropped:
+            ticket.end(reason)

@@ -1,0 +1,400 @@
+"""The service's life: start, stop, restart, reload; and what to do when it ends by itself.
+
+One thread carries out one action at a time and is the only one that turns the state, so an intended stop is told from
+a crash by the state and never by an exit status. Everybody else asks, with a ticket, or reads the record; neither
+waits for an action.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+from wrapper.deadline import Deadline
+from wrapper.errors import Busy, CannotStart
+from wrapper.log import log
+from wrapper.service import probe
+from wrapper.service.agenda import Agenda, Ticket
+from wrapper.service.state import Life, State
+from wrapper.values import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from wrapper.address import Address
+    from wrapper.gate import Gate, Lane
+    from wrapper.problems import Board
+    from wrapper.service.launcher import Launcher
+    from wrapper.service.policy import Policy
+    from wrapper.service.probe import Probe
+    from wrapper.service.process import Process
+
+FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks whether the service is ready
+LATE_LOOK = 1.0  # the same, once it has missed its time
+
+
+class Timeouts:
+    """Seconds: to become ready, to drain, to stop."""
+
+    def __init__(self, ready: float, drain: float, stop: float) -> None:
+        self.ready = ready
+        self.drain = drain
+        self.stop = stop
+
+
+class Controller:
+    """Steers one service.
+
+    `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back. `reload(process, address)`
+    makes the service read its configuration again and returns what went wrong; None: a reload is a restart.
+    A tentative restart that fails leaves the service failed and requests held, for the one who asked to mend it.
+    """
+
+    def __init__(self, life: Life, launcher: Launcher, gate: Gate, probe: Probe, policy: Policy, timeouts: Timeouts,
+                 board: Board, source: str, *, stop_signal: int, overlaps: bool,
+                 reload: Callable[[Process, Address], str | None] | None, on_over: Callable[[int, bool], None]) -> None:
+        self.life = life
+        self._launcher = launcher
+        self._gate = gate
+        self._probe = probe
+        self._policy = policy
+        self._timeouts = timeouts
+        self._board = board
+        self._source = source
+        self._stop_signal = stop_signal
+        self._overlaps = overlaps
+        self._reload = reload
+        self._on_over = on_over
+        self._agenda = Agenda()
+        # Wakes the controller's thread: a run that ended, or None. What happened is read off the things themselves,
+        # so late news of an earlier run changes nothing.
+        self._inbox: queue.SimpleQueue[Process | None] = queue.SimpleQueue()
+        # Held by `shut_down` alone, so that of two callers one is the second.
+        self._shutdown_lock = threading.Lock()
+        self._shutdown_signal: int | None = None
+        # Written by the controller's thread alone (by `launch` before there is one).
+        self._process: Process | None = None
+        self._address: Address | None = None
+        self._ready_since: float | None = None
+        self._next_try: Deadline | None = None
+        self._cannot_start: CannotStart | None = None
+        self._is_restarting = False
+        self._is_over = False
+
+    # For those who ask
+
+    def launch(self) -> None:
+        """The first start, in the caller's thread up to the spawn, so that nothing slow comes before it.
+
+        Raises: CannotStart when the command cannot be run; then there is nothing to shut down.
+        """
+        self._turn_to_starting("first start")
+        self._spawn()
+        threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
+
+    def ask(self, kind: str, reason: str, *, tentative: bool = False) -> Ticket:
+        """Have "start", "stop", "restart" or "reload" done; returns at once.
+
+        Raises: Busy where that contradicts what is under way.
+        """
+        ticket, is_new = self._agenda.ask(kind, reason, tentative)
+        if is_new:
+            self._inbox.put(None)
+        return ticket
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to the service's group.
+
+        Raises: Busy when there is no process to get it.
+        """
+        process = self._process
+        if process is None or process.ended.is_set():
+            raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
+        process.signal(number)
+
+    def shut_down(self, number: int) -> None:
+        """End the service for good with signal `number`; a second call ends the drain and passes its signal on at once."""
+        with self._shutdown_lock:
+            is_second = self._shutdown_signal is not None
+            self._shutdown_signal = self._shutdown_signal or number
+        process = self._process
+        if is_second or self.life.state is State.STOPPING:
+            self._gate.hurry()
+            if process is not None:
+                process.signal(number)
+        self._agenda.close("the wrapper is shutting down")
+        self._inbox.put(None)
+
+    @property
+    def is_serving(self) -> bool:
+        """True while requests are served, or held for a planned restart."""
+        return self._gate.is_open or self._is_restarting
+
+    @property
+    def address(self) -> Address | None:
+        """Where the service listens now."""
+        return self._address
+
+    # The controller's thread
+
+    def _live(self) -> None:
+        self._carry_out(Ticket("start", "first start"), lambda ticket: self._settle(ticket, self._await_ready()))
+        while not self._is_over:
+            try:
+                self._inbox.get(timeout=self._nap())
+            except queue.Empty:
+                pass  # something is due
+            self._look()
+
+    def _nap(self) -> float | None:
+        """Seconds until something is due; None while nothing is."""
+        if not self._agenda.is_empty or self._shutdown_signal is not None:
+            return 0
+        if self._next_try is not None:
+            return self._next_try.remaining()
+        return LATE_LOOK if self._is_late else None
+
+    @property
+    def _is_late(self) -> bool:
+        """True while the service runs without having become ready in time."""
+        return self.life.state is State.FAILED and self._process is not None
+
+    def _look(self) -> None:
+        if self._shutdown_signal is not None:
+            self._end(self._shutdown_signal)
+        elif self._process is not None and self._process.ended.is_set():
+            self._fall(self._process)
+        elif (ticket := self._agenda.take()) is not None:
+            self._carry_out(ticket, self._action(ticket.kind))
+            self._agenda.finish(ticket, ticket.error)
+        elif self._next_try is not None and self._next_try.has_passed():
+            self.life.count_restart("exit")
+            self._carry_out(Ticket("start", "again after an exit"), self._start)
+        elif self._is_late:
+            self._look_again()
+
+    def _action(self, kind: str) -> Callable[[Ticket], str | None]:
+        actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
+        return actions[kind]
+
+    def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
+        """Run an action to its end; `ticket.error` says how it went. A fault of ours must not end the thread."""
+        try:
+            ticket.error = action(ticket)
+        except Exception as error:
+            log.error(f"cannot {ticket.kind}: {error!r}", service=self._source)
+            self._board.report(self._source, f"cannot {ticket.kind}: internal error {error!r}", "controller")
+            ticket.error = repr(error)
+        finally:
+            self._is_restarting = False
+
+    # Actions: each returns what went wrong, None when nothing did
+
+    def _start(self, ticket: Ticket) -> str | None:
+        if self._process is not None:
+            return None
+        if ticket.reason != "again after an exit":
+            self._policy.reset()
+        return self._settle(ticket, self._bring_up(ticket.reason))
+
+    def _stop(self, ticket: Ticket) -> str | None:
+        reason = f"stopped: {ticket.reason}"
+        self._next_try = None
+        if self._process is None:
+            self._gate.refuse(reason)
+            if self.life.state is not State.STOPPED:
+                self.life.turn(State.STOPPED, reason)
+        else:
+            self._take_down(self._gate.refuse(reason), "shutdown", self._stop_signal, ticket.reason)
+            self.life.turn(State.STOPPED, reason)
+        self._board.resolve(self._source)
+        return None
+
+    def _restart(self, ticket: Ticket) -> str | None:
+        self.life.count_restart("planned")
+        self._policy.reset()
+        self._next_try = None
+        if self._overlaps and self._process is not None and self.life.state is State.RUNNING:
+            return self._overlap(ticket, self._process)
+        self._is_restarting = self._process is not None
+        if self._process is not None:
+            lane = self._gate.hold(f"the service restarts: {ticket.reason}")
+            self._take_down(lane, "restart", self._stop_signal, ticket.reason)
+        if self._shutdown_signal is not None:
+            return "the wrapper is shutting down"
+        return self._settle(ticket, self._bring_up(ticket.reason))
+
+    def _overlap(self, ticket: Ticket, old: Process) -> str | None:
+        """Bring a second run up beside the first; only when it is ready does the road change over."""
+        address = self._launcher.choose_address()
+        try:
+            new = self._launcher.launch(address, self._inbox.put)
+        except CannotStart as error:
+            return self._report(f"the restart failed, the earlier run goes on: {error}")
+        fault = self._look_until_ready(new, address)
+        if fault is not None:
+            new.stop(self._stop_signal, self._timeouts.stop)
+            return self._report(f"the restart failed, the earlier run goes on: {fault}")
+        self._process, self._address, self._ready_since = new, address, time.monotonic()
+        self.life.begin(new)
+        lane = self._gate.open(address)
+        self._board.resolve(self._source)
+        if lane is not None:
+            self._gate.drain(lane, Deadline(self._timeouts.drain), "restart")
+        old.stop(self._stop_signal, self._timeouts.stop)
+        self.life.end(old, planned=True)
+        return None
+
+    def _do_reload(self, ticket: Ticket) -> str | None:
+        if self._reload is None or self._process is None or self._address is None:
+            return self._restart(ticket)
+        fault = self._reload(self._process, self._address)
+        fault = fault or self._look_until_ready(self._process, self._address)
+        return None if fault is None else self._report(f"the reload failed: {fault}")
+
+    # Steps
+
+    def _turn_to_starting(self, reason: str) -> None:
+        self._next_try = None
+        self._gate.hold("the service is starting")
+        self.life.turn(State.STARTING, reason)
+
+    def _spawn(self) -> None:
+        """Raises: CannotStart."""
+        self._address = self._launcher.choose_address()
+        self._look_for_squatter(self._address)
+        self._process = self._launcher.launch(self._address, self._inbox.put)
+        self.life.begin(self._process)
+
+    def _look_for_squatter(self, address: Address) -> None:
+        """A leftover that kept the port would be taken for the new run, and answer as the old version."""
+        if probe.is_taken(address):
+            self._board.report(self._source, f"something else answers at {address} already", "address")
+        else:
+            self._board.resolve(self._source, "address")
+
+    def _bring_up(self, reason: str) -> str | None:
+        self._turn_to_starting(reason)
+        try:
+            self._spawn()
+        except CannotStart as error:
+            self._cannot_start = error
+            return str(error)
+        return self._await_ready()
+
+    def _await_ready(self) -> str | None:
+        assert self._process is not None and self._address is not None
+        fault = self._look_until_ready(self._process, self._address)
+        if fault is None:
+            self._serve()
+        return fault
+
+    def _look_until_ready(self, process: Process, address: Address) -> str | None:
+        """None once the service is ready; ends at once when the process does, or when we are told to shut down."""
+        deadline, pause = Deadline(self._timeouts.ready), FIRST_LOOK
+        while self._shutdown_signal is None:
+            fault = self._probe.fault(address)
+            if process.ended.is_set():
+                return f"it ended with status {process.exit_status} before it was ready"
+            if fault is None:
+                return None
+            if deadline.has_passed():
+                return f"not ready within {self._timeouts.ready:g} s: {fault}"
+            process.ended.wait(deadline.sooner(pause))
+            pause = min(pause * 1.5, LONGEST_LOOK)
+        return "the wrapper is shutting down"
+
+    def _serve(self) -> None:
+        assert self._address is not None
+        self._ready_since = time.monotonic()
+        self.life.turn(State.RUNNING, "ready")
+        self._board.resolve(self._source)
+        self._gate.open(self._address)
+
+    def _look_again(self) -> None:
+        assert self._address is not None
+        if self._probe.fault(self._address) is None:
+            self._serve()
+
+    def _take_down(self, lane: Lane | None, going: str, number: int, reason: str) -> None:
+        assert self._process is not None
+        if self.life.state is State.RUNNING:
+            self.life.turn(State.DRAINING, reason)
+        if lane is not None:
+            self._gate.drain(lane, Deadline(self._timeouts.drain), going)
+        self.life.turn(State.STOPPING, reason)
+        if not self._process.stop(number, self._timeouts.stop):
+            log.warning("the service did not end in time and was killed", service=self._source,
+                        signal=signal_name(number), timeout=self._timeouts.stop)
+        self.life.end(self._process, planned=True)
+        self._process = None
+
+    # When it goes wrong
+
+    def _report(self, fault: str) -> str:
+        self._board.report(self._source, fault)
+        return fault
+
+    def _settle(self, ticket: Ticket, fault: str | None) -> str | None:
+        """What a start that failed leaves behind: a named state with a reason, and a problem."""
+        if fault is None or self._shutdown_signal is not None:
+            return fault
+        if self._process is not None and self._process.ended.is_set():
+            self._fall(self._process, ticket.tentative)
+        elif self._process is not None:
+            self._fail(fault, ticket.tentative)  # late, but alive: it is looked at again
+        elif self._cannot_start is not None:
+            self._fail(fault, ticket.tentative)
+            if not ticket.tentative:
+                self._give_up_or_retry(fault, self._cannot_start.exit_status, 0.0)
+        return fault
+
+    def _fail(self, fault: str, tentative: bool) -> None:
+        self._report(fault)
+        if not tentative:
+            self._gate.refuse(f"the service failed: {fault}")
+        self.life.turn(State.FAILED, fault)
+
+    def _fall(self, process: Process, tentative: bool = False) -> None:
+        """The service ended and nobody had asked for it."""
+        ready_seconds = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
+        self._process = self._ready_since = None
+        self.life.end(process, planned=False)
+        fault = f"the service ended by itself with status {process.exit_status}"
+        if tentative:
+            self._fail(fault, tentative)
+        else:
+            self._report(fault)
+            self._give_up_or_retry(fault, process.exit_status, ready_seconds)
+
+    def _give_up_or_retry(self, fault: str, exit_status: int, ready_seconds: float) -> None:
+        pause = self._policy.pause(exit_status, ready_seconds)
+        if pause is None:
+            self._gate.refuse(fault)
+            if self.life.state is not State.FAILED:
+                self.life.turn(State.FAILED, fault)
+            self._finish(exit_status, planned=False)
+            return
+        self._next_try = Deadline(pause)
+        self._gate.hold(f"{fault} and is started again")
+        self.life.turn(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
+
+    def _end(self, number: int) -> None:
+        """Drain, pass the signal on, wait: the end of the service's life."""
+        lane = self._gate.refuse("the wrapper is shutting down")
+        process, reason = self._process, f"signal {signal_name(number)}"
+        if process is not None and process.ended.is_set():
+            self.life.end(process, planned=False)
+        elif process is not None:
+            self._take_down(lane, "shutdown", number, reason)
+        if self.life.state is State.STOPPING:
+            self.life.turn(State.STOPPED, reason)
+        self._finish(self.life.last_status, self.life.was_planned)
+
+    def _finish(self, exit_status: int, planned: bool) -> None:
+        self._process = None
+        self._is_over = True
+        self._agenda.close("the service is gone for good")
+        self._on_over(exit_status, planned)

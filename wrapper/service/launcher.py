@@ -1,0 +1,57 @@
+"""How one service is started: its command, its port and its environment."""
+
+from __future__ import annotations
+
+import os
+
+from wrapper import address, sockets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Callable
+
+    from wrapper.address import Address
+    from wrapper.service.output import Output
+    from wrapper.service.process import Process, Spawner
+
+PLACEHOLDER = "{port}"
+
+
+class Launcher:
+    """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
+
+    A new port each time also means that no leftover of an earlier run can answer in place of the new one.
+    """
+
+    def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
+                 spawner: Spawner, output: Output | None) -> None:
+        self._command = tuple(command)
+        self._upstream = upstream
+        self._environment = environment
+        self._spawner = spawner
+        self._output = output
+
+    def choose_address(self) -> Address:
+        return self._upstream or address.tcp("127.0.0.1", sockets.free_port())
+
+    def launch(self, place: Address, on_end: Callable[[Process], None]) -> Process:
+        """Start a run that is to listen at `place`.
+
+        Raises: CannotStart, see `Spawner.spawn`.
+        """
+        command = [word.replace(PLACEHOLDER, str(place.port)) for word in self._command]
+        if self._output is None:
+            return self._spawner.spawn(command, self._environment_at(place), on_end)
+        stdout, stderr = self._output.streams()
+        try:
+            return self._spawner.spawn(command, self._environment_at(place), on_end, stdout=stdout, stderr=stderr)
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+
+    def _environment_at(self, place: Address) -> Mapping[str, str]:
+        """Untouched, but for PORT: whoever reads it to know where to listen must find the inner port there."""
+        if "PORT" not in self._environment or place.is_unix:
+            return self._environment
+        return {**self._environment, "PORT": str(place.port)}

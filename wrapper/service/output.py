@@ -1,0 +1,113 @@
+"""What the service printed last. Its output is passed on byte for byte; the newest 100 KiB are kept beside it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import threading
+from collections import deque
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.problems import Board
+
+KEPT_BYTES = 100 * 1024
+READ_BYTES = 256 * 1024
+PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
+F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
+LAST_WORDS_TIMEOUT = 0.5  # seconds for what is still in the pipe after the service ended
+
+
+class Output:
+    """The last output of one service, over all its runs."""
+
+    def __init__(self, board: Board, source: str) -> None:
+        self._board = board
+        self._source = source
+        # Guards the pieces and the total; notified at every piece.
+        self._changed = threading.Condition(threading.Lock())
+        self._pieces: deque[bytes] = deque()
+        self._kept = 0
+        self._total = 0
+        self._pumps: list[threading.Thread] = []
+
+    def streams(self) -> tuple[int, int]:
+        """Two pipes for the stdout and stderr of a new run; the caller closes them once the process has them."""
+        self._pumps = [pump for pump in self._pumps if pump.is_alive()]
+        return self._pipe(1, "stdout"), self._pipe(2, "stderr")
+
+    def _pipe(self, descriptor: int, name: str) -> int:
+        reading, writing = os.pipe()
+        try:
+            fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
+        except OSError:
+            pass  # over the user's share: the default of 64 KiB is slower, not wrong
+        pump = threading.Thread(target=self._pump, args=(reading, descriptor), name=f"{self._source}-{name}",
+                                daemon=True)
+        self._pumps.append(pump)
+        pump.start()
+        return writing
+
+    def _pump(self, reading: int, descriptor: int) -> None:
+        is_heard = True
+        with open(reading, "rb", buffering=0) as pipe:
+            while piece := pipe.read(READ_BYTES):
+                self._keep(piece)
+                is_heard = is_heard and self._pass_on(piece, descriptor)
+
+    def _pass_on(self, piece: bytes, descriptor: int) -> bool:
+        """Write all of it. A full disk or a reader that left must not block the service: say so once, read on."""
+        rest = memoryview(piece)
+        while rest:
+            try:
+                rest = rest[os.write(descriptor, rest):]
+            except BlockingIOError:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLOUT)
+                poller.poll()
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
+                    return True  # there may be room again for the next piece
+                log.warning("cannot pass the service's output on", cause=error.strerror, descriptor=descriptor)
+                self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
+                return False
+        return True
+
+    def _keep(self, piece: bytes) -> None:
+        piece = piece[-KEPT_BYTES:]
+        with self._changed:
+            self._pieces.append(piece)
+            self._total += len(piece)
+            self._kept += len(piece)
+            while self._kept - len(self._pieces[0]) >= KEPT_BYTES:
+                self._kept -= len(self._pieces.popleft())
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Let what is still in the pipes come out. A grandchild that holds one open is not waited for."""
+        for pump in self._pumps:
+            pump.join(LAST_WORDS_TIMEOUT)
+
+    def lines(self, count: int) -> list[str]:
+        """The last `count` lines; bytes that are not UTF-8 are replaced."""
+        with self._changed:
+            kept = b"".join(self._pieces)[-KEPT_BYTES:]
+        return kept.decode("utf-8", "replace").splitlines()[-count:] if count > 0 else []
+
+    def after(self, position: int | None, timeout: float | None) -> tuple[int, bytes]:
+        """Output past `position` (bytes since the beginning; None: from now on) and the position behind it.
+
+        Waits up to `timeout` seconds for some.
+        """
+        with self._changed:
+            if position is None:
+                position = self._total
+            self._changed.wait_for(lambda: self._total > position, timeout)
+            missing = min(self._total - position, self._kept)
+            kept = b"".join(self._pieces) if missing else b""
+            return self._total, kept[len(kept) - missing:]

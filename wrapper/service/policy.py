@@ -1,0 +1,30 @@
+"""What follows an exit nobody asked for: nothing, or another start after a pause that doubles."""
+
+from __future__ import annotations
+
+import random
+
+STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
+JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
+
+
+class Policy:
+    """`never`, `on-failure` or `always`, with the first and the longest pause in seconds."""
+
+    def __init__(self, mode: str, backoff: tuple[float, float]) -> None:
+        self._mode = mode
+        self._first, self._longest = backoff
+        self._pause = self._first
+
+    def pause(self, exit_status: int, ready_seconds: float) -> float | None:
+        """Seconds to wait before the next start, or None where there is none."""
+        if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):
+            return None
+        if ready_seconds >= STEADY_SECONDS:
+            self._pause = self._first
+        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
+        return min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
+
+    def reset(self) -> None:
+        """A person or a change of configuration asked for the next start: begin again with the first pause."""
+        self._pause = self._first

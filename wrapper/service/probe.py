@@ -1,0 +1,71 @@
+"""Is the service ready? A TCP connection, or an HTTP path that answers as it should.
+
+Reads no more than a status line, so it needs no HTTP client; `http.client` would cost the start 20 ms.
+"""
+
+from __future__ import annotations
+
+from wrapper import sockets
+from wrapper.deadline import Deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from wrapper.address import Address
+
+PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
+STATUS_LINE = 1024  # bytes within which the status line must end
+
+
+class Probe:
+    """How readiness is judged: `path` None means that a connection is enough; `statuses` are (first, last) pairs."""
+
+    def __init__(self, path: str | None, statuses: tuple[tuple[int, int], ...]) -> None:
+        self._path = path
+        self._statuses = statuses
+
+    def fault(self, address: Address) -> str | None:
+        """None where the service at `address` is ready now, else what is missing."""
+        try:
+            with sockets.connect(address, PROBE_TIMEOUT) as connection:
+                if self._path is None:
+                    return None
+                return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
+        except (OSError, ValueError) as error:
+            return f"nothing answers at {address}: {error}"
+
+    def _judge(self, status: int) -> str | None:
+        if any(first <= status <= last for first, last in self._statuses):
+            return None
+        return f"{self._path} answers {status}"
+
+
+def status_of(connection: socket.socket, method: str, path: str, address: Address, timeout: float) -> int:
+    """The status of one request without a body.
+
+    Raises: OSError, ValueError when what comes is no HTTP status line (RFC 9112 section 4)."""
+    host = "localhost" if address.is_unix else str(address)
+    length = "" if method == "GET" else "Content-Length: 0\r\n"  # RFC 9110 section 8.6
+    connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: wrapper\r\n"
+                       f"{length}Connection: close\r\n\r\n".encode("ascii"))
+    deadline = Deadline(timeout)
+    head = b""
+    while b"\n" not in head and len(head) < STATUS_LINE and not deadline.has_passed():
+        piece = connection.recv(STATUS_LINE)
+        if not piece:
+            break
+        head += piece
+    words = head.split(b"\r\n", 1)[0].split(b" ", 2)
+    if not words[0].startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+        raise ValueError("what answers is not HTTP")
+    return int(words[1])
+
+
+def is_taken(address: Address) -> bool:
+    """True where something accepts connections at `address` already."""
+    try:
+        sockets.connect(address, PROBE_TIMEOUT).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""One run of the service as the kernel sees it: spawn, signal its group, wait, kill; reap orphans.
+
+The only room that knows pids. Nothing polls: a thread sleeps in the kernel until the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+from wrapper.errors import CannotStart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Callable
+
+STDIN = 0
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
+
+
+class Process:
+    """One run of a command, in a process group of its own. `ended` is set once its status is known."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None]) -> None:
+        self.pid = popen.pid
+        self.started = time.monotonic()
+        self.ended = threading.Event()
+        self.returncode: int | None = None
+        self._popen = popen
+        self._on_end = on_end
+        # Held while the pid is used: the kernel may give it to somebody else once the status is collected.
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """Wait for the end in a thread, then call `on_end(self)` there."""
+        threading.Thread(target=self._await_end, name=f"process-{self.pid}", daemon=True).start()
+
+    def _await_end(self) -> None:
+        # WNOWAIT leaves the zombie: while it stands, its number is nobody else's, and its group can be killed safely.
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        # What is left of the group ends with its leader, as everything ends with PID 1 of a container.
+        self.signal(signal.SIGKILL)
+        with self._lock:
+            self.returncode = self._popen.wait()
+        self.ended.set()
+        self._on_end(self)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group; to a group that is gone nothing happens."""
+        with self._lock:
+            if self.returncode is not None:
+                return
+            try:
+                os.killpg(self.pid, number)
+            except (ProcessLookupError, PermissionError):
+                # macOS and some kernels say EPERM for a group of zombies.
+                pass
+
+    def stop(self, number: int, timeout: float) -> bool:
+        """Send `number`, wait up to `timeout` seconds, then SIGKILL; True where the signal was enough."""
+        self.signal(number)
+        if self._is_suspended():
+            self.signal(signal.SIGCONT)  # it could not act on the signal before (signal(7))
+        if self.ended.wait(timeout):
+            return True
+        self.signal(signal.SIGKILL)
+        self.ended.wait()
+        return False
+
+    def _is_suspended(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()[0] == b"T"
+        except OSError:
+            return False
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell would report: the status, or 128+n where signal n ended it."""
+        assert self.returncode is not None
+        return 128 - self.returncode if self.returncode < 0 else self.returncode
+
+    @property
+    def exit_signal(self) -> int | None:
+        assert self.returncode is not None
+        return -self.returncode if self.returncode < 0 else None
+
+
+class Spawner:
+    """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
+
+    `mask`: the signals to unblock for the process alone. `ignored`: those it must find ignored.
+    """
+
+    def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset()) -> None:
+        self._mask = mask
+        self._ignored = ignored
+        self._terminal = _holds_terminal()
+        # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
+        self._lock = threading.Lock()
+        self._pids: set[int] = set()
+
+    def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None],
+              **streams: Any) -> Process:
+        """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd.
+
+        Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed).
+        """
+
+        def ended(process: Process) -> None:
+            with self._lock:
+                self._pids.discard(process.pid)
+            on_end(process)
+
+        with self._lock:
+            popen = self._popen(command, environment, streams)
+            self._pids.add(popen.pid)
+        process = Process(popen, ended)
+        process.watch()
+        return process
+
+    def _popen(self, command: Sequence[str], environment: Mapping[str, str],
+               streams: dict[str, Any]) -> subprocess.Popen[bytes]:
+        assert self._lock.locked()
+        # The child inherits this thread's mask.
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._mask)
+        try:
+            # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
+            return subprocess.Popen(command, env=environment, close_fds=False, **self._group(), **streams)
+        except OSError as error:
+            raise _cannot_start(command[0], error) from error
+        except ValueError as error:  # a NUL byte in a word of the command
+            raise CannotStart(f"cannot run {command[0]!r}: {error}", NOT_EXECUTABLE) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _group(self) -> dict[str, Any]:
+        """How the process gets a group of its own.
+
+        setpgid, not setsid: the terminal stays, and a group whose parent is in the session can be stopped by TSTP.
+        Code between fork and exec is avoided where it can be; a terminal must change hands before the program looks.
+        """
+        if not self._terminal and not self._ignored and sys.version_info >= (3, 11):
+            return {"process_group": 0}
+        return {"preexec_fn": self._before_exec}
+
+    def _before_exec(self) -> None:
+        os.setpgid(0, 0)
+        for number in self._ignored:
+            signal.signal(number, signal.SIG_IGN)
+        if self._terminal:
+            give_terminal(os.getpid())
+
+    def take_terminal_back(self) -> None:
+        """Be the foreground again, so that whoever called us from a shell finds it as it was."""
+        if self._terminal:
+            try:
+                give_terminal(os.getpgrp())
+            except OSError:
+                pass
+
+    def reap_orphans(self) -> None:
+        """Collect every zombie that nobody in this process waits for."""
+        with self._lock:
+            while (pid := _next_zombie()) is not None:
+                if self._is_awaited(pid):
+                    # The kernel shows us this one again and again until its waiter came: look behind it.
+                    self._reap_behind()
+                    return
+                _collect(pid)
+
+    def _reap_behind(self) -> None:
+        assert self._lock.locked()
+        for pid in _zombies():
+            if not self._is_awaited(pid):
+                _collect(pid)
+
+    def _is_awaited(self, pid: int) -> bool:
+        """A process of ours, or one that sidecar code started by itself: those are in our own group, orphans never."""
+        if pid in self._pids:
+            return True
+        try:
+            return os.getpgid(pid) == os.getpgrp()
+        except ProcessLookupError:
+            return True
+
+
+def _cannot_start(name: str, error: OSError) -> CannotStart:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return CannotStart(f"cannot run {name!r}: not found", NOT_FOUND)
+    if os.path.isdir(name):
+        return CannotStart(f"cannot run {name!r}: it is a directory", NOT_EXECUTABLE)
+    return CannotStart(f"cannot run {name!r}: {error.strerror}", NOT_EXECUTABLE)
+
+
+def _holds_terminal() -> bool:
+    """True where stdin is our controlling terminal and we are its foreground."""
+    try:
+        return os.tcgetpgrp(STDIN) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def give_terminal(group: int) -> None:
+    """Make `group` the terminal's foreground. A background process that does so gets TTOU unless it is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        os.tcsetpgrp(STDIN, group)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _next_zombie() -> int | None:
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return found.si_pid if found is not None else None
+
+
+def _collect(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
+
+
+def _zombies() -> Iterator[int]:
+    """Our zombie children, read from /proc (proc(5): state and parent follow the name, which may hold anything)."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    state, parent = file.read().rpartition(b")")[2].split()[:2]
+            except OSError:
+                continue
+            if state == b"Z" and int(parent) == os.getpid():
+                yield int(entry)

@@ -1,0 +1,37 @@
+"""How a service is told to read its configuration again, where it can: a signal, or an HTTP call."""
+
+from __future__ import annotations
+
+from wrapper import sockets
+from wrapper.service import probe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from wrapper.address import Address
+    from wrapper.service.process import Process
+
+RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
+
+
+def by_signal(number: int) -> Callable[[Process, Address], str | None]:
+    def send(process: Process, address: Address) -> str | None:
+        process.signal(number)
+        return None
+
+    return send
+
+
+def by_path(path: str) -> Callable[[Process, Address], str | None]:
+    """POST to `path`; anything but a 2xx is a fault."""
+
+    def post(process: Process, address: Address) -> str | None:
+        try:
+            with sockets.connect(address, RELOAD_TIMEOUT) as connection:
+                status = probe.status_of(connection, "POST", path, address, RELOAD_TIMEOUT)
+        except (OSError, ValueError) as error:
+            return f"POST {path}: {error}"
+        return None if 200 <= status < 300 else f"POST {path} answers {status}"
+
+    return post

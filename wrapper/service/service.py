@@ -1,0 +1,82 @@
+"""One service, whole: everything that belongs to it, and nothing that belongs to another, hangs on one object."""
+
+from __future__ import annotations
+
+from wrapper.gate import Gate
+from wrapper.service import reload
+from wrapper.service.controller import Controller, Timeouts
+from wrapper.service.launcher import Launcher
+from wrapper.service.output import Output
+from wrapper.service.policy import Policy
+from wrapper.service.probe import Probe
+from wrapper.service.state import Life
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any, Callable
+
+    from wrapper import gate
+    from wrapper.address import Address
+    from wrapper.events import Feed
+    from wrapper.problems import Board
+    from wrapper.service.process import Process, Spawner
+    from wrapper.settings import Settings
+
+MAIN = "service"  # the name of the service that the container is about
+
+
+class Surroundings:
+    """What all services of one wrapper share."""
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], spawner: Spawner, feed: Feed, board: Board,
+                 make_upstream: Callable[[Address], gate.Upstream]) -> None:
+        self.settings = settings
+        self.environment = environment
+        self.spawner = spawner
+        self.feed = feed
+        self.board = board
+        self.make_upstream = make_upstream
+
+
+class Service:
+    """A named service with its gate, its controller, its record and, with --capture-output, its last output.
+
+    `route` is the path a helper answers under, "" for the main service.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings,
+                 on_over: Callable[[int, bool], None], *, route: str = "", **differences: Any) -> None:
+        settings = around.settings
+        self.name = name
+        self.route = route
+        self.life = Life(name, around.feed)
+        self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
+        self.output = Output(around.board, name) if settings.capture_output else None
+        launcher = Launcher(command, upstream, around.environment, around.spawner, self.output)
+        self.controller = Controller(
+            self.life, launcher, self.gate,
+            Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
+            Policy(differences.get("restart", settings.restart), settings.backoff),
+            Timeouts(settings.ready_timeout, settings.drain_timeout, settings.stop_timeout),
+            around.board, name, stop_signal=settings.stop_signal,
+            overlaps=settings.restart_mode == "overlap" and upstream is None,
+            reload=differences.get("reload", _reload(settings)), on_over=on_over)
+
+    def status(self) -> dict[str, Any]:
+        """The record, with how many requests are on the road and how many wait. Holds no argument and no secret."""
+        return {**self.life.snapshot(), "in_flight": self.gate.in_flight, "held": self.gate.held}
+
+    def readiness(self) -> str | None:
+        """None while requests are served, or held for a planned restart; else why not."""
+        if self.controller.is_serving:
+            return None
+        return f"the service is {self.life.state.value}: {self.life.reason}"
+
+
+def _reload(settings: Settings) -> Callable[[Process, Address], str | None] | None:
+    if settings.reload_path is not None:
+        return reload.by_path(settings.reload_path)
+    if settings.reload_signal is not None:
+        return reload.by_signal(settings.reload_signal)
+    return None

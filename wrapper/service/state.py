@@ -1,0 +1,119 @@
+"""The states of a service, the turns between them, and the record of its life that everybody reads."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+
+from wrapper.log import log, timestamp
+from wrapper.values import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wrapper.events import Feed
+    from wrapper.service.process import Process
+
+
+class State(enum.Enum):
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    FAILED = "failed"
+
+
+# Every turn there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
+TURNS: dict[State, frozenset[State]] = {
+    State.STOPPED: frozenset({State.STARTING}),
+    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED}),
+    State.RUNNING: frozenset({State.DRAINING, State.BACKOFF, State.FAILED}),
+    State.DRAINING: frozenset({State.STOPPING}),
+    State.STOPPING: frozenset({State.STOPPED, State.STARTING}),
+    State.BACKOFF: frozenset({State.STARTING, State.STOPPED}),
+    State.FAILED: frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED, State.BACKOFF}),
+}
+
+
+class Life:
+    """What happened to one service so far. Its controller's thread writes, anybody reads."""
+
+    def __init__(self, name: str, feed: Feed) -> None:
+        self._name = name
+        self._feed = feed
+        # Guards what follows, so that a reader never sees half a turn.
+        self._lock = threading.Lock()
+        self._state = State.STOPPED
+        self._since = time.time()
+        self._reason = "not started yet"
+        self._pid: int | None = None
+        self._last_exit: dict[str, Any] | None = None
+        self._exits: dict[int, int] = {}
+        self._restarts: dict[str, int] = {}
+        self._generation = 0
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+    @property
+    def last_status(self) -> int:
+        """The exit status of the run that ended last, 0 before the first end."""
+        return self._last_exit["status"] if self._last_exit else 0
+
+    @property
+    def was_planned(self) -> bool:
+        """True where the run that ended last was meant to end."""
+        return self._last_exit is not None and self._last_exit["planned"]
+
+    def turn(self, state: State, reason: str) -> None:
+        """The one place where the state changes."""
+        with self._lock:
+            before = self._state
+            assert state in TURNS[before], f"no turn from {before.value} to {state.value}"
+            self._state, self._since, self._reason = state, time.time(), reason
+        log.info(f"{before.value} -> {state.value}", service=self._name, reason=reason)
+        self._feed.publish("state", service=self._name, state=state.value, before=before.value, reason=reason)
+
+    def begin(self, process: Process) -> None:
+        """A new run is the one that counts from now on."""
+        with self._lock:
+            self._pid = process.pid
+            self._generation += 1
+
+    def end(self, process: Process, planned: bool) -> None:
+        """A run ended; `planned` says whether somebody asked for it."""
+        number = process.exit_signal
+        last_exit = {"status": process.exit_status, "signal": None if number is None else signal_name(number),
+                     "planned": planned, "at": timestamp()}
+        with self._lock:
+            self._last_exit = last_exit
+            self._exits[process.exit_status] = self._exits.get(process.exit_status, 0) + 1
+            if self._pid == process.pid:
+                self._pid = None
+        log.info("the service ended", service=self._name, pid=process.pid, status=process.exit_status, planned=planned)
+        self._feed.publish("exit", service=self._name, **{**last_exit, "pid": process.pid})
+
+    def count_restart(self, cause: str) -> None:
+        """`cause` is "planned" or "exit": a small set, because it labels a metric."""
+        with self._lock:
+            self._restarts[cause] = self._restarts.get(cause, 0) + 1
+
+    def counts(self) -> tuple[dict[str, int], dict[int, int]]:
+        """Restarts by cause, and ends by exit status."""
+        with self._lock:
+            return dict(self._restarts), dict(self._exits)
+
+    def snapshot(self) -> dict[str, Any]:
+        with self._lock:
+            return {"state": self._state.value, "since": timestamp(self._since), "reason": self._reason,
+                    "ready": self._state is State.RUNNING, "pid": self._pid, "generation": self._generation,
+                    "restarts": sum(self._restarts.values()), "last_exit": self._last_exit}
