@@ -58,6 +58,17 @@ class Option:
         return self.read(text)
 
 
+    def show(self, value: Any) -> str:
+        """A value for people; a secret only says that it is there."""
+        if value is None:
+            return "none"
+        if self.is_secret:
+            return "(set)"
+        if self.read is values.signal_number:
+            return values.signal_name(value)
+        return str(value)
+
+
 def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
            many: str | None = None, is_secret: bool = False) -> Any:
     """An `Option`, typed as what its attribute holds once the settings are read."""

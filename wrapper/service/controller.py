@@ -74,6 +74,7 @@ class Controller:
         # Held by `shut_down` alone, so that of two callers one is the second.
         self._shutdown_lock = threading.Lock()
         self._shutdown_signal: int | None = None
+        self.over = threading.Event()  # set once the service is gone for good
         # Written by the controller's thread alone (by `launch` before there is one).
         self._process: Process | None = None
         self._address: Address | None = None
@@ -81,7 +82,6 @@ class Controller:
         self._next_try: Deadline | None = None
         self._cannot_start: CannotStart | None = None
         self._is_restarting = False
-        self._is_over = False
 
     # For those who ask
 
@@ -91,7 +91,12 @@ class Controller:
         Raises: CannotStart when the command cannot be run; then there is nothing to shut down.
         """
         self._turn_to_starting("first start")
-        self._spawn()
+        try:
+            self._spawn()
+        except CannotStart as error:
+            self._fail(str(error), tentative=False)
+            self.over.set()
+            raise
         threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
 
     def ask(self, kind: str, reason: str, *, tentative: bool = False) -> Ticket:
@@ -141,7 +146,7 @@ class Controller:
 
     def _live(self) -> None:
         self._carry_out(Ticket("start", "first start"), lambda ticket: self._settle(ticket, self._await_ready()))
-        while not self._is_over:
+        while not self.over.is_set():
             try:
                 self._inbox.get(timeout=self._nap())
             except queue.Empty:
@@ -395,6 +400,6 @@ class Controller:
 
     def _finish(self, exit_status: int, planned: bool) -> None:
         self._process = None
-        self._is_over = True
+        self.over.set()
         self._agenda.close("the service is gone for good")
         self._on_over(exit_status, planned)

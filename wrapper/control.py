@@ -1,0 +1,12 @@
+"""Where the control socket is: the same answer for the wrapper that makes it and for `ctl` and `health` that look for it."""
+
+from __future__ import annotations
+
+import os
+
+NAME = "wrapper.sock"
+
+
+def candidates() -> list[str]:
+    """The default places, best first: /run where it can be written, else the temporary folder."""
+    return [f"/run/{NAME}", os.path.join(os.environ.get("TMPDIR") or "/tmp", NAME)]

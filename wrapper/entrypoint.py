@@ -1,0 +1,209 @@
+"""PID 1: builds the parts, then turns signals and exits into actions until the end.
+
+The order is the point. The port is bound before the service is spawned, the service is spawned before anything slow is
+imported, and from then on this thread only reads one queue.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+from wrapper import sockets
+from wrapper.control import candidates
+from wrapper.errors import Busy, CannotStart
+from wrapper.events import Feed
+from wrapper.log import log
+from wrapper.problems import Board
+from wrapper.service.process import Spawner
+from wrapper.service.service import MAIN, Service, Surroundings
+from wrapper.values import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from wrapper import gate
+    from wrapper.address import Address
+    from wrapper.server import Server
+    from wrapper.settings import Settings
+    from wrapper.sidecar.site import Site
+    from wrapper.signals import Signals
+
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+LISTENER_FAILED = 1  # exit status
+SWITCH_INTERVAL = 0.0005  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
+
+
+def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) -> int:
+    """Run the service behind the wrapper until it is over; the result is the wrapper's exit status.
+
+    Raises: CannotStart before anything runs.
+    """
+    plug_closed_stdio()
+    log.configure(settings.log_level, settings.log_format)
+    return Entrypoint(settings, signals, environment).run()
+
+
+def plug_closed_stdio() -> None:
+    """Keep numbers 0 to 2 from becoming a client's socket that a log line is written into; the service finds them closed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number; not inheritable (PEP 446)
+
+
+class Entrypoint:
+    def __init__(self, settings: Settings, signals: Signals, environment: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._signals = signals
+        self._inbox = signals.inbox
+        self._spawner = Spawner(signals.blocked, signals.ignored)
+        self._feed = Feed()
+        self._board = Board(self._feed)
+        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream)
+        self._service = Service(MAIN, settings.command, settings.upstream, self._around, self._main_is_over)
+        self._helpers = [self._helper(*words) for words in settings.helper]
+        self._site: Site | None = None
+        self._server: Server | None = None
+        self._control: Server | None = None
+        self._is_ending = False
+
+    def run(self) -> int:
+        listener = self._listen()
+        self._before_start()
+        try:
+            self._service.controller.launch()
+        except CannotStart:
+            listener.close()
+            raise
+        self._signals.await_blocked()
+        self._serve(listener)
+        try:
+            return self._await_end()
+        finally:
+            self._close()
+
+    # Start
+
+    def _listen(self) -> socket.socket:
+        try:
+            return sockets.listen(self._settings.listen)
+        except OSError as error:
+            raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; "
+                              "is another process there? choose another with --listen", LISTENER_FAILED) from error
+
+    def _before_start(self) -> None:
+        """Configuration that can be had within --config-wait is in place before the service reads it."""
+        if self._settings.config_source is not None:
+            from wrapper.config import declare  # start-up: only with --config-source
+
+            declare.before_start(self._settings, self._around)
+
+    def _serve(self, listener: socket.socket) -> None:
+        from wrapper.server import Server  # start-up: http.server costs 20 ms, the service is not made to wait for it
+        from wrapper.sidecar.site import Site
+
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._site = Site(self._around, [self._service, *self._helpers])
+        self._server = Server(listener, self._site, self._settings)
+        self._server.start()
+        log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address))
+        self._serve_control()
+        for helper in self._helpers:
+            self._launch(helper)
+        self._site.start()
+
+    def _serve_control(self) -> None:
+        """The control socket is an optional part: without it the container works on, and says so."""
+        from wrapper.sidecar.control import ControlServer  # start-up: as above
+
+        assert self._site is not None
+        places = [self._settings.control] if self._settings.control else candidates()
+        for place in places:
+            try:
+                self._control = ControlServer.at(place, self._site, self._settings)
+                self._control.start()
+                return
+            except OSError as error:
+                cause = f"{place}: {error.strerror or error}"
+        self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
+                           "with --control")
+
+    def _helper(self, name: str, route: str, command: tuple[str, ...]) -> Service:
+        def is_over(exit_status: int, planned: bool) -> None:
+            if not planned:
+                self._board.report(name, f"the helper {name} is gone with status {exit_status}", "over")
+
+        return Service(name, command, None, self._around, is_over, route=route)
+
+    def _launch(self, helper: Service) -> None:
+        try:
+            helper.controller.launch()
+        except CannotStart as error:
+            self._board.report(helper.name, str(error))
+
+    # Until the end
+
+    def _main_is_over(self, exit_status: int, planned: bool) -> None:
+        self._inbox.put(("over", exit_status, planned))
+
+    def _await_end(self) -> int:
+        """One message at a time, until the service is over."""
+        while True:
+            message = self._inbox.get()
+            if message[0] == "over":
+                return self._exit_status(message[1], message[2])
+            self._on_signal(message[1])
+
+    def _exit_status(self, status: int, planned: bool) -> int:
+        """--exit-status renames the end of a planned stop, never that of a crash."""
+        return dict(self._settings.exit_status).get(status, status) if planned else status
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._spawner.reap_orphans()
+        elif number in ENDING:
+            self._shut_down(number)
+        else:
+            self._pass_on(number)
+
+    def _shut_down(self, number: int) -> None:
+        log.info(f"signal {signal_name(number)}: " + ("again, passed on at once" if self._is_ending else "shutting down"))
+        if not self._is_ending:
+            self._is_ending = True
+            if self._server is not None:
+                threading.Thread(target=self._server.stop, name="server-stop", daemon=True).start()
+        self._service.controller.shut_down(number)
+
+    def _pass_on(self, number: int) -> None:
+        try:
+            self._service.controller.signal(number)
+        except Busy as error:
+            log.info(str(error))
+
+    def _close(self) -> None:
+        """Leave nothing behind: the helpers, the last output, the control socket, the terminal."""
+        services = self._site.services[1:] if self._site is not None else self._helpers
+        for helper in services:
+            helper.controller.shut_down(signal.SIGTERM)
+        for helper in services:
+            helper.controller.over.wait(self._settings.drain_timeout + self._settings.stop_timeout + 1.0)
+        if self._site is not None:
+            self._site.stop()
+        if self._control is not None:
+            self._control.stop()
+        for service in (self._service, *services):
+            if service.output is not None:
+                service.output.finish()
+        self._spawner.take_terminal_back()
+
+
+def _make_upstream(address: Address) -> gate.Upstream:
+    from wrapper.proxy.upstream import Upstream  # start-up: http.client costs 19 ms
+
+    return Upstream(address)
