@@ -187,7 +187,7 @@ def answers(running: Running) -> bool:
             pass
         finally:
             connection.close()
-        time.sleep(0.02)
+        time.sleep(0.02)  # the pace of the poll
     return False
 
 
