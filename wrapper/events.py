@@ -29,7 +29,7 @@ class Feed:
         now = time.time()
         with self._changed:
             self._last += 1
-            event = {"id": self._last, "at": timestamp(now), "time": round(now, 3), "kind": kind, **facts}
+            event = {**facts, "id": self._last, "at": timestamp(now), "time": round(now, 3), "kind": kind}
             self._history.append(event)
             listeners = list(self._listeners)
             self._changed.notify_all()

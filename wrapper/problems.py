@@ -47,7 +47,7 @@ class Board:
             entry.update(message=message, last_seen=now, count=entry["count"] + 1, details=details)
         if is_news:
             log.warning(f"problem: {message}", source=source)
-            self._feed.publish("problem", id=entry["id"], source=source, message=message)
+            self._feed.publish("problem", problem=entry["id"], source=source, message=message)
 
     def resolve(self, source: str, key: str = "") -> None:
         """Take a problem off the board; nothing happens where there is none."""
@@ -55,7 +55,7 @@ class Board:
             entry = self._entries.pop((source, key), None)
         if entry is not None:
             log.info(f"problem gone: {entry['message']}", source=source)
-            self._feed.publish("resolved", id=entry["id"], source=source, message=entry["message"])
+            self._feed.publish("resolved", problem=entry["id"], source=source, message=entry["message"])
 
     def replace(self, source: str, problems: Iterable[Problem]) -> None:
         """Make these the problems of `source`: new ones come, those not named any more go."""

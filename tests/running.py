@@ -1,0 +1,150 @@
+"""A wrapper as a real process, and the few waits that tests need."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+SERVICES = ROOT / "tests" / "services"
+PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
+
+
+def wait_until(condition, timeout=PATIENCE, what=""):
+    """The first true value of `condition()`; fails the test when none comes in time."""
+    end = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < end, f"did not happen in {timeout} s: {what or condition}"
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def service(name: str, *words: str) -> list[str]:
+    """The command of one of the little services; `{port}` is its first argument."""
+    return [sys.executable, "-u", str(SERVICES / f"{name}.py"), "{port}", *words]
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Wrapper:
+    """`python3 -m wrapper OPTIONS -- COMMAND` on a free port, with its own control socket; use as a context."""
+
+    def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
+                 wait: bool = True, **popen) -> None:
+        self.port = free_port()
+        self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
+        self.control = os.path.join(self.folder, "control.sock")
+        self._log = open(os.path.join(self.folder, "stderr"), "w+b")
+        # The log goes on the heap of pytest's own capture otherwise, and nobody could wait for a line of it.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+             *options, "--", *command],
+            cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
+            stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
+            env={**os.environ, **(environment or {})}, **popen)
+        if wait:
+            self.wait_state("running")
+
+    def __enter__(self) -> Wrapper:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(15)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if error[0] is not None:
+            print(self.stderr, file=sys.stderr)
+        self._log.close()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    @property
+    def stderr(self) -> str:
+        return pathlib.Path(self.folder, "stderr").read_text(errors="replace")
+
+    def wait_line(self, text: str, timeout: float = PATIENCE) -> None:
+        """Wait until the wrapper or its service wrote `text` on stderr."""
+        wait_until(lambda: text in self.stderr, timeout, f"{text!r} on stderr: {self.stderr}")
+
+    def end(self, number: int | None = None, timeout: float = PATIENCE) -> int:
+        """Send a signal if one is given, and wait for the exit status."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def request(self, method: str, path: str, body=None, headers=None) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        return _ask(connection, method, path, body, headers)
+
+    def get(self, path: str) -> bytes:
+        status, _, body = self.request("GET", path)
+        assert status == 200, (status, body)
+        return body
+
+    def command(self, method: str, path: str, body=None) -> tuple[int, object]:
+        """A request over the control socket; the body as JSON."""
+        status, _, text = _ask(UnixConnection(self.control), method, path, body, None)
+        return status, json.loads(text)
+
+    def status(self) -> dict:
+        return json.loads(self.get("/sidecar/api/status"))
+
+    def wait_state(self, state: str, timeout: float = PATIENCE) -> dict:
+        def look():
+            if self.process.poll() is not None:
+                raise AssertionError(f"the wrapper ended with {self.process.returncode}: {self.stderr}")
+            try:
+                status = self.status()
+            except OSError:
+                return None
+            return status if status["state"] == state else None
+
+        return wait_until(look, timeout, f"state {state}: {self.stderr}")
+
+
+def _ask(connection, method, path, body, headers):
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def run(*words: str, **options) -> subprocess.CompletedProcess:
+    """`python3 -m wrapper WORDS`, to its end."""
+    return subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, text=True,
+                          timeout=PATIENCE, **options)
+
+
+def thread_names() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate())

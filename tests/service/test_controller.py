@@ -1,0 +1,337 @@
+"""controller.py: the service's life, with real processes and a gate that relays to nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+import pytest
+
+from tests.running import service, wait_until
+from wrapper import settings
+from wrapper.errors import Busy, CannotStart
+from wrapper.events import Feed
+from wrapper.problems import Board
+from wrapper.service.process import Spawner
+from wrapper.service.service import Service, Surroundings
+from wrapper.service.state import TURNS, State
+
+
+class NoUpstream:
+    def __init__(self, address):
+        self.address = address
+
+    def close(self):
+        pass
+
+
+class Life:
+    """A service without a proxy, and everything that happened to it."""
+
+    def __init__(self, *options, command):
+        self.feed = Feed()
+        self.board = Board(self.feed)
+        chosen = settings.read([*options, "--", *command], {})
+        around = Surroundings(chosen, os.environ, Spawner(), self.feed, self.board, NoUpstream)
+        self.overs = []
+        self.service = Service("service", chosen.command, chosen.upstream, around,
+                               lambda status, planned: self.overs.append((status, planned)))
+        self.controller = self.service.controller
+
+    def states(self):
+        return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
+
+    def wait_state(self, state):
+        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
+
+    def ask(self, kind, **options):
+        ticket = self.controller.ask(kind, "test", **options)
+        ticket.wait(20)
+        return ticket.error
+
+    def pid(self):
+        return self.service.status()["pid"]
+
+
+@pytest.fixture
+def live():
+    lives = []
+
+    def start(*options, command=None):
+        life = Life(*options, command=command or service("plain"))
+        lives.append(life)
+        life.controller.launch()
+        return life
+
+    yield start
+    for life in lives:
+        life.controller.shut_down(signal.SIGKILL)
+        assert life.controller.over.wait(20)
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("process-", "controller-"))])
+
+
+def test_every_turn_leads_to_a_state_of_the_table():
+    assert set(TURNS) == set(State)
+    assert all(turns <= set(State) for turns in TURNS.values())
+
+
+def test_start_to_running(live):
+    life = live()
+    life.wait_state("running")
+    status = life.service.status()
+    assert status["ready"] is True
+    assert status["generation"] == 1
+    assert status["last_exit"] is None
+    assert life.service.readiness() is None
+
+
+def test_stop_and_start_again(live):
+    life = live(command=service("plain", "5"))
+    life.wait_state("running")
+    assert life.ask("stop") is None
+    assert life.states() == ["starting", "running", "draining", "stopping", "stopped"]
+    assert life.service.status()["last_exit"]["planned"] is True
+    assert life.service.status()["last_exit"]["status"] == 5
+    assert life.overs == []
+    assert "stopped" in life.service.readiness()
+    assert life.ask("start") is None
+    assert life.service.life.state is State.RUNNING
+
+
+def test_restart_brings_a_new_run(live):
+    life = live()
+    life.wait_state("running")
+    before = life.pid()
+    assert life.ask("restart") is None
+    status = life.service.status()
+    assert status["pid"] not in (before, None)
+    assert (status["generation"], status["restarts"]) == (2, 1)
+
+
+def test_restarts_that_are_asked_for_together_become_one_more(live):
+    life = live()
+    life.wait_state("running")
+    first = life.controller.ask("restart", "one")
+    wait_until(lambda: life.service.life.state is not State.RUNNING)
+    others = {life.controller.ask("restart", f"more {n}") for n in range(20)}
+    assert len(others) == 1
+    assert first.wait(20) and others.pop().wait(20)
+    assert life.service.status()["restarts"] == 2
+
+
+def test_actions_that_contradict_are_busy(live):
+    life = live("--stop-timeout", "1s", command=service("deaf"))
+    life.wait_state("running")
+    ticket = life.controller.ask("stop", "test")
+    for kind in ("start", "restart", "reload"):
+        with pytest.raises(Busy, match="stop is under way"):
+            life.controller.ask(kind, "test")
+    assert life.controller.ask("stop", "again") is ticket
+    assert ticket.wait(10)
+
+
+def test_status_never_waits_for_an_action(live):
+    life = live("--stop-timeout", "2s", command=service("deaf"))
+    life.wait_state("running")
+    ticket = life.controller.ask("stop", "test")
+    life.wait_state("stopping")
+    for _ in range(1000):
+        life.service.status()
+    assert not ticket.is_done
+
+
+def test_an_exit_nobody_asked_for_is_over_with_its_status(live):
+    life = live(command=[sys.executable, "-c", "raise SystemExit(7)", "{port}"])
+    assert life.controller.over.wait(10)
+    assert life.overs == [(7, False)]
+    assert life.service.life.state is State.FAILED
+    assert "status 7" in life.board.list()[0]["message"]
+
+
+def test_an_exit_with_0_is_noticed_too(live):
+    life = live(command=[sys.executable, "-c", "pass", "{port}"])
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, False)]
+
+
+def test_a_crash_with_the_status_of_a_stop_is_still_a_crash(live):
+    """Told apart by state, not by exit code."""
+    life = live()
+    life.wait_state("running")
+    os.kill(life.pid(), signal.SIGTERM)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, False)]
+
+
+def test_the_wait_for_readiness_ends_with_the_process(live):
+    life = live("--ready-timeout", "60s", command=[sys.executable, "-c", "raise SystemExit(3)", "{port}"])
+    assert life.controller.over.wait(10)
+
+
+def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
+    slow = "import socket,sys,time; time.sleep(1.5); s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
+    life = live("--ready-timeout", "300ms", command=[sys.executable, "-c", slow, "{port}"])
+    life.wait_state("failed")
+    assert "not ready within 0.3 s" in life.board.list()[0]["message"]
+    life.wait_state("running")
+    assert life.board.list() == []
+
+
+@pytest.mark.parametrize(("mode", "status", "again"), [
+    ("always", 0, True), ("always", 1, True), ("on-failure", 1, True), ("on-failure", 0, False), ("never", 1, False)])
+def test_restart_policy(live, mode, status, again):
+    life = live("--restart", mode, "--backoff", "50ms..1s",
+                command=[sys.executable, "-c", f"raise SystemExit({status})", "{port}"])
+    if again:
+        wait_until(lambda: life.service.status()["generation"] >= 3)
+        assert "backoff" in life.states()
+        assert life.overs == []
+    else:
+        assert life.controller.over.wait(10)
+        assert life.overs == [(status, False)]
+
+
+def test_twenty_deaths_leave_nothing_behind(live):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    life = live("--restart", "always", "--backoff", "1ms..5ms",
+                command=[sys.executable, "-S", "-c", "raise SystemExit(1)", "{port}"])
+    before = descriptors()
+    wait_until(lambda: life.service.status()["generation"] >= 20)
+    assert life.ask("stop") is None
+    assert descriptors() <= before
+    assert len([t for t in threading.enumerate() if t.name.startswith("process-")]) == 0
+
+
+def test_stop_in_backoff_stays_stopped(live):
+    life = live("--restart", "always", "--backoff", "30s..60s",
+                command=[sys.executable, "-c", "raise SystemExit(1)", "{port}"])
+    life.wait_state("backoff")
+    assert life.ask("stop") is None
+    assert life.service.life.state is State.STOPPED
+    assert life.overs == []
+
+
+def test_shut_down_passes_its_own_signal_on(live):
+    life = live()
+    life.wait_state("running")
+    life.controller.shut_down(signal.SIGINT)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, True)]
+
+
+def test_shut_down_while_starting_does_not_wait_for_readiness(live):
+    life = live(command=[sys.executable, "-c", "import time; time.sleep(60)", "{port}"])
+    life.wait_state("starting")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+
+
+def test_shut_down_of_a_deaf_service_kills_it(live):
+    life = live("--stop-timeout", "300ms", command=service("deaf"))
+    life.wait_state("running")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(137, True)]
+
+
+def test_shut_down_during_a_restart_does_not_start_again(live):
+    life = live("--stop-timeout", "1s", command=service("deaf"))
+    life.wait_state("running")
+    life.controller.ask("restart", "test")
+    life.wait_state("stopping")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(10)
+    assert life.service.status()["generation"] == 1
+
+
+def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path):
+    flag = tmp_path / "broken"
+    code = f"import os,socket,sys,time\nif os.path.exists({str(flag)!r}): raise SystemExit(9)\n" \
+           "s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
+    life = live(command=[sys.executable, "-c", code, "{port}"])
+    life.wait_state("running")
+    flag.touch()
+    assert "status 9" in life.ask("restart", tentative=True)
+    assert life.service.life.state is State.FAILED
+    assert life.overs == []
+    flag.unlink()
+    assert life.ask("restart") is None
+    assert life.board.list() == []
+
+
+def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
+    life = live("--restart-mode", "overlap")
+    life.wait_state("running")
+    before = life.pid()
+    assert life.ask("restart") is None
+    assert life.pid() != before
+    assert "starting" not in life.states()[2:]
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
+    flag = tmp_path / "broken"
+    code = f"import os,socket,sys,time\nif os.path.exists({str(flag)!r}): raise SystemExit(9)\n" \
+           "s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
+    life = live("--restart-mode", "overlap", command=[sys.executable, "-c", code, "{port}"])
+    life.wait_state("running")
+    before = life.pid()
+    flag.touch()
+    assert "the earlier run goes on" in life.ask("restart")
+    assert life.pid() == before
+    assert life.service.life.state is State.RUNNING
+    assert len(life.board) == 1
+    flag.unlink()
+    assert life.ask("restart") is None
+    assert life.pid() != before
+    assert len(life.board) == 0
+
+
+def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
+    slow = "import socket,sys,time; time.sleep(0.5); s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
+    life = live("--restart-mode", "overlap", command=[sys.executable, "-c", slow, "{port}"])
+    life.wait_state("running")
+    ticket = life.controller.ask("restart", "test")
+    os.kill(life.pid(), signal.SIGKILL)
+    assert ticket.wait(10)
+    assert life.service.life.state is State.RUNNING
+    assert life.overs == []
+
+
+def test_a_command_that_cannot_be_run_raises_at_launch(live):
+    life = Life(command=["/no/such/program", "{port}"])
+    with pytest.raises(CannotStart) as error:
+        life.controller.launch()
+    assert error.value.exit_status == 127
+    assert life.controller.over.is_set()
+
+
+def test_five_hundred_rounds_of_everything_at_once_end(live):
+    """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
+    life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",
+                command=["/bin/sh", "-c", "exec sleep 60", "{port}"])
+    life.controller._probe.fault = lambda address: None
+    life.wait_state("running")
+
+    def rounds(kind):
+        for _ in range(125):
+            try:
+                life.controller.ask(kind, "round").wait(0.02)
+            except Busy:
+                pass
+
+    threads = [threading.Thread(target=rounds, args=(kind,)) for kind in ("restart", "restart", "stop", "start")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    wait_until(lambda: life.controller._agenda.is_empty)
+    assert life.ask("start") is None
+    assert life.service.life.state is State.RUNNING

@@ -1,0 +1,176 @@
+"""process.py: spawn, signal, wait, kill, reap. Real processes, no port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.running import wait_until
+from wrapper.errors import CannotStart
+from wrapper.service.process import Spawner
+
+
+@pytest.fixture
+def spawner():
+    return Spawner()
+
+
+def spawn(spawner, *command, **streams):
+    over = threading.Event()
+    process = spawner.spawn(command, os.environ, lambda process: over.set(), **streams)
+    process.over = over
+    return process
+
+
+def shell(spawner, script, **streams):
+    return spawn(spawner, "/bin/sh", "-c", script, **streams)
+
+
+def test_status_is_the_services_own(spawner):
+    process = shell(spawner, "exit 7")
+    assert process.over.wait(5)
+    assert (process.exit_status, process.exit_signal) == (7, None)
+
+
+def test_status_is_128_plus_n_when_a_signal_ended_it(spawner):
+    process = shell(spawner, "kill -9 $$")
+    assert process.over.wait(5)
+    assert (process.exit_status, process.exit_signal) == (137, 9)
+
+
+def test_status_is_never_stolen_by_the_reaper(spawner):
+    """A service that ends at once was taken for an orphan 25 times in 200 before spawn and register were one step."""
+    stop = threading.Event()
+
+    def reap():
+        while not stop.is_set():
+            spawner.reap_orphans()
+
+    reaper = threading.Thread(target=reap)
+    reaper.start()
+    try:
+        for _ in range(100):
+            process = spawn(spawner, "/bin/false")
+            assert process.over.wait(5)
+            assert process.exit_status == 1
+    finally:
+        stop.set()
+        reaper.join()
+
+
+def test_reaper_leaves_the_children_of_sidecar_code_alone(spawner):
+    child = subprocess.Popen(["/bin/sh", "-c", "exit 5"])
+    wait_until(lambda: os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    spawner.reap_orphans()
+    assert child.wait(5) == 5
+
+
+def test_reaper_looks_behind_a_child_that_is_not_an_orphan(spawner):
+    child = subprocess.Popen(["/bin/true"])
+    orphan = subprocess.Popen(["/bin/true"], start_new_session=True)  # another group, as an adopted process has
+    for each in (child, orphan):
+        wait_until(lambda each=each: os.waitid(os.P_PID, each.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+    spawner.reap_orphans()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(orphan.pid, os.WNOHANG)
+    orphan.returncode = 0  # collected: keep Popen from asking again
+    assert child.wait(5) == 0
+
+
+def test_process_has_a_group_of_its_own_in_our_session(spawner):
+    process = shell(spawner, "sleep 60")
+    try:
+        assert os.getpgid(process.pid) == process.pid
+        assert os.getsid(process.pid) == os.getsid(0)
+    finally:
+        process.stop(signal.SIGKILL, 5)
+
+
+def test_what_is_left_of_the_group_ends_with_it(spawner):
+    """As in a container whose PID 1 ends."""
+    process = shell(spawner, "trap '' TERM HUP; (trap '' TERM HUP; sleep 60) & echo $!; exit 0", stdout=subprocess.PIPE)
+    left = int(process._popen.stdout.readline())
+    assert process.over.wait(5)
+    wait_until(lambda: not is_alive(left))
+    process._popen.stdout.close()
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_pipe_held_by_a_grandchild_does_not_hide_the_end(spawner):
+    reading, writing = os.pipe()
+    process = shell(spawner, "setsid sleep 60 & exit 4", stdout=writing)
+    os.close(writing)
+    assert process.over.wait(5)
+    assert process.exit_status == 4
+    os.close(reading)
+    subprocess.run(["pkill", "-f", "^sleep 60$"], check=False)
+
+
+def test_stop_escalates_to_sigkill(spawner):
+    process = shell(spawner, "trap '' TERM; echo; while :; do sleep 0.1; done", stdout=subprocess.PIPE)
+    process._popen.stdout.readline()
+    assert process.stop(signal.SIGTERM, 0.2) is False
+    assert process.exit_status == 137
+    process._popen.stdout.close()
+
+
+def test_stop_continues_a_suspended_process(spawner):
+    process = shell(spawner, "exec sleep 60")
+    process.signal(signal.SIGSTOP)
+    wait_until(process._is_suspended)
+    assert process.stop(signal.SIGTERM, 5) is True
+    assert process.exit_status == 143
+
+
+def test_signals_to_an_ended_process_go_nowhere(spawner):
+    process = shell(spawner, "exit 0")
+    assert process.over.wait(5)
+    process.signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("command", "status", "word"), [
+    ("/no/such/program", 127, "not found"), ("no-such-program", 127, "not found"),
+    ("/tmp", 126, "directory"), ("/etc/passwd", 126, "Permission denied"), ("a\0b", 126, "null byte")])
+def test_what_cannot_be_run_is_126_or_127(spawner, command, status, word):
+    """POSIX shell, section 2.8.2."""
+    with pytest.raises(CannotStart, match=word) as error:
+        spawn(spawner, command)
+    assert error.value.exit_status == status
+
+
+def test_inheritable_descriptors_go_on_and_ours_do_not(spawner):
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    process = spawn(spawner, sys.executable, "-c", f"import os; os.write({writing}, b'here')\n"
+                                                   f"try: os.fstat({reading})\nexcept OSError: raise SystemExit(9)")
+    os.close(writing)
+    assert os.read(reading, 10) == b"here"
+    assert process.over.wait(5)
+    assert process.exit_status == 9
+    os.close(reading)
+
+
+def test_masked_and_ignored_signals_come_out_as_they_went_in():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGSEGV})
+    try:
+        spawner = Spawner(mask=frozenset({signal.SIGSEGV}), ignored=frozenset({signal.SIGCHLD}))
+        process = spawn(spawner, "grep", "-E", "SigBlk|SigIgn", "/proc/self/status", stdout=subprocess.PIPE)
+        lines = dict(line.decode().split() for line in process._popen.stdout)
+        assert process.over.wait(5)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process._popen.stdout.close()
+    assert int(lines["SigBlk:"], 16) & 1 << signal.SIGSEGV - 1 == 0
+    assert int(lines["SigIgn:"], 16) & 1 << signal.SIGCHLD - 1 != 0

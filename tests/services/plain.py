@@ -1,0 +1,41 @@
+"""Answers every GET with its pid, and every POST with the body it got; prints the signals it is sent."""
+
+import http.server
+import os
+import signal
+import sys
+import threading
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self._answer(str(os.getpid()).encode())
+
+    def do_POST(self):
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def _answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words):
+        pass
+
+
+def report(number, frame):
+    print("signal", number, file=sys.stderr, flush=True)
+    if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # shutdown() waits for serve_forever(), which this very thread is in.
+        threading.Thread(target=server.shutdown).start()
+
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+for number in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
+               signal.SIGWINCH, signal.SIGALRM, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGRTMIN + 3}:
+    signal.signal(number, report)
+server.serve_forever(0.05)
+sys.exit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
