@@ -61,15 +61,26 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
+def cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wrapper-bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Without settings of ours, and with compiled bytecode, as images have it."""
+    clean = {key: value for key, value in os.environ.items()
+             if key not in ("PORT", "PYTHONDONTWRITEBYTECODE") and not key.startswith("WRAPPER_")}
+    return {**clean, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(cache() / "bytecode")}
+
+
 def peer() -> str:
     """The path of the built `peer.go`; built once for each text of it and each Go."""
     source = HERE / "peer.go"
     version = subprocess.run(["go", "version"], check=True, stdout=subprocess.PIPE).stdout
     name = hashlib.sha256(source.read_bytes() + version).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wrapper-bench"
-    built = cache / f"peer-{name}"
+    built = cache() / f"peer-{name}"
     if not built.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         subprocess.run(["go", "build", "-o", str(built), str(source)], check=True, timeout=300)
     return str(built)
 
@@ -127,12 +138,13 @@ class Running:
 
     def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
         self.address = address
+        self.pid = process.pid
         self._process = process
 
     def cost(self) -> dict[str, float]:
         """Resident memory in MiB and threads, of the program and what it forked but not of the wrapped `sleep`."""
         pages = threads = 0
-        for pid in family(self._process.pid):
+        for pid in family(self.pid):
             facts = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
             if facts["Name"].strip() == "sleep":
                 continue
@@ -159,11 +171,9 @@ def run(name: str, make: Callable[[str, str], list[str]]) -> Iterator[Running]:
     address = free_address()
     with tempfile.TemporaryDirectory(prefix="wrapper-bench-") as folder:
         os.chmod(folder, 0o755)
-        environment = {key: value for key, value in os.environ.items()
-                       if key != "PORT" and not key.startswith("WRAPPER_")}
-        environment.update(PYTHONPATH=str(ROOT), XDG_DATA_HOME=folder, XDG_CONFIG_HOME=folder)
+        own = {"XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder}
         with open(f"{folder}/output", "wb") as output:
-            process = subprocess.Popen(make(folder, address), env=environment, start_new_session=True,
+            process = subprocess.Popen(make(folder, address), env={**environment(), **own}, start_new_session=True,
                                        stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
             running = Running(address, process)
