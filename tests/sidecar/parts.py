@@ -1,0 +1,49 @@
+"""A site over services that are not started, and requests as the server would hand them over."""
+
+from __future__ import annotations
+
+from wrapper import settings
+from wrapper.events import Feed
+from wrapper.http1 import read_request
+from wrapper.message import Request, normal_path
+from wrapper.problems import Board
+from wrapper.service.process import Spawner
+from wrapper.service.service import MAIN, Service, Surroundings
+from wrapper.sidecar.site import Site
+
+
+class Upstream:
+    def close(self):
+        pass
+
+
+class Body:
+    """A request's body as the server hands it over, in pieces."""
+
+    def __init__(self, *pieces):
+        self._pieces = pieces
+
+    def pieces(self):
+        return iter([piece for piece in self._pieces if piece])
+
+
+def surroundings(*options, command=("true", "{port}")):
+    feed = Feed()
+    chosen = settings.read([*options, "--", *command], {})
+    return Surroundings(chosen, {}, Spawner(), feed, Board(feed), lambda address: Upstream())
+
+
+def make_service(around, name=MAIN, **differences):
+    return Service(name, ["true"], None, around, lambda status, planned: None, **differences)
+
+
+def make_site(*options):
+    around = surroundings(*options)
+    return Site(around, [make_service(around)])
+
+
+def make_request(method, target, body=b"", *, headers=(), trusted=False, peer="192.0.2.1"):
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    length = f"Content-Length: {len(body)}\r\n" if body else ""
+    head = read_request(f"{method} {target} HTTP/1.1\r\nHost: test\r\n{length}{fields}\r\n".encode("latin-1"), 65536)
+    return Request(head, normal_path(target), Body(body), peer, trusted)

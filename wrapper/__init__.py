@@ -1,0 +1,34 @@
+"""A wrapper around an unmodified service: its entrypoint, its front door and its sidecar.
+
+What sidecar authors import stands here. Nothing is loaded before it is asked for (PEP 562): the wrapper starts the
+service first and imports the rest while that starts.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wrapper.message import Request as Request
+    from wrapper.message import Response as Response
+    from wrapper.problems import Problem as Problem
+    from wrapper.sidecar.extension import Sidecar as Sidecar
+
+__version__ = "0.1.0"
+__all__ = ["Sidecar", "Problem", "Request", "Response", "__version__"]
+
+_HOMES = {"Sidecar": "wrapper.sidecar.extension", "Problem": "wrapper.problems",
+          "Request": "wrapper.message", "Response": "wrapper.message"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # start-up: see above
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

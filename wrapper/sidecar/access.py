@@ -1,0 +1,69 @@
+"""Who may act: the token on the exposed port, anybody who can open the control socket.
+
+A token in a header that no form and no link of another site can set makes every guarded path safe from forged
+requests (CSRF). RFC 6750 section 2.1.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import threading
+
+from wrapper.errors import Forbidden, Unauthorized
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.message import Request
+    from wrapper.problems import Board
+
+TOKEN_BYTES = 64 * 1024  # of a token file; what is longer is no token
+
+
+class Access:
+    """Judges requests. `path` names a token file, which is read again whenever it changes."""
+
+    def __init__(self, token: str | None, path: str | None, board: Board) -> None:
+        self._token = None if token is None else token.encode()
+        self._path = path
+        self._board = board
+        # Guards the token as it was read last and what the file looked like then.
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+
+    def check(self, request: Request) -> None:
+        """Return where the request may act.
+
+        Raises: Unauthorized without the right token; Forbidden where there is no token to have.
+        """
+        if request.trusted:
+            return
+        token = self._token if self._path is None else self._from_file(self._path)
+        if not token:
+            raise Forbidden("this path needs a token and none is configured (--token-file); "
+                            "it works over the control socket: wrapper ctl")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        # Compared whatever the scheme: the time says nothing about the token.
+        is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
+        if scheme.lower() != "bearer" or not is_same:
+            raise Unauthorized("this path needs the header Authorization: Bearer TOKEN, and the right token")
+
+    def _from_file(self, path: str) -> bytes | None:
+        """The token that the file holds now; None where it cannot be read: then nobody has it."""
+        with self._lock:
+            try:
+                facts = os.stat(path)
+                # Kubernetes swaps secrets by symlink: the inode changes even where time and size do not.
+                seen = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+                if seen != self._seen:
+                    with open(path, "rb") as file:
+                        self._token, self._seen = file.read(TOKEN_BYTES).strip(), seen
+                fault = None if self._token else "it is empty"
+            except OSError as error:
+                self._token, self._seen, fault = None, None, error.strerror
+            token = self._token
+        if fault is None:
+            self._board.resolve("access")
+        else:
+            self._board.report("access", f"cannot read the token file: {fault}")
+        return token

@@ -1,0 +1,199 @@
+"""The wrapper's own paths, but for the page: health, status, problems, events, output, and the actions."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from wrapper import __version__, values
+from wrapper.errors import BadRequest, NotFound, Unavailable
+from wrapper.message import Response
+from wrapper.sidecar.router import Route
+from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, FeedStream
+from wrapper.sidecar.sse import response as event_stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any, Protocol
+
+    from wrapper.message import Request
+    from wrapper.service.output import Output
+    from wrapper.service.service import Service, Surroundings
+    from wrapper.sidecar.router import Answer
+
+    class Subscription(Protocol):
+        """A source of configuration that is watched."""
+
+        def status(self) -> dict[str, Any]: ...
+
+        def look_now(self) -> None: ...
+
+
+ACTIONS = ("start", "stop", "restart", "reload")
+DEFAULT_LINES = 100
+BODY_LIMIT = 64 * 1024  # bytes of what an action says about itself
+REASON_LENGTH = 200  # characters of a reason that are kept
+
+
+class Api:
+    """Answers for all services of one wrapper; both lists may grow while it does."""
+
+    def __init__(self, around: Surroundings, services: Sequence[Service],
+                 subscriptions: Sequence[Subscription]) -> None:
+        self._around = around
+        self._services = services
+        self._subscriptions = subscriptions
+        self._stream = FeedStream(around.feed)
+        self._started = time.monotonic()
+
+    def routes(self, prefix: str) -> Iterator[Route]:
+        for path, answer in (("healthz", self._healthz), ("readyz", self._readyz), ("api/status", self._status),
+                             ("api/problems", self._problems), ("api/config", self._config),
+                             ("api/events", self._events)):
+            yield Route("GET", f"{prefix}/{path}", answer)
+        yield Route("GET", f"{prefix}/api/logs", self._logs, is_guarded=True)
+        yield Route("POST", f"{prefix}/api/config", self._look_now, is_guarded=True)
+        yield Route("POST", f"{prefix}/api/signal", self._signal, is_guarded=True)
+        for kind in ACTIONS:
+            yield Route("POST", f"{prefix}/api/{kind}", self._action(kind), is_guarded=True)
+
+    # To look at
+
+    def _healthz(self, request: Request) -> Response:
+        return as_json({"healthy": True})
+
+    def _readyz(self, request: Request) -> Response:
+        main = self._services[0]
+        reason = main.readiness()
+        if reason is not None:
+            raise Unavailable(reason)
+        stale = [status for status in self._config_status() if status.get("stale_since")]
+        return as_json({"ready": True, "state": main.life.state.value, "stale": stale})
+
+    def _status(self, request: Request) -> Response:
+        return as_json(self.status())
+
+    def status(self) -> dict[str, Any]:
+        """The main service's record, and what is known of everything around it."""
+        helpers = {service.name: service.status() for service in self._services[1:]}
+        return {**self._services[0].status(), "uptime_seconds": round(time.monotonic() - self._started, 3),
+                "problems": len(self._around.board), "version": __version__, "helpers": helpers}
+
+    def _problems(self, request: Request) -> Response:
+        return as_json(self._around.board.list())
+
+    def _config(self, request: Request) -> Response:
+        return as_json(self._config_status())
+
+    def _config_status(self) -> list[dict[str, Any]]:
+        return [subscription.status() for subscription in list(self._subscriptions)]
+
+    def _events(self, request: Request) -> Response:
+        known = request.headers.get("last-event-id") or request.query.get("after")
+        return event_stream(self._stream.pieces(self._stream.known(known)))
+
+    def _logs(self, request: Request) -> Response:
+        output = self._service(request).output
+        if output is None:
+            raise NotFound("no output is kept; start the wrapper with --capture-output")
+        text = request.query.get("lines", str(DEFAULT_LINES))
+        try:
+            count = values.count(text)
+        except ValueError as error:
+            raise BadRequest(f"lines={text}: {error}") from None
+        if _is_on(request, "follow"):
+            return Response(_follow(output, count), headers=NO_STORE, content_type="text/plain; charset=utf-8")
+        body = "".join(line + "\n" for line in output.lines(count))
+        return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
+
+    # To do
+
+    def _action(self, kind: str) -> Answer:
+        def act(request: Request) -> Response:
+            service = self._service(request)
+            ticket = service.controller.ask(kind, _reason(request))
+            if not _is_on(request, "wait"):
+                return as_json(self._status_of(service), 202)
+            if ticket.wait():
+                return as_json(self._status_of(service))
+            return as_json({**self._status_of(service), "error": ticket.error, "status": 500}, 500)
+
+        return act
+
+    def _signal(self, request: Request) -> Response:
+        service = self._service(request)
+        name = request.query.get("name") or _fact(request, "name")
+        if name is None:
+            raise BadRequest('which signal? ?name=HUP, or {"name": "HUP"} as the body')
+        try:
+            number = values.signal_number(name)
+        except ValueError as error:
+            raise BadRequest(f"{name!r}: {error}") from None
+        service.controller.signal(number)
+        self._around.feed.publish("signal", service=service.name, signal=values.signal_name(number),
+                                  reason=_reason(request))
+        return as_json(self._status_of(service), 202)
+
+    def _look_now(self, request: Request) -> Response:
+        for subscription in list(self._subscriptions):
+            subscription.look_now()
+        return as_json(self._config_status(), 202)
+
+    def _service(self, request: Request) -> Service:
+        """The service that `?service=` names, else the main one."""
+        name = request.query.get("service")
+        if name is None:
+            return self._services[0]
+        for service in list(self._services):
+            if service.name == name:
+                return service
+        raise NotFound(f"no service has the name {name!r}")
+
+    def _status_of(self, service: Service) -> dict[str, Any]:
+        return self.status() if service is self._services[0] else service.status()
+
+
+NO_STORE = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+
+
+def as_json(value: Any, status: int = 200) -> Response:
+    return Response(json.dumps(value, default=str) + "\n", status, NO_STORE, "application/json")
+
+
+def _follow(output: Output, count: int) -> Iterator[bytes]:
+    """The last lines, then what comes; an empty piece is no output but lets a client that left be noticed."""
+    position, _ = output.after(None, 0)
+    yield "".join(line + "\n" for line in output.lines(count)).encode()
+    while True:
+        position, piece = output.after(position, HEARTBEAT_INTERVAL)
+        yield piece
+
+
+def _is_on(request: Request, name: str) -> bool:
+    """`?name`, `?name=1` and the like; a flag that is absent is off."""
+    text = request.query.get(name)
+    if text is None:
+        return False
+    try:
+        return text == "" or values.switch(text)
+    except ValueError as error:
+        raise BadRequest(f"{name}={text}: {error}") from None
+
+
+def _fact(request: Request, name: str) -> str | None:
+    """One text of the body's JSON object; None where there is no body, or nothing of that name in it."""
+    if not request.body(BODY_LIMIT):
+        return None
+    document = request.json(BODY_LIMIT)
+    value = document.get(name) if isinstance(document, dict) else None
+    if value is not None and not isinstance(value, str):
+        raise BadRequest(f"{name}: expected text")
+    return value
+
+
+def _reason(request: Request) -> str:
+    """Why, and who says so: it is shown wherever the state is."""
+    who = "the control socket" if request.trusted else request.peer or "a local client"
+    said = request.query.get("reason", "")[:REASON_LENGTH]
+    return f"{said} (asked by {who})" if said else f"asked by {who}"

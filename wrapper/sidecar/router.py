@@ -1,0 +1,134 @@
+"""Which of our own paths a request is for. Pure: method and path in, a route and its parameters out."""
+
+from __future__ import annotations
+
+import re
+
+from wrapper.errors import MethodNotAllowed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Callable
+
+    from wrapper.message import Request, Response
+
+    Answer = Callable[[Request], Response]
+
+PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
+METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
+
+
+class Route:
+    """One method on one path. `is_guarded`: only with the token, or over the control socket."""
+
+    __slots__ = ("answer", "is_guarded", "method", "pattern")
+
+    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False) -> None:
+        self.method = method
+        self.pattern = pattern
+        self.answer = answer
+        self.is_guarded = is_guarded
+
+
+class Router:
+    """A table of routes: whole paths first, then patterns in the order they came, then trees, the longest first.
+
+    Routes come in while requests are answered: every table is replaced, never changed.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[str, dict[str, Route]] = {}
+        self._patterns: tuple[tuple[re.Pattern[str], dict[str, Route]], ...] = ()
+        self._trees: tuple[tuple[str, Route], ...] = ()
+
+    def add(self, route: Route) -> None:
+        """Raises: ValueError for a path that can never match, or that is taken already."""
+        _judge(route)
+        if PARAMETER.search(route.pattern):
+            self._add_pattern(route)
+            return
+        methods = self._paths.get(route.pattern, {})
+        _refuse_second(route, methods)
+        self._paths = {**self._paths, route.pattern: {**methods, route.method: route}}
+
+    def _add_pattern(self, route: Route) -> None:
+        expression = compiled(route.pattern)
+        for known, methods in self._patterns:
+            if known.pattern == expression.pattern:
+                _refuse_second(route, methods)
+                methods[route.method] = route
+                return
+        self._patterns = (*self._patterns, (expression, {route.method: route}))
+
+    def add_tree(self, route: Route) -> None:
+        """Everything under a path, whatever the method.
+
+        Raises: ValueError as `add` does.
+        """
+        _judge(route)
+        if any(root == route.pattern for root, _ in self._trees):
+            raise ValueError(f"{route.pattern} is mounted already")
+        trees = [*self._trees, (route.pattern.rstrip("/"), route)]
+        self._trees = tuple(sorted(trees, key=lambda tree: -len(tree[0])))
+
+    def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route for a path in normal form, and its path parameters; None where the path is nobody's.
+
+        A HEAD finds the route of GET (RFC 9110 section 9.3.2). Raises: MethodNotAllowed on a path known for others.
+        """
+        known: list[str] = []
+        for methods, parameters in self._candidates(path):
+            route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
+            if route is not None:
+                return route, parameters
+            known.extend(methods)
+        for root, route in self._trees:
+            if path == root or path.startswith(root + "/"):
+                return route, {}
+        if known:
+            raise MethodNotAllowed(f"{path} does not know {method}", allowed(known))
+        return None
+
+    def _candidates(self, path: str) -> Iterable[tuple[dict[str, Route], dict[str, str]]]:
+        methods = self._paths.get(path)
+        if methods is not None:
+            yield methods, {}
+        for expression, others in self._patterns:
+            match = expression.fullmatch(path)
+            if match is not None:
+                yield others, match.groupdict()
+
+
+def allowed(methods: Iterable[str]) -> list[str]:
+    """The value of Allow: every method once, HEAD with GET."""
+    known = set(methods)
+    return sorted(known | {"HEAD"} if "GET" in known else known)
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """`/things/{name}` as an expression; a parameter is one segment, never empty."""
+    parts = PARAMETER.split(pattern)
+    for index, part in enumerate(parts):
+        parts[index] = f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part)
+    return re.compile("".join(parts))
+
+
+def fixed_part(pattern: str) -> str:
+    """What every path that matches begins with."""
+    return PARAMETER.split(pattern, maxsplit=1)[0]
+
+
+def _judge(route: Route) -> None:
+    if not route.pattern.startswith("/") or "//" in route.pattern or "?" in route.pattern:
+        raise ValueError(f"{route.pattern!r} is no absolute path such as /sidecar/things/{{name}}")
+    if METHOD.fullmatch(route.method) is None:
+        raise ValueError(f"{route.method!r} is no HTTP method such as GET")
+    names = PARAMETER.findall(route.pattern)
+    if len(set(names)) < len(names) or set("{}") & set(PARAMETER.sub("", route.pattern)):
+        raise ValueError(f"{route.pattern!r} has a malformed or repeated parameter")
+
+
+def _refuse_second(route: Route, methods: dict[str, Route]) -> None:
+    if route.method in methods:
+        raise ValueError(f"{route.method} {route.pattern} is taken already")

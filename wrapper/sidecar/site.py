@@ -1,0 +1,122 @@
+"""Everything that is answered here instead of being relayed, as the exposed port and the control socket see it."""
+
+from __future__ import annotations
+
+from wrapper.errors import MethodNotAllowed, NotFound
+from wrapper.sidecar.access import Access
+from wrapper.sidecar.api import Api
+from wrapper.sidecar.router import Route, Router, fixed_part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from wrapper.gate import Gate
+    from wrapper.message import Ended, Request, Response
+    from wrapper.service.service import Service, Surroundings
+
+
+class Site:
+    """Own paths and the services behind all others. The first of `services` is the main one; helpers follow.
+
+    A path is a candidate for `answer` where it begins with one of `prefixes`; the rest goes through `gate(path)`.
+    """
+
+    def __init__(self, around: Surroundings, services: list[Service]) -> None:
+        settings = around.settings
+        self.around = around
+        self.services = services
+        self.subscriptions: list[Any] = []
+        self.observers: list[Callable[[Ended], None]] = []
+        self.router = Router()
+        self.access = Access(settings.token, settings.token_file, around.board)
+        self.prefixes: tuple[str, ...] = (settings.prefix,)
+        self._prefix = settings.prefix
+        self._main_gate = services[0].gate
+        self._routes: tuple[tuple[str, Gate], ...] = ()
+        self.api = Api(around, services, self.subscriptions)
+        for route in self.api.routes(settings.prefix):
+            self.router.add(route)
+        self._learn_routes()
+
+    def start(self) -> None:
+        """Bring the optional parts to life, behind everything that the service needs."""
+
+    def stop(self) -> None:
+        """Let the optional parts end."""
+
+    # For the server
+
+    @property
+    def observes(self) -> bool:
+        """True where somebody wants to know of every exchange."""
+        return bool(self.observers)
+
+    def answer(self, request: Request) -> Response | None:
+        """The answer to a request for an own path; None where the path is the service's after all.
+
+        Raises: Refusal.
+        """
+        found = self._find(request)
+        if found is None:
+            return None
+        route, request.params = found
+        if route.is_guarded:
+            self.access.check(request)
+        response = route.answer(request)
+        if request.method == "HEAD" and response.is_streamed:
+            response.close()
+            response.body = b""
+        return response
+
+    def _find(self, request: Request) -> tuple[Route, dict[str, str]] | None:
+        try:
+            found = self.router.find(request.method, request.path)
+        except MethodNotAllowed:
+            if self._is_ours(request.path):
+                raise
+            return None  # an author's route took one method of a path of the service; the others stay the service's
+        if found is not None or not self._is_ours(request.path):
+            return found
+        raise NotFound(f"no sidecar path {request.path}; {self._prefix}/api/status is one")
+
+    def _is_ours(self, path: str) -> bool:
+        """True where nobody else could answer: under the prefix, and no helper's route."""
+        is_under = path == self._prefix or path.startswith(self._prefix + "/")
+        return is_under and self.gate(path) is self._main_gate
+
+    def gate(self, path: str) -> Gate:
+        """Through which gate a path goes that is not our own."""
+        for route, gate in self._routes:
+            if path == route or path.startswith(route + "/"):
+                return gate
+        return self._main_gate
+
+    def ended(self, facts: Ended) -> None:
+        """One exchange is over."""
+        for observer in self.observers:
+            observer(facts)
+
+    # For whoever adds to it
+
+    def add(self, route: Route) -> None:
+        """Raises: ValueError for a path that is taken, or cannot be."""
+        self.router.add(route)
+        self._learn_prefix(fixed_part(route.pattern))
+
+    def add_tree(self, route: Route) -> None:
+        self.router.add_tree(route)
+        self._learn_prefix(route.pattern.rstrip("/"))
+
+    def _learn_prefix(self, start: str) -> None:
+        if not start.startswith(self.prefixes):
+            self.prefixes = (*self.prefixes, start)
+
+    def add_service(self, service: Service) -> None:
+        """A helper, answered under its route from now on."""
+        self.services.append(service)
+        self._learn_routes()
+
+    def _learn_routes(self) -> None:
+        routes = [(service.route, service.gate) for service in self.services[1:] if service.route]
+        self._routes = tuple(sorted(routes, key=lambda route: -len(route[0])))
