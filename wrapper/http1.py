@@ -1,0 +1,418 @@
+"""Reads and judges HTTP/1.1 messages: heads, and how a body is framed. Pure: bytes in, facts out.
+
+RFC 9112 (message syntax), RFC 9110 sections 5 to 7 (fields, framing, connection options). A head is judged by one
+strict expression over its bytes; only when that fails are its lines looked at one by one to say what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+
+from wrapper.errors import (
+    BadRequest,
+    ExpectationFailed,
+    HeadTooLarge,
+    NotImplementedHere,
+    Refusal,
+    VersionNotSupported,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    # name in lower case -> (start, end, value) of each line of that name, offsets into the field section
+    Care = dict[bytes, list[tuple[int, int, bytes]]]
+
+MAX_LENGTH_DIGITS = 18  # of a Content-Length: below 2**63, so that no reader's arithmetic overflows
+MAX_CHUNK_LINE = 4096  # bytes of a chunk's size and extensions
+MAX_CHUNK_WASTE = 16 * 1024  # bytes of extensions in one body; Go's bound after CVE-2023-39326
+
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+# RFC 9110 section 5.5 without obs-fold: visible characters, space, tab and obs-text; no other control character.
+_VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
+# A field section that begins with the LF of the line before it, so that every field is "\nname:value\r".
+_SECTION = rb"(\n(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*)\r\n"
+_REQUEST = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r" + _SECTION)
+_ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + _VALUE + rb")?)\r" + _SECTION)
+_REQUEST_LINE = re.compile(_TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
+_FIELD = re.compile(_TOKEN + rb":" + _VALUE)
+_TRAILERS = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*\r\n")
+_SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + _TOKEN + rb")[ \t]+:")
+# RFC 9112 section 7.1: no white space around the size; what follows the first semicolon is ignored.
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;" + _VALUE + rb")?\r\n")
+
+# The fields somebody on the road has to look at; a section that names none is passed on as one slice.
+# An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
+_CARE = re.compile(
+    rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
+    rb"|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_](?:for|host|proto)|forwarded)"
+    rb":[ \t]*([^\r]*)\r")
+
+HOST_FORM = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([^#]*)")
+
+
+class Malformed(Exception):
+    """What the other side sent is not HTTP; whoever read it knows with which status to say so."""
+
+
+class RequestHead:
+    """One request line and its fields, judged. `fields` is the raw section, `end` where the body begins."""
+
+    __slots__ = ("authority", "care", "end", "expects", "fields", "host", "is_chunked", "keep", "length", "method",
+                 "minor", "options", "target", "upgrade")
+
+    def __init__(self, method: bytes, target: bytes, minor: int, fields: bytes, end: int) -> None:
+        self.method = method
+        self.target = target
+        self.minor = minor  # 0 or 1, whatever 1.x was spoken
+        self.fields = fields
+        self.end = end
+        self.care = care = find_care(fields)
+        self.length = 0  # of the body in bytes; without meaning when is_chunked
+        self.is_chunked = False
+        self.keep = minor > 0  # RFC 9112 section 9.3
+        self.options: frozenset[bytes] = NO_OPTIONS  # what Connection names, in lower case
+        self.upgrade = b""
+        self.expects = False
+        self.authority = b""  # of an absolute-form target, which beats Host
+        self.host = b""
+        if target[0] != 47:  # "/"
+            self._judge_target()
+        self._judge_host(care.get(b"host"))
+        if len(care) > 1 or not self.host:
+            self._judge_care(care)
+
+    @property
+    def has_body(self) -> bool:
+        return self.is_chunked or self.length > 0
+
+    def _judge_target(self) -> None:
+        """RFC 9112 section 3.2: origin-form is the rule, asterisk-form is for OPTIONS, absolute-form is rewritten."""
+        if self.method == b"CONNECT":
+            raise NotImplementedHere("CONNECT is for forward proxies")
+        if self.target == b"*" and self.method == b"OPTIONS":
+            return
+        match = _ABSOLUTE.fullmatch(self.target)
+        if match is None or not HOST_FORM.fullmatch(match[1]):
+            raise BadRequest("the request target is neither a path nor an absolute http URL")
+        # RFC 9112 section 3.2.2: the target's authority replaces Host.
+        self.authority = match[1]
+        self.target = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+
+    def _judge_host(self, lines: list[tuple[int, int, bytes]] | None) -> None:
+        """RFC 9112 section 3.2: one well-formed Host, which only HTTP/1.0 may leave out."""
+        if lines is None:
+            if self.minor:
+                raise BadRequest("the Host field is missing")
+        elif len(lines) > 1:
+            raise BadRequest("more than one Host field")
+        else:
+            self.host = lines[0][2]
+            if not HOST_FORM.fullmatch(self.host):
+                raise BadRequest("the Host field is malformed")
+        if self.authority:
+            self.host = self.authority
+        if self.method == b"CONNECT":
+            raise NotImplementedHere("CONNECT is for forward proxies")
+
+    def _judge_care(self, care: Care) -> None:
+        if b"transfer-encoding" in care or b"content-length" in care:
+            self._judge_framing(care)
+        if b"connection" in care:
+            self._judge_connection(care)
+        if b"expect" in care:
+            self._judge_expect(care)
+
+    def _judge_framing(self, care: Care) -> None:
+        codings = care.get(b"transfer-encoding")
+        if codings is None:
+            self.length = content_length(care[b"content-length"], BadRequest)
+            return
+        if b"content-length" in care:
+            # RFC 9112 section 6.1 lets us refuse it, and names it as what smuggling looks like.
+            raise BadRequest("Content-Length together with Transfer-Encoding")
+        if not self.minor:
+            raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")
+        if len(codings) > 1 or codings[0][2].lower() != b"chunked":
+            raise _coding_refusal(codings)
+        self.is_chunked = True
+
+    def _judge_connection(self, care: Care) -> None:
+        self.options = options = tokens(care[b"connection"])
+        if b"close" in options:
+            self.keep = False
+        elif b"keep-alive" in options:
+            self.keep = True
+        if self.minor and b"upgrade" in options and b"upgrade" in care:
+            self.upgrade = b", ".join(value for _, _, value in care[b"upgrade"])
+
+    def _judge_expect(self, care: Care) -> None:
+        values = care[b"expect"]
+        if not self.minor:
+            return  # RFC 9110 section 10.1.1: to be ignored in an HTTP/1.0 request
+        if len(values) > 1 or values[0][2].lower() != b"100-continue":
+            raise ExpectationFailed("only 100-continue can be expected")
+        self.expects = self.has_body
+
+
+NO_OPTIONS: frozenset[bytes] = frozenset()
+
+
+def _coding_refusal(codings: list[tuple[int, int, bytes]]) -> Refusal:
+    """RFC 9112 section 6.1: 501 for a coding we do not know, 400 where chunked is not the last, or comes twice."""
+    names = [name.strip(b" \t").lower() for _, _, value in codings for name in value.split(b",")]
+    if names[-1] == b"chunked" and names.count(b"chunked") == 1 and all(map(_is_token, names)):
+        return NotImplementedHere("a transfer coding other than chunked")
+    return BadRequest("the Transfer-Encoding field is malformed, or does not end in chunked")
+
+
+def _is_token(name: bytes) -> bool:
+    return re.fullmatch(_TOKEN, name) is not None
+
+
+def content_length(lines: list[tuple[int, int, bytes]], error: type[Exception]) -> int:
+    """RFC 9112 section 6.3: one field, one number in decimal digits; lists and repeats are refused even if equal."""
+    value = lines[0][2]
+    if len(lines) > 1 or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
+        raise error("the Content-Length field is repeated or not a number")
+    return int(value)
+
+
+def tokens(lines: list[tuple[int, int, bytes]]) -> frozenset[bytes]:
+    """The members of a comma-separated list field, in lower case."""
+    if len(lines) == 1 and b"," not in lines[0][2]:
+        return frozenset((lines[0][2].lower(),))
+    members = (member.strip(b" \t").lower() for _, _, value in lines for member in value.split(b","))
+    return frozenset(member for member in members if member)
+
+
+def find_care(section: bytes) -> Care:
+    """The lines of `section` that need care, by name; offsets span "\\nname: value\\r"."""
+    care: Care = {}
+    for match in _CARE.finditer(section.lower()):
+        start, end = match.span(2)
+        line = (match.start(), match.end(), section[start:end].rstrip(b" \t"))
+        name = match[1]
+        if name in care:
+            care[name].append(line)
+        else:
+            care[name] = [line]
+    return care
+
+
+def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:
+    """The (name, value) pairs of a judged field section, order and case kept, white space around values gone."""
+    pairs = []
+    for line in section.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if colon:
+            pairs.append((name.lstrip(b"\n"), value.strip(b" \t")))
+    return pairs
+
+
+def read_request(data: bytes, limit: int) -> RequestHead | None:
+    """The request head at the beginning of `data`, or None while it is incomplete.
+
+    Raises: a Refusal, the same for every way of splitting the same bytes.
+    """
+    # RFC 9112 section 2.2: an empty line before the request line is ignored.
+    start = 2 if data.startswith(b"\r\n") else 0
+    match = _REQUEST.match(data, start)
+    if match is None or match.end() > limit:
+        return _refuse_or_wait(data[start:limit], len(data) >= limit)
+    method, target, minor, fields = match.groups()
+    return RequestHead(method, target, 0 if minor == b"0" else 1, fields, match.end())
+
+
+def _refuse_or_wait(head: bytes, is_full: bool) -> None:
+    """Say what is wrong with the first wrong line, or return None if more may still make it right."""
+    *lines, rest = head.split(b"\r\n")
+    if lines:
+        _judge_request_line(lines[0])
+    for line in lines[1:]:
+        if not _FIELD.fullmatch(line):
+            raise BadRequest("a header line is malformed")
+    if b"\n" in rest or b"\r" in rest[:-1] or b"\0" in rest:
+        raise BadRequest("a line ends without CR LF, or holds a control character")
+    if is_full:
+        raise HeadTooLarge("the request head is too large")
+
+
+def _judge_request_line(line: bytes) -> None:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise BadRequest("the request line is malformed")
+    if match[1] != b"1":
+        raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
+
+
+class AnswerHead:
+    """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
+
+    __slots__ = ("care", "end", "fields", "is_chunked", "keep", "length", "line", "minor", "options", "status")
+
+    def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
+        self.minor = minor
+        self.status = status
+        self.line = line
+        self.fields = fields
+        self.end = end
+        self.care = care = find_care(fields)
+        self.length: int | None = None  # None: until the connection ends, unless is_chunked
+        self.is_chunked = False
+        self.keep = minor > 0
+        self.options = NO_OPTIONS
+        if care:
+            self._judge(care)
+
+    def _judge(self, care: Care) -> None:
+        if b"content-length" in care:
+            self.length = content_length(care[b"content-length"], Malformed)
+        if b"transfer-encoding" in care:
+            self._judge_codings(care)
+        if b"connection" in care:
+            self.options = tokens(care[b"connection"])
+            if b"close" in self.options:
+                self.keep = False
+            elif b"keep-alive" in self.options:
+                self.keep = True
+
+    def _judge_codings(self, care: Care) -> None:
+        codings = care[b"transfer-encoding"]
+        if self.length is not None or not self.minor:
+            raise Malformed("Transfer-Encoding together with Content-Length, or in HTTP/1.0")
+        if len(codings) > 1 or codings[0][2].lower() != b"chunked":
+            raise Malformed("a transfer coding other than chunked")
+        self.is_chunked = True
+
+    @property
+    def is_interim(self) -> bool:
+        return self.status < 200
+
+    def frame_for(self, method: bytes) -> None:
+        """RFC 9112 section 6.3: these have no body, whatever their fields say."""
+        if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
+            self.is_chunked = False
+            self.length = 0
+
+
+def read_answer(data: bytes, limit: int) -> AnswerHead | None:
+    """The answer head at the beginning of `data`, or None while it is incomplete.
+
+    Raises: Malformed.
+    """
+    match = _ANSWER.match(data)
+    if match is not None and match.end() <= limit:
+        minor, status, _, fields = match.groups()
+        return AnswerHead(0 if minor == b"0" else 1, int(status), data[8:match.end(3)], fields, match.end())
+    if b"\r\n\r\n" in data[:limit]:
+        return _read_mended(data, data.index(b"\r\n\r\n") + 4)
+    _judge_beginning(data, limit)
+    return None
+
+
+def _judge_beginning(data: bytes, limit: int) -> None:
+    if len(data) >= limit:
+        raise Malformed("its head is too large")
+    if not b"HTTP/1.".startswith(data[:7]):
+        raise Malformed("it does not speak HTTP/1.1")
+    if re.search(rb"(?<!\r)\n|\r(?=[^\n])|\0", data):
+        raise Malformed("a line of its head ends without CR LF, or holds a control character")
+
+
+def _read_mended(data: bytes, end: int) -> AnswerHead:
+    """RFC 9112 section 5.1: a proxy removes white space between name and colon from an answer."""
+    match = _ANSWER.fullmatch(_SPACE_BEFORE_COLON.sub(rb"\1:", data[:end]))
+    if match is None:
+        raise Malformed("its head is malformed")
+    minor, status, reason, fields = match.groups()
+    return AnswerHead(0 if minor == b"0" else 1, int(status), b" " + status + reason, fields, end)
+
+
+class Chunked:
+    """Takes a chunked body apart, however it is split (RFC 9112 section 7.1).
+
+    `trailers` is the raw trailer section, `surplus` what came behind the body; both once `is_done`.
+    """
+
+    __slots__ = ("_left", "_limit", "_rest", "_state", "_waste", "is_done", "surplus", "trailers")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit  # of the trailer section, in bytes
+        self._state = "size"
+        self._left = 0  # bytes of the present chunk still to come
+        self._rest = b""  # a line, or the trailer section, not wholly here yet
+        self._waste = 0
+        self.is_done = False
+        self.surplus = b""
+        self.trailers = b""
+
+    def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """The pieces of payload in `data`, without a copy.
+
+        Raises: Malformed.
+        """
+        pieces: list[bytes | memoryview] = []
+        at = 0
+        while at < len(data) and not self.is_done:
+            if self._state == "data":
+                taken = min(self._left, len(data) - at)
+                pieces.append(data[at:at + taken])
+                at += taken
+                self._left -= taken
+                if not self._left:
+                    self._state = "end"
+            else:
+                at = self._feed_line(data, at)
+        if self.is_done and at < len(data):
+            self.surplus += bytes(data[at:])
+        return pieces
+
+    def _feed_line(self, data: bytes | memoryview, at: int) -> int:
+        """Read one of the lines between payload; returns the offset behind what was used of `data`."""
+        before = len(self._rest)
+        most = {"size": MAX_CHUNK_LINE, "end": 2, "trailers": self._limit}[self._state]
+        text = self._rest + bytes(data[at:at + most - before])
+        used = {"size": self._size, "end": self._end, "trailers": self._trailers}[self._state](text)
+        if used:
+            self._rest = b""
+            return at + used - before
+        if len(text) >= most:
+            raise Malformed("a chunk's line or the trailers are too long")
+        self._rest = text
+        return at + len(text) - before
+
+    def _size(self, text: bytes) -> int:
+        end = text.find(b"\n") + 1
+        if not end:
+            if re.search(rb"\r[^\n]", text) or not re.match(rb"[0-9A-Fa-f]", text):
+                raise Malformed("a chunk's size is malformed")
+            return 0
+        match = _CHUNK_LINE.fullmatch(text, 0, end)
+        if match is None:
+            raise Malformed("a chunk's size is malformed")
+        self._left = int(match[1], 16)
+        self._waste = max(0, self._waste + end - 16 - 2 * self._left)
+        if self._waste > MAX_CHUNK_WASTE:
+            raise Malformed("too many chunk extensions")
+        self._state = "data" if self._left else "trailers"
+        return end
+
+    def _end(self, text: bytes) -> int:
+        if not b"\r\n".startswith(text):
+            raise Malformed("a chunk is longer than its size says")
+        if len(text) < 2:
+            return 0
+        self._state = "size"
+        return 2
+
+    def _trailers(self, text: bytes) -> int:
+        match = _TRAILERS.match(text)
+        if match is None:
+            *lines, rest = text.split(b"\r\n")
+            if b"\n" in rest or b"\r" in rest[:-1] or not all(map(_FIELD.fullmatch, lines)):
+                raise Malformed("a trailer line is malformed")
+            return 0
+        self.trailers = text[:match.end() - 2]
+        self.is_done = True
+        return match.end()

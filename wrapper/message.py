@@ -1,0 +1,234 @@
+"""A request and a response as the wrapper's own paths and sidecar authors see them. Pure but for the body's reader."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from wrapper.errors import BadRequest, ContentTooLarge
+from wrapper.http1 import RequestHead, split_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Protocol, Union
+
+    Piece = Union[bytes, str]
+
+    class Source(Protocol):
+        """Where the body comes from: pieces as they arrive, once."""
+
+        def pieces(self) -> Iterator[bytes]: ...
+
+
+DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
+
+# One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
+# `first_byte` is from the end of the request head to the beginning of the answer; `own` where we answered ourselves.
+Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer")
+
+
+class Headers(Mapping):  # type: ignore[type-arg]
+    """Fields by name, in any case; repeated ones joined by ", " (RFC 9110 section 5.3)."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._fields: dict[str, str] = {}
+        for name, value in pairs:
+            key = name.lower()
+            self._fields[key] = f"{self._fields[key]}, {value}" if key in self._fields else value
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+class Request:
+    """One request to an own path. `path` is its normal form, `target` what the client sent.
+
+    `peer` is the client's address, None on a unix socket; `is_trusted` on the control socket only.
+    """
+
+    def __init__(self, head: RequestHead, path: str, source: Source, peer: str | None, trusted: bool) -> None:
+        self.method = head.method.decode("ascii")
+        self.path = path
+        self.target = head.target.decode("latin-1")
+        self.version = f"1.{head.minor}"
+        self.peer = peer
+        self.trusted = trusted
+        self.params: dict[str, str] = {}
+        self.content_length = None if head.is_chunked else head.length
+        self.headers: Mapping[str, str] = Headers(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in split_fields(head.fields))
+        self._source = source
+        self._reader: Reader | None = None
+        self._body: bytes | None = None
+
+    @property
+    def query_string(self) -> str:
+        return self.target.partition("?")[2]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Decoded query parameters; of repeated ones the last."""
+        return dict(self._query_pairs())
+
+    def query_all(self, name: str) -> list[str]:
+        return [value for key, value in self._query_pairs() if key == name]
+
+    def _query_pairs(self) -> list[tuple[str, str]]:
+        try:
+            return parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=1000)
+        except ValueError as error:
+            raise BadRequest(f"the query is malformed: {error}") from None
+
+    def body(self, limit: int = DEFAULT_LIMIT) -> bytes:
+        """The whole body.
+
+        Raises: ContentTooLarge over `limit` bytes; BadRequest or RequestTimeout when it does not come whole.
+        """
+        if self._body is None:
+            body = self.stream().read(limit + 1)
+            if len(body) > limit:
+                raise ContentTooLarge(f"the body is over {limit} bytes")
+            self._body = body
+        return self._body
+
+    def json(self, limit: int = DEFAULT_LIMIT) -> Any:
+        """The body as JSON.
+
+        Raises: BadRequest when it is none, and what `body` raises.
+        """
+        try:
+            return json.loads(self.body(limit))
+        except (ValueError, RecursionError) as error:
+            raise BadRequest(f"the body is not JSON: {error}") from None
+
+    def stream(self) -> Reader:
+        """The body as a file to read from, as WSGI wants it (PEP 3333)."""
+        if self._reader is None:
+            self._reader = Reader(self._source.pieces())
+        return self._reader
+
+
+class Reader:
+    """A file-like view of pieces of bytes: `read`, `readline`, `readlines` and iteration over lines."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = b""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            rest, self._rest = self._rest, b""
+            return rest + b"".join(self._pieces)
+        got, held = [self._rest], len(self._rest)
+        while held < size:
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            got.append(piece)
+            held += len(piece)
+        joined = b"".join(got)
+        self._rest = joined[size:]
+        return joined[:size]
+
+    def readline(self, size: int | None = -1) -> bytes:
+        most = -1 if size is None else size
+        line = self._rest
+        while b"\n" not in line and not 0 <= most <= len(line):
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            line += piece
+        end = line.find(b"\n") + 1 or len(line)
+        if most >= 0:
+            end = min(end, most)
+        self._rest = line[end:]
+        return line[:end]
+
+    def readlines(self, hint: int | None = -1) -> list[bytes]:
+        lines, size = [], 0
+        for line in self:
+            lines.append(line)
+            size += len(line)
+            if hint is not None and 0 < hint <= size:
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+
+class Response:
+    """An answer of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
+
+    An iterable with a `close` method is closed at the end, also when the client leaves early.
+    """
+
+    def __init__(
+        self,
+        body: Piece | Iterable[Piece] = b"",
+        status: int = 200,
+        headers: Iterable[tuple[str, str]] = (),
+        content_type: str | None = None,
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.headers = list(headers)
+        if content_type is not None:
+            self.headers.append(("Content-Type", content_type))
+
+    @property
+    def is_streamed(self) -> bool:
+        return not isinstance(self.body, (bytes, bytearray, str))
+
+    def pieces(self) -> Iterator[bytes]:
+        if isinstance(self.body, (bytes, bytearray, str)):
+            yield _encoded(self.body)
+            return
+        for piece in self.body:
+            yield _encoded(piece)
+
+    def whole(self) -> bytes:
+        """The body of a response that is not streamed."""
+        assert isinstance(self.body, (bytes, bytearray, str))
+        return _encoded(self.body)
+
+    def close(self) -> None:
+        close: Callable[[], None] | None = getattr(self.body, "close", None)
+        if close is not None:
+            close()
+
+
+def _encoded(piece: Piece) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
+
+
+def normal_path(target: str) -> str:
+    """The path of a raw origin-form target in normal form: decoded once, slashes single, dots resolved.
+
+    Own paths are decided on this form and on no other, so that no spelling of one passes it by.
+    """
+    path = target.partition("?")[0]
+    if "%" not in path and "//" not in path and "/." not in path and "\\" not in path:
+        return path
+    decoded = _unquoted(path).replace("\\", "/")
+    kept: list[str] = []
+    for segment in decoded.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    slash = "/" if kept and decoded.endswith(("/", "/.", "/..")) else ""
+    return "/" + "/".join(kept) + slash
+
+
+def _unquoted(path: str) -> str:
+    # Bytes first: what arrived as raw UTF-8 and what arrived percent-encoded are the same path.
+    return unquote_to_bytes(path.encode("latin-1")).decode("utf-8", "surrogateescape")

@@ -1,0 +1,310 @@
+"""The threads of the exposed port: few at a time poll and work, many may wait.
+
+A connection without work is parked in one epoll and costs no thread. Only a worker with a seat polls: it takes one
+event and handles it itself, so nothing is handed over on the usual road. One about to wait for long (a slow service,
+a stream, a tunnel, a sidecar's handler) steps aside: a spare takes its seat, so that a few threads compete for the
+interpreter however many wait. When done it takes a free seat, or becomes a spare, and ends when it was one for long.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import threading
+import time
+from collections import deque
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Protocol
+
+    class Parked(Protocol):
+        """Something that waits for an event of its descriptor. All are called by whoever took it out of its lot."""
+
+        deadline: float
+        is_registered: bool
+
+        def fileno(self) -> int: ...
+
+    class Submitted(Protocol):
+        def resume(self, worker: Worker) -> None: ...
+
+
+SEATS = 4  # workers that may poll at a time; more make a convoy of threads that wait for the interpreter
+SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
+BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
+SWEEP_INTERVAL = 0.1  # seconds at least between two sweeps while things expire
+
+
+class Lot:
+    """Where connections of one kind wait, each at most `timeout` seconds.
+
+    `ready` takes one whose event came, `expire` one that waited too long (and returns at once): whoever is called
+    is the connection's only owner.
+    """
+
+    __slots__ = ("event", "expire", "ready", "timeout", "waiting")
+
+    def __init__(self, event: int, timeout: float, ready: Callable[[Any, Worker, int], None],
+                 expire: Callable[[Any], None]) -> None:
+        self.event = event | select.EPOLLONESHOT
+        self.timeout = timeout
+        self.ready = ready
+        self.expire = expire
+        self.waiting: dict[int, Parked] = {}
+
+
+class Worker:
+    """One thread's place in the pool."""
+
+    __slots__ = ("_buffer", "_pool", "is_seated", "job", "wake")
+
+    def __init__(self, pool: Pool, is_seated: bool, job: Callable[[Worker], None] | None = None) -> None:
+        self._pool = pool
+        self._buffer: memoryview | None = None
+        self.is_seated = is_seated
+        self.job = job
+        self.wake = threading.Lock()  # held while this spare has nothing to do
+        self.wake.acquire()
+
+    def step_aside(self) -> None:
+        """Let another thread have the seat, because a long wait begins."""
+        if self.is_seated:
+            self._pool.give_seat(self)
+
+    @property
+    def buffer(self) -> memoryview:
+        """One for all the bodies this thread moves; pages nobody has written to cost no memory."""
+        if self._buffer is None:
+            self._buffer = memoryview(mmap.mmap(-1, BUFFER_SIZE))
+        return self._buffer
+
+
+class Pool:
+    """`most` is how many threads there may be at most."""
+
+    def __init__(self, most: int, seats: int = SEATS) -> None:
+        self._epoll = select.epoll()
+        # Guards the four below and every worker's `is_seated` and `job`. Held for a few lines, never over a call out.
+        self._lock = threading.Lock()
+        self._spares: list[Worker] = []  # the last one in is taken first, so that surplus ones end
+        self._free_seats = 0  # nobody sits there: threads could not be had
+        self._count = 0
+        self._most = most
+        self._seats = seats
+        self._lots: list[Lot] = []
+        self._submitted: deque[Submitted] = deque()
+        self._doorbell, self._doorbell_end = os.pipe()
+        os.set_blocking(self._doorbell, False)
+        os.set_blocking(self._doorbell_end, False)
+        self._is_stopping = False
+        self._next_sweep = float("inf")
+        self._alarm = threading.Event()
+
+    @property
+    def threads(self) -> int:
+        return self._count
+
+    def start(self) -> None:
+        self._epoll.register(self._doorbell, select.EPOLLIN)
+        threading.Thread(target=self._sweep, name="sweeper", daemon=True).start()
+        for _ in range(self._seats):
+            with self._lock:
+                self._count += 1
+            self._start_thread(Worker(self, is_seated=True))
+
+    def stop(self) -> None:
+        """End the threads that poll; those at work end after it."""
+        self._is_stopping = True
+        self._ring()
+        self._alarm.set()
+        with self._lock:
+            spares, self._spares = self._spares, []
+        for spare in spares:
+            spare.wake.release()
+
+    # Parking
+
+    def add(self, lot: Lot) -> Lot:
+        """To be called before anything is parked."""
+        self._lots.append(lot)
+        return lot
+
+    def park(self, parked: Parked, lot: Lot) -> None:
+        """Let `parked` wait in `lot` for its next event. The caller must not touch it afterwards."""
+        self.park_until(parked, lot, time.monotonic() + lot.timeout)
+
+    def park_until(self, parked: Parked, lot: Lot, deadline: float) -> None:
+        parked.deadline = deadline
+        fd = parked.fileno()
+        is_registered, parked.is_registered = parked.is_registered, True
+        lot.waiting[fd] = parked
+        if deadline < self._next_sweep:
+            self._alarm.set()
+        try:
+            if is_registered:
+                self._epoll.modify(fd, lot.event)
+            else:
+                self._epoll.register(fd, lot.event)
+        except OSError as error:
+            # ENOSPC: over fs.epoll.max_user_watches; or the pool is closed.
+            if lot.waiting.pop(fd, None) is parked:
+                log.warning("cannot watch a connection", cause=error)
+                lot.expire(parked)
+
+    def take_out(self, parked: Parked, lot: Lot) -> bool:
+        """True where `parked` waited in `lot` and is the caller's now."""
+        return lot.waiting.pop(parked.fileno(), None) is parked
+
+    def submit(self, submitted: Submitted) -> None:
+        """Have `submitted.resume` called by a worker soon; returns at once."""
+        self._submitted.append(submitted)
+        self._ring()
+
+    def _ring(self) -> None:
+        try:
+            os.write(self._doorbell_end, b"!")
+        except BlockingIOError:
+            pass  # it rings already
+
+    def _answer_doorbell(self, worker: Worker) -> None:
+        if self._is_stopping:
+            return  # left ringing, for the other workers
+        try:
+            os.read(self._doorbell, 1)
+        except BlockingIOError:
+            return
+        try:
+            submitted = self._submitted.popleft()
+        except IndexError:
+            return
+        submitted.resume(worker)
+
+    def _sweep(self) -> None:
+        """Expire what waited too long; sleeps until the first deadline, for ever where there is none."""
+        while not self._is_stopping:
+            self._alarm.clear()
+            self._next_sweep = float("inf")  # from here on whoever parks rings the alarm
+            first = min(self._expire_all(), default=None)
+            if first is not None:
+                now = time.monotonic()
+                first = max(first, now + SWEEP_INTERVAL)
+                self._next_sweep = first
+                self._alarm.wait(first - now)
+            else:
+                self._alarm.wait()
+
+    def _expire_all(self) -> list[float]:
+        """Expire what is due in every lot; returns the earliest deadline of each lot that is not empty."""
+        now = time.monotonic()
+        deadlines = []
+        for lot in self._lots:
+            first = float("inf")
+            for fd, parked in list(lot.waiting.items()):
+                if parked.deadline <= now:
+                    if lot.waiting.pop(fd, None) is parked:
+                        lot.expire(parked)
+                else:
+                    first = min(first, parked.deadline)
+            if first < float("inf"):
+                deadlines.append(first)
+        return deadlines
+
+    # Threads and seats
+
+    def give_seat(self, worker: Worker) -> None:
+        with self._lock:
+            worker.is_seated = False
+            spare = self._spares.pop() if self._spares else None
+            if spare is not None:
+                spare.is_seated = True
+            elif self._count < self._most:
+                self._count += 1
+            else:
+                self._free_seats += 1
+                return
+        if spare is not None:
+            spare.wake.release()
+        else:
+            self._start_thread(Worker(self, is_seated=True))
+
+    def lend(self, job: Callable[[Worker], None]) -> bool:
+        """Have `job` run by a thread without a seat; False where no thread can be had."""
+        with self._lock:
+            spare = self._spares.pop() if self._spares else None
+            if spare is not None:
+                spare.job = job
+            elif self._count < self._most:
+                self._count += 1
+            else:
+                return False
+        if spare is not None:
+            spare.wake.release()
+            return True
+        return self._start_thread(Worker(self, is_seated=False, job=job))
+
+    def _start_thread(self, worker: Worker) -> bool:
+        try:
+            threading.Thread(target=self._work, args=(worker,), name="worker", daemon=True).start()
+        except RuntimeError as error:  # "can't start new thread": a limit on processes or memory
+            with self._lock:
+                self._count -= 1
+                self._free_seats += worker.is_seated
+            log.warning("cannot start a thread", cause=error)
+            return False
+        return True
+
+    def _work(self, worker: Worker) -> None:
+        while not self._is_stopping:
+            if worker.job is not None:
+                job, worker.job = worker.job, None
+                _guarded(job, worker)
+            elif worker.is_seated or self._await_seat(worker):
+                self._poll(worker)
+            elif worker.job is None:
+                return
+
+    def _await_seat(self, worker: Worker) -> bool:
+        """True with a seat; False with a job, or when there was neither for long: then the thread ends."""
+        with self._lock:
+            if self._free_seats:
+                self._free_seats -= 1
+                worker.is_seated = True
+                return True
+            self._spares.append(worker)
+        if not worker.wake.acquire(timeout=SPARE_TIMEOUT):
+            with self._lock:
+                if worker in self._spares:
+                    self._spares.remove(worker)
+                    self._count -= 1
+                    return False
+            worker.wake.acquire()  # somebody took it off the list this very moment
+        return worker.is_seated
+
+    def _poll(self, worker: Worker) -> None:
+        """Take events as long as the seat is ours."""
+        poll, lots, doorbell = self._epoll.poll, self._lots, self._doorbell
+        while worker.is_seated and not self._is_stopping:
+            for fd, event in poll(-1, 1):
+                if fd == doorbell:
+                    _guarded(self._answer_doorbell, worker)
+                    continue
+                # Whoever takes it out owns it. None: a late event of a descriptor that is somebody's already.
+                for lot in lots:
+                    parked = lot.waiting.pop(fd, None)
+                    if parked is not None:
+                        try:
+                            lot.ready(parked, worker, event)
+                        except Exception as error:
+                            log.error("a worker failed", cause=repr(error))
+                        break
+
+
+def _guarded(job: Callable[[Worker], None], worker: Worker) -> None:
+    try:
+        job(worker)
+    except Exception as error:  # a thread that ends by surprise would take its seat with it
+        log.error("a worker failed", cause=repr(error))

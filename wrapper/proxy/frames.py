@@ -1,0 +1,75 @@
+"""WebSocket frames, as far as a tunnel must know them: where one ends, and what a Close looks like. Pure.
+
+RFC 6455 sections 5.2 (framing), 5.5.1 (Close) and 7.4.1 (1001 going away); 1012 (service restart) is in IANA's registry.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+CLOSE_CODES = {"restart": 1012, "shutdown": 1001}
+
+
+def close_frame(code: int, is_masked: bool) -> bytes:
+    """A Close frame with a status code; whoever speaks as a client must mask (section 5.3)."""
+    payload = struct.pack("!H", code)
+    if not is_masked:
+        return b"\x88\x02" + payload
+    mask = os.urandom(4)
+    return b"\x88\x82" + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+
+
+class Frames:
+    """Follows the frames of one direction; `is_between` where the last byte seen was the last of a frame."""
+
+    __slots__ = ("_header", "_left")
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0  # bytes of the present frame's payload still to come
+
+    @property
+    def is_between(self) -> bool:
+        return not self._left and not self._header
+
+    def feed(self, data: bytes | memoryview) -> int:
+        """Follow `data`; returns the offset in it of the last end of a frame, or -1 where none ends in it."""
+        at, last = 0, -1
+        while at < len(data):
+            if not self._left:
+                at = self._feed_header(data, at)
+                if self._header:
+                    break
+            taken = min(self._left, len(data) - at)
+            at += taken
+            self._left -= taken
+            if not self._left:
+                last = at
+        return last
+
+    def _feed_header(self, data: bytes | memoryview, at: int) -> int:
+        """Complete the header as far as `data` goes; when it is whole, `_header` is empty and `_left` known."""
+        header = self._header + bytes(data[at:at + 14 - len(self._header)])
+        size = _header_size(header)
+        if size is None or len(header) < size:
+            self._header = header
+            return len(data)
+        used = at + size - len(self._header)
+        self._header = b""
+        self._left = _payload_size(header)
+        return used
+
+
+def _header_size(header: bytes) -> int | None:
+    if len(header) < 2:
+        return None
+    short = header[1] & 0x7F
+    return 2 + {126: 2, 127: 8}.get(short, 0) + (4 if header[1] & 0x80 else 0)
+
+
+def _payload_size(header: bytes) -> int:
+    short = header[1] & 0x7F
+    if short == 126:
+        return int.from_bytes(header[2:4], "big")
+    return int.from_bytes(header[2:10], "big") if short == 127 else short

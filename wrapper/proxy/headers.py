@@ -1,0 +1,172 @@
+"""What becomes of fields on their way through: hop-by-hop, framing, forwarded, Via. Pure.
+
+RFC 9110 sections 6.5 (trailers), 7.6 (forwarding), 7.8 (Upgrade); RFC 7239 (Forwarded). Sections are raw bytes as
+`http1` judged them, so a line nobody has to look at is never taken apart.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from wrapper.http1 import split_fields
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.http1 import AnswerHead, Care, RequestHead
+
+# RFC 9110 section 7.6.1: an intermediary removes these even where Connection does not name them.
+_HOP_BY_HOP = frozenset((
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
+    b"transfer-encoding", b"upgrade", b"http2-settings"))
+# To CGI and WSGI services an underscore reads like a hyphen, so the twins of these names count too.
+_FORWARDED = frozenset([b"forwarded"] + [
+    b"x" + first + b"forwarded" + second + name
+    for first in (b"-", b"_") for second in (b"-", b"_") for name in (b"for", b"host", b"proto")])
+_FROM_REQUEST = _HOP_BY_HOP | _FORWARDED
+# RFC 9110 section 7.6.1: Connection must not name what is meant for everybody; these would change how we are read.
+_NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via"))
+# RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
+_NOT_IN_TRAILERS = _HOP_BY_HOP | _FORWARDED | frozenset((
+    b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
+    b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via"))
+VIA = b"Via: 1.1 wrapper\r\n"
+
+
+class Peer:
+    """What the service learns of whoever is at the other end of one connection.
+
+    `address` is None on a unix socket, whose peers have none.
+    """
+
+    __slots__ = ("address", "is_trusted", "lines", "name", "scheme")
+
+    def __init__(self, address: str | None, is_secure: bool, is_trusted: bool) -> None:
+        self.address = address
+        self.name = b"unknown" if address is None else address.encode()  # RFC 7239 section 6.2
+        self.scheme = b"https" if is_secure else b"http"
+        self.is_trusted = is_trusted
+        self.lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n" % (self.name, self.scheme) + VIA
+
+
+class TrustedProxies:
+    """The peers whose forwarded fields are believed: addresses, networks, and "unix" for unix sockets."""
+
+    def __init__(self, networks: tuple[str, ...]) -> None:
+        self._unix = "unix" in networks
+        self._networks = [ipaddress.ip_network(text, strict=False) for text in networks if text != "unix"]
+
+    def trust(self, address: str | None) -> bool:
+        if address is None:
+            return self._unix
+        if not self._networks:
+            return False
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        return any(peer in network for network in self._networks)
+
+
+def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
+    """The head to send to the service for `head`, which came from `peer`."""
+    care = head.care
+    if len(care) == 1 and head.host and not head.authority and head.minor:
+        return b"%s %s HTTP/1.1\r%sX-Forwarded-Host: %s\r\n%s\r\n" % (
+            head.method, head.target, head.fields, head.host, peer.lines)
+    host_line = b"" if head.host and not head.authority else b"Host: %s\r\n" % (head.host or upstream_host)
+    dropped = _FROM_REQUEST
+    if host_line:
+        dropped = dropped | {b"host"}
+    if not head.expects:
+        dropped = dropped | {b"expect"}
+    if not head.is_chunked:
+        dropped = dropped | {b"trailer"}
+    kept = without(head.fields, care, dropped, head.options)
+    return b"%s %s HTTP/1.1\r\n%s%s%s%s\r\n" % (
+        head.method, head.target, host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
+
+
+def _hop_lines(head: RequestHead) -> bytes:
+    """Our own hop's Connection, Upgrade, TE and Transfer-Encoding."""
+    lines = b"Transfer-Encoding: chunked\r\n" if head.is_chunked else b""
+    options = []
+    if head.upgrade:
+        options.append(b"Upgrade")
+        lines += b"Upgrade: %s\r\n" % head.upgrade
+    if b"te" in head.care and accepts_trailers(head.care):
+        options.append(b"TE")  # RFC 9110 section 10.1.4
+        lines += b"TE: trailers\r\n"
+    if options:
+        lines += b"Connection: %s\r\n" % b", ".join(options)
+    return lines
+
+
+def accepts_trailers(care: Care) -> bool:
+    members = (member for _, _, value in care[b"te"] for member in value.split(b","))
+    return any(member.strip(b" \t").lower() == b"trailers" for member in members)
+
+
+def forwarded_lines(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
+    """X-Forwarded-* always, Forwarded where the client sent it: appended for a trusted peer, otherwise replaced."""
+    care = head.care
+    via = VIA if head.minor else b"Via: 1.0 wrapper\r\n"
+    client, host, scheme = peer.name, head.host or upstream_host, peer.scheme
+    element = _forwarded_element(peer, host)
+    if peer.is_trusted:
+        client = b", ".join([*_values(care, b"x-forwarded-for"), client])
+        host = b", ".join(_values(care, b"x-forwarded-host")) or host
+        scheme = b", ".join(_values(care, b"x-forwarded-proto")) or scheme
+        element = b", ".join([*_values(care, b"forwarded"), element])
+    lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Host: %s\r\nX-Forwarded-Proto: %s\r\n" % (client, host, scheme)
+    if b"forwarded" in care:
+        lines += b"Forwarded: %s\r\n" % element
+    return lines + via
+
+
+def _values(care: Care, name: bytes) -> list[bytes]:
+    return [value for _, _, value in care.get(name, ()) if value]
+
+
+def _forwarded_element(peer: Peer, host: bytes) -> bytes:
+    """RFC 7239 section 4; an IPv6 address stands in brackets and quotes."""
+    node = b'"[%s]"' % peer.name if b":" in peer.name else peer.name
+    return b'for=%s;host="%s";proto=%s' % (node, host, peer.scheme)
+
+
+def without(section: bytes, care: Care, dropped: frozenset[bytes], nominated: frozenset[bytes]) -> bytes:
+    """`section` without the lines named in `dropped`, and without those that Connection names."""
+    spans = sorted(line[:2] for name, lines in care.items() if name in dropped for line in lines)
+    pieces, at = [], 0
+    for start, end in spans:
+        pieces.append(section[at:start])
+        at = end
+    pieces.append(section[at:])
+    kept = b"".join(pieces)
+    extra = nominated - _NEVER_NOMINATED - dropped - {b"keep-alive"}
+    return _without_nominated(kept, extra) if extra else kept
+
+
+def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
+    lines = section[1:].split(b"\r\n")
+    return b"\n" + b"\r\n".join(line for line in lines if line.partition(b":")[0].lower() not in nominated)
+
+
+def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
+    """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
+    care = answer.care
+    if not care or (len(care) == 1 and b"content-length" in care and answer.status != 204):
+        return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, VIA, added)
+    dropped = _HOP_BY_HOP
+    if not is_chunked:
+        dropped = dropped | {b"trailer"}
+    if answer.status == 204 or answer.is_interim:
+        dropped = dropped | {b"content-length"}  # RFC 9110 section 8.6
+    kept = without(answer.fields, care, dropped, answer.options)
+    if answer.status in (101, 426) and b"upgrade" in care:
+        protocols = b", ".join(value for _, _, value in care[b"upgrade"])
+        added += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % protocols
+    if is_chunked:
+        added += b"Transfer-Encoding: chunked\r\n"
+    return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, kept, VIA, added)
+
+
+def trailers(section: bytes) -> bytes:
+    """The lines of a trailer section that may be passed on (RFC 9110 section 6.5.1)."""
+    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in _NOT_IN_TRAILERS)
