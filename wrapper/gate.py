@@ -124,6 +124,12 @@ class Gate:
         return len(self._held)
 
     @property
+    def upstream(self) -> Upstream | None:
+        """The connections of the lane that is open."""
+        lane = self._lane
+        return None if lane is None else lane.upstream
+
+    @property
     def is_open(self) -> bool:
         return self._lane is not None
 

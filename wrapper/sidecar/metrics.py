@@ -1,0 +1,245 @@
+"""Metrics: counters, gauges and histograms, the wrapper's own and the sidecar authors', and the text they become.
+
+The format is Prometheus' text exposition 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Callable, NamedTuple, TypeVar
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
+LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", re.ASCII)
+OWN_NAMES = "wrapper_"  # what authors' metrics may not begin with
+SERIES_MAX = 1000  # label sets of one metric; a label that holds user ids must not eat the memory
+# Seconds; the defaults of Prometheus' own clients, so that dashboards made for them fit.
+DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Sample(NamedTuple):
+    """One line: `suffix` goes behind the family's name, `labels` are (name, value) pairs in order."""
+
+    suffix: str
+    labels: Sequence[tuple[str, str]]
+    value: float
+
+
+class Family(NamedTuple):
+    """Samples under one name; `kind` is counter, gauge or histogram."""
+
+    name: str
+    kind: str
+    help: str
+    samples: Iterable[Sample]
+
+
+Collector = Callable[[], Iterable[Family]]
+
+
+class Metric:
+    """What the three kinds share: a name, label names and a value for each set of label values."""
+
+    kind = ""
+
+    def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a metric: letters, digits and _, not a digit first")
+        for label in labels:
+            if not LABEL.fullmatch(label) or label == "le":
+                raise ValueError(f"{label!r} is no name for a label of {name}")
+        self.name = name
+        self.help = help
+        self.labels = tuple(labels)
+        self.dropped = 0  # observations for label sets over SERIES_MAX
+        # Guards the series and what they hold.
+        self._lock = threading.Lock()
+        self._series: dict[tuple[str, ...], list[float]] = {}
+        if not self.labels:
+            self._series[()] = self._zero()
+
+    def _zero(self) -> list[float]:
+        return [0]
+
+    def _at(self, labels: Mapping[str, object]) -> list[float]:
+        """Raises: ValueError where the labels are not those of this metric."""
+        assert self._lock.locked()
+        try:
+            key = tuple(str(labels[name]) for name in self.labels)
+        except KeyError as error:
+            raise ValueError(f"{self.name}: the label {error} is missing") from None
+        if len(labels) != len(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
+        row = self._series.get(key)
+        if row is None:
+            row = self._zero()
+            if len(self._series) < SERIES_MAX:
+                self._series[key] = row
+            else:
+                self.dropped += 1
+        return row
+
+    def collect(self) -> Family:
+        with self._lock:
+            rows = [(key, list(row)) for key, row in self._series.items()]
+        return Family(self.name, self.kind, self.help, [
+            sample for key, row in rows for sample in self._samples(tuple(zip(self.labels, key)), row)])
+
+    def _samples(self, labels: Sequence[tuple[str, str]], row: list[float]) -> Iterable[Sample]:
+        return (Sample("", labels, row[0]),)
+
+
+class Counter(Metric):
+    """Goes up only. Its name ends in `_total`; that is added where it is missing."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
+        super().__init__(name if name.endswith("_total") else name + "_total", help, labels)
+
+    def inc(self, amount: float = 1, **labels: object) -> None:
+        if not amount >= 0:
+            raise ValueError(f"{self.name} is a counter: it cannot go up by {amount}")
+        with self._lock:
+            self._at(labels)[0] += amount
+
+
+class Gauge(Metric):
+    """Goes up and down."""
+
+    kind = "gauge"
+
+    def set(self, value: float, **labels: object) -> None:
+        with self._lock:
+            self._at(labels)[0] = value
+
+    def inc(self, amount: float = 1, **labels: object) -> None:
+        with self._lock:
+            self._at(labels)[0] += amount
+
+    def dec(self, amount: float = 1, **labels: object) -> None:
+        self.inc(-amount, **labels)
+
+
+class Histogram(Metric):
+    """Counts values by size; `buckets` are the upper bounds, rising, without the last one, infinity."""
+
+    kind = "histogram"
+
+    def __init__(self, name: str, help: str, labels: Sequence[str] = (),
+                 buckets: Sequence[float] = DEFAULT_BUCKETS) -> None:
+        bounds = tuple(float(bound) for bound in buckets if bound != math.inf)
+        if not bounds or sorted(set(bounds)) != list(bounds):
+            raise ValueError(f"{name}: the buckets must rise: {buckets}")
+        self.bounds = bounds
+        super().__init__(name, help, labels)
+
+    def _zero(self) -> list[float]:
+        return [0] * (len(self.bounds) + 2)  # one count for each bound and for infinity, then the sum
+
+    def observe(self, value: float, **labels: object) -> None:
+        with self._lock:
+            row = self._at(labels)
+            row[bisect_left(self.bounds, value)] += 1
+            row[-1] += value
+
+    def _samples(self, labels: Sequence[tuple[str, str]], row: list[float]) -> Iterable[Sample]:
+        return histogram_samples(labels, self.bounds, row)
+
+
+def histogram_samples(labels: Sequence[tuple[str, str]], bounds: Sequence[float], row: Sequence[float]) -> list[Sample]:
+    """`row` holds a count for each bound and one for infinity, then the sum of what was observed."""
+    samples, running = [], 0.0
+    for bound, count in zip((*bounds, math.inf), row):
+        running += count
+        samples.append(Sample("_bucket", (*labels, ("le", number(bound))), running))
+    return [*samples, Sample("_sum", labels, row[-1]), Sample("_count", labels, running)]
+
+
+Kind = TypeVar("Kind", bound=Metric)
+
+
+class Registry:
+    """Every metric there is: those made here by name, and those that collectors bring at each scrape."""
+
+    def __init__(self) -> None:
+        # Guards both collections.
+        self._lock = threading.Lock()
+        self._metrics: dict[str, Metric] = {}
+        self._collectors: list[Collector] = []
+
+    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
+        return self._add(Counter(name, help, labels))
+
+    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+        return self._add(Gauge(name, help, labels))
+
+    def histogram(self, name: str, help: str, labels: Sequence[str] = (),
+                  buckets: Sequence[float] = DEFAULT_BUCKETS) -> Histogram:
+        return self._add(Histogram(name, help, labels, buckets))
+
+    def _add(self, metric: Kind) -> Kind:
+        """The metric, or the one that has its name already. Raises: ValueError where that one is different."""
+        if metric.name.startswith(OWN_NAMES):
+            raise ValueError(f"{metric.name}: names that begin with {OWN_NAMES} are the wrapper's own")
+        with self._lock:
+            present = self._metrics.setdefault(metric.name, metric)
+        if type(present) is not type(metric) or present.labels != metric.labels:
+            raise ValueError(f"{metric.name} is a {present.kind} with the labels {present.labels} already")
+        return present
+
+    def collector(self, collect: Collector) -> None:
+        """`collect` is called at each scrape; what it raises leaves the other families whole."""
+        with self._lock:
+            self._collectors.append(collect)
+
+    def render(self) -> str:
+        with self._lock:
+            metrics, collectors = list(self._metrics.values()), list(self._collectors)
+        families = [family for collect in collectors for family in collect()]
+        families += [metric.collect() for metric in metrics]
+        if metrics:
+            families.append(Family("wrapper_metric_series_dropped_total", "counter",
+                                   "Observations for label sets over the limit of one metric.",
+                                   [Sample("", (), sum(metric.dropped for metric in metrics))]))
+        return render(families)
+
+
+def render(families: Iterable[Family]) -> str:
+    """The text of a scrape. A family without samples is left out."""
+    lines: list[str] = []
+    for family in families:
+        samples = [_line(family.name, sample) for sample in family.samples]
+        if samples:
+            lines.append(f"# HELP {family.name} {_escaped_help(family.help)}")
+            lines.append(f"# TYPE {family.name} {family.kind}")
+            lines.extend(samples)
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, sample: Sample) -> str:
+    labels = ",".join(f'{label}="{_escaped(value)}"' for label, value in sample.labels)
+    return f"{name}{sample.suffix}{'{' + labels + '}' if labels else ''} {number(sample.value)}"
+
+
+def _escaped_help(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _escaped(value: str) -> str:
+    # Lone surrogates (bytes of a file name that were no UTF-8) would make the whole scrape unreadable.
+    clean = value.encode("utf-8", "replace").decode("utf-8")
+    return _escaped_help(clean).replace('"', '\\"')
+
+
+def number(value: float) -> str:
+    """As Go's strconv.ParseFloat reads it; whole numbers without a point."""
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    if value == int(value) if not math.isnan(value) else False:
+        return str(int(value)) if abs(value) < 2**53 else repr(float(value))
+    return "NaN" if math.isnan(value) else repr(float(value))

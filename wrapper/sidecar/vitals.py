@@ -1,0 +1,146 @@
+"""The families of a scrape that are read off at that moment: the services, their configuration, this process."""
+
+from __future__ import annotations
+
+import calendar
+import os
+import platform
+import resource
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable
+
+import wrapper
+from wrapper.sidecar.metrics import Family, Sample
+from wrapper.service.state import State
+
+if TYPE_CHECKING:
+    from wrapper.problems import Board
+    from wrapper.server import Server
+    from wrapper.service.service import Service
+
+PAGE_BYTES = resource.getpagesize()
+TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc/[pid]/stat (proc(5))
+
+
+def single(name: str, kind: str, help: str, value: float) -> Family:
+    return Family(name, kind, help, [Sample("", (), value)])
+
+
+def of_services(services: Sequence[Service]) -> Iterator[Family]:
+    """State, requests on the road, restarts and ends of every service, by its name."""
+    facts = [(service, service.status()) for service in list(services)]
+
+    def gauge(name: str, help: str, value: Callable[[Mapping[str, Any]], float]) -> Family:
+        return Family(name, "gauge", help, [
+            Sample("", (("service", service.name),), value(status)) for service, status in facts])
+
+    yield Family("wrapper_service_state", "gauge", "1 for the state a service is in, 0 for the others.", [
+        Sample("", (("service", service.name), ("state", state.value)), int(status["state"] == state.value))
+        for service, status in facts for state in State])
+    yield gauge("wrapper_service_state_since_timestamp_seconds", "When a service came into its state.",
+                lambda status: epoch(status["since"]) or 0)
+    yield gauge("wrapper_service_ready", "1 while a service is ready.", lambda status: int(status["ready"]))
+    yield gauge("wrapper_service_generation", "How many runs of a service there were.",
+                lambda status: status["generation"])
+    yield gauge("wrapper_requests_in_flight", "Requests on the road to a service.", lambda status: status["in_flight"])
+    yield gauge("wrapper_requests_held", "Requests that wait for a service.", lambda status: status["held"])
+    yield Family("wrapper_upstream_connections", "gauge", "Connections to a service, idle or with a request.", [
+        Sample("", (("service", service.name), ("state", state)), count)
+        for service, status in facts for state, count in (("idle", _idle(service)), ("busy", status["in_flight"]))])
+    yield from _counts([service for service, _ in facts])
+
+
+def _idle(service: Service) -> int:
+    return getattr(service.gate.upstream, "idle", 0)
+
+
+def _counts(services: Iterable[Service]) -> Iterator[Family]:
+    restarts, exits = [], []
+    for service in services:
+        by_reason, by_status = service.life.counts()
+        # Present from the beginning, so that the first one is a rise that an alert can see.
+        for reason, count in {"planned": 0, "exit": 0, **by_reason}.items():
+            restarts.append(Sample("", (("service", service.name), ("reason", reason)), count))
+        for status, count in sorted(by_status.items()):
+            exits.append(Sample("", (("service", service.name), ("status", str(status))), count))
+    yield Family("wrapper_service_restarts_total", "counter", "Restarts, planned or after an exit.", restarts)
+    yield Family("wrapper_service_exits_total", "counter", "Ends of a service's runs by exit status.", exits)
+
+
+def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
+    """One series for each subscription; see `config/subscription.py` for the facts."""
+    facts = [status for subscription in list(subscriptions) if (status := subscription.status())]
+
+    def family(name: str, kind: str, help: str, value: Callable[[Mapping[str, Any]], float | None]) -> Family:
+        values = [(str(status.get("name", "")), value(status)) for status in facts]
+        return Family(name, kind, help, [
+            Sample("", (("subscription", key),), found) for key, found in values if found is not None])
+
+    now = time.time()
+    yield family("wrapper_config_last_success_timestamp_seconds", "gauge",
+                 "When a configuration was last fetched and in place; absent until it was.",
+                 lambda status: epoch(status.get("last_success")))
+    yield family("wrapper_config_hash_age_seconds", "gauge", "How long the applied configuration has been the same.",
+                 lambda status: _age(now, status.get("applied_at")))
+    yield family("wrapper_config_failures_total", "counter", "Fetches and changes that failed.",
+                 lambda status: status.get("failures", 0))
+    yield family("wrapper_config_stale", "gauge", "1 while a configuration cannot be fetched or applied.",
+                 lambda status: int(bool(status.get("stale_since"))))
+
+
+def _age(now: float, since: str | None) -> float | None:
+    then = epoch(since)
+    return None if then is None else max(0.0, round(now - then, 3))
+
+
+def of_board(board: Board) -> Iterator[Family]:
+    yield single("wrapper_problems", "gauge", "Problems on the board now.", len(board))
+
+
+def of_server(server: Server) -> Iterator[Family]:
+    """The exposed port."""
+    yield single("wrapper_client_connections", "gauge", "Open connections of clients.", server.connections)
+    yield single("wrapper_client_connections_accepted_total", "counter", "Connections taken so far.", server.accepted)
+
+
+def of_process() -> Iterator[Family]:
+    """This process itself; names as those of Prometheus' clients, after `wrapper_`."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    yield Family("wrapper_build_info", "gauge", "What runs here; always 1.", [
+        Sample("", (("version", wrapper.__version__), ("python", platform.python_version())), 1)])
+    yield single("wrapper_process_cpu_seconds_total", "counter", "CPU time of the wrapper, not of the service.",
+                 round(usage.ru_utime + usage.ru_stime, 6))
+    yield single("wrapper_process_threads", "gauge", "Threads of the wrapper.", threading.active_count())
+    yield single("wrapper_process_start_time_seconds", "gauge", "When the wrapper started.", START_TIME)
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            yield single("wrapper_process_resident_memory_bytes", "gauge", "Memory of the wrapper.",
+                         int(file.read().split()[1]) * PAGE_BYTES)
+        yield single("wrapper_process_open_fds", "gauge", "Open file descriptors of the wrapper.",
+                     len(os.listdir("/proc/self/fd")))
+    except OSError:
+        pass  # no /proc here: a container may hide it
+    yield single("wrapper_process_max_fds", "gauge", "How many file descriptors may be open.",
+                 resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _start_time() -> float:
+    """Seconds since the epoch, from the age of this process; the moment of import where there is no /proc."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])  # field 22, counted from behind the name
+        return round(time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / TICKS), 2)
+    except (OSError, AttributeError):
+        return round(time.time(), 2)
+
+
+START_TIME = _start_time()
+
+
+def epoch(moment: str | float | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 timestamp in UTC; numbers are taken as they are."""
+    if moment is None or isinstance(moment, (int, float)):
+        return moment
+    return calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
