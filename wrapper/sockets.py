@@ -12,15 +12,17 @@ from wrapper.address import Address
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
-def listen(address: Address) -> socket.socket:
+def listen(address: Address, mode: int | None = None) -> socket.socket:
     """A bound and listening socket. `:PORT` takes IPv4 and IPv6 on one socket where the kernel has both.
+
+    `mode`: permissions of a unix socket, None leaves them to the umask.
 
     Raises: OSError when the address is taken or not ours.
     """
     if address.path is not None:
-        return _listen_unix(address.path)
+        return _listen_unix(address.path, mode)
     if address.host:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, _, _, _, place = socket.getaddrinfo(
             _name(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return _listen_tcp(family, place)
     try:
@@ -46,10 +48,13 @@ def _listen_tcp(family: int, place: tuple[object, ...]) -> socket.socket:
     return listener
 
 
-def _listen_unix(path: str) -> socket.socket:
+def _listen_unix(path: str, mode: int | None) -> socket.socket:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        if mode is not None:
+            # Before the bind, so that there is no moment in which it is open to others: Linux makes the file from it.
+            os.fchmod(listener.fileno(), mode)
         listener.bind(path)
         listener.listen(BACKLOG)
     except OSError:
@@ -96,7 +101,7 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
 
 
 def _refuse_self(connected: socket.socket, address: Address) -> None:
-    """A connect to a loopback port nobody listens on can meet itself: TCP's simultaneous open (RFC 9293 section 3.5)."""
+    """A connect to a loopback port nobody listens on can meet itself: simultaneous open (RFC 9293 section 3.5)."""
     if connected.getsockname() == connected.getpeername():
         connected.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens at {address}")

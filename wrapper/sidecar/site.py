@@ -63,11 +63,7 @@ class Site:
         route, request.params = found
         if route.is_guarded:
             self.access.check(request)
-        response = route.answer(request)
-        if request.method == "HEAD" and response.is_streamed:
-            response.close()
-            response.body = b""
-        return response
+        return route.answer(request)
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]] | None:
         try:

@@ -1,0 +1,94 @@
+"""The control socket: the wrapper's own paths, without a token, for whoever may open it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from wrapper import address, sockets
+from wrapper.errors import NotFound
+from wrapper.log import log
+from wrapper.server import Server
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wrapper.gate import Gate
+    from wrapper.message import Ended, Request, Response
+    from wrapper.settings import Settings
+    from wrapper.sidecar.site import Site
+
+MODE = 0o600  # of the socket: its owner only
+ROOT = 0
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
+
+
+class OwnPaths:
+    """The site as the control socket shows it: what is not ours is not relayed from here."""
+
+    prefixes = ("/", "*")
+    observes = False  # what `ctl` asks is no traffic
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def answer(self, request: Request) -> Response | None:
+        """Raises: Refusal."""
+        response = self._site.answer(request)
+        if response is None:
+            raise NotFound(f"{request.path} is not a path of the wrapper's own")
+        return response
+
+    def gate(self, path: str) -> Gate:
+        return self._site.gate(path)
+
+    def ended(self, ended: Ended) -> None:
+        return
+
+
+class ControlServer(Server):
+    """Serves own paths to processes of our own user, and of root."""
+
+    def __init__(self, listener: socket.socket, path: str, site: Site, settings: Any) -> None:
+        super().__init__(listener, OwnPaths(site), settings, trusted=True)
+        self._path = path
+        self._inode = os.stat(path).st_ino
+
+    @classmethod
+    def at(cls, path: str, site: Site, settings: Settings) -> ControlServer:
+        """A server at `path`; the file of one that is gone is replaced.
+
+        Raises: OSError where it cannot be there.
+        """
+        try:
+            return cls(sockets.listen(address.parse(f"unix:{path}"), MODE), path, site, settings)
+        except ValueError as error:
+            raise OSError(str(error)) from None
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The file's mode says who may connect; not every system heeds it (unix(7)), so the peer is looked at too."""
+        connection, place = super().get_request()
+        user = _user(connection)
+        if user not in (ROOT, os.geteuid()):
+            log.warning("a stranger at the control socket was turned away", uid=user)
+            connection.close()
+            raise BlockingIOError
+        return connection, place
+
+    def stop(self) -> None:
+        super().stop()
+        self.close_connections()
+        try:
+            # A wrapper that was started meanwhile may have put its own there.
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+        except OSError:
+            pass
+
+
+def _user(connection: socket.socket) -> int:
+    """The user of the process at the other end when it connected."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    return int(CREDENTIALS.unpack(found)[1])
