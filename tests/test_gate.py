@@ -1,0 +1,269 @@
+"""gate.py: admit, hold, drain. No socket, no process."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tests.running import wait_until
+from wrapper.address import tcp
+from wrapper.deadline import Deadline
+from wrapper.errors import GatewayTimeout, Unavailable
+from wrapper.gate import FIRST_BATCH, Gate
+
+PLACE = tcp("127.0.0.1", 1)
+
+
+class Road:
+    def __init__(self, address):
+        self.address = address
+        self.is_closed = False
+
+    def close(self):
+        self.is_closed = True
+
+
+class Traveller:
+    def __init__(self, gate, name=""):
+        self.gate = gate
+        self.name = name
+        self.over = threading.Event()
+        self.warned = []
+        self.was_cut = False
+        self.lane = self.refusal = None
+
+    def proceed(self, lane, refusal, held):
+        self.lane, self.refusal, self.held = lane, refusal, held
+        self.over.set()
+
+    def warn(self, going):
+        self.warned.append(going)
+
+    def cut(self):
+        self.was_cut = True
+        self.gate.leave(self.lane, self)
+
+    def go(self):
+        self.lane = self.gate.admit(self)
+        return self
+
+
+def gate(hold=30.0, most=1000):
+    return Gate(Road, hold, most)
+
+
+def test_a_new_gate_is_shut():
+    with pytest.raises(Unavailable):
+        gate().admit(Traveller(None))
+
+
+def test_an_open_gate_admits_and_counts():
+    subject = gate()
+    subject.open(PLACE)
+    one = Traveller(subject).go()
+    assert one.lane.upstream.address is PLACE
+    assert subject.in_flight == 1
+    subject.leave(one.lane, one)
+    assert subject.in_flight == 0
+
+
+def test_the_held_go_through_in_order_when_the_gate_opens():
+    subject = gate()
+    subject.hold("test")
+    order = []
+
+    class Ordered(Traveller):
+        def proceed(self, lane, refusal, held):
+            order.append(self.name)
+            super().proceed(lane, refusal, held)
+
+    waiting = [Ordered(subject, n).go() for n in range(100)]
+    assert subject.held == 100
+    assert all(each.lane is None for each in waiting)
+    subject.open(PLACE)
+    assert all(each.over.wait(5) for each in waiting)
+    assert order == list(range(100))
+    assert subject.in_flight == 100
+
+
+def test_the_held_are_paced():
+    """All at once would knock the fresh service over: a few at first, then twice as many each time."""
+    subject = gate()
+    subject.hold("test")
+    times = []
+
+    class Timed(Traveller):
+        def proceed(self, lane, refusal, held):
+            times.append(time.monotonic())
+            super().proceed(lane, refusal, held)
+
+    waiting = [Timed(subject).go() for _ in range(FIRST_BATCH * 3 + 1)]
+    subject.open(PLACE)
+    assert all(each.over.wait(5) for each in waiting)
+    assert times[FIRST_BATCH] - times[FIRST_BATCH - 1] > 0.005
+    assert times[FIRST_BATCH * 3] - times[FIRST_BATCH * 3 - 1] > 0.005
+
+
+def test_newcomers_queue_behind_the_held():
+    subject = gate()
+    subject.hold("test")
+    waiting = [Traveller(subject).go() for _ in range(FIRST_BATCH * 4)]
+    subject.open(PLACE)
+    late = Traveller(subject).go()
+    assert late.lane is None
+    assert late.over.wait(5)
+    assert all(each.over.is_set() for each in waiting)
+
+
+def test_a_wait_ends_with_504_and_the_reason():
+    subject = gate(hold=0.05)
+    subject.hold("the service restarts: test")
+    one = Traveller(subject).go()
+    assert one.over.wait(5)
+    assert isinstance(one.refusal, GatewayTimeout)
+    assert "the service restarts: test" in one.refusal.message
+    assert one.held >= 0.05
+    assert subject.held == 0
+
+
+def test_hold_0_refuses_at_once():
+    subject = gate(hold=0)
+    subject.hold("the service is starting")
+    with pytest.raises(Unavailable, match="starting"):
+        subject.admit(Traveller(subject))
+
+
+def test_too_many_are_refused_with_retry_after():
+    subject = gate(most=2)
+    subject.hold("test")
+    Traveller(subject).go()
+    Traveller(subject).go()
+    with pytest.raises(Unavailable) as refusal:
+        subject.admit(Traveller(subject))
+    assert ("Retry-After", "1") in refusal.value.headers
+
+
+def test_one_who_leaves_frees_the_place_and_hears_nothing_more():
+    subject = gate(most=1)
+    subject.hold("test")
+    one = Traveller(subject).go()
+    assert subject.forget(one) is True
+    assert subject.forget(one) is False
+    other = Traveller(subject).go()
+    subject.open(PLACE)
+    assert other.over.wait(5)
+    assert not one.over.is_set()
+
+
+def test_refuse_answers_those_who_wait():
+    subject = gate()
+    subject.hold("test")
+    one = Traveller(subject).go()
+    subject.refuse("the service is stopped")
+    assert one.over.wait(5)
+    assert isinstance(one.refusal, Unavailable)
+    with pytest.raises(Unavailable, match="stopped"):
+        subject.admit(Traveller(subject))
+
+
+def test_drain_waits_for_those_inside():
+    subject = gate()
+    subject.open(PLACE)
+    one = Traveller(subject).go()
+    lane = subject.hold("restart")
+    leaver = threading.Timer(0.05, subject.leave, (lane, one))
+    leaver.start()
+    assert subject.drain(lane, Deadline(5), "restart") is True
+    assert one.warned == ["restart"]
+    assert one.was_cut is False
+    assert lane.upstream.is_closed
+
+
+def test_drain_cuts_who_is_still_there_at_the_end():
+    subject = gate()
+    subject.open(PLACE)
+    one = Traveller(subject).go()
+    lane = subject.hold("restart")
+    assert subject.drain(lane, Deadline(0.05), "restart") is False
+    assert one.was_cut
+    assert subject.in_flight == 0
+
+
+def test_a_drain_can_be_hurried():
+    subject = gate()
+    subject.open(PLACE)
+    one = Traveller(subject).go()
+    lane = subject.refuse("shutdown")
+    threading.Timer(0.05, subject.hurry).start()
+    start = time.monotonic()
+    assert subject.drain(lane, Deadline(30), "shutdown") is False
+    assert time.monotonic() - start < 5
+    assert one.was_cut
+
+
+def test_two_lanes_overlap():
+    """New ones take the new lane while the old one drains; both count as in flight."""
+    subject = gate()
+    subject.open(PLACE)
+    old = Traveller(subject).go()
+    before = subject.open(tcp("127.0.0.1", 2))
+    assert before is old.lane
+    new = Traveller(subject).go()
+    assert new.lane is not old.lane
+    drained = threading.Thread(target=subject.drain, args=(before, Deadline(5), "restart"))
+    drained.start()
+    wait_until(lambda: old.warned)
+    assert subject.in_flight == 2
+    subject.leave(old.lane, old)
+    drained.join(5)
+    assert not drained.is_alive()
+    assert new.warned == []
+
+
+def test_nobody_waits_no_thread():
+    subject = gate()
+    subject.hold("test")
+    one = Traveller(subject).go()
+    usher = subject._usher
+    assert usher.is_alive()
+    subject.forget(one)
+    subject.open(PLACE)
+    usher.join(5)
+    assert not usher.is_alive()
+
+
+def test_storm():
+    """Travellers come, wait, leave and give up while the gate opens and shuts: every one hears exactly once."""
+    subject = gate()
+    subject.hold("test")
+    heard = [0] * 800
+
+    class Counted(Traveller):
+        def proceed(self, lane, refusal, held):
+            heard[self.name] += 1
+            if lane is not None:
+                subject.leave(lane, self)
+
+    def travel(first):
+        for name in range(first, first + 200):
+            one = Counted(subject, name)
+            lane = subject.admit(one)
+            if lane is not None:
+                heard[name] += 1
+                subject.leave(lane, one)
+            elif name % 7 == 0 and subject.forget(one):
+                heard[name] += 1
+
+    threads = [threading.Thread(target=travel, args=(first,)) for first in range(0, 800, 200)]
+    for thread in threads:
+        thread.start()
+    for number in range(50):
+        subject.open(tcp("127.0.0.1", number + 1))
+        subject.drain(subject.hold("again"), Deadline(5), "restart")
+    for thread in threads:
+        thread.join(30)
+    subject.open(PLACE)
+    wait_until(lambda: not subject.held)
+    wait_until(lambda: all(count == 1 for count in heard))
