@@ -1,0 +1,157 @@
+"""settings.py, values.py, address.py: text in, values or every fault out. Pure."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from wrapper import address, settings, values
+from wrapper.errors import BadSettings
+
+COMMAND = ("--", "serve", "{port}")
+
+
+def read(*argv, **environment):
+    return settings.read(argv, environment)
+
+
+def faults(*argv, **environment):
+    with pytest.raises(BadSettings) as error:
+        settings.read(argv, environment)
+    return error.value.faults
+
+
+def test_flag_beats_variable_beats_default():
+    assert read(*COMMAND).stop_timeout == 6.0
+    assert read(*COMMAND, WRAPPER_STOP_TIMEOUT="2m").stop_timeout == 120.0
+    chosen = read("--stop-timeout", "500ms", *COMMAND, WRAPPER_STOP_TIMEOUT="2m")
+    assert chosen.stop_timeout == 0.5
+    assert chosen.origins["stop_timeout"] == "--stop-timeout"
+
+
+def test_equals_and_space_are_the_same():
+    assert read("--hold=5s", *COMMAND).hold == read("--hold", "5s", *COMMAND).hold == 5.0
+
+
+def test_what_follows_the_dashes_is_the_services():
+    assert read("--", "serve", "{port}", "--hold", "--").command == ("serve", "{port}", "--hold", "--")
+
+
+def test_every_fault_is_listed_with_its_origin():
+    found = faults("--stop-timout", "6s", "--hold", "soon", WRAPPER_MAX_HEADER="9q")
+    assert any("did you mean --stop-timeout" in fault for fault in found)
+    assert any(fault.startswith("--hold=soon: expected a duration") for fault in found)
+    assert any(fault.startswith("WRAPPER_MAX_HEADER=9q: expected a size") for fault in found)
+    assert any(fault.startswith("COMMAND: missing") for fault in found)
+
+
+@pytest.mark.parametrize(("argv", "environment"), [
+    (COMMAND, {"PORT": "tcp://10.0.0.1:3000"}), (COMMAND, {"WRAPPER_LISTEN": "tcp://10.96.0.1:80"}),
+    (COMMAND, {"WRAPPER_HOLD_MAX": "udp://10.0.0.1:53"})])
+def test_service_links_of_kubernetes_are_named(argv, environment):
+    assert "Kubernetes" in faults(*argv, **environment)[0]
+
+
+def test_service_links_that_are_no_settings_are_no_strangers():
+    links = dict.fromkeys(("WRAPPER_SERVICE_HOST", "WRAPPER_SERVICE_PORT_HTTP", "WRAPPER_PORT",
+                           "WRAPPER_PORT_8080_TCP_ADDR"), "x")
+    assert settings.strangers({**links, "WRAPPER_STOP_TIMOUT": "1s", "WRAPPER_HOLD": "1s"}) == ["WRAPPER_STOP_TIMOUT"]
+
+
+def test_port_is_the_default_of_listen():
+    assert read(*COMMAND).listen == address.tcp("", 8080)
+    assert read(*COMMAND, PORT="99").listen == address.tcp("", 99)
+    assert read("--listen", "127.0.0.1:1", *COMMAND, PORT="99").listen == address.tcp("127.0.0.1", 1)
+    assert faults(*COMMAND, PORT="http") == ("PORT=http: the port 'http' is not a number from 1 to 65535",)
+
+
+def test_several_values():
+    assert read("--sidecar", "a", "--sidecar", "b.py", *COMMAND).sidecar == ("a", "b.py")
+    assert read(*COMMAND, WRAPPER_EXIT_STATUS="143=0,137=1").exit_status == ((143, 0), (137, 1))
+    chosen = read(*COMMAND, WRAPPER_HELPER="a=/a=run {port}\nb=/b=walk '{port} 2'")
+    assert chosen.helper == (("a", "/a", ("run", "{port}")), ("b", "/b", ("walk", "{port} 2")))
+
+
+def test_switches():
+    assert read("--capture-output", *COMMAND).capture_output is True
+    assert read("--capture-output=false", *COMMAND).capture_output is False
+    assert read(*COMMAND, WRAPPER_CAPTURE_OUTPUT="1").capture_output is True
+
+
+@pytest.mark.parametrize("argv", [
+    ("--restart-mode", "overlap", "--upstream", "a:1", "--", "serve"), ("--tls-cert", "x", *COMMAND),
+    ("--token", "a", "--token-file", "b", *COMMAND), ("--config-source", "x", *COMMAND), ("--", "serve"),
+    ("--listen", "127.0.0.1:1", "--upstream", "127.0.0.1:1", "--", "serve")])
+def test_contradictions_are_faults(argv):
+    assert faults(*argv)
+
+
+def test_secrets_are_not_in_faults_or_shown():
+    assert "s3cret" not in "".join(faults("--token", "s3cret", "--token-file", "f", "--hold", "x", *COMMAND))
+    row = next(row for row in settings.table() if row.name == "token")
+    assert "s3cret" not in row.show(read("--token", "s3cret", *COMMAND).token)
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError, match="frozen"):
+        read(*COMMAND).hold = 1.0
+
+
+def test_every_default_reads():
+    for row in settings.table():
+        if row.default is not None:
+            row.value(row.default)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1h", 3600), ("1.5", 1.5)])
+def test_durations(text, seconds):
+    assert values.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1 s", "1e3", "inf", "nan", "1d", "1.s", "٣s"])
+def test_bad_durations(text):
+    with pytest.raises(ValueError, match="expected"):
+        values.duration(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("64KiB", 65536), ("1MiB", 1 << 20), ("5", 5), ("2gib", 2 << 30)])
+def test_sizes(text, size):
+    assert values.size(text) == size
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("TERM", 15), ("SIGHUP", 1), ("hup", 1), ("9", 9), ("RTMIN+3", signal.SIGRTMIN + 3)])
+def test_signals(text, number):
+    assert values.signal_number(text) == number
+    assert values.signal_number(values.signal_name(number)) == number
+
+
+@pytest.mark.parametrize("text", ["", "NOPE", "0", "999", "TERM+1", "_DFL", "SIG_IGN", "RTMIN+99"])
+def test_bad_signals(text):
+    with pytest.raises(ValueError, match="expected a signal"):
+        values.signal_number(text)
+
+
+def test_status_lists():
+    assert values.status_list("200,204,300-399") == ((200, 200), (204, 204), (300, 399))
+    for text in ("", "2xx", "399-300", "99", "600", "200,"):
+        with pytest.raises(ValueError, match="expected HTTP codes"):
+            values.status_list(text)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:80", ":80", "[::1]:80", "unix:/run/x.sock", "localhost:65535"])
+def test_addresses_read_back_as_they_print(text):
+    assert str(address.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "80", "a:", "a:0", "a:65536", "::1:80", "unix:", "unix:" + "x" * 108, "a:８０"])
+def test_bad_addresses(text):
+    with pytest.raises(ValueError):
+        address.parse(text)
+
+
+@pytest.mark.parametrize("text", ["sidecar", "/", "/a/../b", "/a b", "/a//b", "/%61"])
+def test_bad_prefixes(text):
+    with pytest.raises(ValueError, match="expected a path"):
+        values.prefix(text)
