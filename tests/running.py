@@ -25,7 +25,7 @@ def wait_until(condition, timeout=PATIENCE, what=""):
     end = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < end, f"did not happen in {timeout} s: {what or condition}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # the pace of the poll
     return value
 
 

@@ -32,14 +32,15 @@ LAYERS = (
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
     ("config",),
-    ("server", "pool"),
+    ("server",),
     ("proxy", "service"),
     ("gate",),
-    ("stream", "message"),
+    ("pool", "stream", "message"),
     ("http1",),
     ("problems", "events"),
     ("settings", "values", "address", "sockets", "control", "signals", "log", "deadline", "errors"),
 )
+BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
 PURE = ("http1", "proxy.headers", "settings", "errors", "deadline")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
@@ -74,7 +75,7 @@ def imports(path):
     package = ["wrapper", *path.relative_to(PACKAGE).parts[:-1]]
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            yield from ((node.lineno, BOTTOM if alias.name == "wrapper" else alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[:len(package) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
@@ -88,7 +89,7 @@ def submodule(source, name):
         if place.with_suffix(".py").exists() or place.is_dir():
             return f"{source}.{name}"
         if source == "wrapper" and name == "__version__":
-            return "wrapper.errors"  # a constant at the bottom of the house, whoever shows it
+            return BOTTOM
     return source
 
 

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         print(help_text(), end="")
         return 0 if argv else BadSettings.exit_status
     if verb == "--version":
-        from wrapper import __version__
+        from wrapper import __version__  # start-up: a run does without it
 
         print(f"wrapper {__version__}")
         return 0
@@ -65,7 +65,7 @@ def _refuse(error: BadSettings) -> int:
 
 
 def _warn_of_strangers() -> None:
-    from wrapper import settings
+    from wrapper import settings  # start-up: not before the signals are caught
     from wrapper.log import log
 
     for name in settings.strangers(os.environ):
@@ -74,7 +74,7 @@ def _warn_of_strangers() -> None:
 
 def check(argv: Sequence[str]) -> int:
     """Print every setting with its value and origin, and every fault."""
-    from wrapper import settings
+    from wrapper import settings  # start-up: not before a run's signals are caught
 
     try:
         chosen = settings.read(argv, os.environ)
@@ -89,7 +89,7 @@ def check(argv: Sequence[str]) -> int:
 
 def setting_lines(chosen: Settings) -> list[str]:
     """`--name = value  (origin)`, one a line, secrets masked."""
-    from wrapper import settings
+    from wrapper import settings  # start-up: not before a run's signals are caught
 
     rows = settings.table()
     width = max(len(row.flag) for row in rows)
@@ -98,7 +98,7 @@ def setting_lines(chosen: Settings) -> list[str]:
 
 
 def help_text() -> str:
-    from wrapper import settings
+    from wrapper import settings  # start-up: not before a run's signals are caught
 
     import textwrap  # start-up: a run does without it
 
