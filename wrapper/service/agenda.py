@@ -7,6 +7,15 @@ from collections import deque
 
 from wrapper.errors import Busy
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from wrapper.address import Address
+    from wrapper.service.process import Process
+
+    Reload = Callable[[Process, Address], "str | None"]
+
 # An action that finds another one under way: it joins its like, waits behind it, or is refused.
 # Changes of configuration come in bursts: a restart or reload always fits behind a start, a restart or a reload.
 FITS_BEHIND = {
@@ -21,18 +30,27 @@ class Ticket:
     """An action that was asked for. After its end `error` says what went wrong; None when nothing did.
 
     A tentative action leaves the next step to whoever asked, even where it ended the service: see `Controller`.
+    `reload`: how to do this one reload; `ready_timeout`: seconds to become ready. None: as the service always does.
     """
 
-    def __init__(self, kind: str, reason: str, tentative: bool = False) -> None:
+    def __init__(self, kind: str, reason: str, tentative: bool = False, reload: Reload | None = None,
+                 ready_timeout: float | None = None) -> None:
         self.kind = kind
         self.reason = reason
         self.tentative = tentative
+        self.reload = reload
+        self.ready_timeout = ready_timeout
         self.error: str | None = None
         self._done = threading.Event()
 
     @property
     def is_done(self) -> bool:
         return self._done.is_set()
+
+    def does_what(self, other: Ticket) -> bool:
+        """True where the end of this action is as good an answer to whoever asked for the other."""
+        return (self.kind, self.tentative, self.reload, self.ready_timeout) == (
+            other.kind, other.tentative, other.reload, other.ready_timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
         """True where the action ended well within `timeout` seconds."""
@@ -53,7 +71,8 @@ class Agenda:
         self._is_under_way = False
         self._closed: str | None = None
 
-    def ask(self, kind: str, reason: str, tentative: bool = False) -> tuple[Ticket, bool]:
+    def ask(self, kind: str, reason: str, tentative: bool = False, reload: Reload | None = None,
+            ready_timeout: float | None = None) -> tuple[Ticket, bool]:
         """The ticket for an action, and whether it is a new one.
 
         Raises: Busy where another action is under way that this one contradicts.
@@ -61,23 +80,22 @@ class Agenda:
         with self._lock:
             if self._closed is not None:
                 raise Busy(self._closed)
-            like = self._like(kind, tentative)
+            ticket = Ticket(kind, reason, tentative, reload, ready_timeout)
+            like = self._like(ticket)
             if like is not None:
                 return like, False
-            for ticket in self._tickets:
-                if ticket.kind not in FITS_BEHIND[kind]:
-                    raise Busy(f"cannot {kind}: a {ticket.kind} is under way ({ticket.reason})")
-            ticket = Ticket(kind, reason, tentative)
+            for other in self._tickets:
+                if other.kind not in FITS_BEHIND[kind]:
+                    raise Busy(f"cannot {kind}: a {other.kind} is under way ({other.reason})")
             self._tickets.append(ticket)
             return ticket, True
 
-    def _like(self, kind: str, tentative: bool) -> Ticket | None:
+    def _like(self, asked: Ticket) -> Ticket | None:
         """A ticket that will do all that is asked: for restarts and reloads one that has not begun yet."""
         assert self._lock.locked()
         for position, ticket in enumerate(self._tickets):
             has_begun = position == 0 and self._is_under_way
-            if ticket.kind == kind and ticket.tentative == tentative and (
-                    not has_begun or kind in ("start", "stop")):
+            if ticket.does_what(asked) and (not has_begun or asked.kind in ("start", "stop")):
                 return ticket
         return None
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
+    from wrapper.service.agenda import Reload
     from wrapper.service.launcher import Launcher
-    from wrapper.service.policy import Policy
+    from wrapper.service.policy import Policy, Timeouts
     from wrapper.service.probe import Probe
     from wrapper.service.process import Process
 
@@ -35,21 +36,13 @@ FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks whether the
 LATE_LOOK = 1.0  # the same, once it has missed its time
 
 
-class Timeouts:
-    """Seconds: to become ready, to drain, to stop."""
-
-    def __init__(self, ready: float, drain: float, stop: float) -> None:
-        self.ready = ready
-        self.drain = drain
-        self.stop = stop
-
-
 class Controller:
     """Steers one service.
 
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back. `reload(process, address)`
     makes the service read its configuration again and returns what went wrong; None: a reload is a restart.
-    A tentative restart that fails leaves the service failed and requests held, for the one who asked to mend it.
+    A tentative action that fails, and an end of the service on trial, leave the service failed and requests held, for
+    the one who asked to mend it; the policy decides once the trial is over.
     """
 
     def __init__(self, life: Life, launcher: Launcher, gate: Gate, probe: Probe, policy: Policy, timeouts: Timeouts,
@@ -81,7 +74,11 @@ class Controller:
         self._ready_since: float | None = None
         self._next_try: Deadline | None = None
         self._cannot_start: CannotStart | None = None
+        self._fallen_status: int | None = None  # of a run that ended tentatively: nothing was decided about it yet
+        self._ready_timeout = timeouts.ready
         self._is_restarting = False
+        # True from `begin_trial` or a tentative action up to `end_trial`.
+        self._is_on_trial = False
 
     # For those who ask
 
@@ -99,15 +96,35 @@ class Controller:
             raise
         threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
 
-    def ask(self, kind: str, reason: str, *, tentative: bool = False) -> Ticket:
-        """Have "start", "stop", "restart" or "reload" done; returns at once.
+    def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
+            ready_timeout: float | None = None) -> Ticket:
+        """Have "start", "stop", "restart" or "reload" done; returns at once. `reload`, `ready_timeout`: see `Ticket`.
 
         Raises: Busy where that contradicts what is under way.
         """
-        ticket, is_new = self._agenda.ask(kind, reason, tentative)
+        ticket, is_new = self._agenda.ask(kind, reason, tentative, reload, ready_timeout)
         if is_new:
             self._inbox.put(None)
         return ticket
+
+    def begin_trial(self) -> None:
+        """From now on an end of the service is not the end: whoever tries something out mends it, up to `end_trial`."""
+        self._is_on_trial = True
+
+    def end_trial(self) -> None:
+        self._is_on_trial = False
+        self._inbox.put(None)
+
+    def verify(self, settle: float, timeout: float | None) -> str | None:
+        """None where the service still runs after `settle` seconds and then is ready within `timeout`; else the fault.
+
+        Waits in the caller's thread; None as timeout: --ready-timeout.
+        """
+        process, address = self._process, self._address
+        if process is None or address is None:
+            return f"the service is {self.life.state.value}: {self.life.reason}"
+        process.ended.wait(settle)
+        return self._look_until_ready(process, address, timeout or self._timeouts.ready)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the service's group.
@@ -159,6 +176,8 @@ class Controller:
             return 0
         if self._next_try is not None:
             return self._next_try.remaining()
+        if self._fallen_status is not None and not self._is_on_trial:
+            return 0
         return LATE_LOOK if self._is_late else None
 
     @property
@@ -170,10 +189,12 @@ class Controller:
         if self._shutdown_signal is not None:
             self._end(self._shutdown_signal)
         elif self._process is not None and self._process.ended.is_set():
-            self._fall(self._process)
+            self._fall(self._process, self._is_on_trial)
         elif (ticket := self._agenda.take()) is not None:
             self._carry_out(ticket, self._action(ticket.kind))
             self._agenda.finish(ticket, ticket.error)
+        elif self._fallen_status is not None and not self._is_on_trial:
+            self._give_up_or_retry(self.life.reason, self._fallen_status, 0.0)
         elif self._next_try is not None and self._next_try.has_passed():
             self.life.count_restart("exit")
             self._carry_out(Ticket("start", "again after an exit"), self._start)
@@ -186,6 +207,8 @@ class Controller:
 
     def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
         """Run an action to its end; `ticket.error` says how it went. A fault of ours must not end the thread."""
+        self._ready_timeout = ticket.ready_timeout or self._timeouts.ready
+        self._is_on_trial = self._is_on_trial or ticket.tentative
         try:
             ticket.error = action(ticket)
         except Exception as error:
@@ -206,7 +229,7 @@ class Controller:
 
     def _stop(self, ticket: Ticket) -> str | None:
         reason = f"stopped: {ticket.reason}"
-        self._next_try = None
+        self._next_try = self._fallen_status = None
         if self._process is None:
             self._gate.refuse(reason)
             if self.life.state is not State.STOPPED:
@@ -237,11 +260,11 @@ class Controller:
         try:
             new = self._launcher.launch(address, self._inbox.put)
         except CannotStart as error:
-            return self._report(f"the restart failed, the earlier run goes on: {error}")
-        fault = self._look_until_ready(new, address)
+            return self._goes_on(ticket, str(error))
+        fault = self._look_until_ready(new, address, self._ready_timeout)
         if fault is not None:
             new.stop(self._stop_signal, self._timeouts.stop)
-            return self._report(f"the restart failed, the earlier run goes on: {fault}")
+            return self._goes_on(ticket, fault)
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
         lane = self._gate.open(address)
@@ -252,17 +275,28 @@ class Controller:
         self.life.end(old, planned=True)
         return None
 
+    def _goes_on(self, ticket: Ticket, fault: str) -> str:
+        fault = f"the restart failed, the earlier run goes on: {fault}"
+        return fault if ticket.tentative else self._report(fault)
+
     def _do_reload(self, ticket: Ticket) -> str | None:
-        if self._reload is None or self._process is None or self._address is None:
+        reload = ticket.reload or self._reload
+        if reload is None or self._process is None or self._address is None:
             return self._restart(ticket)
-        fault = self._reload(self._process, self._address)
-        fault = fault or self._look_until_ready(self._process, self._address)
-        return None if fault is None else self._report(f"the reload failed: {fault}")
+        fault = reload(self._process, self._address)
+        fault = fault or self._look_until_ready(self._process, self._address, self._ready_timeout)
+        if fault is None:
+            return None
+        if self._process.ended.is_set():
+            self._fall(self._process, ticket.tentative)
+        elif not ticket.tentative:
+            self._report(f"the reload failed: {fault}")
+        return f"the reload failed: {fault}"
 
     # Steps
 
     def _turn_to_starting(self, reason: str) -> None:
-        self._next_try = None
+        self._next_try = self._fallen_status = None
         self._gate.hold("the service is starting")
         self.life.turn(State.STARTING, reason)
 
@@ -291,14 +325,14 @@ class Controller:
 
     def _await_ready(self) -> str | None:
         assert self._process is not None and self._address is not None
-        fault = self._look_until_ready(self._process, self._address)
+        fault = self._look_until_ready(self._process, self._address, self._ready_timeout)
         if fault is None:
             self._serve()
         return fault
 
-    def _look_until_ready(self, process: Process, address: Address) -> str | None:
+    def _look_until_ready(self, process: Process, address: Address, timeout: float) -> str | None:
         """None once the service is ready; ends at once when the process does, or when we are told to shut down."""
-        deadline, pause = Deadline(self._timeouts.ready), FIRST_LOOK
+        deadline, pause = Deadline(timeout), FIRST_LOOK
         while self._shutdown_signal is None:
             fault = self._probe.fault(address)
             if process.ended.is_set():
@@ -306,7 +340,7 @@ class Controller:
             if fault is None:
                 return None
             if deadline.has_passed():
-                return f"not ready within {self._timeouts.ready:g} s: {fault}"
+                return f"not ready within {timeout:g} s: {fault}"
             process.ended.wait(deadline.sooner(pause))
             pause = min(pause * 1.5, LONGEST_LOOK)
         return "the wrapper is shutting down"
@@ -352,13 +386,16 @@ class Controller:
             self._fail(fault, ticket.tentative)  # late, but alive: it is looked at again
         elif self._cannot_start is not None:
             self._fail(fault, ticket.tentative)
+            self._fallen_status = self._cannot_start.exit_status
             if not ticket.tentative:
                 self._give_up_or_retry(fault, self._cannot_start.exit_status, 0.0)
         return fault
 
     def _fail(self, fault: str, tentative: bool) -> None:
         self._report(fault)
-        if not tentative:
+        if tentative:
+            self._gate.hold(f"the service is being mended: {fault}")
+        else:
             self._gate.refuse(f"the service failed: {fault}")
         self.life.turn(State.FAILED, fault)
 
@@ -369,12 +406,14 @@ class Controller:
         self.life.end(process, planned=False)
         fault = f"the service ended by itself with status {process.exit_status}"
         if tentative:
+            self._fallen_status = process.exit_status
             self._fail(fault, tentative)
         else:
             self._report(fault)
             self._give_up_or_retry(fault, process.exit_status, ready_seconds)
 
     def _give_up_or_retry(self, fault: str, exit_status: int, ready_seconds: float) -> None:
+        self._fallen_status = None
         pause = self._policy.pause(exit_status, ready_seconds)
         if pause is None:
             self._gate.refuse(fault)

@@ -1,4 +1,5 @@
-"""What follows an exit nobody asked for: nothing, or another start after a pause that doubles."""
+"""How long things may take, and what follows an exit nobody asked for: nothing, or another start after a pause that
+doubles."""
 
 from __future__ import annotations
 
@@ -6,6 +7,15 @@ import random
 
 STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
 JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
+
+
+class Timeouts:
+    """Seconds: to become ready, to drain, to stop."""
+
+    def __init__(self, ready: float, drain: float, stop: float) -> None:
+        self.ready = ready
+        self.drain = drain
+        self.stop = stop
 
 
 class Policy:

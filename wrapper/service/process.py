@@ -106,9 +106,9 @@ class Spawner:
         self._lock = threading.Lock()
         self._pids: set[int] = set()
 
-    def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None],
-              **streams: Any) -> Process:
-        """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd.
+    def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
+              is_background: bool = False, **streams: Any) -> Process:
+        """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it never gets the terminal.
 
         Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed).
         """
@@ -119,7 +119,7 @@ class Spawner:
             on_end(process)
 
         with self._lock:
-            popen = self._popen(command, environment, streams)
+            popen = self._popen(command, environment, {**self._group(self._terminal and not is_background), **streams})
             self._pids.add(popen.pid)
         process = Process(popen, ended)
         process.watch()
@@ -132,7 +132,7 @@ class Spawner:
         before = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._mask)
         try:
             # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
-            return subprocess.Popen(command, env=environment, close_fds=False, **self._group(), **streams)
+            return subprocess.Popen(command, env=environment, close_fds=False, **streams)
         except OSError as error:
             raise _cannot_start(command[0], error) from error
         except ValueError as error:  # a NUL byte in a word of the command
@@ -140,21 +140,21 @@ class Spawner:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _group(self) -> dict[str, Any]:
+    def _group(self, gets_terminal: bool) -> dict[str, Any]:
         """How the process gets a group of its own.
 
         setpgid, not setsid: the terminal stays, and a group whose parent is in the session can be stopped by TSTP.
         Code between fork and exec is avoided where it can be; a terminal must change hands before the program looks.
         """
-        if not self._terminal and not self._ignored and sys.version_info >= (3, 11):
+        if not gets_terminal and not self._ignored and sys.version_info >= (3, 11):
             return {"process_group": 0}
-        return {"preexec_fn": self._before_exec}
+        return {"preexec_fn": lambda: self._before_exec(gets_terminal)}
 
-    def _before_exec(self) -> None:
+    def _before_exec(self, gets_terminal: bool) -> None:
         os.setpgid(0, 0)
         for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
-        if self._terminal:
+        if gets_terminal:
             give_terminal(os.getpid())
 
     def take_terminal_back(self) -> None:

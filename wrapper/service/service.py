@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from wrapper.gate import Gate
 from wrapper.service import reload
-from wrapper.service.controller import Controller, Timeouts
+from wrapper.service.controller import Controller
 from wrapper.service.launcher import Launcher
 from wrapper.service.output import Output
-from wrapper.service.policy import Policy
+from wrapper.service.policy import Policy, Timeouts
 from wrapper.service.probe import Probe
 from wrapper.service.state import Life
 
@@ -50,6 +50,7 @@ class Service:
         settings = around.settings
         self.name = name
         self.route = route
+        self.around = around
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None
