@@ -151,7 +151,8 @@ def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
 def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
     care = answer.care
-    if not care or (len(care) == 1 and b"content-length" in care and answer.status != 204):
+    if not is_chunked and answer.status >= 200 and answer.status != 204 and (
+            not care or (len(care) == 1 and b"content-length" in care)):
         return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, VIA, added)
     dropped = _HOP_BY_HOP
     if not is_chunked:

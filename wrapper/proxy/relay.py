@@ -20,11 +20,24 @@ from wrapper.stream import Body, ClientGone, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Callable, Protocol
 
     from wrapper.gate import Gate, Lane
-    from wrapper.pool import Pool, Worker
     from wrapper.proxy.headers import Peer
+
+    class Worker(Protocol):
+        """The thread an exchange travels on."""
+
+        @property
+        def buffer(self) -> memoryview: ...
+
+        def step_aside(self) -> None:
+            """Let others go first, because a long wait begins."""
+
+    class Pool(Protocol):
+        """Where another thread comes from."""
+
+        def lend(self, job: Callable[[Worker], None]) -> bool: ...
 
 LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up

@@ -1,0 +1,484 @@
+"""The relay over raw sockets: what goes to the service, and what comes back. RFC 9110, 9112."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields
+
+CLOSE = b"Connection: close\r\n"
+
+
+def seen_by_service(road, request):
+    """The request as the service got it."""
+    answer = road(echoing).ask(request)
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+# Requests on their way to the service
+
+
+def test_path_and_query_go_byte_for_byte(road):
+    target = b"/a//b/../%2F%2f/;x?q=a+b%20c&&=?#\xc3\xa9"
+    seen = seen_by_service(road, b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")
+    assert seen.startswith(b"GET " + target + b" HTTP/1.1\r\n")
+
+
+def test_fields_keep_their_order_case_bytes_and_repeats(road):
+    """RFC 9110 section 5.3: order of same-named fields matters; section 5.5: obs-text is kept."""
+    lines = b"X-B: 1\r\nx-a: \xe9\xff\r\nX-Empty:\r\nX-B: 2\r\n"
+    seen = seen_by_service(road, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE + lines + b"\r\n")
+    assert lines in seen
+
+
+def test_host_is_kept_and_forwarded_fields_are_set(road):
+    seen = seen_by_service(road, b"GET / HTTP/1.1\r\nHost: example.org:81\r\nX-Forwarded-For: 6.6.6.6\r\n"
+                                 b"X_Forwarded_For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n" + CLOSE + b"\r\n")
+    assert field(seen, b"Host") == b"example.org:81"
+    assert field(seen, b"X-Forwarded-For") == b"127.0.0.1"
+    assert field(seen, b"X-Forwarded-Host") == b"example.org:81"
+    assert field(seen, b"X-Forwarded-Proto") == b"http"
+    assert field(seen, b"Via") == b"1.1 wrapper"
+    assert b"6.6.6.6" not in seen
+
+
+def test_forwarded_fields_of_a_trusted_proxy_are_appended_to(road):
+    made = road(echoing, trusted_proxies=("127.0.0.0/8",))
+    seen = made.ask(b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+                    b"X-Forwarded-Host: outer\r\nForwarded: for=6.6.6.6\r\n" + CLOSE + b"\r\n").partition(b"\r\n\r\n")[2]
+    assert field(seen, b"X-Forwarded-For") == b"6.6.6.6, 127.0.0.1"
+    assert field(seen, b"X-Forwarded-Proto") == b"https"
+    assert field(seen, b"X-Forwarded-Host") == b"outer"
+    assert field(seen, b"Forwarded") == b'for=6.6.6.6, for=127.0.0.1;host="h";proto=http'
+
+
+def test_hop_by_hop_fields_stay_behind(road):
+    """RFC 9110 section 7.6.1: those it lists, and those that Connection names."""
+    seen = seen_by_service(road, b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close, X-Secret, Host\r\nX-Secret: 1\r\n"
+                                 b"Keep-Alive: 5\r\nTE: trailers, deflate\r\nUpgrade: x\r\nProxy-Authorization: a\r\n"
+                                 b"Proxy-Connection: keep-alive\r\nX-Kept: 1\r\n\r\n")
+    names = {name.lower() for name, _ in fields(seen)}
+    assert names == {b"host", b"x-kept", b"te", b"connection", b"x-forwarded-for", b"x-forwarded-host",
+                     b"x-forwarded-proto", b"via"}
+    assert field(seen, b"TE") == b"trailers" and field(seen, b"Connection") == b"TE"
+
+
+def test_a_target_in_absolute_form_replaces_host(road):
+    """RFC 9112 section 3.2.2."""
+    seen = seen_by_service(road, b"GET http://real/p?q HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")
+    assert seen.startswith(b"GET /p?q HTTP/1.1\r\nHost: real\r\n")
+    assert field(seen, b"Host") == b"real"
+
+
+def test_options_of_everything(road):
+    """RFC 9112 section 3.2.4."""
+    assert seen_by_service(road, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n").startswith(b"OPTIONS * HTTP/1.1")
+
+
+def test_a_body_with_length_arrives(road):
+    request = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n" + CLOSE + b"\r\nhello"
+    assert seen_by_service(road, request).endswith(b"\r\n\r\nhello")
+
+
+def test_a_chunked_body_is_framed_again_and_keeps_its_trailers(road):
+    """RFC 9112 section 7.1, RFC 9110 section 6.5.1: framing fields have no place in trailers."""
+    request = (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n" + CLOSE
+               + b"\r\n005;x=y\r\nhello\r\n1\r\n!\r\n0\r\nX-Sum: 1\r\nContent-Length: 7\r\n\r\n")
+    assert seen_by_service(road, request).endswith(b"\r\n\r\n6\r\nhello!\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 3_000_000])
+def test_a_slow_upload_arrives_whole(road, size):
+    body = os.urandom(size)
+    seen = []
+
+    def script(line):
+        seen.append(line.message()[1])
+        line.send(OK)
+        line.sock.recv(1)
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size)
+    for at in range(0, size, size // 3 + 1):
+        line.send(body[at:at + size // 3 + 1])
+    assert line.message()[1] == b"ok"
+    assert seen == [body]
+    assert line.send(GET).head()
+
+
+def test_pipelined_requests_are_answered_in_order(road):
+    """RFC 9112 section 9.3.2."""
+    line = road(echoing).connect()
+    line.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(5)))
+    assert [line.message()[1].split()[1] for _ in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+
+
+def test_a_pipelined_request_behind_a_body_is_not_lost(road):
+    line = road(echoing).connect()
+    line.send(b"POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nabGET /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert line.message()[1].endswith(b"ab")
+    assert line.message()[1].startswith(b"GET /2 ")
+
+
+# Answers on their way to the client
+
+
+def test_an_answer_keeps_fields_and_gets_via(road):
+    line = road(answering(b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\nServer: s\r\nX-Empty: \r\n"
+                          b"Content-Length: 0\r\n\r\n")).connect()
+    head = line.send(GET).head()
+    assert head == (b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\nServer: s\r\nX-Empty: \r\n"
+                    b"Content-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n")
+
+
+def test_hop_by_hop_fields_of_an_answer_stay_behind(road):
+    line = road(answering(b"HTTP/1.1 200 OK\r\nConnection: X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n"
+                          b"Proxy-Authenticate: a\r\nContent-Length: 0\r\n\r\n")).connect()
+    assert line.send(GET).head() == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n"
+
+
+def test_chunked_answers_and_their_trailers(road):
+    """RFC 9112 section 7.1.2."""
+    line = road(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+                          b"3\r\nabc\r\n0\r\nX-Sum: 9\r\nConnection: close\r\n\r\n", OK)).connect()
+    head = line.send(GET).head()
+    assert field(head, b"Transfer-Encoding") == b"chunked"
+    assert field(head, b"Trailer") == b"X-Sum"
+    assert line.until(b"\r\n\r\n") == b"3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n"
+    assert line.send(GET).message()[1] == b"ok"
+
+
+def test_an_answer_until_close_is_chunked_for_the_client(road):
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.0 200 OK\r\n\r\nabc")
+
+    line = road(script).connect()
+    assert field(line.send(GET).head(), b"Transfer-Encoding") == b"chunked"
+    assert line.until(b"0\r\n\r\n") == b"3\r\nabc\r\n0\r\n\r\n"
+    assert field(line.send(GET).head(), b"Transfer-Encoding") == b"chunked"
+
+
+def test_a_client_of_http_1_0_gets_no_chunks(road):
+    answer = road(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).ask(
+        b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert answer == b"HTTP/1.1 200 OK\r\nVia: 1.1 wrapper\r\nConnection: close\r\n\r\nabc"
+
+
+def test_a_client_of_http_1_0_can_be_kept(road):
+    """RFC 9112 section 9.3: when it asks for it and the length is known."""
+    line = road(answering(OK, OK)).connect()
+    for _ in range(2):
+        head, body = line.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").message()
+        assert field(head, b"Connection") == b"keep-alive" and body == b"ok"
+
+
+@pytest.mark.parametrize(("method", "answer"), [
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+    (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+    (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+])
+def test_answers_without_body(road, method, answer):
+    """RFC 9112 section 6.3, first rule."""
+    line = road(answering(answer, OK)).connect()
+    line.send(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n").head()
+    assert line.send(GET).message()[1] == b"ok"
+
+
+def test_interim_answers_are_passed_on(road):
+    """RFC 9110 section 15.2, RFC 8297; what Connection names goes from them too."""
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-S\r\nX-S: 1\r\n\r\n"
+    line = road(answering(early + early + OK)).connect().send(GET)
+    for _ in range(2):
+        assert line.head() == b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nVia: 1.1 wrapper\r\n\r\n"
+    assert line.message()[1] == b"ok"
+
+
+def test_interim_answers_are_not_for_http_1_0(road):
+    answer = road(answering(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK)).ask(b"GET / HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_endless_interim_answers_are_refused(road):
+    """CVE-2021-3737 was a client that took them for ever."""
+    answer = road(answering(b"HTTP/1.1 102 Processing\r\n\r\n" * 50 + OK)).ask(GET_CLOSE)
+    assert b"HTTP/1.1 502 " in answer
+
+
+def test_expect_100_continue_is_the_services_to_answer(road):
+    """RFC 9110 section 10.1.1."""
+    def script(line):
+        head = line.head()
+        assert field(head, b"Expect") == b"100-continue"
+        line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        line.exactly(5)
+        line.send(OK)
+        line.sock.recv(1)
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 100 Continue")
+    assert line.send(b"hello").message()[1] == b"ok"
+
+
+def test_a_refused_expectation_is_passed_on_and_the_connection_closed(road):
+    """RFC 9112 section 9.3: a body that may or may not come cannot be followed by another request."""
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n")
+        line.sock.recv(1)
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+    head = line.head()
+    assert head.startswith(b"HTTP/1.1 413 ") and field(head, b"Connection") == b"close"
+    assert line.is_at_end()
+
+
+def test_an_answer_may_begin_before_its_request_has_ended(road):
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(3):
+            line.send(b"%s\r\n" % line.until(b"\r\n").strip() + line.until(b"\r\n"))
+        line.send(b"0\r\n\r\n")
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    line.head()
+    for word in (b"one", b"two", b"six"):
+        line.send(b"3\r\n" + word + b"\r\n")
+        assert line.until(word + b"\r\n")
+    assert line.until(b"0\r\n\r\n")
+
+
+def test_pieces_of_a_stream_arrive_as_they_are_written(road):
+    go_on = threading.Semaphore(0)
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(3):
+            assert go_on.acquire(timeout=10)
+            line.send(b"9\r\ndata: %d\n\n\r\n" % number)
+        line.send(b"0\r\n\r\n")
+
+    line = road(script).connect().send(GET)
+    line.head()
+    for number in range(3):
+        go_on.release()
+        assert line.until(b"data: %d\n\n\r\n" % number)
+    assert line.until(b"0\r\n\r\n")
+
+
+def test_a_large_answer_arrives_whole_though_the_client_is_slow(road):
+    body = os.urandom(5_000_000)
+    line = road(answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body, OK)).connect()
+    head = line.send(GET).head()
+    assert line.exactly(len(body)) == body and head
+    assert line.send(GET).message()[1] == b"ok"
+
+
+# What the service does wrong
+
+
+@pytest.mark.parametrize("answer", [
+    b"garbage\r\n\r\n",
+    b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nA: b\rC: d\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nA: \0\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nno colon\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 20 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 60_000 + b"\r\n",
+    b"",
+])
+def test_nonsense_from_the_service_is_a_502(road, answer):
+    def script(line):
+        line.head()
+        line.send(answer)
+
+    got = road(script).ask(GET_CLOSE)
+    assert got.startswith(b"HTTP/1.1 502 "), got
+
+
+def test_space_before_the_colon_is_mended_in_an_answer(road):
+    """RFC 9112 section 5.1."""
+    line = road(answering(b"HTTP/1.1 200 OK\r\nA : b\r\nContent-Length : 2\r\n\r\nok")).connect().send(GET)
+    head, body = line.message()
+    assert field(head, b"A") == b"b" and body == b"ok"
+
+
+@pytest.mark.parametrize("answer", [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n",
+])
+def test_an_answer_cut_short_is_visibly_broken(road, answer):
+    def script(line):
+        line.head()
+        line.send(answer)
+
+    line = road(script).connect().send(GET)
+    line.until(b"abc")
+    rest = b""
+    try:
+        rest = line.all()
+    except ConnectionResetError:
+        pass
+    assert not rest.endswith(b"0\r\n\r\n")
+
+
+def test_surplus_bytes_never_become_another_answer(road):
+    made = road(answering(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"))
+    line = made.connect()
+    for _ in range(2):
+        assert line.send(GET).message()[1] == b"ok"
+    assert len(made.service.lines) == 2
+
+
+def test_late_surplus_bytes_never_become_another_answer(road):
+    sent = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(OK)
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        sent.set()
+        line.is_at_end()
+
+    line = road(script).connect()
+    assert line.send(GET).message()[1] == b"ok"
+    assert sent.wait(10)
+    assert line.send(GET).message()[1] == b"ok"
+
+
+def test_a_stale_connection_is_replaced(road):
+    """RFC 9112 section 9.3.1: a kept connection may close at any time; nothing of the answer came, so ask again."""
+    def script(line):
+        line.head()
+        line.send(OK)
+
+    line = road(script).connect()
+    for _ in range(20):
+        assert line.send(GET).message()[1] == b"ok"
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"GET", b"200"), (b"PUT", b"200"), (b"POST", b"502"), (b"PATCH", b"502")])
+def test_what_is_asked_again_when_a_kept_connection_breaks(road, method, status):
+    """RFC 9110 section 9.2.2: only what is idempotent, once it has been sent."""
+    count = []
+
+    def script(line):
+        count.append(1)
+        line.message()
+        line.send(OK)
+        if len(count) == 1:
+            line.message()  # and hang up without an answer
+        else:
+            line.sock.recv(1)
+
+    made = road(script)
+    line = made.connect()
+    assert line.send(GET).message()[1] == b"ok"
+    head = line.send(method + b" / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi").head()
+    assert head.split()[1] == status
+
+
+def test_no_service_is_a_502(road):
+    made = road(echoing)
+    made.service.close()
+    assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 502 ")
+
+
+def test_a_service_that_takes_too_long_is_a_504(road):
+    made = road(lambda line: line.all(), upstream_timeout=0.1)
+    assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 504 ")
+
+
+# What the client does wrong
+
+
+def test_a_client_that_leaves_frees_the_service_within_a_second(road):
+    left = threading.Event()
+
+    def script(line):
+        line.head()
+        if line.is_at_end():
+            left.set()
+
+    line = road(script).connect().send(GET)
+    began = time.monotonic()
+    line.close()
+    assert left.wait(5) and time.monotonic() - began < 1.0
+
+
+def test_a_client_that_leaves_a_silent_stream_frees_the_service(road):
+    left = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n")
+        if line.is_at_end():
+            left.set()
+
+    line = road(script).connect().send(GET)
+    line.until(b"data: x\n\n")
+    line.close()
+    assert left.wait(1.5)
+
+
+def test_a_client_that_only_half_closes_is_answered(road):
+    import socket
+
+    line = road(answering(OK)).connect().send(GET)
+    line.sock.shutdown(socket.SHUT_WR)
+    assert line.message()[1] == b"ok"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
+def test_a_broken_upload_never_looks_complete(road, framing):
+    got = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def script(line):
+        line.head()
+        begun.set()
+        try:
+            got.append(line.all())
+        except ConnectionResetError:
+            got.append(b"")
+        ended.set()
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n3\r\nabc\r\n")
+    assert begun.wait(5)
+    line.close()
+    assert ended.wait(5)
+    assert not got[0].endswith(b"0\r\n\r\n") and len(got[0]) < 100
+
+
+def test_a_malformed_chunk_is_a_400_and_the_service_is_cut(road):
+    got = []
+
+    def script(line):
+        line.head()
+        got.append(line.all())
+
+    line = road(script).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    line.send(b"0x3\r\nabc\r\n0\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 400 ")
