@@ -32,11 +32,11 @@ LAYERS = (
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
     ("config",),
-    ("server",),
+    ("server", "handler"),
     ("proxy", "service"),
     ("gate",),
-    ("pool", "stream", "message"),
-    ("http1",),
+    ("pool", "stream", "message", "reply"),
+    ("http1", "chunked"),
     ("problems", "events"),
     ("settings", "values", "address", "sockets", "control", "signals", "log", "deadline", "errors"),
 )

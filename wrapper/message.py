@@ -62,6 +62,7 @@ class Request:
         self.peer = peer
         self.trusted = trusted
         self.params: dict[str, str] = {}
+        self.limit = DEFAULT_LIMIT
         self.content_length = None if head.is_chunked else head.length
         self.headers: Mapping[str, str] = Headers(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in split_fields(head.fields))
@@ -87,19 +88,22 @@ class Request:
         except ValueError as error:
             raise BadRequest(f"the query is malformed: {error}") from None
 
-    def body(self, limit: int = DEFAULT_LIMIT) -> bytes:
-        """The whole body.
+    def body(self, limit: int | None = None) -> bytes:
+        """The whole body, at most `limit` bytes of it: None means `self.limit`.
 
-        Raises: ContentTooLarge over `limit` bytes; BadRequest or RequestTimeout when it does not come whole.
+        Raises: ContentTooLarge; BadRequest or RequestTimeout when it does not come whole.
         """
+        most = self.limit if limit is None else limit
         if self._body is None:
-            body = self.stream().read(limit + 1)
-            if len(body) > limit:
-                raise ContentTooLarge(f"the body is over {limit} bytes")
-            self._body = body
+            if self.content_length is not None and self.content_length > most:
+                raise ContentTooLarge(f"the body is over {most} bytes")
+            self._body = self.stream().read(most + 1)
+            self._reader = Reader(iter((self._body,)))
+        if len(self._body) > most:
+            raise ContentTooLarge(f"the body is over {most} bytes")
         return self._body
 
-    def json(self, limit: int = DEFAULT_LIMIT) -> Any:
+    def json(self, limit: int | None = None) -> Any:
         """The body as JSON.
 
         Raises: BadRequest when it is none, and what `body` raises.

@@ -14,10 +14,14 @@ import threading
 from collections.abc import Iterator
 
 from wrapper.errors import BadRequest, RequestTimeout
-from wrapper.http1 import Chunked, Malformed, RequestHead
+from wrapper.chunked import Chunked
+from wrapper.http1 import Malformed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.http1 import RequestHead
 
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
-_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class ClientGone(Exception):

@@ -1,6 +1,6 @@
 """WebSocket frames, as far as a tunnel must know them: where one ends, and what a Close looks like. Pure.
 
-RFC 6455 sections 5.2 (framing), 5.5.1 (Close) and 7.4.1 (1001 going away); 1012 (service restart) is in IANA's registry.
+RFC 6455 sections 5.2 (framing), 5.5.1 (Close), 7.4.1 (1001 going away); 1012 (service restart) is in the IANA registry.
 """
 
 from __future__ import annotations

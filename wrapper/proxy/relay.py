@@ -7,37 +7,28 @@ from __future__ import annotations
 
 import select
 import socket
-import threading
 import time
 
+from wrapper.chunked import chunk, last_chunk
 from wrapper.deadline import Deadline
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
-from wrapper.http1 import AnswerHead, Malformed, RequestHead
+from wrapper.http1 import Malformed
 from wrapper.proxy import headers
 from wrapper.proxy.tunnel import Tunnel
-from wrapper.proxy.upstream import INTERIM_MAX, PATIENCE, Connection, Upstream
-from wrapper.stream import Body, ClientGone, Stream
+from wrapper.proxy.upload import Upload
+from wrapper.proxy.upstream import INTERIM_MAX, PATIENCE
+from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Protocol
+    from typing import Callable
 
     from wrapper.gate import Gate, Lane
+    from wrapper.http1 import AnswerHead, RequestHead
+    from wrapper.pool import Pool, Worker
     from wrapper.proxy.headers import Peer
-
-    class Worker(Protocol):
-        """The thread an exchange travels on."""
-
-        @property
-        def buffer(self) -> memoryview: ...
-
-        def step_aside(self) -> None:
-            """Let others go first, because a long wait begins."""
-
-    class Pool(Protocol):
-        """Where another thread comes from."""
-
-        def lend(self, job: Callable[[Worker], None]) -> bool: ...
+    from wrapper.proxy.upstream import Connection, Upstream
+    from wrapper.stream import Body, Stream
 
 LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
@@ -59,8 +50,8 @@ class Exchange:
     """
 
     __slots__ = ("_connection", "_has_sent", "_is_stream_between", "_timeout", "_tunnel", "_upload", "_worker",
-                 "body", "first_byte", "going", "gate", "head", "held", "is_answered", "is_cut", "keep", "on_proceed", "peer",
-                 "pool", "sent", "status", "stream")
+                 "body", "first_byte", "gate", "going", "head", "held", "is_answered", "is_cut", "keep",
+                 "on_proceed", "peer", "pool", "sent", "status", "stream")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -189,7 +180,7 @@ class Exchange:
         payload = self.body.arrive(PATIENCE, SHORT_BODY)
         if not self.head.is_chunked:
             return payload
-        return chunk(payload) + (last_chunk(self.body.trailers) if self.body.is_done else b"")
+        return chunk(payload) + (last_chunk(headers.trailers(self.body.trailers)) if self.body.is_done else b"")
 
     def _exchange_heads(self, upstream: Upstream, connection: Connection, request: bytes) -> AnswerHead:
         self._has_sent = False
@@ -333,7 +324,7 @@ class Exchange:
                 if self.sent > LONG_BODY:
                     self._worker.step_aside()
             if is_chunked:
-                out = (bytes(out) if reader.is_done else b"") + last_chunk(reader.trailers)
+                out = (bytes(out) if reader.is_done else b"") + last_chunk(headers.trailers(reader.trailers))
             if out:
                 self._send(out)
         except (Malformed, OSError) as error:
@@ -373,64 +364,6 @@ class Exchange:
 
     def _held_line(self) -> bytes:
         return b"Wrapper-Held: %.3f\r\n" % self.held if self.held else b""
-
-
-class Upload:
-    """A body on its way to the service, in a thread of its own, so that the answer may begin before it ends."""
-
-    def __init__(self, body: Body, connection: Connection, is_chunked: bool) -> None:
-        self._body = body
-        self._connection = connection
-        self._is_chunked = is_chunked
-        self._ended = threading.Event()
-        self.refusal: Refusal | None = None
-        self.has_client_left = False
-        body.other = connection.sock.fileno()
-
-    @property
-    def has_ended(self) -> bool:
-        return self._ended.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """True when the whole body has been sent."""
-        return self._ended.wait(seconds) and self._body.is_done
-
-    def run(self, worker: Worker) -> None:
-        # A broken upload must never look complete: it ends with a cut, never with a last chunk.
-        try:
-            self._send_all(worker.buffer)
-        except Refusal as refusal:
-            self.refusal = refusal
-            self._connection.cut()
-        except ClientGone:
-            self.has_client_left = True
-            self._connection.cut()
-        except OSError:
-            pass  # the service takes no more; what it answers decides
-        finally:
-            self._ended.set()
-
-    def _send_all(self, buffer: memoryview) -> None:
-        send = self._connection.send
-        for piece in self._body.pieces(buffer):
-            send(chunk(piece) if self._is_chunked else piece)
-        if self._is_chunked:
-            send(last_chunk(self._body.trailers))
-
-    def finish(self) -> None:
-        """End it, wherever it stands."""
-        if not self._ended.is_set():
-            self._connection.cut()
-            self._ended.wait()
-
-
-def chunk(payload: bytes | memoryview) -> bytes:
-    """One chunk; nothing for an empty payload, because that would be the last one."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
-
-
-def last_chunk(trailers: bytes) -> bytes:
-    return b"0\r\n%b\r\n" % headers.trailers(trailers) if trailers else b"0\r\n\r\n"
 
 
 def _milliseconds(deadline: Deadline | None) -> float | None:

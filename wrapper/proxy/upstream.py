@@ -13,15 +13,17 @@ import threading
 import time
 
 from wrapper import sockets
+from wrapper.chunked import Chunked
 from wrapper.errors import BadGateway
-from wrapper.http1 import AnswerHead, Chunked, Malformed, read_answer
+from wrapper.http1 import Malformed, read_answer
 from wrapper.stream import READ_SIZE, cut, set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Callable
 
     from wrapper.address import Address
+    from wrapper.http1 import AnswerHead
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
 PATIENCE = 0.004  # seconds a worker waits for an answer before it steps aside; the kernel rounds up to its tick

@@ -1,0 +1,440 @@
+"""One client's connection: reads requests, and lets the sidecar or the service answer them.
+
+One road for every request, and one `except` that turns what went wrong into an answer. RFC 9112 section 9
+(connections), RFC 9110 section 15 (status codes).
+"""
+
+from __future__ import annotations
+
+import http.server
+import select
+import socket
+import time
+
+from wrapper.errors import Refusal, RequestTimeout, Unavailable
+from wrapper.http1 import read_request
+from wrapper.log import log
+from wrapper.message import Ended, Request, normal_path
+from wrapper.proxy.passage import Passage
+from wrapper.proxy.relay import Broken, Exchange
+from wrapper.reply import OwnAnswer, answer_bytes, reason
+from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream, do_nothing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import ssl
+    import threading
+    from typing import Any, Protocol
+
+    from wrapper.gate import Gate, Lane
+    from wrapper.http1 import RequestHead
+    from wrapper.message import Response
+    from wrapper.pool import Lot, Pool, Worker
+    from wrapper.proxy.headers import Peer
+
+    class Site(Protocol):
+        """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
+
+        prefixes: tuple[str, ...]
+        observes: bool
+
+        def answer(self, request: Request) -> Response | None:
+            """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
+
+        def gate(self, path: str) -> Gate: ...
+
+        def ended(self, ended: Ended) -> None: ...
+
+    class Port(Protocol):
+        """What a connection needs of the port it came in by: `server.Server`, seen from here."""
+
+        site: Site
+        settings: Any
+        pool: Pool
+        tls: ssl.SSLContext | None
+        trusted: bool
+        max_header: int
+        is_closing: bool
+        held_lock: threading.Lock
+        idle: Lot
+        heading: Lot
+        holding: Lot
+        leaving: Lot
+        lingering: Lot
+
+        def peer_of(self, connection: socket.socket, address: Any) -> Peer: ...
+
+        def left(self, handler: Handler) -> None: ...
+
+_NEVER = float("inf")
+_BROKEN = select.EPOLLHUP | select.EPOLLERR
+PREFACE = b"PRI * HTTP/2.0\r\n"  # how HTTP/2 begins (RFC 9113 section 3.4), as far as it looks like HTTP/1
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One client's connection. Its base class would read and answer in one go; here it waits without a thread."""
+
+    protocol_version = "HTTP/1.1"
+    server: Port  # type: ignore[assignment]
+
+    def __init__(self, connection: socket.socket, address: Any, server: Port) -> None:
+        self.server = server
+        self.client_address = address
+        self.stream = Stream(connection, server.settings.idle_timeout)
+        self.peer = server.peer_of(connection, address)
+        self.deadline = _NEVER
+        self.is_registered = False
+        self.is_closed = False
+        self.head_began = 0.0  # when the first byte of a head came that is not complete yet
+        self.began = 0.0
+        self.held_exchange: Exchange | None = None
+        self.verdict: tuple[Lane | None, Refusal | None, float] | None = None
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    # Events: each is called by whoever took the connection out of its lot
+
+    def read(self, worker: Worker, event: int = 0) -> None:
+        """Bytes have come, or the end."""
+        stream = self.stream
+        try:
+            data = stream.read_now(READ_SIZE)
+        except BlockingIOError:
+            self._park()
+            return
+        except OSError:
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        stream.rest = stream.rest + data if stream.rest else data
+        self._serve(worker)
+
+    def shake_hands(self, worker: Worker) -> None:
+        """The TLS handshake: it may take a client long, so nobody waits for it."""
+        worker.step_aside()
+        context = self.server.tls
+        assert context is not None
+        try:
+            connection = context.wrap_socket(self.stream.socket, server_side=True, do_handshake_on_connect=False)
+            self.stream = stream = SecureStream(connection, self.server.settings.header_timeout)
+            stream.handshake()
+            stream.patience = self.server.settings.idle_timeout
+        except (OSError, ValueError) as error:
+            log.debug("no TLS with a client", cause=error)
+            self.close()
+            return
+        self.read(worker)
+
+    def expire_idle(self) -> None:
+        self.close()
+
+    def expire_head(self) -> None:
+        """RFC 9110 section 15.5.9; said without waiting, because this is the sweeper's thread."""
+        try:
+            self.stream.write_now(self._refusal_bytes(RequestTimeout("the request did not come in time"), True, False))
+        except ClientGone:
+            pass
+        self.close()
+
+    def expire_surplus(self) -> None:
+        """One connection too many."""
+        refusal = Unavailable(f"there are {self.server.settings.max_connections} connections already")
+        try:
+            self.stream.write_now(self._refusal_bytes(refusal, True, False))
+        except ClientGone:
+            pass
+        self._part()
+
+    def leave_held(self, worker: Worker, event: int) -> None:
+        """A client that is held ended its side, or broke."""
+        if event & _BROKEN:
+            self.forget_held()
+            return
+        with self.server.held_lock:
+            if self.verdict is None:
+                self.server.pool.park(self, self.server.leaving)
+
+    def forget_held(self) -> None:
+        exchange = self.held_exchange
+        if exchange is not None and exchange.gate.forget(exchange):
+            self.close()
+
+    def linger(self, worker: Worker, event: int) -> None:
+        """Read and drop what comes until the client has seen our answer and closes."""
+        try:
+            while self.stream.read_now(READ_SIZE):
+                pass
+        except BlockingIOError:
+            self.server.pool.park_until(self, self.server.lingering, self.deadline)
+            return
+        except OSError:
+            pass
+        self.close()
+
+    def resume(self, worker: Worker) -> None:
+        """The gate has decided about the request that was held."""
+        exchange, verdict = self.held_exchange, self.verdict
+        assert exchange is not None
+        assert verdict is not None
+        self.held_exchange = self.verdict = None
+        lane, refusal, exchange.held = verdict
+        self._settle(exchange, lane, refusal, worker)
+        self._go_on(exchange.keep, exchange.body, worker)
+
+    # One request after the other
+
+    def _serve(self, worker: Worker) -> None:
+        """Serve what has been read; afterwards the connection is parked, held or closed."""
+        stream, server = self.stream, self.server
+        while True:
+            try:
+                head = read_request(stream.rest, server.max_header)
+            except Refusal as refusal:
+                self._refuse_head(refusal, worker)
+                return
+            if head is None:
+                self._park()
+                return
+            if not self.handle_one(head, worker):
+                return
+            if not stream.rest:
+                self._park()
+                return
+
+    def _refuse_head(self, refusal: Refusal, worker: Worker) -> None:
+        if self.stream.rest.startswith(PREFACE) and self.server.settings.h2c:
+            self._pass_http2(worker)
+            return
+        try:
+            self._write(self._refusal_bytes(refusal, True, False), worker)
+        except ClientGone:
+            pass
+        self._part()
+
+    def handle_one(self, head: RequestHead, worker: Worker) -> bool:
+        """Serve one request; True where another may follow on this connection now."""
+        server, stream = self.server, self.stream
+        rest = stream.rest
+        stream.rest = rest[head.end:] if len(rest) > head.end else b""
+        self.head_began = 0.0
+        self.began = time.monotonic()
+        body = Body(stream, head, server.max_header)
+        path = normal_path(head.target.decode("latin-1"))
+        site = server.site
+        if path.startswith(site.prefixes):
+            keep = self._answer_own(head, body, path, worker)
+            if keep is not None:
+                return self._go_on(keep, body, worker, is_serving=True)
+        exchange = Exchange(stream, head, body, self.peer, server.pool, server.settings.upstream_timeout)
+        if server.is_closing:
+            exchange.keep = False
+        try:
+            gate = site.gate(path)
+            exchange.gate = gate
+            exchange.on_proceed = self.proceed
+            lane = gate.admit(exchange)
+        except Refusal as refusal:
+            self._settle(exchange, None, refusal, worker)
+        else:
+            if lane is None:
+                self._hold(exchange)
+                return False
+            self._settle(exchange, lane, None, worker)
+        return self._go_on(exchange.keep, body, worker, is_serving=True)
+
+    def _settle(self, exchange: Exchange, lane: Lane | None, refusal: Refusal | None, worker: Worker) -> None:
+        """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers."""
+        try:
+            if refusal is not None:
+                raise refusal
+            assert lane is not None
+            exchange.travel(lane, worker)
+        except Refusal as said:
+            self._refuse(exchange, said, worker)
+        except ClientGone:
+            exchange.keep = False
+            exchange.status = exchange.status or 499
+        except Broken as error:
+            log.debug("an answer broke", cause=error)
+            exchange.keep = False
+            self.stream.reset()
+        except Exception as error:
+            log.error("an exchange failed", cause=repr(error))
+            exchange.keep = False
+            if not exchange.is_answered:
+                self._refuse(exchange, Refusal("the wrapper failed"), worker)
+        finally:
+            if lane is not None:
+                exchange.gate.leave(lane, exchange)
+        if self.server.site.observes:
+            self._tell_ended(exchange)
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal, worker: Worker) -> None:
+        exchange.status = refusal.status
+        exchange.keep = exchange.keep and exchange.body.is_done and not exchange.is_cut
+        is_head = exchange.head.method == b"HEAD"
+        try:
+            self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held), worker)
+        except ClientGone:
+            exchange.keep = False
+
+    def _tell_ended(self, exchange: Exchange) -> None:
+        now = time.monotonic()
+        self.server.site.ended(Ended(
+            exchange.head.method.decode("ascii"), exchange.head.target.decode("latin-1"), exchange.status,
+            now - self.began, exchange.first_byte, exchange.held, exchange.body.received, exchange.sent, False,
+            self.peer.address))
+
+    def _go_on(self, keep: bool, body: Body, worker: Worker, is_serving: bool = False) -> bool:
+        """Close, linger, or stay for the next request; True where the caller is to read on."""
+        if not keep:
+            self._part(is_whole=body.is_done and not self.stream.rest)
+            return False
+        if is_serving:
+            return True
+        if self.stream.rest:
+            self._serve(worker)
+        else:
+            self._park()
+        return False
+
+    def _park(self) -> None:
+        """Wait for the next bytes, without a thread."""
+        server, stream = self.server, self.stream
+        if not stream.rest:
+            if server.is_closing:
+                self.close()
+            elif stream.is_secure and stream.has_unseen():
+                server.pool.submit(_Again(self))
+            else:
+                server.pool.park(self, server.idle)
+            return
+        now = time.monotonic()
+        self.head_began = self.head_began or now
+        if stream.is_secure and stream.has_unseen():
+            server.pool.submit(_Again(self))
+        else:
+            server.pool.park_until(self, server.heading, self.head_began + server.heading.timeout)
+
+    def _hold(self, exchange: Exchange) -> None:
+        """The gate told it to wait: watch only whether the client leaves."""
+        with self.server.held_lock:
+            self.held_exchange = exchange
+            if self.verdict is None:
+                self.server.pool.park(self, self.server.holding)
+                return
+        self.server.pool.submit(self)
+
+    def proceed(self, lane: Lane | None, refusal: Refusal | None, held: float) -> None:
+        """From the gate's own thread, once: the wait is over."""
+        with self.server.held_lock:
+            self.verdict = (lane, refusal, held)
+            if self.held_exchange is None:
+                return  # so quick that `_hold` has not been reached; it submits then
+            server = self.server
+            if not server.pool.take_out(self, server.holding):
+                server.pool.take_out(self, server.leaving)
+        self.server.pool.submit(self)
+
+    # Own paths
+
+    def _answer_own(self, head: RequestHead, body: Body, path: str, worker: Worker) -> bool | None:
+        """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
+        worker.step_aside()  # nobody knows how long a sidecar takes
+        if head.expects:
+            body.before_wait = self._continue
+        request = Request(head, path, body, self.peer.address, self.server.trusted)
+        own = OwnAnswer(self.stream, head.method == b"HEAD", head.minor, head.keep and not self.server.is_closing)
+        try:
+            response = self.server.site.answer(request)
+            if response is None:
+                body.before_wait = do_nothing
+                return None
+            own.send(response, body)
+        except Refusal as refusal:
+            own.refuse(refusal, body)
+        except ClientGone:
+            own.keep = False
+        except Exception as error:
+            log.error("an own path failed", path=path, cause=repr(error))
+            own.refuse(Refusal("the wrapper failed"), body)
+        if self.server.site.observes:
+            now = time.monotonic()
+            self.server.site.ended(Ended(
+                request.method, request.target, own.status, now - self.began, now - self.began, 0.0, body.received,
+                own.sent, True, self.peer.address))
+        return own.keep
+
+    def _continue(self) -> None:
+        self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # HTTP/2 that is not for us
+
+    def _pass_http2(self, worker: Worker) -> None:
+        """With prior knowledge (RFC 9113 section 3.3) the service gets the connection as it is."""
+        exchange = Passage(self.stream)
+        try:
+            exchange.gate = self.server.site.gate("/")
+            lane = exchange.gate.admit(exchange)
+            if lane is None:
+                exchange.gate.forget(exchange)
+                raise Unavailable("the service is not ready, and HTTP/2 cannot be held")
+        except Refusal:
+            self.close()
+            return
+        try:
+            exchange.travel(lane, worker)
+        except Refusal:
+            pass
+        finally:
+            exchange.gate.leave(lane, exchange)
+        self.close()
+
+    # The end
+
+    def _refusal_bytes(self, refusal: Refusal, close: bool, is_head: bool, held: float = 0.0) -> bytes:
+        """An error of our own for a relayed path: a short page of text."""
+        text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
+        fields = list(refusal.headers)
+        if held:
+            fields.append(("Wrapper-Held", f"{held:.3f}"))
+        return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head)
+
+    def _write(self, data: bytes, worker: Worker) -> None:
+        sent = self.stream.write_now(data)
+        if sent < len(data):
+            worker.step_aside()
+            self.stream.write(memoryview(data)[sent:])
+
+    def _part(self, is_whole: bool = False) -> None:
+        """Close; where the client may still be sending, only after it could see our answer (RFC 9112 section 9.6)."""
+        if is_whole or self.is_closed:
+            self.close()
+            return
+        self.stream.finish_writing()
+        self.stream.rest = b""
+        self.server.pool.park(self, self.server.lingering)
+
+    def close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            self.stream.close()
+            self.server.left(self)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format % args)
+
+
+class _Again:
+    """A connection with bytes that the kernel does not know of: read on soon, without starving the others."""
+
+    __slots__ = ("_handler",)
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def resume(self, worker: Worker) -> None:
+        self._handler.read(worker)

@@ -1,0 +1,39 @@
+"""A connection that is passed to the service as it is: HTTP/2 with prior knowledge (RFC 9113 section 3.3)."""
+
+from __future__ import annotations
+
+from wrapper.proxy.tunnel import Tunnel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.errors import Refusal
+    from wrapper.gate import Gate, Lane
+    from wrapper.pool import Worker
+    from wrapper.proxy.upstream import Upstream
+    from wrapper.stream import Stream
+
+
+class Passage:
+    """A connection that is passed to the service as it is, as the gate sees it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.gate: Gate
+
+    def proceed(self, lane: Lane | None, refusal: Refusal | None, held: float) -> None:
+        return
+
+    def warn(self, going: str) -> None:
+        return  # nothing can be said that HTTP/2 would understand
+
+    def cut(self) -> None:
+        self._stream.cut()
+
+    def travel(self, lane: Lane, worker: Worker) -> None:
+        worker.step_aside()
+        upstream: Upstream = lane.upstream  # type: ignore[assignment]
+        connection = upstream.connect()
+        try:
+            Tunnel(self._stream, connection.sock, b"", False).run(worker.buffer)
+        finally:
+            connection.close()
