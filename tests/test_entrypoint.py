@@ -1,0 +1,373 @@
+"""entrypoint.py, signals.py, cli.py: the wrapper as a real process, as PID 1 would be."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.running import ROOT, Wrapper, free_port, run, service, wait_until
+
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
+
+
+def as_subreaper():
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children(pid, state=None):
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{entry}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+            if int(fields[1]) == pid and state in (None, fields[0]):
+                found.append(int(entry))
+    return found
+
+
+# Exit statuses
+
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (("--", "/no/such/program", "{port}"), 127, "not found"),
+    (("--", "/tmp", "{port}"), 126, "directory"),
+    (("--", "/etc/passwd", "{port}"), 126, "Permission denied"),
+    (("--hold", "soon", "--", "true", "{port}"), 2, "expected a duration"),
+    (("--nope", "--", "true", "{port}"), 2, "no such option"),
+    (("--",), 2, "COMMAND: missing"),
+    (("--", "true"), 2, "--upstream: missing")])
+def test_what_cannot_start_is_one_clear_line_and_its_status(words, status, said):
+    result = run("--listen", f"127.0.0.1:{free_port()}", *words)
+    assert result.returncode == status
+    lines = [line for line in result.stderr.splitlines() if line.startswith("wrapper: ")]
+    assert len(lines) == 1 and said in lines[0]
+    assert "Traceback" not in result.stderr
+
+
+def test_a_taken_port_is_1_and_the_service_is_never_started(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run("--listen", f"127.0.0.1:{taken.getsockname()[1]}", "--", "touch", str(tmp_path / "started{port}"))
+    assert result.returncode == 1
+    assert "cannot listen" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 255])
+def test_the_exit_status_is_the_services(status):
+    assert run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", f": {{port}}; exit {status}").returncode == status
+
+
+def test_a_signal_that_ends_the_service_is_128_plus_n():
+    assert run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; kill -SEGV $$").returncode == 139
+
+
+def test_twenty_services_that_end_at_once_are_all_7():
+    """The soak does 200; the bug it guards against showed in 25 of 200."""
+    assert [run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; exit 7").returncode
+            for _ in range(20)] == [7] * 20
+
+
+@pytest.mark.soak
+def test_two_hundred_services_that_end_at_once_are_all_7():
+    assert [run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; exit 7").returncode
+            for _ in range(200)] == [7] * 200
+
+
+def test_exit_status_renames_planned_ends_only():
+    with Wrapper("--exit-status", "5=0", command=service("plain", "5")) as wrapper:
+        assert wrapper.end(signal.SIGTERM) == 0
+    assert run("--listen", f"127.0.0.1:{free_port()}", "--exit-status", "5=0", "--", "sh", "-c",
+               ": {port}; exit 5").returncode == 5
+
+
+def test_a_crash_ends_the_wrapper_with_137():
+    with Wrapper(command=service("plain")) as wrapper:
+        os.kill(wrapper.status()["pid"], signal.SIGKILL)
+        assert wrapper.end() == 137
+
+
+# Signals
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "QUIT"])
+def test_ending_signals_reach_the_service_as_they_are(name):
+    number = getattr(signal, "SIG" + name)
+    with Wrapper(command=service("plain", "3")) as wrapper:
+        assert wrapper.end(number) == 3
+        assert f"signal {number}" in wrapper.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGALRM,
+                                    signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGRTMIN + 3])
+def test_every_other_signal_is_passed_on(number):
+    with Wrapper(command=service("plain")) as wrapper:
+        wrapper.process.send_signal(number)
+        wrapper.wait_line(f"signal {int(number)}\n")
+        assert wrapper.status()["state"] == "running"
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT])
+def test_fault_signals_from_outside_are_the_services_not_ours(number):
+    with Wrapper(command=service("plain")) as wrapper:
+        wrapper.process.send_signal(number)
+        assert wrapper.end() == 128 + number
+
+
+def test_a_signal_at_the_very_beginning_is_not_lost():
+    """From the moment that Python runs our first line; before that the kernel drops what nobody handles."""
+    for delay in (0.06, 0.08, 0.1, 0.15):
+        with Wrapper(command=service("plain"), wait=False) as wrapper:
+            wait_until(lambda wrapper=wrapper: catches_term(wrapper.process.pid))
+            threading.Event().wait(delay)
+            assert wrapper.end(signal.SIGTERM) in (0, 143)
+
+
+def catches_term(pid):
+    with open(f"/proc/{pid}/status") as file:
+        caught = re.search(r"SigCgt:\s*(\w+)", file.read())
+    return int(caught[1], 16) & 1 << signal.SIGTERM - 1
+
+
+def test_a_deaf_service_is_killed_after_stop_timeout():
+    with Wrapper("--stop-timeout", "500ms", command=service("deaf")) as wrapper:
+        start = time.monotonic()
+        assert wrapper.end(signal.SIGTERM) == 137
+        assert 0.4 < time.monotonic() - start < 3
+
+
+def test_a_second_signal_ends_the_drain_and_is_passed_on():
+    with Wrapper("--drain-timeout", "60s", command=service("plain")) as wrapper, \
+            socket.create_connection(("127.0.0.1", wrapper.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+        wait_until(lambda: wrapper.status()["in_flight"] == 1)
+        wrapper.process.send_signal(signal.SIGTERM)
+        wrapper.wait_line("running -> draining")
+        assert wrapper.end(signal.SIGTERM, timeout=10) == 0
+        assert wrapper.stderr.count("signal 15\n") >= 1
+
+
+def test_drain_lets_a_request_in_flight_end():
+    with Wrapper("--drain-timeout", "10s", command=service("plain")) as wrapper, \
+            socket.create_connection(("127.0.0.1", wrapper.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nhalf")
+        wait_until(lambda: wrapper.status()["in_flight"] == 1)
+        wrapper.process.send_signal(signal.SIGTERM)
+        wrapper.wait_line("running -> draining")
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", wrapper.port)).close()
+        client.sendall(b"half")
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+        assert answer.endswith(b"halfhalf")
+        assert wrapper.end() == 0
+
+
+def test_a_suspended_service_can_be_continued():
+    def state():
+        with open(f"/proc/{wrapper_status['pid']}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+
+    with Wrapper(command=service("deaf"), start_new_session=True) as wrapper:
+        wrapper_status = wrapper.status()
+        wrapper.process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: state() == "T")
+        wrapper.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: state() != "T")
+        wrapper.process.send_signal(signal.SIGTSTP)
+        wait_until(lambda: state() == "T")
+        os.kill(wrapper_status["pid"], signal.SIGKILL)
+
+
+def test_signals_that_came_ignored_stay_ignored():
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--upstream", "127.0.0.1:1", "--",
+         "grep", "SigIgn", "/proc/self/status"], cwd=ROOT, capture_output=True, text=True, timeout=20, preexec_fn=ignore)
+    ignored = int(result.stdout.split()[1], 16)
+    assert ignored & 1 << signal.SIGHUP - 1
+    assert ignored & 1 << signal.SIGCHLD - 1
+    assert result.returncode == 0
+
+
+def test_an_ignored_chld_loses_no_status():
+    result = subprocess.run(
+        [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; exit 7"],
+        cwd=ROOT, timeout=20, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert result.returncode == 7
+
+
+# Orphans
+
+def test_a_hundred_orphans_are_reaped_within_a_second():
+    with Wrapper(command=service("orphans", "100"), preexec_fn=as_subreaper) as wrapper:
+        wrapper.wait_line("left 100 orphans")
+        start = time.monotonic()
+        wait_until(lambda: not children(wrapper.process.pid, "Z"), timeout=1)
+        assert time.monotonic() - start < 1
+        assert children(wrapper.process.pid) == [wrapper.status()["pid"]]
+
+
+@pytest.mark.parametrize(("words", "status"), [((), 3), (("9",), 9)])
+def test_a_grandchild_with_the_pipes_and_the_port_does_not_hide_the_exit(words, status):
+    with Wrapper("--capture-output", command=service("holder", *words), wait=False, preexec_fn=as_subreaper) as wrapper:
+        if words:
+            assert wrapper.end(timeout=5) == status
+        else:
+            wrapper.wait_state("running")
+            assert wrapper.end(signal.SIGTERM, timeout=5) == status
+
+
+# What the service gets is what we got
+
+def test_stdio_folder_and_umask_reach_the_service(tmp_path):
+    script = "cat; pwd; umask; echo err >&2; : {port}"
+    result = subprocess.run(
+        [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", script],
+        input=b"in\n", capture_output=True, cwd=tmp_path, timeout=20, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: os.umask(0o027))
+    assert result.stdout.decode().split() == ["in", str(tmp_path), "0027"]
+    assert b"err\n" in result.stderr
+
+
+def test_the_environment_is_untouched_but_for_port():
+    show = "import os,sys; print(sorted(os.environ.items()))"
+    bare = {"A": "1", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
+    for environment in (bare, {**bare, "PORT": str(free_port())}):
+        result = subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--",
+                                 sys.executable, "-c", show, "{port}"], env=environment, capture_output=True,
+                                text=True, timeout=20, cwd=ROOT)
+        seen = dict(eval(result.stdout))
+        if "PORT" in environment:
+            assert seen.pop("PORT") != environment["PORT"]
+            environment = bare
+        assert seen == environment
+
+
+def test_an_empty_environment_does_no_harm():
+    result = subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "/bin/sh",
+                             "-c", ": {port}; exit 4"], env={}, cwd=ROOT, timeout=20)
+    assert result.returncode == 4
+
+
+def test_closed_stdio_does_no_harm():
+    """No socket may get number 2: the log would be written to a client. The service finds them closed, as we did."""
+    port = free_port()
+    script = f"exec {sys.executable} -m wrapper --listen 127.0.0.1:{port} -- sh -c ': {{port}}; ls /proc/self/fd | wc -l " \
+             "> /dev/null; [ -e /proc/self/fd/2 ] && exit 9; exit 6' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], cwd=ROOT, timeout=20).returncode == 6
+
+
+def test_inherited_descriptors_go_on():
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "bash", "-c",
+                    f": {{port}}; echo here >&{writing}"], cwd=ROOT, timeout=20, pass_fds=[writing])
+    os.close(writing)
+    assert os.read(reading, 100) == b"here\n"
+    os.close(reading)
+
+
+def test_the_service_inherits_nothing_of_ours():
+    with Wrapper(command=service("plain")) as wrapper:
+        links = {os.readlink(f"/proc/{wrapper.status()['pid']}/fd/{entry}")
+                 for entry in os.listdir(f"/proc/{wrapper.status()['pid']}/fd")}
+    assert len([link for link in links if link.startswith("socket:")]) == 1
+
+
+def test_an_interactive_shell_works_on_the_terminal():
+    """Job control, foreground group, and Ctrl-C seen once and by the foreground job alone."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}",
+                                  "--log-level", "error", "--upstream", "127.0.0.1:1", "--", "bash", "--norc", "-i"])
+    seen = b""
+
+    def foreground():
+        return os.tcgetpgrp(terminal)
+
+    def talk(text, wanted):
+        nonlocal seen
+        seen = b""
+        os.write(terminal, text)
+        end = time.monotonic() + 15
+        while wanted not in seen:
+            assert time.monotonic() < end, seen
+            if select.select([terminal], [], [], 0.1)[0]:
+                seen += os.read(terminal, 4096)
+
+    try:
+        talk(b"PS1='>'$'> '\n", b">> ")
+        assert b"no job control" not in seen
+        shell = foreground()
+        assert shell != pid
+        talk(b"sleep 300\n", b"sleep 300\r\n")
+        wait_until(lambda: foreground() != shell)
+        talk(b"\x03", b">> ")
+        talk(b"sleep 301\n", b"sleep 301\r\n")
+        wait_until(lambda: foreground() != shell)
+        talk(b"\x1a", b"Stopped")
+        talk(b"kill %1; tput cols >/dev/null; stty size; echo $((40+2))\n", b"42")
+        os.write(terminal, b"exit 5\n")
+        with contextlib.suppress(OSError):
+            while os.read(terminal, 4096):
+                pass
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    finally:
+        os.close(terminal)
+
+
+# Rest
+
+def test_nothing_happens_while_nothing_happens():
+    """No polling: no voluntary context switch of any thread for a while."""
+    def switches():
+        total = 0
+        for task in os.listdir(f"/proc/{wrapper.process.pid}/task"):
+            with open(f"/proc/{wrapper.process.pid}/task/{task}/status") as file:
+                total += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", file.read(), re.MULTILINE)[1])
+        return total
+
+    with Wrapper(command=service("deaf"), wait=False) as wrapper:
+        wrapper.wait_line("starting -> running")
+        before = wait_until_quiet(switches)
+        threading.Event().wait(2.5)
+        assert switches() == before
+
+
+def wait_until_quiet(count, pause=1.0):
+    """A count that has not changed for `pause` seconds."""
+    while True:
+        before = count()
+        threading.Event().wait(pause)
+        if count() == before:
+            return before
+
+
+def test_check_prints_every_setting_with_its_origin():
+    result = run("check", "--hold", "5s", "--token", "s3cret", "--", "serve", "{port}",
+                 env={**os.environ, "WRAPPER_HOLD_MAX": "7", "WRAPPER_NOPE": "1"})
+    assert result.returncode == 0
+    assert re.search(r"--hold +=\s+5.0 +\(--hold\)", result.stdout)
+    assert re.search(r"--hold-max +=\s+7 +\(WRAPPER_HOLD_MAX\)", result.stdout)
+    assert "s3cret" not in result.stdout
+    assert "WRAPPER_NOPE" in result.stdout
+    assert run("check", "--hold", "x").returncode == 2
+
+
+def test_help_and_version():
+    assert "--stop-timeout" in run("--help").stdout
+    assert re.fullmatch(r"wrapper \d+\.\d+\.\d+\n", run("--version").stdout)
