@@ -24,10 +24,10 @@ USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMA
 
 def main(argv: Sequence[str]) -> int:
     """Run one verb; the result is the exit status."""
-    verb = argv[0] if argv else "--help"
+    verb = argv[0] if argv else ""
     if verb in ("--help", "-h"):
         print(help_text(), end="")
-        return 0 if argv else BadSettings.exit_status
+        return 0
     if verb == "--version":
         from wrapper import __version__  # start-up: a run does without it
 

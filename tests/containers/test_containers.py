@@ -118,7 +118,9 @@ def test_service_links_of_kubernetes_are_named_as_what_they_are(image, podman):
 def test_what_cannot_start_ends_the_container_with_the_usual_status(image, podman, command, status):
     done = podman.once(image, *command)
     assert done.returncode == status
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("wrapper: "), done.stderr
+    assert sum(line.startswith("wrapper: ") for line in lines) == 1, "one line says what is wrong, the last one"
 
 
 def test_a_start_writes_nothing_into_the_image(image, run, podman):
