@@ -28,6 +28,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("entrypoint", "ctl"),
+    ("client", "screen"),
     ("presets", "testing"),
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
@@ -41,7 +42,7 @@ LAYERS = (
     ("settings", "values", "address", "sockets", "control", "signals", "log", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("http1", "proxy.headers", "settings", "errors", "deadline")
+PURE = ("http1", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.
