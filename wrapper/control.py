@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 NAME = "wrapper.sock"
+DEFAULT_PREFIX = "/sidecar"  # what the control socket answers under, whatever --prefix says
 
 
 def candidates() -> list[str]:

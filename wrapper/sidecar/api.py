@@ -78,7 +78,8 @@ class Api:
         """The main service's record, and what is known of everything around it."""
         helpers = {service.name: service.status() for service in self._services[1:]}
         return {**self._services[0].status(), "uptime_seconds": round(time.monotonic() - self._started, 3),
-                "problems": len(self._around.board), "version": __version__, "helpers": helpers}
+                "problems": len(self._around.board), "version": __version__, "helpers": helpers,
+                "last_event": self._around.feed.last}
 
     def _problems(self, request: Request) -> Response:
         return as_json(self._around.board.list())

@@ -7,6 +7,7 @@ import socket
 import struct
 
 from wrapper import address, sockets
+from wrapper.control import DEFAULT_PREFIX
 from wrapper.errors import NotFound
 from wrapper.log import log
 from wrapper.server import Server
@@ -28,7 +29,7 @@ CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 class OwnPaths:
     """The site as the control socket shows it: what is not ours is not relayed from here."""
 
-    prefixes = ("/", "*")
+    prefixes: tuple[str, ...] = ("/", "*")
     observes = False  # what `ctl` asks is no traffic
 
     def __init__(self, site: Site) -> None:
@@ -37,6 +38,11 @@ class OwnPaths:
     def answer(self, request: Request) -> Response | None:
         """Raises: Refusal."""
         response = self._site.answer(request)
+        prefix = self._site.around.settings.prefix
+        if response is None and prefix != DEFAULT_PREFIX and request.path.startswith(DEFAULT_PREFIX + "/"):
+            # `ctl` is another process: it cannot know what --prefix this one was started with.
+            request.path = prefix + request.path[len(DEFAULT_PREFIX):]
+            response = self._site.answer(request)
         if response is None:
             raise NotFound(f"{request.path} is not a path of the wrapper's own")
         return response

@@ -1,0 +1,147 @@
+"""The caller's end of the control socket: finds it, asks, and reads what the wrapper answers."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from wrapper import address, sockets
+from wrapper.control import DEFAULT_PREFIX, candidates
+
+# connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
+NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
+
+
+class NoWrapper(Exception):
+    """There is no wrapper to talk to, or it went away; the message says what to do."""
+
+
+class Refused(Exception):
+    """The wrapper said no; `status` is the HTTP status, `document` the whole answer where it was JSON."""
+
+    def __init__(self, status: int, message: str, document: Any = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.document = document
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("wrapper", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = sockets.connect(address.unix(self._path), self.timeout)
+
+
+class Client:
+    """Speaks to the first of `places` (paths of sockets) where a wrapper listens.
+
+    `timeout` in seconds is for every step of an exchange; None waits as long as it takes.
+    """
+
+    def __init__(self, places: Sequence[str], timeout: float | None = None) -> None:
+        self._places = places
+        self._timeout = timeout
+
+    def get(self, path: str, **query: str) -> Any:
+        """The JSON document at a path under the prefix, or the text of another type.
+
+        Raises: NoWrapper, Refused.
+        """
+        return self.ask("GET", path, **query)
+
+    def ask(self, method: str, path: str, **query: str) -> Any:
+        """Raises: NoWrapper, Refused."""
+        answer = self.open(method, path, **query)
+        try:
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(error) from error
+        return _document(answer, body)
+
+    def open(self, method: str, path: str, **query: str) -> http.client.HTTPResponse:
+        """The answer with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
+        connection = self._connect()
+        target = f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else "")
+        try:
+            connection.request(method, target)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise _refusal(answer.status, _document(answer, answer.read()))
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(error) from error
+        return answer
+
+    def events(self, after: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every kept event, then each as it happens; with `after="now"` only those to come.
+
+        The request has been made when this returns. Raises: NoWrapper, Refused.
+        """
+        answer = self.open("GET", "api/events", **({} if after is None else {"after": after}))
+        return _events(answer)
+
+    def _connect(self) -> _Connection:
+        for place in self._places:
+            connection = _Connection(place, self._timeout)
+            try:
+                connection.connect()
+                return connection
+            except OSError as error:
+                if error.errno not in NOBODY:
+                    raise NoWrapper(f"cannot open {place}: {error.strerror or error}"
+                                    + ("; be the user the wrapper runs as" if error.errno in (errno.EACCES, errno.EPERM)
+                                       else "")) from error
+        raise NoWrapper(f"no wrapper runs here: nobody listens at {' or '.join(self._places)}; "
+                        "--control PATH names another socket")
+
+
+def places(given: str | None) -> list[str]:
+    """Where to look: what was given, else what the environment of the container names, else the usual places."""
+    chosen = given or os.environ.get("WRAPPER_CONTROL")
+    return [chosen] if chosen else candidates()
+
+
+def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The JSON of each `data:` line (WHATWG HTML, section 9.2.6); the wrapper writes one for each event."""
+    try:
+        while line := answer.readline():
+            if line.startswith(b"data:"):
+                yield json.loads(line[len(b"data:"):])
+    except (OSError, http.client.HTTPException) as error:
+        raise _gone(error) from error
+
+
+def _document(answer: http.client.HTTPResponse, body: bytes) -> Any:
+    text = body.decode("utf-8", "replace")
+    if (answer.getheader("Content-Type") or "").startswith("application/json"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _refusal(status: int, document: Any) -> Refused:
+    if isinstance(document, dict) and document.get("error"):
+        return Refused(status, str(document["error"]), document)
+    return Refused(status, str(document).strip() or f"the wrapper answers {status}")
+
+
+def _gone(error: Exception) -> NoWrapper:
+    if isinstance(error, OSError) and isinstance(error, TimeoutError):
+        return NoWrapper("the wrapper does not answer in time")
+    return NoWrapper(f"the wrapper went away: {error or type(error).__name__}")
+
+
+def wait_again() -> None:
+    """The pace of what is looked at again and again."""
+    time.sleep(1.0)

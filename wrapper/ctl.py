@@ -1,0 +1,301 @@
+"""`ctl` and `health`: steer the running wrapper and look at it, from any process that can open its control socket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from wrapper import screen, values
+from wrapper.client import Client, NoWrapper, Refused, places, wait_again
+from wrapper.screen import Paint
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130  # exit statuses; 128 + SIGINT as a shell would say
+HEALTH_TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
+LOOK_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
+CATCH_UP_TIMEOUT = 2.0  # seconds for the last states to be shown after an action ended
+CLEAR = "\x1b[H\x1b[J"  # cursor home, then erase to the end (ECMA-48): no flicker
+ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until it is started",
+           "restart": "stop and start it while requests wait",
+           "reload": "make it read its configuration again, or restart it where it cannot"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """`argv` begins with `ctl` or `health`; the result is the exit status."""
+    try:
+        options = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return int(options.run(options))
+    except (NoWrapper, Refused) as error:
+        return _fail(options.verb, str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our lines has left, as `head` does; the interpreter must not complain of it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _fail(verb: str, message: str) -> int:
+    print(f"wrapper {verb}: {message}", file=sys.stderr)
+    return FAILED
+
+
+# The command line
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, "
+                            "/run/wrapper.sock, else under the temporary folder")
+    everywhere.add_argument("--json", action="store_true", help="for machines: JSON on stdout")
+    top = argparse.ArgumentParser(prog="wrapper")
+    words = top.add_subparsers(dest="verb", required=True)
+    health = words.add_parser("health", parents=[everywhere], help="exit 0 where all is well, 1 where not")
+    health.add_argument("--ready", action="store_true", help="whether requests are served, not only the wrapper alive")
+    health.add_argument("--timeout", type=_seconds, default=HEALTH_TIMEOUT, metavar="D", help="default 5s")
+    health.set_defaults(run=_health)
+    ctl = words.add_parser("ctl", parents=[everywhere], help="steer the running wrapper")
+    _add_verbs(ctl.add_subparsers(dest="action", metavar="VERB", required=True), everywhere)
+    return top
+
+
+def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
+    def verb(name: str, run: Any, meaning: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name, parents=[everywhere], help=meaning, description=meaning[0].upper() + meaning[1:] + ".")
+        parser.set_defaults(run=run)
+        return parser
+
+    verb("status", _status, "how everything stands").add_argument(
+        "--watch", action="store_true", help="draw it again every second until Ctrl-C")
+    for name, meaning in ACTIONS.items():
+        action = verb(name, _act, meaning)
+        action.add_argument("--no-wait", action="store_true", help="only ask for it")
+        action.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the state is")
+        action.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    signal = verb("signal", _signal, "pass a signal on to the service")
+    signal.add_argument("name", help="HUP, USR1, ...")
+    signal.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    verb("problems", _problems, "what is wrong now")
+    verb("config", _config, "where configuration comes from and how it went").add_argument(
+        "--look", action="store_true", help="look for a change now")
+    logs = verb("logs", _logs, "what the service printed last (needs --capture-output)")
+    logs.add_argument("--lines", type=_count, default=100, metavar="N", help="default 100")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on as more comes, until Ctrl-C")
+    logs.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    verb("events", _events, "what happened").add_argument(
+        "--follow", "-f", action="store_true", help="go on as more happens, until Ctrl-C")
+
+
+def _seconds(text: str) -> float:
+    try:
+        return values.positive_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _count(text: str) -> int:
+    try:
+        return values.count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _client(options: argparse.Namespace, timeout: float | None = LOOK_TIMEOUT) -> Client:
+    return Client(places(getattr(options, "control", None)), timeout)
+
+
+def _wants_json(options: argparse.Namespace) -> bool:
+    return getattr(options, "json", False)
+
+
+def _paint() -> Paint:
+    return Paint(sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb")
+
+
+def _show(lines: Sequence[str]) -> None:
+    print("\n".join(lines), flush=True)
+
+
+def _show_json(document: Any) -> None:
+    print(json.dumps(document), flush=True)
+
+
+def _whose(options: argparse.Namespace) -> dict[str, str]:
+    return {"service": options.service} if options.service else {}
+
+
+# To look at
+
+def _health(options: argparse.Namespace) -> int:
+    client = _client(options, options.timeout)
+    try:
+        document = client.get("readyz" if options.ready else "healthz")
+    except Refused as error:
+        document = {"error": str(error), "status": error.status}
+    is_well = isinstance(document, dict) and "error" not in document
+    if _wants_json(options):
+        _show_json(document)
+    elif is_well:
+        print("ready" if options.ready else "healthy")
+    else:
+        return _fail("health", str(document["error"] if isinstance(document, dict) else document))
+    return DONE if is_well else FAILED
+
+
+def _status(options: argparse.Namespace) -> int:
+    client = _client(options)
+    if not options.watch:
+        _show(_status_lines(client, options))
+        return DONE
+    while True:
+        try:
+            lines = _status_lines(client, options)
+        except NoWrapper as error:
+            lines = [str(error), "", "looking again every second"]
+        if sys.stdout.isatty() and not _wants_json(options):
+            lines = [CLEAR + lines[0], *lines[1:]]
+        _show(lines)
+        wait_again()
+
+
+def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
+    status = client.get("api/status")
+    if _wants_json(options):
+        return [json.dumps(status)]
+    return screen.overview(status, client.get("api/problems"), client.get("api/config"), _paint(), time.time())
+
+
+def _problems(options: argparse.Namespace) -> int:
+    problems = _client(options).get("api/problems")
+    if _wants_json(options):
+        _show_json(problems)
+    else:
+        _show(screen.problem_lines(problems, _paint(), time.time()) or ["no problems"])
+    return DONE
+
+
+def _config(options: argparse.Namespace) -> int:
+    client = _client(options)
+    config = client.ask("POST" if options.look else "GET", "api/config")
+    if _wants_json(options):
+        _show_json(config)
+    else:
+        _show(screen.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
+    return DONE
+
+
+def _logs(options: argparse.Namespace) -> int:
+    query = {"lines": str(options.lines), **_whose(options)}
+    if not options.follow:
+        text = _client(options).get("api/logs", **query)
+        _show_json(text.splitlines()) if _wants_json(options) else _write(text)
+        return DONE
+    answer = _client(options, None).open("GET", "api/logs", follow="1", **query)
+    while piece := answer.read1(65536) if not _wants_json(options) else answer.readline():
+        text = piece.decode("utf-8", "replace")
+        _show_json(text.rstrip("\n")) if _wants_json(options) else _write(text)
+    raise NoWrapper("the wrapper went away")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _events(options: argparse.Namespace) -> int:
+    last = _client(options).get("api/status").get("last_event", 0)
+    if not options.follow and not last:
+        return DONE
+    paint = _paint()
+    for event in _client(options, None).events():
+        _show_json(event) if _wants_json(options) else _show([screen.event_line(event, paint)])
+        if not options.follow and event["id"] >= last:
+            return DONE
+    raise NoWrapper("the wrapper went away")
+
+
+# To do
+
+def _signal(options: argparse.Namespace) -> int:
+    status = _client(options).ask("POST", "api/signal", name=options.name, **_whose(options))
+    if _wants_json(options):
+        _show_json(status)
+    else:
+        print(f"sent {options.name.upper()} to pid {status.get('pid')}")
+    return DONE
+
+
+def _act(options: argparse.Namespace) -> int:
+    """Ask, show the states as they pass, and say how it ended."""
+    query = {"reason": options.reason, **_whose(options)}
+    if options.no_wait:
+        return _tell_end(options, _client(options).ask("POST", f"api/{options.action}", **query), None)
+    passing = None if _wants_json(options) else _Passing(_client(options, None), options.service or "service")
+    fault = None
+    try:
+        status = _client(options, None).ask("POST", f"api/{options.action}", wait="1", **query)
+    except Refused as error:
+        if not isinstance(error.document, dict) or "state" not in error.document:
+            raise
+        status, fault = error.document, str(error)
+    except KeyboardInterrupt:
+        print(f"\nwrapper ctl: no longer waiting; the {options.action} goes on", file=sys.stderr)
+        raise
+    if passing is not None:
+        passing.catch_up(status.get("last_event", 0))
+    return _tell_end(options, status, fault)
+
+
+def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None) -> int:
+    if _wants_json(options):
+        _show_json(status)
+    elif fault is None:
+        pid = f", pid {status['pid']}" if status.get("pid") else ""
+        print(f"{_paint().state(status['state'])}{pid}", flush=True)
+    if fault is None:
+        return DONE
+    return _fail("ctl", f"cannot {options.action}: {fault}")
+
+
+class _Passing:
+    """Prints the events of one service from now on, in a thread of its own."""
+
+    def __init__(self, client: Client, service: str) -> None:
+        self._service = service
+        # Guards the id of the event seen last; notified at each.
+        self._seen = threading.Condition()
+        self._last = 0
+        self._is_over = False
+        events = client.events(after="now")
+        threading.Thread(target=self._print, args=(events,), name="events", daemon=True).start()
+
+    def _print(self, events: Iterator[dict[str, Any]]) -> None:
+        paint = _paint()
+        try:
+            for event in events:
+                if event.get("service") == self._service and event["kind"] in ("state", "exit"):
+                    _show([screen.event_line(event, paint, self._service)])
+                self._note(event["id"])
+        except (NoWrapper, OSError):
+            pass  # whoever waits for the action itself hears of it
+        finally:
+            self._note(None)
+
+    def _note(self, number: int | None) -> None:
+        with self._seen:
+            self._is_over = number is None
+            self._last = number or self._last
+            self._seen.notify_all()
+
+    def catch_up(self, number: int) -> None:
+        """Wait until event `number` was printed, for a moment at most."""
+        with self._seen:
+            self._seen.wait_for(lambda: self._is_over or self._last >= number, CATCH_UP_TIMEOUT)

@@ -1,0 +1,152 @@
+"""What the wrapper knows, as text for people at a terminal. Pure: documents in, lines out."""
+
+from __future__ import annotations
+
+import calendar
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from wrapper.log import one_line
+
+GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
+COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
+GUTTER = "  "
+
+
+class Paint:
+    """Colours text, or leaves it as it is."""
+
+    def __init__(self, is_on: bool) -> None:
+        self._is_on = is_on
+
+    def __call__(self, colour: str, text: str) -> str:
+        return f"\x1b[{colour}m{text}\x1b[0m" if self._is_on and colour else text
+
+    def state(self, state: str) -> str:
+        return self(COLOURS.get(state, WARN), state)
+
+
+def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], config: Sequence[Mapping[str, Any]],
+             paint: Paint, now: float) -> list[str]:
+    """The whole picture on one screen: the service first, then what is wrong, then the rest."""
+    rows = _service("service", status, paint, now)
+    for name, helper in status.get("helpers", {}).items():
+        rows += [("", ""), *_service(name, helper, paint, now)]
+    rows.append(("", ""))
+    rows.append(("problems", paint(GOOD, "none") if not problems else paint(BAD, str(len(problems)))))
+    rows += [("", line) for line in problem_lines(problems, paint, now)]
+    rows += [("config" if first else "", line) for first, line in _firsts(config_lines(config, paint, now))]
+    rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}"))
+    return aligned(rows)
+
+
+def _firsts(lines: Iterable[str]) -> Iterable[tuple[bool, str]]:
+    return ((index == 0, line) for index, line in enumerate(lines))
+
+
+def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> list[tuple[str, str]]:
+    since = status["since"]
+    rows = [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
+            ("why", one_line(status.get("reason") or "-"))]
+    process = f"pid {status['pid']}" if status.get("pid") else "none"
+    rows.append(("process", f"{process}, generation {status['generation']}, {_plural(status['restarts'], 'restart')}"))
+    if status.get("last_exit"):
+        rows.append(("last exit", _exit(status["last_exit"], paint, now)))
+    held = status["held"]
+    rows.append(("requests", f"{status['in_flight']} in flight, " + paint(WARN if held else PLAIN, f"{held} held")))
+    return rows
+
+
+def _exit(last: Mapping[str, Any], paint: Paint, now: float) -> str:
+    how = f"signal {last['signal']}" if last.get("signal") else f"status {last['status']}"
+    who = "planned" if last.get("planned") else paint(BAD, "by itself")
+    return f"{how}, {who}, {age(last.get('at'), now)} ago"
+
+
+def problem_lines(problems: Iterable[Mapping[str, Any]], paint: Paint, now: float) -> list[str]:
+    lines = []
+    for problem in problems:
+        times = f", seen {problem['count']} times" if problem.get("count", 1) > 1 else ""
+        lines.append(paint(BAD, "!") + f" {one_line(problem['source'])}: {one_line(problem['message'])} "
+                     + paint(FAINT, f"(for {age(problem.get('since'), now)}{times})"))
+        lines += [f"    {one_line(str(key))}: {one_line(str(value))}"
+                  for key, value in (problem.get("details") or {}).items()]
+    return lines
+
+
+def config_lines(config: Iterable[Mapping[str, Any]], paint: Paint, now: float) -> list[str]:
+    lines = []
+    for one in config:
+        applied, seen = one.get("hash_applied"), one.get("hash_seen")
+        facts = [f"applied {str(applied)[:12]}" if applied else paint(WARN, "nothing applied yet")]
+        if seen and seen != applied:
+            facts.append(paint(WARN, f"seen {str(seen)[:12]}"))
+        if one.get("last_fetch"):
+            facts.append(f"looked {age(one['last_fetch'], now)} ago")
+        if one.get("stale_since"):
+            facts.append(paint(BAD, f"stale for {age(one['stale_since'], now)}"))
+        if one.get("last_result"):
+            facts.append(one_line(str(one["last_result"])))
+        lines.append(f"{one_line(str(one.get('name') or one.get('source') or '?'))}: " + ", ".join(facts))
+        lines.append("    " + paint(FAINT, f"from {one_line(str(one.get('source')))}"))
+    return lines
+
+
+def event_line(event: Mapping[str, Any], paint: Paint, main: str = "service") -> str:
+    """One event, one line: when, whose, what, why."""
+    whose = event.get("service")
+    name = f"{whose}: " if whose and whose != main else ""
+    return f"{paint(FAINT, clock(event.get('at')))}  {name}{_told(event, paint)}"
+
+
+def _told(event: Mapping[str, Any], paint: Paint) -> str:
+    kind = event.get("kind")
+    if kind == "state":
+        turn = f"{event.get('before')} -> {paint.state(str(event.get('state')))}"
+        return f"{turn}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
+    if kind == "exit":
+        how = f"signal {event['signal']}" if event.get("signal") else f"status {event.get('status')}"
+        return f"the service ended: {how}, " + ("planned" if event.get("planned") else paint(BAD, "by itself"))
+    if kind in ("problem", "resolved"):
+        word = paint(BAD, "problem") if kind == "problem" else paint(GOOD, "problem gone")
+        return f"{word}: {one_line(str(event.get('message')))}"
+    facts = " ".join(f"{key}={one_line(str(value))}" for key, value in event.items()
+                     if key not in ("id", "at", "time", "kind", "service"))
+    return f"{one_line(str(kind))}  {facts}".rstrip()
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(label) for label, _ in rows), default=0)
+    return [f"{label:{width}}{GUTTER}{value}".rstrip() for label, value in rows]
+
+
+def age(moment: str | None, now: float) -> str:
+    """How long ago an RFC 3339 moment was."""
+    then = epoch(moment)
+    return "?" if then is None else span(max(0.0, now - then))
+
+
+def clock(moment: str | None) -> str:
+    """A moment as the wrapper's log writes it, so that the two can be laid side by side."""
+    return (moment or "?").replace("T", " ")
+
+
+def span(seconds: float) -> str:
+    """`3s`, `2m 05s`, `1h 04m`, `3d 02h`."""
+    whole = int(seconds)
+    for unit, size, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // part:02d}{lesser}"
+    return f"{whole}s"
+
+
+def epoch(moment: str | None) -> float | None:
+    try:
+        return calendar.timegm(time.strptime((moment or "")[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
