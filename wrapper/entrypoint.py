@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.server import Server
     from wrapper.settings import Settings
+    from wrapper.sidecar.loader import Loader
     from wrapper.sidecar.site import Site
     from wrapper.signals import Signals
 
@@ -69,6 +70,7 @@ class Entrypoint:
         self._service = Service(MAIN, settings.command, settings.upstream, self._around, self._main_is_over)
         self._helpers = [self._helper(*words) for words in settings.helper]
         self._site: Site | None = None
+        self._loader: Loader | None = None
         self._server: Server | None = None
         self._control: Server | None = None
         self._is_ending = False
@@ -106,6 +108,7 @@ class Entrypoint:
 
     def _serve(self, listener: socket.socket) -> None:
         from wrapper.server import Server  # start-up: http.server costs 20 ms, the service is not made to wait for it
+        from wrapper.sidecar.loader import Loader
         from wrapper.sidecar.site import Site
 
         sys.setswitchinterval(SWITCH_INTERVAL)
@@ -116,7 +119,8 @@ class Entrypoint:
         self._serve_control()
         for helper in self._helpers:
             self._launch(helper)
-        self._site.start()
+        self._loader = Loader(self._site)
+        self._loader.start(self._settings.sidecar)
 
     def _serve_control(self) -> None:
         """The control socket is an optional part: without it the container works on, and says so."""
@@ -139,7 +143,8 @@ class Entrypoint:
             if not planned:
                 self._board.report(name, f"the helper {name} is gone with status {exit_status}", "over")
 
-        return Service(name, command, None, self._around, is_over, route=route)
+        return Service(name, command, None, self._around, is_over, route=route,
+                       ready_path=None, reload=None)
 
     def _launch(self, helper: Service) -> None:
         try:
@@ -193,8 +198,8 @@ class Entrypoint:
             helper.controller.shut_down(signal.SIGTERM)
         for helper in services:
             helper.controller.over.wait(self._settings.drain_timeout + self._settings.stop_timeout + 1.0)
-        if self._site is not None:
-            self._site.stop()
+        if self._loader is not None:
+            self._loader.stop()
         if self._control is not None:
             self._control.stop()
         for service in (self._service, *services):

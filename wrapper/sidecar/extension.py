@@ -1,7 +1,228 @@
-"""`Sidecar`: what authors write against."""
+"""`Sidecar`: routes, tasks, watches, mounts and helper services of one author, what users write against.
+
+A sidecar is a list of declarations. They are carried out once it has a host (`host.py`), which is when the wrapper
+has started the service; a declaration that fails then is a problem, and the others stand.
+"""
 
 from __future__ import annotations
 
+import threading
+
+from wrapper import values
+from wrapper.message import DEFAULT_LIMIT
+from wrapper.sidecar.handle import ServiceHandle
+from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
+from wrapper.sidecar.router import Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Callable, TypeVar, Union
+
+    from wrapper.message import Request, Response
+    from wrapper.sidecar.host import Host
+    from wrapper.sidecar.metrics import Metric
+    from wrapper.sidecar.mount import Application
+
+    Handler = TypeVar("Handler", bound=Callable[..., Any])
+    Span = Union[float, str, None]
+    Kind = TypeVar("Kind", bound=Metric)
+
+HANDLER_TIMEOUT = "30s"
+
 
 class Sidecar:
-    """Routes, tasks, watches, mounts and helper services of one author, declared in one place."""
+    """What one author adds to the wrapper. `name` is shown with its problems; default: the module's name.
+
+    Every function is called with as many of its arguments as it takes: a handler is `handler(request)` or
+    `handler(request, service)`, a hook `hook()` or `hook(service)`, and so on.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        # Guards the two below: a declaration is carried out once by each host there is.
+        self._lock = threading.Lock()
+        self._declared: list[tuple[str, Callable[[Host], None]]] = []
+        self._host: Host | None = None
+
+    def go_live(self, host: Host) -> None:
+        """Carry out what was declared so far, and from now on every declaration at once. For the wrapper itself.
+
+        Raises: ValueError where it has a host already.
+        """
+        with self._lock:
+            if self._host is not None:
+                raise ValueError("this sidecar runs already; was it given twice?")
+            self._host, declared = host, list(self._declared)
+        for what, action in declared:
+            host.guard.attempt(what, lambda action=action: action(host))  # type: ignore[misc]
+        host.begin()
+
+    def retire(self) -> None:
+        """Have no host any more; another one may come. For the test kit."""
+        with self._lock:
+            self._host = None
+
+    def _declare(self, what: str, action: Callable[[Host], None]) -> None:
+        with self._lock:
+            self._declared.append((what, action))
+            host = self._host
+        if host is not None:
+            action(host)
+
+    def _tell(self, what: str, action: Callable[[Host], None]) -> None:
+        """News: remembered only until there is a host."""
+        with self._lock:
+            host = self._host
+            if host is None:
+                self._declared.append((what, action))
+        if host is not None:
+            action(host)
+
+    # Requests
+
+    def route(self, method: str, path: str, *, guarded: bool = False, timeout: Span = HANDLER_TIMEOUT,
+              limit: int | str = DEFAULT_LIMIT) -> Callable[[Handler], Handler]:
+        """Answer requests for `path` here, instead of relaying them: `handler(request, service)`.
+
+        `path` is absolute, with parameters such as `/sidecar/things/{name}` in `request.params`. `guarded`: only with
+        the token. `timeout`: after that the client gets 504. `limit`: bytes of a body that is read whole, else 413.
+        The handler returns a dict or list (JSON), str, bytes, None (204), (status, body), a `Response`, or is a
+        generator: then each `yield` is one server-sent event.
+        """
+        seconds, most = _seconds(timeout), limit if isinstance(limit, int) else values.size(limit)
+
+        def take(handler: Handler) -> Handler:
+            def declare(host: Host) -> None:
+                host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded))
+
+            self._declare(what, declare)
+            return handler
+
+        what = f"{method} {path}"
+        Route(method, path, _nobody)  # a malformed path is said here, at the author's line
+        return take
+
+    def mount(self, path: str, application: Application, *, guarded: bool = False,
+              timeout: Span = HANDLER_TIMEOUT) -> None:
+        """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`."""
+        seconds, root = _seconds(timeout), path.rstrip("/")
+        Route("GET", root, _nobody)
+
+        def declare(host: Host) -> None:
+            host.add_mount(root, application, seconds, guarded)
+
+        self._declare(f"mount {path}", declare)
+
+    # In the background
+
+    def task(self, function: Handler) -> Handler:
+        """A thread of its own: `function(service, stopping)`; `stopping` is a `threading.Event`.
+
+        One that raises is a problem, and is called again after a pause; one that returns is done.
+        """
+        self._declare(f"task {_name(function)}", lambda host: host.add_task(_name(function), function))
+        return function
+
+    def watch(self, source: str | Callable[[], Any], *, every: Span = "5s",
+              select: Callable[[Any], Any] | None = None, name: str = "",
+              **options: Any) -> Callable[[Handler], Handler]:
+        """Watch a URL, a file, a folder or a function; `function(value, service)` is called when it changed.
+
+        `select`: the part of it that counts, as `document["alerts"]`. The function returns problems, or nothing where
+        all went well; until it does, the change counts as not applied and is tried again.
+        """
+        seconds = _seconds(every)
+
+        def take(function: Handler) -> Handler:
+            title = name or _name(function)
+            self._declare(f"watch {title}", lambda host: host.add_watch(
+                title, source, function, every=seconds, select=select, **options))
+            return function
+
+        return take
+
+    def on_start(self, function: Handler) -> Handler:
+        """Call `function(service)` once, when the sidecar runs. The service need not be ready yet."""
+        return self._hook("start", function)
+
+    def on_ready(self, function: Handler) -> Handler:
+        """Call `function(service)` whenever the service has become ready."""
+        return self._hook("ready", function)
+
+    def on_exit(self, function: Handler) -> Handler:
+        """Call `function(service, facts)` whenever a process of the service ended: `facts["status"]`, `["planned"]`."""
+        return self._hook("exit", function)
+
+    def _hook(self, moment: str, function: Handler) -> Handler:
+        self._declare(f"on_{moment} {_name(function)}", lambda host: host.add_hook(moment, function))
+        return function
+
+    # Services
+
+    def service(self, name: str, command: Sequence[str], *, route: str = "", upstream: str | None = None,
+                ready_path: str | None = None, restart: str = "on-failure") -> ServiceHandle:
+        """Run a second service, under its own path `route`; `{port}` in its command is a free port.
+
+        Requests reach it with their whole path, as it came. It never keeps the main service from starting; its troubles
+        are problems. The handle steers it like `service` the main one.
+        """
+        handle = ServiceHandle(name)
+        words = tuple(command)
+        _judge_service(name, words, route, upstream)
+        self._declare(f"service {name}", lambda host: host.add_service(
+            handle, words, route=route, upstream=upstream, ready_path=ready_path, restart=restart))
+        return handle
+
+    # What is wrong, and how much of what there was
+
+    def problem(self, message: str, key: str = "", **details: Any) -> None:
+        """Put a problem on the board, or see it again. `key` tells several of one sidecar apart."""
+        self._tell("problem", lambda host: host.report(message, key, details))
+
+    def resolve(self, key: str = "") -> None:
+        """Take a problem off the board again."""
+        self._tell("resolve", lambda host: host.resolve(key))
+
+    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
+        """A number that only rises, on `/sidecar/metrics`: `.inc(amount, label=value)`."""
+        return self._metric(Counter(name, help, labels))
+
+    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+        """A number that goes up and down: `.set(value, label=value)`."""
+        return self._metric(Gauge(name, help, labels))
+
+    def histogram(self, name: str, help: str, labels: Sequence[str] = (),
+                  buckets: Sequence[float] = DEFAULT_BUCKETS) -> Histogram:
+        """Values counted by size: `.observe(value, label=value)`."""
+        return self._metric(Histogram(name, help, labels, buckets))
+
+    def _metric(self, metric: Kind) -> Kind:
+        self._declare(f"metric {metric.name}", lambda host: host.add_metric(metric))
+        return metric
+
+
+def _nobody(request: Request) -> Response:
+    """Stands in where a route is only judged."""
+    raise NotImplementedError
+
+
+def _seconds(span: Span) -> float | None:
+    """Raises: ValueError for what is no duration."""
+    return values.positive_duration(span) if isinstance(span, str) else span
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _judge_service(name: str, command: Sequence[str], route: str, upstream: str | None) -> None:
+    """Raises: ValueError, at the author's line."""
+    if values.HELPER_NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is no name for a service: lower case letters, digits, _ and -")
+    if not command:
+        raise ValueError(f"the service {name!r} has no command")
+    if upstream is None and not any("{port}" in word for word in command):
+        raise ValueError(f"the service {name!r}: put {{port}} into its command, or say where it listens (upstream=)")
+    if route:
+        values.prefix(route)

@@ -173,16 +173,16 @@ class Registry:
         self._collectors: list[Collector] = []
 
     def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
-        return self._add(Counter(name, help, labels))
+        return self.add(Counter(name, help, labels))
 
     def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        return self._add(Gauge(name, help, labels))
+        return self.add(Gauge(name, help, labels))
 
     def histogram(self, name: str, help: str, labels: Sequence[str] = (),
                   buckets: Sequence[float] = DEFAULT_BUCKETS) -> Histogram:
-        return self._add(Histogram(name, help, labels, buckets))
+        return self.add(Histogram(name, help, labels, buckets))
 
-    def _add(self, metric: Kind) -> Kind:
+    def add(self, metric: Kind) -> Kind:
         """The metric, or the one that has its name already. Raises: ValueError where that one is different."""
         if metric.name.startswith(OWN_NAMES):
             raise ValueError(f"{metric.name}: names that begin with {OWN_NAMES} are the wrapper's own")

@@ -20,11 +20,15 @@ METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 
 class Route:
-    """One method on one path. `is_guarded`: only with the token, or over the control socket."""
+    """One method on one path. `is_guarded`: only with the token, or over the control socket.
+
+    Raises: ValueError for what can never match.
+    """
 
     __slots__ = ("answer", "is_guarded", "method", "pattern")
 
     def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False) -> None:
+        _judge(method, pattern)
         self.method = method
         self.pattern = pattern
         self.answer = answer
@@ -43,8 +47,7 @@ class Router:
         self._trees: tuple[tuple[str, Route], ...] = ()
 
     def add(self, route: Route) -> None:
-        """Raises: ValueError for a path that can never match, or that is taken already."""
-        _judge(route)
+        """Raises: ValueError for a path that is taken already."""
         if PARAMETER.search(route.pattern):
             self._add_pattern(route)
             return
@@ -66,7 +69,6 @@ class Router:
 
         Raises: ValueError as `add` does.
         """
-        _judge(route)
         if any(root == route.pattern for root, _ in self._trees):
             raise ValueError(f"{route.pattern} is mounted already")
         trees = [*self._trees, (route.pattern.rstrip("/"), route)]
@@ -119,14 +121,14 @@ def fixed_part(pattern: str) -> str:
     return PARAMETER.split(pattern, maxsplit=1)[0]
 
 
-def _judge(route: Route) -> None:
-    if not route.pattern.startswith("/") or "//" in route.pattern or "?" in route.pattern:
-        raise ValueError(f"{route.pattern!r} is no absolute path such as /sidecar/things/{{name}}")
-    if METHOD.fullmatch(route.method) is None:
-        raise ValueError(f"{route.method!r} is no HTTP method such as GET")
-    names = PARAMETER.findall(route.pattern)
-    if len(set(names)) < len(names) or set("{}") & set(PARAMETER.sub("", route.pattern)):
-        raise ValueError(f"{route.pattern!r} has a malformed or repeated parameter")
+def _judge(method: str, pattern: str) -> None:
+    if not pattern.startswith("/") or "//" in pattern or "?" in pattern:
+        raise ValueError(f"{pattern!r} is no absolute path such as /sidecar/things/{{name}}")
+    if METHOD.fullmatch(method) is None:
+        raise ValueError(f"{method!r} is no HTTP method such as GET")
+    names = PARAMETER.findall(pattern)
+    if len(set(names)) < len(names) or set("{}") & set(PARAMETER.sub("", pattern)):
+        raise ValueError(f"{pattern!r} has a malformed or repeated parameter")
 
 
 def _refuse_second(route: Route, methods: dict[str, Route]) -> None:

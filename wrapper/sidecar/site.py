@@ -5,6 +5,7 @@ from __future__ import annotations
 from wrapper.errors import MethodNotAllowed, NotFound
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.api import Api
+from wrapper.sidecar.metrics import Registry
 from wrapper.sidecar.router import Route, Router, fixed_part
 
 TYPE_CHECKING = False
@@ -28,6 +29,7 @@ class Site:
         self.services = services
         self.subscriptions: list[Any] = []
         self.observers: list[Callable[[Ended], None]] = []
+        self.registry = Registry()
         self.router = Router()
         self.access = Access(settings.token, settings.token_file, around.board)
         self.prefixes: tuple[str, ...] = (settings.prefix,)
@@ -38,12 +40,6 @@ class Site:
         for route in self.api.routes(settings.prefix):
             self.router.add(route)
         self._learn_routes()
-
-    def start(self) -> None:
-        """Bring the optional parts to life, behind everything that the service needs."""
-
-    def stop(self) -> None:
-        """Let the optional parts end."""
 
     # For the server
 
@@ -108,8 +104,18 @@ class Site:
         if not start.startswith(self.prefixes):
             self.prefixes = (*self.prefixes, start)
 
+    def add_subscription(self, subscription: Any) -> None:
+        """A source of configuration that is watched, shown beside the others."""
+        self.subscriptions.append(subscription)
+
     def add_service(self, service: Service) -> None:
-        """A helper, answered under its route from now on."""
+        """A helper, answered under its route from now on.
+
+        Raises: ValueError where its name or its route is taken.
+        """
+        for other in self.services:
+            if service.name == other.name or (service.route and service.route == other.route):
+                raise ValueError(f"a service with the name {service.name} or the path {service.route} is there already")
         self.services.append(service)
         self._learn_routes()
 

@@ -1,0 +1,221 @@
+"""`service` as sidecar code sees it: look at a service, steer it, talk to it, change its configuration."""
+
+from __future__ import annotations
+
+import http.client
+import json as json_module
+from collections import namedtuple
+
+from wrapper import sockets, values
+from wrapper.config import apply as configuration
+from wrapper.deadline import Deadline
+from wrapper.service.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Callable
+
+    from wrapper.address import Address
+    from wrapper.problems import Problem
+    from wrapper.service.service import Service, Surroundings
+
+REQUEST_TIMEOUT = 10.0  # seconds
+ANSWER_MAX = 16 * 1024 * 1024  # bytes of an answer that is read whole
+
+
+class ActionFailed(Exception):
+    """An action was carried out and did not end well; the message says why."""
+
+
+class Answer(namedtuple("Answer", "status headers body")):
+    """What the service answered; `headers` by name in lower case, repeated ones joined by ", "."""
+
+    __slots__ = ()
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Raises: ValueError where the body is none."""
+        return json_module.loads(self.body)
+
+
+class ServiceHandle:
+    """One service. A handle of a helper may be held before the wrapper runs: it works from `on_start` on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._service: Service | None = None
+        self._around: Surroundings | None = None
+
+    def bind(self, service: Service, around: Surroundings) -> ServiceHandle:
+        """From now on the handle is good for something. For the wrapper itself."""
+        self._around = around
+        self._service = service
+        return self
+
+    @property
+    def service(self) -> Service:
+        """The service itself, as the wrapper's own rooms know it.
+
+        Raises: RuntimeError before the wrapper runs.
+        """
+        if self._service is None:
+            raise RuntimeError(f"the service {self.name!r} is not there yet: use its handle from on_start on")
+        return self._service
+
+    @property
+    def around(self) -> Surroundings:
+        if self._around is None:
+            raise RuntimeError(f"the service {self.name!r} is not there yet: use its handle from on_start on")
+        return self._around
+
+    # Look
+
+    @property
+    def state(self) -> str:
+        """`stopped starting running draining stopping backoff` or `failed`."""
+        return self.service.life.state.value
+
+    @property
+    def is_ready(self) -> bool:
+        return self.service.life.state is State.RUNNING
+
+    @property
+    def address(self) -> Address | None:
+        """Where it listens inside the container, past the wrapper; None before its first start."""
+        return self.service.controller.address
+
+    def status(self) -> dict[str, Any]:
+        """What `/sidecar/api/status` says of it."""
+        return self.service.status()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """True as soon as it is ready, False when `timeout` seconds have passed; None waits for ever."""
+        deadline, feed = Deadline(timeout), self.around.feed
+        while True:
+            known = feed.last  # before the look, so that no turn in between is missed
+            if self.is_ready:
+                return True
+            if deadline.has_passed():
+                return False
+            feed.after(known, deadline.remaining())
+
+    # Steer
+
+    def start(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        self._act("start", reason, wait)
+
+    def stop(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        self._act("stop", reason, wait)
+
+    def restart(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        """Restart it; requests are held meanwhile. `wait` False: return as soon as it was asked for.
+
+        Raises: Busy where that contradicts what is under way; ActionFailed where it did not become ready.
+        """
+        self._act("restart", reason, wait)
+
+    def reload(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        """Have it read its configuration again, as --reload-signal or --reload-path say; without them, restart it."""
+        self._act("reload", reason, wait)
+
+    def _act(self, kind: str, reason: str, wait: bool) -> None:
+        ticket = self.service.controller.ask(kind, reason)
+        if wait and not ticket.wait():
+            raise ActionFailed(f"cannot {kind} {self.name}: {ticket.error}")
+
+    def signal(self, name: str | int) -> None:
+        """Send a signal, such as "HUP", to its process group.
+
+        Raises: ValueError for no signal; Busy where no process runs.
+        """
+        self.service.controller.signal(values.signal_number(str(name)))
+
+    # Talk
+
+    def request(self, method: str, path: str, *, body: bytes | str | None = None, json: Any = None,
+                headers: Mapping[str, str] | None = None, timeout: float = REQUEST_TIMEOUT) -> Answer:
+        """Ask the service itself, at its internal address: no gate, no hold, nothing added but Host.
+
+        `json`: sent as the body instead of `body`. `timeout`: seconds until the whole answer is there.
+        Raises: OSError where it is not reachable or takes too long; ValueError for an answer that is not HTTP.
+        """
+        address = self.address
+        if address is None:
+            raise ConnectionRefusedError(f"the service {self.name!r} has not been started")
+        fields = dict(headers or {})
+        if json is not None:
+            body = json_module.dumps(json)
+            fields.setdefault("Content-Type", "application/json")
+        connection = Connection(address, Deadline(timeout))
+        try:
+            connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
+            response = connection.getresponse()
+            found = connection.read_all(response)
+            return Answer(response.status, _joined(response.getheaders()), found)
+        except http.client.HTTPException as error:
+            raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
+        finally:
+            connection.close()
+
+    # Change
+
+    def apply(self, files: Mapping[str, str | bytes], check: Sequence[str] | None = None,
+              action: str | Callable[..., Any] | None = "restart", ready_timeout: float | None = None,
+              **options: Any) -> list[Problem]:
+        """Put files in place and make the service take them, all or nothing; an empty list where that went well.
+
+        See `config/apply.py` for what `check` and `action` can be.
+        """
+        return list(configuration.apply(self.service, files, check, action, ready_timeout, handle=self, **options))
+
+
+def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    joined: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined
+
+
+class Connection(http.client.HTTPConnection):
+    """One request to an internal address, TCP or unix, within one deadline for all of it."""
+
+    def __init__(self, address: Address, deadline: Deadline) -> None:
+        super().__init__("localhost" if address.is_unix else address.host, address.port or None)
+        self._address = address
+        self._deadline = deadline
+
+    def connect(self) -> None:
+        self.sock = sockets.connect(self._address, self._left())
+
+    def _left(self) -> float | None:
+        left = self._deadline.remaining()
+        if left is not None and left <= 0:
+            raise TimeoutError("the service took too long to answer")
+        return left
+
+    def read_all(self, response: http.client.HTTPResponse) -> bytes:
+        """The body; a service that sends it drop by drop does not outlive the deadline.
+
+        Raises: OSError.
+        """
+        pieces, size = [], 0
+        while piece := response.read1(65536):
+            pieces.append(piece)
+            size += len(piece)
+            if size > ANSWER_MAX:
+                raise OSError(f"the answer is over {ANSWER_MAX} bytes")
+            if self.sock is not None:  # http.client lets go of it when the answer ends with the connection
+                self.sock.settimeout(self._left())
+        return b"".join(pieces)

@@ -1,0 +1,232 @@
+"""Where a sidecar lives once the wrapper runs: its declarations become routes, threads, watches and services."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from wrapper import address
+from wrapper.errors import CannotStart
+from wrapper.service.service import Service
+from wrapper.sidecar.handle import ServiceHandle
+from wrapper.sidecar.isolation import Calls, Guard, fitting
+from wrapper.sidecar.mount import Mount
+from wrapper.sidecar.reply import response_of
+from wrapper.sidecar.router import Route
+from wrapper.sidecar.watch import subscribe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Callable
+
+    from wrapper.events import Feed
+    from wrapper.message import Request, Response
+    from wrapper.sidecar.metrics import Metric
+    from wrapper.sidecar.mount import Application
+    from wrapper.sidecar.router import Answer
+    from wrapper.sidecar.site import Site
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a task that failed is called again; doubles
+STEADY_SECONDS = 60.0  # after which a task that failed before counts as well again
+BODY_AHEAD = 1024 * 1024  # bytes of a body that are read before the handler's time begins to run
+
+
+class Host:
+    """One sidecar's place in the wrapper."""
+
+    def __init__(self, name: str, site: Site) -> None:
+        self._site = site
+        self._around = site.around
+        self.guard = Guard(name, site.around.board)
+        self._calls = Calls(self.guard)
+        self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
+        self._stopping = threading.Event()
+        self._hooks = Hooks(self.guard, self._main, site.around.feed)
+
+    def begin(self) -> None:
+        """Everything has been declared: the hooks may be called."""
+        self._hooks.begin()
+
+    def stop(self, timeout: float) -> None:
+        """Tell the tasks that it is over, and let the hooks hear of the last exit."""
+        self._stopping.set()
+        self._hooks.finish(timeout)
+
+    # Requests
+
+    def answer(self, what: str, handler: Callable[..., Any], timeout: float | None, limit: int) -> Answer:
+        def respond(request: Request) -> Response:
+            request.limit = limit
+            work = fitting(handler, request, self._main)
+            return self._call(what, request, lambda: response_of(work(), self.guard, what), timeout)
+
+        return respond
+
+    def _call(self, what: str, request: Request, work: Callable[[], Response], timeout: float | None) -> Response:
+        length = request.content_length
+        if length is not None and 0 < length <= min(BODY_AHEAD, request.limit):
+            request.body()  # a client that sends slowly must not look like a handler that hangs
+        response: Response = self._calls.run(what, work, timeout)
+        return response
+
+    def add_route(self, route: Route) -> None:
+        """Raises: ValueError where it is taken."""
+        self._site.add(route)
+
+    def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool) -> None:
+        mount = Mount(root, application, self._around.settings, self.guard)
+        what = f"mount {root}"
+
+        def respond(request: Request) -> Response:
+            return self._call(what, request, lambda: mount.answer(request), timeout)
+
+        self._site.add_tree(Route("GET", root, respond, guarded))
+
+    # In the background
+
+    def add_task(self, name: str, function: Callable[..., Any]) -> None:
+        work = fitting(function, self._main, self._stopping)
+        task = Task(f"task {name}", work, self.guard, self._stopping)
+        threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True).start()
+
+    def add_hook(self, moment: str, function: Callable[..., Any]) -> None:
+        self._hooks.add(moment, function)
+
+    def add_watch(self, name: str, source: Any, function: Callable[..., Any], **options: Any) -> None:
+        """Raises: ValueError or TypeError for what cannot be watched."""
+
+        def on_change(value: Any) -> Any:
+            return fitting(function, value, self._main)()
+
+        self._site.add_subscription(subscribe(f"{self.guard.name}.{name}", source, on_change, self._around, **options))
+
+    # Services
+
+    def add_service(self, handle: ServiceHandle, command: Sequence[str], *, route: str, upstream: str | None,
+                    ready_path: str | None, restart: str) -> None:
+        """Raises: ValueError where its name or path is taken."""
+        name, board = handle.name, self._around.board
+
+        def is_over(exit_status: int, planned: bool) -> None:
+            if not planned:
+                board.report(name, f"the service {name} is gone with status {exit_status}", "over")
+
+        service = Service(name, command, address.parse(upstream) if upstream else None, self._around, is_over,
+                          route=route, restart=restart, ready_path=ready_path, reload=None)
+        self._site.add_service(service)
+        handle.bind(service, self._around)
+        try:
+            service.controller.launch()
+        except CannotStart as error:
+            board.report(name, str(error))
+
+    # What is wrong, and how much of what there was
+
+    def report(self, message: str, key: str, details: dict[str, Any]) -> None:
+        self._around.board.report(self.guard.source, message, key, **details)
+
+    def resolve(self, key: str) -> None:
+        self._around.board.resolve(self.guard.source, key)
+
+    def add_metric(self, metric: Metric) -> None:
+        """Raises: ValueError where its name is taken."""
+        self._site.registry.add(metric)
+
+
+class Task:
+    """A function that runs until it returns, or the wrapper ends; one that raises is called again."""
+
+    def __init__(self, what: str, work: Callable[[], Any], guard: Guard, stopping: threading.Event) -> None:
+        self._what = what
+        self._work = work
+        self._guard = guard
+        self._stopping = stopping
+
+    def run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopping.is_set():
+            ended = threading.Event()
+            if pause > FIRST_PAUSE:
+                threading.Thread(target=self._witness, args=(ended,), name=f"{self._what} witness", daemon=True).start()
+            began = time.monotonic()
+            try:
+                self._work()
+            except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
+                ended.set()
+                self._guard.failed(self._what, error)
+            else:
+                ended.set()
+                self._guard.went_well(self._what)
+                return
+            if time.monotonic() - began >= STEADY_SECONDS:
+                pause = FIRST_PAUSE
+            self._stopping.wait(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _witness(self, ended: threading.Event) -> None:
+        """A task that goes on for a while after it failed is well again; it cannot say so itself."""
+        if not ended.wait(STEADY_SECONDS):
+            self._guard.went_well(self._what)
+
+
+class Hooks:
+    """What wants to hear of the service's life: one thread that follows the feed from its beginning, in order."""
+
+    def __init__(self, guard: Guard, service: ServiceHandle, feed: Feed) -> None:
+        self._guard = guard
+        self._service = service
+        self._feed = feed
+        # Guards the hooks and whether their thread runs.
+        self._lock = threading.Lock()
+        self._hooks: dict[str, list[Callable[..., Any]]] = {"start": [], "ready": [], "exit": []}
+        self._may_begin = False
+        self._has_begun = False
+        self._done = threading.Event()
+
+    def add(self, moment: str, function: Callable[..., Any]) -> None:
+        with self._lock:
+            self._hooks[moment].append(function)
+        self._begin_if_needed()
+
+    def begin(self) -> None:
+        self._may_begin = True
+        self._begin_if_needed()
+
+    def _begin_if_needed(self) -> None:
+        with self._lock:
+            if self._has_begun or not self._may_begin or not any(self._hooks.values()):
+                return
+            self._has_begun = True
+        threading.Thread(target=self._follow, name=f"{self._guard.name} hooks", daemon=True).start()
+
+    def _follow(self) -> None:
+        self._call("start", self._service)
+        known = 0
+        while not self._done.is_set():
+            for event in self._feed.after(known, None):
+                known = event["id"]
+                self._hear(event)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        if event["kind"] == "end":
+            self._done.set()
+        elif event.get("service") == self._service.name:
+            if event["kind"] == "state" and event["state"] == "running":
+                self._call("ready", self._service)
+            elif event["kind"] == "exit":
+                self._call("exit", self._service, event)
+
+    def _call(self, moment: str, *arguments: Any) -> None:
+        with self._lock:
+            hooks = list(self._hooks[moment])
+        for hook in hooks:
+            name = getattr(hook, "__name__", "hook")
+            self._guard.attempt(f"on_{moment} {name}", fitting(hook, *arguments))
+
+    def finish(self, timeout: float) -> None:
+        """Wait until everything up to the feed's last event, which the caller made, has been heard."""
+        with self._lock:
+            has_begun = self._has_begun
+        if has_begun:
+            self._done.wait(timeout)

@@ -1,0 +1,195 @@
+"""Authors' code, kept apart: whatever it does is a problem entry and a line in the log, never an outage.
+
+It may raise anything, `SystemExit` included, or never come back: it runs in threads of its own, for which others wait
+only so long. A thread cannot be killed; one that hangs is counted, and too many of them refuse further calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+import traceback
+
+from wrapper.errors import GatewayTimeout, Refusal, Unavailable
+from wrapper.log import log
+from wrapper.stream import ClientGone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from wrapper.problems import Board
+
+
+class NoSidecar(LookupError):
+    """A module that was named as a sidecar holds none."""
+
+
+OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Their messages name modules, files and lines, as whoever mends it must know them.
+HARMLESS = (ImportError, SyntaxError, FileNotFoundError, NoSidecar)
+MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost
+
+
+class Guard:
+    """Tells what went wrong in the code of one sidecar, and that it went well again."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        self.name = name
+        self.source = f"sidecar:{name}"
+        self._board = board
+        # What failed last time. A set of its own, so that a call that goes well costs one look and no lock.
+        self._failing: set[str] = set()
+
+    def failed(self, what: str, error: BaseException) -> None:
+        """The log gets all of it; the board, which everybody reads, only the kind: messages may hold secrets."""
+        log.error(f"{what} failed", sidecar=self.name, cause=repr(error), traceback=_traceback(error))
+        cause = str(error) if isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
+        self.report(what, f"{what} failed: {cause}; the traceback is in the log")
+
+    def report(self, what: str, message: str) -> None:
+        self._failing.add(what)
+        self._board.report(self.source, message, what)
+
+    def went_well(self, what: str) -> None:
+        if what in self._failing:
+            self._failing.discard(what)
+            self._board.resolve(self.source, what)
+
+    def attempt(self, what: str, work: Callable[[], object]) -> bool:
+        """Do it in this thread; True where it went well."""
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in an author's code ends no thread of ours
+            self.failed(what, error)
+            return False
+        self.went_well(what)
+        return True
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where it went wrong, from the author's first line on: what is above it is the wrapper's and importlib's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [number for number, frame in enumerate(frames)
+              if not frame.filename.startswith((OWN_FOLDER, "<frozen importlib"))]
+    return frames[theirs[0]:theirs[-1] + 1] if theirs else list(frames)
+
+
+def _place(error: BaseException) -> str:
+    frames = _frames(error)
+    return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def _traceback(error: BaseException) -> str:
+    lines = traceback.format_list(_frames(error)) + traceback.format_exception_only(type(error), error)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "".join(lines) + (f"because of: {_traceback(cause)}" if cause is not None else "")
+
+
+class Calls:
+    """Requests that one sidecar's code answers, each in a thread of its own."""
+
+    def __init__(self, guard: Guard, most: int = MOST_CALLS) -> None:
+        self._guard = guard
+        self._most = most
+        self._room = threading.BoundedSemaphore(most)
+
+    def run(self, what: str, work: Callable[[], Any], timeout: float | None) -> Any:
+        """What `work` returns within `timeout` seconds; None waits for ever.
+
+        Raises: the refusals that the work itself chose; Refusal (500), GatewayTimeout or Unavailable.
+        """
+        call = self._start(what, work)
+        if not call.wait(timeout):
+            self._guard.report(what, f"{what} did not answer within {timeout:g} s")
+            log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout, stack=call.stack())
+            raise GatewayTimeout(f"the sidecar did not answer within {timeout:g} s")
+        if isinstance(call.error, (Refusal, ClientGone)):
+            raise call.error
+        if call.error is not None:
+            self._guard.failed(what, call.error)
+            raise Refusal("the sidecar's code failed")
+        self._guard.went_well(what)
+        return call.result
+
+    def _start(self, what: str, work: Callable[[], Any]) -> Call:
+        if not self._room.acquire(blocking=False):
+            raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
+        call = Call(work, self._room.release)
+        try:
+            call.start(f"{self._guard.name} {what}")
+        except RuntimeError as error:  # "can't start new thread"
+            self._room.release()
+            raise Unavailable(f"no thread can be had for the sidecar: {error}") from None
+        return call
+
+
+class Call:
+    """One call under way."""
+
+    def __init__(self, work: Callable[[], Any], on_end: Callable[[], None]) -> None:
+        self._work = work
+        self._on_end = on_end
+        self._done = threading.Event()
+        # Guards the result and whether somebody waits for it: one that nobody takes has to be closed.
+        self._lock = threading.Lock()
+        self._is_abandoned = False
+        self._thread: threading.Thread | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def start(self, name: str) -> None:
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        result, error = None, None
+        try:
+            result = self._work()
+        except BaseException as raised:  # noqa: BLE001  # sys.exit() too
+            error = raised
+        with self._lock:
+            self.result, self.error = result, error
+            is_abandoned = self._is_abandoned
+            self._done.set()
+        self._on_end()
+        if is_abandoned:
+            close(result)
+
+    def wait(self, timeout: float | None) -> bool:
+        """False where the work took too long; then nobody waits for it any more."""
+        if self._done.wait(timeout):
+            return True
+        with self._lock:
+            self._is_abandoned = not self._done.is_set()
+            return not self._is_abandoned
+
+    def stack(self) -> str:
+        """Where the work is now."""
+        ident = self._thread.ident if self._thread else None
+        frame = None if ident is None else sys._current_frames().get(ident)
+        return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"
+
+
+def close(result: Any) -> None:
+    """End what a result may still hold open; that it cannot be ended is nobody's business any more."""
+    try:
+        getattr(result, "close", bool)()
+    except BaseException as error:  # noqa: BLE001  # authors' code again
+        log.debug("an answer that came too late could not be closed", cause=repr(error))
+
+
+def fitting(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """The call of `function` with as many of the arguments as it takes: nobody must name what they do not need."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return lambda: function(*arguments)  # a builtin that does not say
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return lambda: function(*arguments)
+    places = [parameter for parameter in parameters
+              if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)]
+    taken = arguments[:len(places)]
+    return lambda: function(*taken)

@@ -1,0 +1,129 @@
+"""Finds the sidecars that `--sidecar` names: a module, or a file. The wrapper does not wait for it.
+
+Imports run authors' code, so each has a thread of its own: one that fails or hangs is a problem, and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+
+from wrapper.deadline import Deadline
+from wrapper.log import log
+from wrapper.sidecar.extension import Sidecar
+from wrapper.sidecar.host import Host
+from wrapper.sidecar.isolation import Guard, NoSidecar
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType
+    from wrapper.sidecar.site import Site
+
+END_TIMEOUT = 1.0  # seconds that hooks get to hear of the last exit: the container is waited for
+LOAD_TIMEOUT = 30.0  # seconds after which an import that has not ended is a problem
+
+
+class Loader:
+    """Brings sidecars to life at a site."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        # Guards the sidecars that live, and whether more may come.
+        self._lock = threading.Lock()
+        self._living: list[tuple[Sidecar, Host]] = []
+        self._is_over = False
+
+    def start(self, words: Iterable[str]) -> None:
+        """Load what the words name; returns at once."""
+        for word in words:
+            self._start_one(word)
+
+    def stop(self) -> None:
+        """Let tasks and hooks end, those of all sidecars together within `END_TIMEOUT`."""
+        with self._lock:
+            self._is_over, living = True, list(self._living)
+            self._living.clear()
+        self._site.around.feed.publish("end")
+        deadline = Deadline(END_TIMEOUT)
+        for sidecar, host in living:
+            host.stop(deadline.remaining() or 0.0)
+            sidecar.retire()
+
+    def _start_one(self, word: str) -> None:
+        loaded = threading.Event()
+        guard = Guard(word, self._site.around.board)
+        for work, name in ((self._load, "load"), (self._watch, "load-watch")):
+            threading.Thread(target=work, args=(word, guard, loaded), name=f"{name} {word}", daemon=True).start()
+
+    def _watch(self, word: str, guard: Guard, loaded: threading.Event) -> None:
+        if not loaded.wait(LOAD_TIMEOUT):
+            guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
+
+    def _load(self, word: str, guard: Guard, loaded: threading.Event) -> None:
+        is_loaded = guard.attempt("the import", lambda: self._load_module(word))
+        loaded.set()
+        if is_loaded:
+            log.info("sidecar loaded", sidecar=word)
+
+    def _load_module(self, word: str) -> None:
+        found = sidecars(module_of(word))
+        if not found:
+            raise NoSidecar(f"{word} holds no Sidecar; it needs a line such as: sidecar = Sidecar()")
+        for variable, sidecar in found:
+            name = sidecar.name or (title(word) if len(found) == 1 else f"{title(word)}.{variable}")
+            self.bring_to_life(sidecar, name)
+
+    def bring_to_life(self, sidecar: Sidecar, name: str) -> None:
+        """Raises: ValueError where it lives already."""
+        host = Host(name, self._site)
+        with self._lock:
+            if self._is_over:
+                return
+            self._living.append((sidecar, host))
+        sidecar.go_live(host)
+        self._site.around.feed.publish("sidecar", name=name)
+
+
+def title(word: str) -> str:
+    """What a sidecar is called that has no name of its own: the last part of its module's name."""
+    return os.path.basename(word)[:-3] if is_file(word) else word.rpartition(".")[2]
+
+
+def is_file(word: str) -> bool:
+    return word.endswith(".py") or os.sep in word
+
+
+def module_of(word: str) -> ModuleType:
+    """Raises: whatever the import does."""
+    return _from_file(word) if is_file(word) else importlib.import_module(word)
+
+
+def _from_file(path: str) -> ModuleType:
+    place = os.path.abspath(path)
+    name = f"sidecar_{os.path.basename(place)[:-3]}".replace(".", "_")
+    spec = importlib.util.spec_from_file_location(name, place)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    if os.path.dirname(place) not in sys.path:
+        sys.path.append(os.path.dirname(place))  # what lies beside it can be imported, as for a script; never first
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, pickle and the like look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def sidecars(module: ModuleType) -> list[tuple[str, Sidecar]]:
+    """Every sidecar of a module, with the name of its variable."""
+    found: dict[int, tuple[str, Sidecar]] = {}
+    for variable, value in vars(module).items():
+        if isinstance(value, Sidecar):
+            found.setdefault(id(value), (variable, value))
+    return list(found.values())

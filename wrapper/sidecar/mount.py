@@ -1,0 +1,147 @@
+"""WSGI applications under a path of their own (PEP 3333)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from wrapper.log import log
+from wrapper.message import Response
+from wrapper.sidecar.isolation import close
+from wrapper.sidecar.reply import Stream, clean, length_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Callable
+
+    from wrapper.message import Request
+    from wrapper.settings import Settings
+    from wrapper.sidecar.isolation import Guard
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+    Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Mount:
+    """One application. `root` is its path without a slash at the end."""
+
+    def __init__(self, root: str, application: Application, settings: Settings, guard: Guard) -> None:
+        self._root = root
+        self._application = application
+        self._settings = settings
+        self._guard = guard
+        self._errors = ErrorLog(guard.name)
+
+    def answer(self, request: Request) -> Response:
+        """Run it until its head is known, that is until its first bytes; the rest is streamed.
+
+        Raises: what the application raises.
+        """
+        start = StartResponse()
+        pieces = self._application(self._environment(request), start)
+        try:
+            iterator = iter(pieces)
+            first = next((piece for piece in iterator if piece), b"")
+            status, headers = start.head()
+            # PEP 3333, "Handling the Content-Length Header": a body of one piece is whole.
+            is_whole = length_of(headers) == len(first) or (isinstance(pieces, (list, tuple)) and len(pieces) == 1)
+        except BaseException:
+            close(pieces)
+            raise
+        first = b"".join(start.written) + first
+        if is_whole or not first:
+            close(pieces)
+            return Response(first, status, headers)
+        body = Body(first, iterator, pieces)
+        return Response(Stream(body, self._guard, f"mount {self._root}", length_of(headers)), status, headers)
+
+    def _environment(self, request: Request) -> dict[str, Any]:
+        name, _, port = request.headers.get("host", "localhost").rpartition(":")
+        scheme = "https" if self._settings.tls_cert and not request.trusted else "http"
+        environment = {
+            "REQUEST_METHOD": request.method, "SCRIPT_NAME": _bytes_as_text(self._root),
+            "PATH_INFO": _bytes_as_text(request.path[len(self._root):]), "QUERY_STRING": request.query_string,
+            "SERVER_NAME": name or port or "localhost",
+            "SERVER_PORT": port if name and port.isdigit() else {"https": "443", "http": "80"}[scheme],
+            "SERVER_PROTOCOL": f"HTTP/{request.version}", "REMOTE_ADDR": request.peer or "",
+            "wsgi.version": (1, 0), "wsgi.url_scheme": scheme, "wsgi.input": request.stream(),
+            # Not of the PEP, but what every server says whose input ends with the body, chunked or not.
+            "wsgi.input_terminated": True,
+            "wsgi.errors": self._errors, "wsgi.multithread": True, "wsgi.multiprocess": False,
+            "wsgi.run_once": False}
+        for field, value in request.headers.items():
+            if "_" not in field:  # it would read as its twin with a hyphen
+                environment[_variable(field)] = value
+        if request.content_length:
+            environment["CONTENT_LENGTH"] = str(request.content_length)
+        return environment
+
+
+def _variable(field: str) -> str:
+    """RFC 3875 section 4.1: two fields have no prefix."""
+    name = field.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def _bytes_as_text(path: str) -> str:
+    """PEP 3333, "Unicode Issues": text whose every character is one byte of the path."""
+    return path.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+class StartResponse:
+    """`start_response` of one request; `written` is what came through the old `write`."""
+
+    def __init__(self) -> None:
+        self._head: tuple[int, list[tuple[str, str]]] | None = None
+        self.written: list[bytes] = []
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
+        if self._head is not None and exc_info is None:
+            raise AssertionError("start_response was called twice")
+        number = status[:3]
+        if not number.isascii() or not number.isdigit() or status[3:4] not in ("", " "):
+            raise ValueError(f"{status!r} is no status line")
+        self._head = int(number), clean(headers)
+        return self.written.append
+
+    def head(self) -> tuple[int, list[tuple[str, str]]]:
+        if self._head is None:
+            raise AssertionError("the application did not call start_response")
+        return self._head
+
+
+class Body:
+    """The rest of an application's answer, its first piece before it."""
+
+    def __init__(self, first: bytes, rest: Iterator[bytes], pieces: Iterable[bytes]) -> None:
+        self._first = first
+        self._rest = rest
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._first
+        yield from self._rest
+
+    def close(self) -> None:
+        close(self._pieces)
+
+
+class ErrorLog:
+    """`wsgi.errors`: lines for the wrapper's own log."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rest = ""
+
+    def write(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            log.warning(line, sidecar=self._name)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if self._rest:
+            self.write("\n")
