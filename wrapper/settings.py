@@ -52,7 +52,7 @@ class Option:
 
     def value(self, text: str) -> Any:
         """Raises: ValueError, with a sentence that names the fault."""
-        if values.SERVICE_LINK.match(text):
+        if values.is_service_link(text):
             raise ValueError("this is what Kubernetes' service links put into the environment; "
                              f"set enableServiceLinks: false in the pod, or give {self.flag} on the command line")
         return self.read(text)
@@ -282,7 +282,7 @@ def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
     shown = "..." if row.is_secret else text
     if origin == "PORT":
         shown = text = text[1:]
-        text = text if values.SERVICE_LINK.match(text) else ":" + text
+        text = text if values.is_service_link(text) else ":" + text
     try:
         return row.value(text)
     except ValueError as error:
@@ -314,4 +314,4 @@ def strangers(environment: Mapping[str, str]) -> list[str]:
     known = {row.variable for row in table()}
     return sorted(name for name in environment
                   if name.startswith(VARIABLE_PREFIX) and name not in known
-                  and not values.SERVICE_LINK_NAME.search(name))
+                  and not values.is_service_link_name(name))

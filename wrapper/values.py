@@ -178,12 +178,17 @@ def one_of(*words: str):  # type: ignore[no-untyped-def]  # the name of the inne
     return choice
 
 
+def is_service_name(name: str) -> bool:
+    """Lower case letters, digits, `_` and `-`: it stands in labels, paths and log lines."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) is not None
+
+
 def helper(text: str) -> tuple[str, str, tuple[str, ...]]:
     """`NAME=ROUTE=COMMAND`: a second service, the path it answers under, and what runs it."""
     import shlex  # start-up: few containers have a helper
 
     name, _, rest = text.partition("=")
     route, _, command = rest.partition("=")
-    if not HELPER_NAME.fullmatch(name) or not command.strip():
+    if not is_service_name(name) or not command.strip():
         raise ValueError("expected NAME=/ROUTE=COMMAND, such as alertmanager=/alerts=/bin/alertmanager")
     return name, prefix(route), tuple(shlex.split(command))
