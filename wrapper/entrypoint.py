@@ -12,6 +12,7 @@ import sys
 import threading
 
 from wrapper import sockets
+from wrapper.config import journal
 from wrapper.control import candidates
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from wrapper import gate
     from wrapper.address import Address
+    from wrapper.config.subscription import Subscription
     from wrapper.server import Server
     from wrapper.settings import Settings
     from wrapper.sidecar.loader import Loader
@@ -73,6 +75,7 @@ class Entrypoint:
         self._loader: Loader | None = None
         self._server: Server | None = None
         self._control: Server | None = None
+        self._subscription: Subscription | None = None
         self._is_ending = False
 
     def run(self) -> int:
@@ -100,11 +103,13 @@ class Entrypoint:
                               "is another process there? choose another with --listen", LISTENER_FAILED) from error
 
     def _before_start(self) -> None:
-        """Configuration that can be had within --config-wait is in place before the service reads it."""
-        if self._settings.config_source is not None:
+        """What a crash left half done is mended, and new configuration in place, before the service reads it."""
+        settings = self._settings
+        journal.repair([settings.config_file] if settings.config_file else [], journal.index_folder(make=False))
+        if settings.config_source is not None:
             from wrapper.config import declare  # start-up: only with --config-source
 
-            declare.before_start(self._settings, self._around)
+            self._subscription = declare.before_start(settings, self._service)
 
     def _serve(self, listener: socket.socket) -> None:
         from wrapper.server import Server  # start-up: http.server costs 20 ms, the service is not made to wait for it
@@ -114,11 +119,15 @@ class Entrypoint:
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._site = Site(self._around, [self._service, *self._helpers])
         self._server = Server(listener, self._site, self._settings)
+        self._site.dashboard.watch(self._server)
         self._server.start()
         log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address))
         self._serve_control()
         for helper in self._helpers:
             self._launch(helper)
+        if self._subscription is not None:
+            self._site.add_subscription(self._subscription)
+            self._subscription.start()
         self._loader = Loader(self._site)
         self._loader.start(self._settings.sidecar)
 

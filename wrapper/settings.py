@@ -165,7 +165,7 @@ class Settings:
     config_check: str | None = option(
         values.text, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
     config_action: str = option(
-        values.text, "restart", "ACTION",
+        values.action, "restart", "ACTION",
         "what makes the service take it: `restart`, `reload`, `signal:HUP`, `POST /-/reload` or `none`")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
     config_timeout: float = option(values.positive_duration, "10s", "D", "how long one look may take")

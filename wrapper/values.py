@@ -192,3 +192,12 @@ def helper(text: str) -> tuple[str, str, tuple[str, ...]]:
     if not is_service_name(name) or not command.strip():
         raise ValueError("expected NAME=/ROUTE=COMMAND, such as alertmanager=/alerts=/bin/alertmanager")
     return name, prefix(route), tuple(shlex.split(command))
+
+
+def action(text: str) -> str:
+    """What makes a service take its configuration; `config/action.py` says how."""
+    if text.startswith("signal:"):
+        signal_number(text[len("signal:"):])
+    elif text not in ("restart", "reload", "none") and not re.fullmatch(r"[A-Z]+ /[!-~]*", text, re.ASCII):
+        raise ValueError("expected restart, reload, signal:HUP, a call such as POST /-/reload, or none")
+    return text

@@ -162,7 +162,8 @@ class Controller:
     # The controller's thread
 
     def _live(self) -> None:
-        self._carry_out(Ticket("start", "first start"), lambda ticket: self._settle(ticket, self._await_ready()))
+        first = Ticket("start", "first start", self._is_on_trial)
+        self._carry_out(first, lambda ticket: self._settle(ticket, self._await_ready()))
         while not self.over.is_set():
             try:
                 self._inbox.get(timeout=self._nap())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from wrapper.gate import Gate
 from wrapper.service import reload
 from wrapper.service.controller import Controller
@@ -51,6 +53,8 @@ class Service:
         self.name = name
         self.route = route
         self.around = around
+        # Held through one change of the service's configuration, so that a fault has one change to blame.
+        self.changing = threading.Lock()
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None

@@ -1,0 +1,188 @@
+"""What makes the service take its new configuration: the words authors use, and how each is done."""
+
+from __future__ import annotations
+
+import http.client
+import re
+
+from wrapper import sockets, values
+from wrapper.config.transaction import Fault
+from wrapper.errors import Busy
+from wrapper.service import reload
+from wrapper.service.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Union
+
+    from wrapper.address import Address
+    from wrapper.service.agenda import Ticket
+    from wrapper.service.process import Process
+    from wrapper.service.service import Service
+
+    Action = Union[str, Callable[..., Any], None]
+
+CALL_TIMEOUT = 30.0  # seconds the service may take for one call; Prometheus reads all its rules within it
+ANSWER_BYTES = 16 * 1024  # of an answer that says what is wrong
+SIGNAL_SETTLE = 1.0  # seconds in which a service that a signal kills is seen to fall; a signal has no answer
+CALL_SETTLE = 0.2  # the same, behind a call that was answered
+
+
+class Act:
+    """One way to make the service take its files. `settle`: seconds it must live on before it is asked for readiness."""
+
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float) -> None:
+        self._service = service
+        self._reason = reason
+        self._ready_timeout = ready_timeout
+        self.settle = settle
+
+    def carry_out(self) -> None:
+        """Raises: Fault."""
+
+    def _ask(self, kind: str, **how: Any) -> Ticket:
+        """Have the controller do something, and wait for its end. Raises: Fault."""
+        try:
+            ticket = self._service.controller.ask(
+                kind, self._reason, tentative=True, ready_timeout=self._ready_timeout, **how)
+        except Busy as error:
+            raise Fault("action", error.message, retry=True) from error
+        ticket.wait()
+        if ticket.error is not None:
+            raise Fault("action", ticket.error)
+        return ticket
+
+
+class Nothing(Act):
+    """The service looks at its files by itself."""
+
+
+class Restart(Act):
+    def carry_out(self) -> None:
+        self._ask("restart")
+
+
+class Reload(Act):
+    """The service's own way, see --reload-signal and --reload-path; without one a restart."""
+
+    def carry_out(self) -> None:
+        self._ask("reload")
+
+
+class Signal(Act):
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, number: int) -> None:
+        super().__init__(service, reason, ready_timeout, SIGNAL_SETTLE)
+        self._how = reload.by_signal(number)
+
+    def carry_out(self) -> None:
+        self._ask("reload", reload=self._how)
+
+
+class InOwnThread(Act):
+    """Something that may take long, so the controller does not do it: it only says when it is idle and the service up."""
+
+    def carry_out(self) -> None:
+        before = generation(self._service)
+        self._ask("reload", reload=_nothing)
+        if generation(self._service) == before:
+            self.do()
+        # Else the service was down and has just read its files at its start.
+
+    def do(self) -> None:
+        """Raises: Fault."""
+
+
+class Call(InOwnThread):
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, method: str, path: str) -> None:
+        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
+        self._method = method
+        self._path = path
+
+    def do(self) -> None:
+        what = f"{self._method} {self._path}"
+        address = self._service.controller.address
+        assert address is not None
+        try:
+            status, answer = call(address, self._method, self._path)
+        except (OSError, http.client.HTTPException) as error:
+            raise Fault("action", f"{what}: {error or type(error).__name__}", retry=True) from error
+        if not 200 <= status < 300:
+            raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
+
+
+class Own(InOwnThread):
+    """The author's own code, called with the service."""
+
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, action: Callable[..., Any],
+                 handle: Any) -> None:
+        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
+        self._action = action
+        self._handle = handle
+
+    def do(self) -> None:
+        fault = verdict(self._action, self._handle)
+        if fault is not None:
+            raise Fault("action", f"the action failed: {fault}")
+
+
+def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout: float | None) -> Act:
+    """The act for an author's word: "restart", "reload", "signal:HUP", "POST /path", "none", None or a callable.
+
+    Raises: ValueError for any other word.
+    """
+    if callable(action):
+        return Own(service, reason, ready_timeout, action, handle)
+    if action is None or action == "none":
+        return Nothing(service, reason, ready_timeout, SIGNAL_SETTLE)
+    if action == "restart":
+        return Restart(service, reason, ready_timeout, 0.0)
+    if action == "reload":
+        return Reload(service, reason, ready_timeout, SIGNAL_SETTLE)
+    if action.startswith("signal:"):
+        return Signal(service, reason, ready_timeout, values.signal_number(action[len("signal:"):]))
+    asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)
+    if asked is None:
+        raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
+    return Call(service, reason, ready_timeout, asked[1], asked[2])
+
+
+def verdict(judge: Callable[..., Any], *arguments: Any) -> str | None:
+    """What an author's code says was wrong: None, True and an empty list mean that nothing was."""
+    try:
+        said = judge(*arguments)
+    except BaseException as error:  # noqa: BLE001  sys.exit in a sidecar's code must end nothing but this step
+        return f"{type(error).__name__}: {error}"
+    if said is None or said is True or said == []:
+        return None
+    first = said[0] if isinstance(said, list) else said
+    return str(getattr(first, "message", first)) if said is not False else "it says no"
+
+
+def call(address: Address, method: str, path: str) -> tuple[int, str]:
+    """Status and the beginning of the body of one request without a body, straight to the service.
+
+    Raises: OSError, http.client.HTTPException.
+    """
+    connection = http.client.HTTPConnection(address.host or "localhost", address.port or None)
+    with sockets.connect(address, CALL_TIMEOUT) as connection.sock:
+        connection.request(method, path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(ANSWER_BYTES).decode("utf-8", "replace")
+
+
+def generation(service: Service) -> int:
+    """How many runs of the service there were so far."""
+    number: int = service.life.snapshot()["generation"]
+    return number
+
+
+def is_stopped(service: Service) -> bool:
+    """True where somebody stopped the service: it reads its files when it is started again."""
+    return service.life.state is State.STOPPED
+
+
+def _nothing(process: Process, address: Address) -> str | None:  # noqa: ARG001  the shape of a reload
+    return None
+
+

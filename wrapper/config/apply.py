@@ -1,0 +1,246 @@
+"""One change of configuration as a transaction: check, replace, act, verify; where any of it fails, all is put back.
+
+Whatever happens, the files are wholly the old ones or wholly the new ones, also after a crash of the wrapper, and the
+service goes on with what worked before.
+"""
+
+from __future__ import annotations
+
+
+from wrapper.config import action as actions
+from wrapper.config import check as checks
+from wrapper.config import journal
+from wrapper.config.action import Act, generation, is_stopped
+from wrapper.config.transaction import Fault, Transaction
+from wrapper.deadline import Deadline
+from wrapper.errors import Busy
+from wrapper.log import log
+from wrapper.problems import Problem
+from wrapper.service.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from wrapper.config.action import Action
+    from wrapper.config.check import Check
+    from wrapper.config.transaction import Content
+    from wrapper.service.service import Service
+
+LAST_LINES = 20  # of the service's output, in a problem
+LAST_WORDS_TIMEOUT = 0.2  # seconds in which the last output of a run that ended arrives
+FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's probes
+
+
+def apply(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
+          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
+          reason: str = "configuration") -> list[Problem]:
+    """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
+
+    `check`: a command that must exit 0. Where it names `{file}` it runs once for each new file, which then stands
+    beside its place with the same suffix; a mapping has a command for each path that needs one; a callable gets
+    {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path", None or a callable. `probe`: called
+    when the service is ready, until it returns None or True, or `ready_timeout` is over. Callables get `handle`.
+
+    One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list.
+    """
+    handle = service if handle is None else handle
+    with service.changing:
+        change = None
+        try:
+            act = actions.of(action, service, handle, reason, ready_timeout)
+            change = Change(service, files, act, probe, handle, ready_timeout)
+            if change.is_in_force:
+                return []
+            change.prepare(check)
+        except (Fault, ValueError) as error:
+            return [_problem(error, change)]
+        if is_stopped(service):
+            change.keep()
+            return []
+        return change.bring_into_force()
+
+
+def apply_first(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
+                *, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
+    """The same before the first start: files and check only. `Change.settle` waits for the start, and sees how it went."""
+    with service.changing:
+        change = None
+        try:
+            act = actions.of(action, service, service, reason, None)
+            change = Change(service, files, act, None, service, None)
+            if not change.is_change:
+                return [], None
+            change.prepare(check)
+        except (Fault, ValueError) as error:
+            return [_problem(error, change)], None
+    return [], change
+
+
+class Change:
+    """One transaction with one service. Raises: Fault where a file cannot be read."""
+
+    def __init__(self, service: Service, files: Mapping[str, Content], act: Act, probe: Callable[..., Any] | None,
+                 handle: Any, ready_timeout: float | None) -> None:
+        self._service = service
+        self.transaction = Transaction(files, journal.index_folder(make=True)) if files else None
+        self._act = act
+        self._probe = probe
+        self._handle = handle
+        self._ready_timeout = ready_timeout
+        self._generation = generation(service)
+
+    @property
+    def is_change(self) -> bool:
+        return self.transaction is None or self.transaction.is_change
+
+    @property
+    def is_in_force(self) -> bool:
+        """True where the files say this already, to a service that is up or has not looked yet."""
+        return not self.is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
+
+    def prepare(self, check: Check) -> None:
+        """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
+        if self.transaction is None:
+            return
+        staged = self.transaction.stage()
+        try:
+            self._check(check, staged)
+        except BaseException:
+            self.transaction.undo()
+            raise
+        # From here on the service may see the files by itself, and fall: that is ours to mend.
+        self._service.controller.begin_trial()
+        try:
+            self.transaction.replace()
+        except BaseException:
+            self._service.controller.end_trial()
+            raise
+
+    def _check(self, check: Check, staged: dict[str, str]) -> None:
+        around = self._service.around
+        if callable(check):
+            fault = actions.verdict(check, staged)
+            if fault is not None:
+                raise Fault("check", f"the check rejects the new files: {fault}")
+        for command in checks.commands(check, staged):
+            checks.run(command, around.environment, around.spawner)
+
+    def keep(self) -> None:
+        if self.transaction is not None:
+            self.transaction.keep()
+        self._service.controller.end_trial()
+
+    def bring_into_force(self) -> list[Problem]:
+        """Act and verify; keep the files, or put them back."""
+        self._service.controller.begin_trial()
+        try:
+            return self._conclude(self._fault(self._act))
+        finally:
+            self._service.controller.end_trial()
+
+    def settle(self) -> list[Problem]:
+        """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
+        feed = self._service.around.feed
+        with self._service.changing:
+            known = feed.last
+            while self._service.life.state in (State.STOPPED, State.STARTING):
+                feed.after(known, None)
+                known = feed.last
+            try:
+                return self._conclude(self._fault(actions.Nothing(self._service, "", None, actions.SIGNAL_SETTLE)))
+            finally:
+                self._service.controller.end_trial()
+
+    def _conclude(self, fault: Fault | None) -> list[Problem]:
+        if fault is None:
+            if self.transaction is not None:
+                self.transaction.keep()
+            return []
+        problems = [_problem(fault, self, rolled_back=self.transaction is not None)]
+        if self.transaction is not None:
+            log.warning(f"the change is undone: {fault.message}", service=self._service.name)
+            try:
+                self.transaction.undo()
+                self._mend()
+            except Fault as second:
+                problems.append(_problem(second, None))
+        return problems
+
+    def _fault(self, act: Act) -> Fault | None:
+        """Act, and see whether the service lives with it; None where it does."""
+        try:
+            act.carry_out()
+            self._verify(act.settle)
+            return None
+        except Fault as fault:
+            if not fault.output:
+                fault.output = self._last_output()
+            return fault
+
+    def _verify(self, settle: float) -> None:
+        """Raises: Fault."""
+        deadline = Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
+        pause = FIRST_PROBE
+        self._must_be_ready(settle, deadline)
+        while self._probe is not None:
+            fault = actions.verdict(self._probe, self._handle)
+            if fault is None:
+                return
+            if deadline.has_passed():
+                raise Fault("probe", f"the probe fails: {fault}")
+            self._must_be_ready(deadline.sooner(pause), deadline)
+            pause = min(pause * 1.5, LONGEST_PROBE)
+
+    def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
+        fault = self._service.controller.verify(settle, deadline.remaining() or 0.001)
+        if fault is not None:
+            raise Fault("ready", fault)
+
+    def _last_output(self) -> list[str]:
+        output = self._service.output
+        if output is None:
+            return []
+        output.after(None, LAST_WORDS_TIMEOUT)
+        return output.lines(LAST_LINES)
+
+    def _mend(self) -> None:
+        """Have the service go on with the files that are back. Raises: Fault."""
+        if is_stopped(self._service):
+            return
+        is_same_run = generation(self._service) == self._generation and self._service.life.state is State.RUNNING
+        if is_same_run and (isinstance(self._act, actions.Restart) or self._fault_of_old() is None):
+            return  # where a restart changed nothing, the run that goes on never saw the new files
+        try:
+            ticket = self._service.controller.ask("restart", "the configuration that worked before is back")
+        except Busy as error:
+            raise Fault("rollback", f"the files are back, but the service is not told: {error.message}") from error
+        ticket.wait()
+        if ticket.error is not None:
+            raise Fault("rollback", f"the service does not start with the files that were there before: {ticket.error}")
+
+    def _fault_of_old(self) -> Fault | None:
+        try:
+            self._act.carry_out()
+            self._must_be_ready(self._act.settle, Deadline(self._ready_timeout))
+            return None
+        except Fault as fault:
+            return fault
+
+
+def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool = False) -> Problem:
+    if not isinstance(error, Fault):
+        return Problem(str(error), step="settings")
+    details: dict[str, Any] = {"step": error.step}
+    if error.output:
+        details["output"] = error.output
+    if change is not None and change.transaction is not None:
+        details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
+    if rolled_back:
+        details["rolled_back"] = True
+    if error.retry:
+        details["retry"] = True
+    return Problem(error.message, **details)
+
+

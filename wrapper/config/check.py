@@ -1,0 +1,96 @@
+"""The check command: may this new file be used? The wrapper's own spawner runs it, so that nobody takes its status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from wrapper.config.transaction import Fault
+from wrapper.errors import CannotStart
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any, Union
+
+    from wrapper.service.process import Process, Spawner
+
+    Command = Sequence[str]
+    Check = Union[Command, Mapping[str, Command], Callable[[dict[str, str]], Any], None]
+
+PLACEHOLDER = "{file}"
+CHECK_TIMEOUT = 30.0  # seconds one check may take
+KILL_TIMEOUT = 2.0  # seconds from TERM to KILL for a check that took too long
+LAST_LINES = 20
+KEPT_BYTES = 16 * 1024
+READ_BYTES = 64 * 1024
+LAST_WORDS_TIMEOUT = 1.0  # seconds for what is still in the pipe
+
+
+def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
+    """The commands to run: one for each new file where `{file}` is named, else one for all.
+
+    A mapping has a command for each path that needs one. `{file}` is the new file, beside its place and with its
+    suffix, so that relative names in it mean what they will mean.
+    """
+    if isinstance(check, dict):
+        places = {os.path.realpath(path): command for path, command in check.items()}
+        for path, command in places.items():
+            if path in staged:
+                yield from commands(command, {path: staged[path]})
+    elif isinstance(check, (list, tuple)):
+        if not any(PLACEHOLDER in word for word in check):
+            yield list(check)
+            return
+        for file in staged.values():
+            yield [word.replace(PLACEHOLDER, file) for word in check]
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner,
+        timeout: float = CHECK_TIMEOUT) -> None:
+    """Raises: Fault with the last lines of output where the command does not exit 0 in time."""
+    name = os.path.basename(command[0])
+    reading, writing = os.pipe()
+    try:
+        process = _spawn(command, environment, spawner, writing)
+    except CannotStart as error:
+        os.close(reading)
+        raise Fault("check", f"the check cannot run: {error}", retry=True) from error
+    finally:
+        os.close(writing)
+    listener = Listener(reading)
+    if not process.ended.wait(timeout):
+        process.stop(signal.SIGTERM, KILL_TIMEOUT)
+        raise Fault("check", f"{name} took longer than {timeout:g} s", listener.lines(), retry=True)
+    if process.exit_status != 0:
+        raise Fault("check", f"{name} rejects the new file with status {process.exit_status}", listener.lines())
+    listener.lines()
+
+
+def _spawn(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner, writing: int) -> Process:
+    silence = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return spawner.spawn(command, environment, lambda _: None, is_background=True,
+                             stdin=silence, stdout=writing, stderr=writing)
+    finally:
+        os.close(silence)
+
+
+class Listener:
+    """Keeps the last of what comes out of a pipe, in a thread, so that no amount of output blocks or fills anything."""
+
+    def __init__(self, reading: int) -> None:
+        self._reading = reading
+        self._rest = b""
+        self._thread = threading.Thread(target=self._listen, name="check-output", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        with open(self._reading, "rb", buffering=0) as pipe:
+            while piece := pipe.read(READ_BYTES):
+                self._rest = (self._rest + piece)[-KEPT_BYTES:]
+
+    def lines(self) -> list[str]:
+        self._thread.join(LAST_WORDS_TIMEOUT)
+        return self._rest.decode("utf-8", "replace").splitlines()[-LAST_LINES:]

@@ -1,0 +1,242 @@
+"""The journal of a transaction: it stands beside the files while they change, so that a crash in the middle is mended.
+
+A line for each phase, appended and synced, so that a torn line says what its absence says. Whoever carries out the
+transaction holds the journal's lock (flock(2), which ends with the process): a journal without a lock was left behind.
+
+An early room: a run looks for journals before the service starts. Nothing slow is imported until one is found.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
+JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
+
+
+class Change:
+    """One file of a transaction: where it goes, where the new and the old content wait; both in the same folder.
+
+    The new one keeps its suffix, for checks that go by it; the old one must not be taken for a file of the service.
+    """
+
+    __slots__ = ("existed", "path", "saved", "staged")
+
+    def __init__(self, path: str, existed: bool) -> None:
+        folder, name = os.path.split(path)
+        stem, suffix = os.path.splitext(name)
+        self.path = path
+        self.existed = existed
+        self.staged = os.path.join(folder, f".{stem}.wrapper-new{suffix}")
+        self.saved = os.path.join(folder, f".{name}.wrapper-old")
+
+    def restore(self) -> bool:
+        """Put back what was there; False where that has happened already."""
+        if os.path.lexists(self.saved):
+            os.replace(self.saved, self.path)
+            return True
+        return not self.existed and remove(self.path)
+
+    def forget(self) -> None:
+        remove(self.staged)
+        remove(self.saved)
+
+
+class Journal:
+    """An open transaction over the files at `paths`, which are absolute and without symbolic links.
+
+    Raises: OSError, BlockingIOError among them where another process changes the first file right now.
+    """
+
+    def __init__(self, paths: Sequence[str], index: str | None) -> None:
+        self.path = beside(paths[0])
+        repair_one(self.path)
+        # O_NOFOLLOW: in a folder that others can write to, the name may be a trap.
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._entry = None if index is None else _enlist(index, self.path)
+        self.changes = [Change(path, os.path.lexists(path)) for path in paths]
+        self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
+        sync_folder(os.path.dirname(self.path))
+
+    def begin_replacing(self) -> None:
+        """From now on a crash means: put the saved files back."""
+        self._append({"phase": REPLACING})
+
+    def keep(self) -> None:
+        """From now on the new files are the files."""
+        self._append({"phase": KEPT})
+        self.close()
+
+    def restore(self) -> None:
+        """Put back what was there."""
+        for change in self.changes:
+            change.restore()
+        self.sync()
+        self.close()
+
+    def close(self) -> None:
+        """Leave nothing beside the files."""
+        _tidy(self.path, self.changes)
+        if self._entry is not None:
+            remove(self._entry)
+        os.close(self._file)
+
+    def sync(self) -> None:
+        """Make the names in all folders safe on the disk."""
+        for folder in {os.path.dirname(change.path) for change in self.changes}:
+            sync_folder(folder)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        import json  # start-up: only a transaction needs it
+
+        os.write(self._file, json.dumps(entry).encode() + b"\n")
+        os.fsync(self._file)
+
+
+def beside(path: str) -> str:
+    """The name of the journal of a transaction whose first file is `path`."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.wrapper-journal")
+
+
+def repair(paths: Iterable[str], index: str | None) -> list[str]:
+    """Mend what a crash left behind: journals beside `paths`, and those the index knows. Returns the files put back."""
+    restored = []
+    for journal in {beside(os.path.realpath(path)) for path in paths}:
+        restored += repair_one(journal)
+    for entry in _entries(index) if index is not None else ():
+        restored += repair_one(os.readlink(entry))
+        if not os.path.exists(entry):
+            remove(entry)
+    return restored
+
+
+def repair_one(journal: str) -> list[str]:
+    """Mend the transaction of one journal, where there is one and nobody carries it out. Returns the files put back."""
+    try:
+        file = os.open(journal, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning(f"cannot read the journal {journal}: {error.strerror}")
+        return []
+    try:
+        return _repair(journal, file)
+    except OSError as error:
+        log.error(f"cannot mend the transaction of {journal}: {error.strerror}")
+        return []
+    finally:
+        os.close(file)
+
+
+def _repair(journal: str, file: int) -> list[str]:
+    if os.fstat(file).st_uid != os.geteuid():
+        log.warning(f"the journal {journal} belongs to somebody else and is left alone")
+        return []
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return []  # its transaction is under way
+    phase, changes = _read(os.read(file, JOURNAL_BYTES))
+    restored = [change.path for change in changes if phase == REPLACING and change.restore()]
+    _tidy(journal, changes)
+    if restored:
+        log.warning(f"a change of configuration was cut short and is undone: {', '.join(restored)}")
+    return restored
+
+
+def _read(content: bytes) -> tuple[str, list[Change]]:
+    """The last phase that was reached, and the files."""
+    import json  # start-up: only where something is to be mended
+
+    lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+    if not lines:
+        return STAGING, []
+    return lines[-1]["phase"], [Change(path, existed) for path, existed in lines[0]["files"]]
+
+
+def _tidy(journal: str, changes: Iterable[Change]) -> None:
+    """The journal goes last: as long as it stands, this can be done again."""
+    for change in changes:
+        change.forget()
+    remove(journal)
+    sync_folder(os.path.dirname(journal))
+
+
+# The index: a folder of our own with a link to every journal, because the paths are known only to the sidecars that
+# choose them, and those are loaded when the service runs already.
+
+
+def index_folder(*, make: bool) -> str | None:
+    """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
+    for folder in ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp")):
+        place = os.path.join(folder, f"wrapper-transactions-{os.geteuid()}")
+        if make:
+            try:
+                os.mkdir(place, 0o700)
+            except OSError:
+                pass  # it is there already, or cannot be
+        if _is_ours(place):
+            return place
+    return None
+
+
+def _is_ours(place: str) -> bool:
+    """Whoever can write there can make us put files back: it must be nobody else."""
+    try:
+        status = os.lstat(place)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
+def _entries(index: str) -> list[str]:
+    try:
+        entries = [os.path.join(index, name) for name in os.listdir(index)]
+    except OSError:
+        return []
+    return [entry for entry in entries if os.path.islink(entry)]
+
+
+def _enlist(index: str, journal: str) -> str | None:
+    import hashlib  # start-up: only a transaction needs it
+
+    entry = os.path.join(index, hashlib.sha256(os.fsencode(journal)).hexdigest()[:32])
+    try:
+        remove(entry)
+        os.symlink(journal, entry)
+    except OSError as error:
+        log.warning(f"cannot note the journal {journal} in {index}: {error.strerror}")
+        return None
+    return entry
+
+
+def remove(path: str) -> bool:
+    """True where there was something to remove."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def sync_folder(folder: str) -> None:
+    """Names are safe on the disk only once their folder is synced (fsync(2))."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have no fsync for folders
+            raise
+    finally:
+        os.close(file)

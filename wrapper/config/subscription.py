@@ -1,0 +1,327 @@
+"""A subscription: looks at a source again and again, and brings what changed into force. Never dies silently.
+
+Only a change of the selected part counts. A rejected one is not tried again until the source changes; going back to
+the good one counts as a change. While a change waits for its time, only the newest is remembered.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import traceback
+
+from wrapper.config.source import CannotLook, Look, document, fingerprint
+from wrapper.deadline import Deadline
+from wrapper.log import log, timestamp
+from wrapper.problems import Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from wrapper.config.source import Source
+    from wrapper.events import Feed
+    from wrapper.problems import Board
+
+QUIET_FAILURES = 3  # looks in a row that may fail before it is a problem; a source may start later than we do
+LONGEST_PAUSE = 60.0  # seconds between two looks at a source that keeps failing, unless its interval is longer
+JITTER = 0.1  # of the interval, so that replicas do not all ask at once
+SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem
+REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
+
+
+class Pace:
+    """Seconds: between two looks, the longest wait by chance before a change, and between two changes."""
+
+    def __init__(self, every: float = 5.0, splay: float = 0.0, min_interval: float = 0.0) -> None:
+        self.every = every
+        self.splay = splay
+        self.min_interval = min_interval
+
+
+class Record:
+    """What a subscription has seen and done. The watcher writes, anybody reads."""
+
+    def __init__(self) -> None:
+        # Guards all the rest, so that a reader never sees half a look.
+        self.lock = threading.Lock()
+        self.began = time.time()
+        self.last_fetch: float | None = None
+        self.last_answer: float | None = None
+        self.last_success: float | None = None
+        self.applied_at: float | None = None
+        self.hash_seen: str | None = None
+        self.hash_applied: str | None = None
+        self.hash_rejected: str | None = None
+        self.is_unsettled = False  # the last change failed: going back to what was in force is a change, too
+        self.result = "never fetched"
+        self.failures = 0
+        self.failed_looks = 0  # in a row
+
+    def facts(self) -> dict[str, Any]:
+        with self.lock:
+            return {"last_fetch": _moment(self.last_fetch), "last_success": _moment(self.last_success),
+                    "hash_seen": self.hash_seen, "hash_applied": self.hash_applied,
+                    "hash_rejected": self.hash_rejected, "applied_at": _moment(self.applied_at),
+                    "stale_since": _moment(self._stale_since()), "last_result": self.result,
+                    "failures": self.failures}
+
+    def _stale_since(self) -> float | None:
+        return (self.last_answer or self.began) if self.failed_looks >= QUIET_FAILURES else None
+
+    def looked(self) -> None:
+        with self.lock:
+            self.last_fetch = time.time()
+
+    def answered(self, seen: str | None) -> None:
+        """The source answered; None where it said that nothing has changed."""
+        with self.lock:
+            self.last_answer = time.time()
+            self.failed_looks = 0
+            self.hash_seen = seen or self.hash_seen
+            if self.hash_seen == self.hash_applied and not self.is_unsettled:
+                self.last_success, self.result = time.time(), "applied"
+
+    def failed(self, reason: str) -> int:
+        """A look failed; returns how many did in a row."""
+        with self.lock:
+            self.failures += 1
+            self.failed_looks += 1
+            self.result = f"cannot look: {reason}"
+            return self.failed_looks
+
+    def applied(self, which: str) -> None:
+        with self.lock:
+            self.hash_applied, self.hash_rejected, self.is_unsettled = which, None, False
+            self.applied_at = self.last_success = time.time()
+            self.result = "applied"
+
+    def rejected(self, which: str, reason: str, is_final: bool) -> None:
+        with self.lock:
+            self.failures += 1
+            self.is_unsettled = True
+            self.hash_rejected = which if is_final else None
+            self.result = f"rejected: {reason}"
+
+
+class Subscription:
+    """Watches one source. `on_change(value)` brings a value into force and returns what went wrong, or nothing.
+
+    `select` takes the part that counts out of the document (JSON, text, bytes, or a folder's {name: text}); with it the
+    document `must_be_json` unless that says otherwise.
+    """
+
+    def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,
+                 select: Callable[[Any], Any] | None = None, must_be_json: bool | None = None) -> None:
+        self.name = name
+        self._source = source
+        self._on_change = on_change
+        self._pace = pace
+        self._board = board
+        self._feed = feed
+        self._select = select
+        self._must_be_json = select is not None if must_be_json is None else must_be_json
+        self._key = f"config:{name}"
+        self._record = Record()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._keeper: threading.Thread | None = None
+        # Written by the watcher alone (by `first` before there is one).
+        self._pending: tuple[str, Any] | None = None
+        self._pending_due = Deadline(0)
+        self._next_change = Deadline(0)
+        self._before_watching: Callable[[], Any] | None = None
+
+    # For whoever subscribes
+
+    def first(self, deadline: Deadline, bring: Callable[[Any], Any]) -> None:
+        """Look until the source answers or the deadline has passed, in the caller's thread, and have `bring` apply it.
+
+        `bring(value)` returns problems, and what is left to be done by the watcher (None: nothing), which returns
+        problems too.
+        """
+        pause = 0.1
+        while not self._look():
+            if deadline.has_passed():
+                log.warning("the service starts without the configuration of its source", source=self._source.name)
+                return
+            self._wake.wait(deadline.sooner(pause))
+            pause = min(pause * 2, 1.0)
+        if self._pending is not None:
+            (which, value), self._pending = self._pending, None
+            problems, rest = bring(value)
+            self._conclude(which, problems)
+            if rest is not None:
+                self._before_watching = lambda: self._conclude(which, rest())
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._keeper = threading.Thread(target=self._keep_watching, name=f"config-{self.name}-keeper", daemon=True)
+        self._keeper.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+
+    def look_now(self) -> None:
+        """Look at once instead of at the next time; returns at once."""
+        self._wake.set()
+
+    def status(self) -> dict[str, Any]:
+        """The record for /api/config: from memory, without secrets."""
+        return {"name": self.name, "source": self._source.name, **self._record.facts(),
+                "pending": self._pending is not None}
+
+    # The keeper: sleeps as long as the watcher lives
+
+    def _keep_watching(self) -> None:
+        pause = REVIVAL_PAUSE
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            self._watch_once()
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - began > LONGEST_PAUSE:
+                pause = REVIVAL_PAUSE
+            self._board.report(self._key, f"the watcher of {self.name} died and is started again", "watcher")
+            self._wake.wait(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _watch_once(self) -> None:
+        watcher = threading.Thread(target=self._watch, name=f"config-{self.name}", daemon=True)
+        try:
+            watcher.start()
+        except RuntimeError as error:  # the limit of threads or memory is reached: there may be room again later
+            log.error(f"cannot watch {self.name}: {error}")
+            return
+        watcher.join()
+
+    # The watcher
+
+    def _watch(self) -> None:
+        if self._before_watching is not None:
+            rest, self._before_watching = self._before_watching, None
+            rest()
+        due = Deadline(0 if self._record.last_fetch is None else self._pace.every)
+        while not self._stopping.is_set():
+            if due.has_passed() or self._wake.is_set():
+                self._wake.clear()
+                self._look()
+                due = Deadline(self._pause())
+                self._board.resolve(self._key, "watcher")
+            self._bring_pending()
+            self._wake.wait(self._nap(due))
+
+    def _nap(self, due: Deadline) -> float:
+        if self._pending is None:
+            return due.remaining() or 0
+        return due.sooner(max(self._pending_due.remaining() or 0, self._next_change.remaining() or 0))
+
+    def _pause(self) -> float:
+        every, failures = self._pace.every, self._record.failed_looks
+        if failures >= QUIET_FAILURES:
+            every = min(every * 2.0 ** min(failures - QUIET_FAILURES + 1, 20), max(every, LONGEST_PAUSE))
+        return every * (1 + random.uniform(-JITTER, JITTER))
+
+    def _look(self) -> bool:
+        """True where the source answered, and what it said was understood."""
+        self._record.looked()
+        try:
+            look = self._source.look()
+            if look.changed:
+                self._take(self._selected(look))
+            else:
+                self._record.answered(None)
+        except CannotLook as error:
+            self._source.forget()
+            self._report_failure(str(error))
+            return False
+        self._board.resolve(self._key, "source")
+        return True
+
+    def _selected(self, look: Look) -> Any:
+        found = document(look, must_be_json=self._must_be_json)
+        if self._select is None:
+            return found
+        try:
+            return self._select(found)
+        except Exception as error:  # noqa: BLE001  the author's code meets a document it was not written for
+            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            raise CannotLook(f"{self._source.name}: the part that counts is not there: {what}") from error
+
+    def _report_failure(self, reason: str) -> None:
+        if self._record.failed(reason) >= QUIET_FAILURES:
+            since = self._record.facts()["stale_since"]
+            never = self._record.last_answer is None
+            self._board.report(self._key, f"{reason}; " + (f"it has not answered since the start at {since}" if never
+                               else f"stale since {since}"), "source", stale_since=since)
+
+    def _take(self, value: Any) -> None:
+        """Remember a value that is neither in force nor rejected; the newest replaces the one that waits."""
+        seen = fingerprint(value)
+        self._record.answered(seen)
+        record = self._record
+        if seen == record.hash_rejected or (seen == record.hash_applied and not record.is_unsettled):
+            self._pending = None
+            return
+        if self._pending is None:
+            self._pending_due = Deadline(random.uniform(0, self._pace.splay))
+        self._pending = seen, value
+
+    # A change
+
+    def _bring_pending(self) -> None:
+        if self._pending is None or not self._pending_due.has_passed() or not self._next_change.has_passed():
+            return
+        (which, value), self._pending = self._pending, None
+        self._conclude(which, self._bring(value))
+        self._next_change = Deadline(self._pace.min_interval)
+
+    def _bring(self, value: Any) -> list[Problem]:
+        """Call the handler. A timer is its watcher: the only thing that can be said of one that hangs is that it does."""
+        timer = threading.Timer(SLOW_SECONDS, self._report_slow)
+        timer.daemon = True
+        timer.name = f"config-{self.name}-slow"
+        timer.start()
+        try:
+            return problems_of(self._on_change(value))
+        except BaseException as error:  # sys.exit in an author's code must not end the watcher
+            log.error(f"the handler of {self.name} failed:\n{traceback.format_exc()}")
+            return [Problem(f"the handler of {self.name} failed: {type(error).__name__}: {error}", "handler")]
+        finally:
+            timer.cancel()
+            self._board.resolve(self._key, "slow")
+
+    def _report_slow(self) -> None:
+        self._board.report(self._key, f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s", "slow")
+
+    def _conclude(self, which: str, problems: list[Problem]) -> None:
+        """Note how a change went. One whose content is not to blame is tried again."""
+        self._board.replace(self._key + ":change", problems)
+        if not problems:
+            self._record.applied(which)
+            log.info("the configuration is in force", subscription=self.name, hash=which)
+            self._feed.publish("config", name=self.name, result="applied", hash=which)
+            return
+        is_final = not any(problem.details.get("retry") for problem in problems)
+        self._record.rejected(which, problems[0].message, is_final)
+        self._feed.publish("config", name=self.name, result="rejected", hash=which, reason=problems[0].message)
+        if not is_final:
+            self._source.forget()
+
+
+def problems_of(returned: Any) -> list[Problem]:
+    """What a handler returned as problems: None, True, a problem, a sentence, or several of them."""
+    if returned is None or returned is True:
+        return []
+    if returned is False:
+        return [Problem("the handler says no")]
+    if isinstance(returned, (str, Problem)):
+        returned = [returned]
+    return [one if isinstance(one, Problem) else Problem(str(one)) for one in returned]
+
+
+def _moment(moment: float | None) -> str | None:
+    return None if moment is None else timestamp(moment)

@@ -1,0 +1,174 @@
+"""Several files replaced as one: staged beside their places, checked, moved there; kept, or all put back."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from typing import Union
+
+from wrapper.config.journal import Change, Journal, remove
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Content = Union[str, bytes, None]
+NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
+HASH_LENGTH = 12  # hexadecimal digits: enough to tell configurations apart, short enough to read aloud
+
+
+class Fault(Exception):
+    """Why a change is not applied: the step that failed, a sentence, and the last lines of whoever knows more.
+
+    `retry` is true where the content is not to blame, so that the same content may do at another time.
+    """
+
+    def __init__(self, step: str, message: str, output: Sequence[str] = (), *, retry: bool = False) -> None:
+        super().__init__(message)
+        self.step = step
+        self.message = message
+        self.output = list(output)
+        self.retry = retry
+
+
+class Transaction:
+    """The files of one change by path; None as content means that there must be no such file.
+
+    Raises: Fault where a path cannot be written to.
+    """
+
+    def __init__(self, files: Mapping[str, Content], index: str | None) -> None:
+        self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
+        if len(self.contents) < len(files):
+            raise Fault("write", "two of the paths are the same file")
+        self._index = index
+        self._journal: Journal | None = None
+        self.old_hash = fingerprint(read(path) for path in self.contents)
+        self.new_hash = fingerprint(self.contents.values())
+
+    @property
+    def is_change(self) -> bool:
+        return self.old_hash != self.new_hash
+
+    def stage(self) -> dict[str, str]:
+        """Write the new files beside their places; returns where each one is, for those that are to be there.
+
+        Raises: Fault.
+        """
+        staged = {}
+        try:
+            self._journal = Journal(list(self.contents), self._index)
+            for change, content in zip(self._journal.changes, self.contents.values()):
+                _save(change)
+                if content is not None:
+                    _write(change.staged, content, *_rights(change.path))
+                    staged[change.path] = change.staged
+        except BlockingIOError:
+            raise Fault("write", "another process changes these files right now", retry=True) from None
+        except OSError as error:
+            self.undo()
+            raise _cannot_write(error) from error
+        return staged
+
+    def replace(self) -> None:
+        """Move the new files to their places. Raises: Fault, and then all is as it was."""
+        assert self._journal is not None
+        try:
+            self._journal.begin_replacing()
+            for change, content in zip(self._journal.changes, self.contents.values()):
+                if content is None:
+                    remove(change.path)
+                else:
+                    os.replace(change.staged, change.path)
+            self._journal.sync()
+        except OSError as error:
+            self.undo()
+            raise _cannot_write(error) from error
+
+    def keep(self) -> None:
+        """The new files are the files."""
+        assert self._journal is not None
+        self._journal.keep()
+        self._journal = None
+
+    def undo(self) -> None:
+        """Put back what was there, at whatever step we are.
+
+        Raises: Fault where even that cannot be done; the journal stays, and the next start tries again.
+        """
+        journal, self._journal = self._journal, None
+        if journal is not None:
+            try:
+                journal.restore()
+            except OSError as error:
+                raise Fault("rollback", f"cannot put the files back: {error.strerror}: {error.filename}") from error
+
+
+def read(path: str) -> bytes | None:
+    """What is at `path` now; None where nothing is. Raises: Fault."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Fault("write", f"cannot read {path}: {error.strerror}", retry=True) from error
+
+
+def fingerprint(contents: object) -> str:
+    """A short hash over several contents, in order; an absent file differs from an empty one."""
+    total = hashlib.sha256()
+    for content in contents:  # type: ignore[attr-defined]
+        part = b"-" if content is None else b"+" + hashlib.sha256(content).digest()
+        total.update(part)
+    return total.hexdigest()[:HASH_LENGTH]
+
+
+def _encoded(content: Content) -> bytes | None:
+    return content.encode() if isinstance(content, str) else content
+
+
+def _save(change: Change) -> None:
+    """A copy of what is there, with its rights and times. A link would be cheaper, but change with a write in place."""
+    if change.existed:
+        status = os.stat(change.path)
+        with open(change.path, "rb") as file:
+            _write(change.saved, file.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        os.utime(change.saved, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _rights(path: str) -> tuple[int, int, int]:
+    """Mode, owner and group of the file that is there; a new file gets those of its folder but for the mode."""
+    try:
+        status = os.stat(path)
+        return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
+    except FileNotFoundError:
+        folder = os.stat(os.path.dirname(path))
+        return NEW_MODE, folder.st_uid, folder.st_gid
+
+
+def _write(path: str, content: bytes, mode: int, owner: int, group: int) -> None:
+    """Write a file nobody else can read until it has the rights it is to have."""
+    remove(path)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(file, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        status = os.fstat(file)
+        if (status.st_uid, status.st_gid) != (owner, group):
+            try:
+                os.fchown(file, owner, group)
+            except PermissionError:
+                log.debug("the owner cannot be kept without privileges", file=path)
+        os.fchmod(file, mode)  # behind chown, which clears set-id bits
+        os.fsync(file)
+
+
+def _cannot_write(error: OSError) -> Fault:
+    if error.errno == errno.EBUSY:  # rename(2): it is a mount point, as a single file mounted into a container is
+        return Fault("write", f"cannot replace {error.filename2 or error.filename}: it is mounted by itself; "
+                     "mount its folder instead", retry=True)
+    return Fault("write", f"cannot write {error.filename or 'the files'}: {error.strerror}", retry=True)
