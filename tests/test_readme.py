@@ -1,0 +1,92 @@
+"""The README's tables are made from the code: `python3 -m tests.test_readme` writes them anew, this test compares."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+from wrapper import settings
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+# Who may ask, and what is answered; which paths there are comes from the router.
+ANSWERS = {
+    "GET /": "the dashboard, a page for people",
+    "GET /healthz": "200 while the wrapper serves",
+    "GET /readyz": "200 when requests are being served, or held for a planned restart; else 503 and the reason",
+    "GET /metrics": "Prometheus text exposition 0.0.4, names `wrapper_*`",
+    "GET /api/status": "JSON: state, since, pid, generation, restarts, last exit, in flight, held and more",
+    "GET /api/problems": "JSON: what is wrong now, `[]` when all is well",
+    "GET /api/config": "JSON: each subscription, its source, hashes and last result",
+    "GET /api/events": "server-sent events: states, problems, configuration",
+    "GET /api/logs": "the last output lines, `?lines=N` (with `--capture-output`)",
+    "GET /api/traffic": "JSON: what the page plots, second by second",
+    "POST /api/config": "look at the sources now",
+    "POST /api/signal": "pass on `?name=HUP`",
+    "POST /api/start": "202 with the status; `?wait=1` answers when it is done; 409 when busy",
+    "POST /api/stop": "the same",
+    "POST /api/restart": "the same",
+    "POST /api/reload": "the same",
+}
+
+
+def settings_table() -> str:
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for row in settings.table():
+        default = "" if row.default in (None, "", "false") else f"`{row.default}`"
+        unit = f" {row.unit}" if row.unit else ""
+        lines.append(f"| `{row.flag}{unit}` | {default} | {row.meaning} |")
+    return "\n".join(lines)
+
+
+def routes():
+    """The wrapper's own routes, as a wrapper that never starts has them: (method, path, is_guarded)."""
+    from wrapper.events import Feed
+    from wrapper.problems import Board
+    from wrapper.service.process import Spawner
+    from wrapper.service.service import Service, Surroundings
+    from wrapper.sidecar.site import Site
+
+    chosen = settings.read(["--", "x", "{port}"], {})
+    feed = Feed()
+    around = Surroundings(chosen, {}, Spawner(), feed, Board(feed), lambda address: None)
+    site = Site(around, [Service("service", chosen.command, None, around, lambda *over: None)])
+    return sorted({(route.method, route.pattern.removeprefix("/sidecar") or "/", route.is_guarded)
+                   for methods in site.router._paths.values() for route in methods.values()})
+
+
+def paths_table() -> str:
+    lines = ["| path | who | answer |", "|---|---|---|"]
+    for method, path, is_guarded in routes():
+        lines.append(f"| `{method} /sidecar{path}` | {'token' if is_guarded else 'all'} | {ANSWERS[f'{method} {path}']} |")
+    return "\n".join(lines)
+
+
+TABLES = {"settings": settings_table, "paths": paths_table}
+
+
+def part(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_is_what_the_code_says(name):
+    assert part(name).search(README.read_text())[0].split("-->\n", 1)[1].rsplit("<!--", 1)[0].strip() == TABLES[name]()
+
+
+def test_every_exit_status_is_named():
+    text = README.read_text()
+    for status in ("126", "127", "2", "1", "128+n"):
+        assert f"\n| {status} |" in text
+
+
+def write() -> None:
+    text = README.read_text()
+    for name, table in TABLES.items():
+        text = part(name).sub(lambda match, table=table: match[1] + table() + "\n" + match[2], text)
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    write()
