@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
 
         prefixes: tuple[str, ...]
-        observes: bool
+
+        @property
+        def observes(self) -> bool: ...
 
         def answer(self, request: Request) -> Response | None:
             """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
@@ -286,7 +288,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.site.ended(Ended(
             exchange.head.method.decode("ascii"), exchange.head.target.decode("latin-1"), exchange.status,
             now - self.began, exchange.first_byte, exchange.held, exchange.body.received, exchange.sent, False,
-            self.peer.address))
+            self.peer.address, exchange.head))
 
     def _go_on(self, keep: bool, body: Body, worker: Worker, is_serving: bool = False) -> bool:
         """Close, linger, or stay for the next request; True where the caller is to read on."""
@@ -365,7 +367,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             now = time.monotonic()
             self.server.site.ended(Ended(
                 request.method, request.target, own.status, now - self.began, now - self.began, 0.0, body.received,
-                own.sent, True, self.peer.address))
+                own.sent, True, self.peer.address, head))
         return own.keep
 
     def _continue(self) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 
 from wrapper import values
+from wrapper.config import source as configuration
+from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Callable, TypeVar, Union
 
+    from wrapper.config.source import Source
     from wrapper.message import Request, Response
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric
@@ -90,7 +93,7 @@ class Sidecar:
         The handler returns a dict or list (JSON), str, bytes, None (204), (status, body), a `Response`, or is a
         generator: then each `yield` is one server-sent event.
         """
-        seconds, most = _seconds(timeout), limit if isinstance(limit, int) else values.size(limit)
+        seconds, most = _bound(timeout), limit if isinstance(limit, int) else values.size(limit)
 
         def take(handler: Handler) -> Handler:
             def declare(host: Host) -> None:
@@ -106,7 +109,7 @@ class Sidecar:
     def mount(self, path: str, application: Application, *, guarded: bool = False,
               timeout: Span = HANDLER_TIMEOUT) -> None:
         """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`."""
-        seconds, root = _seconds(timeout), path.rstrip("/")
+        seconds, root = _bound(timeout), path.rstrip("/")
         Route("GET", root, _nobody)
 
         def declare(host: Host) -> None:
@@ -124,22 +127,27 @@ class Sidecar:
         self._declare(f"task {_name(function)}", lambda host: host.add_task(_name(function), function))
         return function
 
-    def watch(self, source: str | Callable[[], Any], *, every: Span = "5s",
-              select: Callable[[Any], Any] | None = None, name: str = "",
-              **options: Any) -> Callable[[Handler], Handler]:
+    def watch(self, source: str | Callable[[], Any], *, every: float | str = "5s",
+              select: Callable[[Any], Any] | None = None, name: str = "", timeout: float | str = "10s",
+              token_file: str | None = None, splay: float | str = 0.0,
+              min_interval: float | str = 0.0) -> Callable[[Handler], Handler]:
         """Watch a URL, a file, a folder or a function; `function(value, service)` is called when it changed.
 
-        `select`: the part of it that counts, as `document["alerts"]`. The function returns problems, or nothing where
-        all went well; until it does, the change counts as not applied and is tried again.
+        `select`: the part of a document that counts. The function returns what went wrong (a `Problem`, a sentence,
+        several of them), or nothing where the value is in force now. `timeout` bounds one look; `token_file` holds the
+        bearer token of a URL; `splay` spreads a fleet; `min_interval` is the least time between two changes.
         """
-        seconds = _seconds(every)
+        pace = Pace(_seconds(every), _seconds(splay), _seconds(min_interval))
+
+        def origin() -> Source:
+            return configuration.of(source, timeout=_seconds(timeout), token_file=token_file)
 
         def take(function: Handler) -> Handler:
             title = name or _name(function)
-            self._declare(f"watch {title}", lambda host: host.add_watch(
-                title, source, function, every=seconds, select=select, **options))
+            self._declare(f"watch {title}", lambda host: host.add_watch(title, origin(), function, pace, select))
             return function
 
+        origin()  # a malformed source is said here, at the author's line
         return take
 
     def on_start(self, function: Handler) -> Handler:
@@ -207,9 +215,13 @@ def _nobody(request: Request) -> Response:
     raise NotImplementedError
 
 
-def _seconds(span: Span) -> float | None:
+def _seconds(span: float | str) -> float:
     """Raises: ValueError for what is no duration."""
-    return values.positive_duration(span) if isinstance(span, str) else span
+    return values.duration(span) if isinstance(span, str) else float(span)
+
+
+def _bound(span: Span) -> float | None:
+    return None if span is None else _seconds(span)
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -218,7 +230,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 def _judge_service(name: str, command: Sequence[str], route: str, upstream: str | None) -> None:
     """Raises: ValueError, at the author's line."""
-    if values.HELPER_NAME.fullmatch(name) is None:
+    if not values.is_service_name(name):
         raise ValueError(f"{name!r} is no name for a service: lower case letters, digits, _ and -")
     if not command:
         raise ValueError(f"the service {name!r} has no command")

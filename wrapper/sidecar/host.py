@@ -6,6 +6,7 @@ import threading
 import time
 
 from wrapper import address
+from wrapper.config.subscription import Subscription
 from wrapper.errors import CannotStart
 from wrapper.service.service import Service
 from wrapper.sidecar.handle import ServiceHandle
@@ -13,13 +14,14 @@ from wrapper.sidecar.isolation import Calls, Guard, fitting
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.watch import subscribe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Callable
 
+    from wrapper.config.source import Source
+    from wrapper.config.subscription import Pace
     from wrapper.events import Feed
     from wrapper.message import Request, Response
     from wrapper.sidecar.metrics import Metric
@@ -42,6 +44,7 @@ class Host:
         self._calls = Calls(self.guard)
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
+        self._subscriptions: list[Subscription] = []
         self._hooks = Hooks(self.guard, self._main, site.around.feed)
 
     def begin(self) -> None:
@@ -51,6 +54,8 @@ class Host:
     def stop(self, timeout: float) -> None:
         """Tell the tasks that it is over, and let the hooks hear of the last exit."""
         self._stopping.set()
+        for subscription in self._subscriptions:
+            subscription.stop()
         self._hooks.finish(timeout)
 
     # Requests
@@ -93,13 +98,16 @@ class Host:
     def add_hook(self, moment: str, function: Callable[..., Any]) -> None:
         self._hooks.add(moment, function)
 
-    def add_watch(self, name: str, source: Any, function: Callable[..., Any], **options: Any) -> None:
-        """Raises: ValueError or TypeError for what cannot be watched."""
-
+    def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
+                  select: Callable[[Any], Any] | None) -> None:
         def on_change(value: Any) -> Any:
             return fitting(function, value, self._main)()
 
-        self._site.add_subscription(subscribe(f"{self.guard.name}.{name}", source, on_change, self._around, **options))
+        subscription = Subscription(f"{self.guard.name}.{name}", source, on_change, pace, self._around.board,
+                                    self._around.feed, select)
+        self._subscriptions.append(subscription)
+        self._site.add_subscription(subscription)
+        subscription.start()
 
     # Services
 

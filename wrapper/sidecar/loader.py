@@ -64,12 +64,13 @@ class Loader:
             guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
 
     def _load(self, word: str, guard: Guard, loaded: threading.Event) -> None:
-        is_loaded = guard.attempt("the import", lambda: self._load_module(word))
+        is_loaded = guard.attempt("the import", lambda: self.load(word))
         loaded.set()
         if is_loaded:
             log.info("sidecar loaded", sidecar=word)
 
-    def _load_module(self, word: str) -> None:
+    def load(self, word: str) -> None:
+        """Load what `word` names, in this thread. Raises: NoSidecar, whatever the import does."""
         found = sidecars(module_of(word))
         if not found:
             raise NoSidecar(f"{word} holds no Sidecar; it needs a line such as: sidecar = Sidecar()")
