@@ -3,8 +3,6 @@ doubles."""
 
 from __future__ import annotations
 
-import random
-
 STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
 JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
 
@@ -32,6 +30,8 @@ class Policy:
             return None
         if ready_seconds >= STEADY_SECONDS:
             self._pause = self._first
+        import random  # start-up: 1 ms, and only what fell needs it
+
         pause, self._pause = self._pause, min(self._pause * 2, self._longest)
         return min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
 
