@@ -89,6 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.is_closed = False
         self.head_began = 0.0  # when the first byte of a head came that is not complete yet
         self.began = 0.0
+        self.last_head: RequestHead | None = None
         self.held_exchange: Exchange | None = None
         self.verdict: tuple[Lane | None, Refusal | None, float] | None = None
 
@@ -193,7 +194,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stream, server = self.stream, self.server
         while True:
             try:
-                head = read_request(stream.rest, server.max_header)
+                head = read_request(stream.rest, server.max_header, self.last_head)
             except Refusal as refusal:
                 self._refuse_head(refusal, worker)
                 return
@@ -222,6 +223,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rest = stream.rest
         stream.rest = rest[head.end:] if len(rest) > head.end else b""
         self.head_began = 0.0
+        self.last_head = head
         self.began = time.monotonic()
         body = Body(stream, head, server.max_header)
         path = normal_path(head.target.decode("latin-1"))

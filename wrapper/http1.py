@@ -30,6 +30,7 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 # A field section that begins with the LF of the line before it, so that every field is "\nname:value\r".
 _SECTION = rb"(\n(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*)\r\n"
 _REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r" + _SECTION)
+_ORIGIN_LINE = re.compile(rb"(" + TOKEN + rb") (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
 _ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + _SECTION)
 _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
 FIELD = re.compile(TOKEN + rb":" + VALUE)
@@ -52,8 +53,8 @@ class Malformed(Exception):
 class RequestHead:
     """One request line and its fields, judged. `fields` is the raw section, `end` where the body begins."""
 
-    __slots__ = ("authority", "care", "end", "expects", "fields", "host", "is_chunked", "keep", "length", "method",
-                 "minor", "options", "target", "upgrade")
+    __slots__ = ("authority", "care", "end", "expects", "fields", "forwarded", "host", "is_chunked", "keep", "length",
+                 "method", "minor", "options", "rest", "target", "upgrade")
 
     def __init__(self, method: bytes, target: bytes, minor: int, fields: bytes, end: int) -> None:
         self.method = method
@@ -70,6 +71,8 @@ class RequestHead:
         self.expects = False
         self.authority = b""  # of an absolute-form target, which beats Host
         self.host = b""
+        self.rest = b""  # all behind the request line, where another request with the same may be judged alike
+        self.forwarded: tuple[object, bytes, bytes] | None = None  # what `proxy.headers` made of the fields
         if target[0] != 47:  # "/"
             self._judge_target()
         self._judge_host(care.get(b"host"))
@@ -79,6 +82,16 @@ class RequestHead:
     @property
     def has_body(self) -> bool:
         return self.is_chunked or self.length > 0
+
+    def again(self, method: bytes, target: bytes, end: int) -> RequestHead:
+        """The head of another request with the very same fields and no body."""
+        head: RequestHead = object.__new__(RequestHead)
+        head.method, head.target, head.end = method, target, end
+        head.minor, head.keep, head.length, head.is_chunked = 1, self.keep, 0, False
+        head.fields, head.care, head.host, head.authority = self.fields, self.care, self.host, b""
+        head.options, head.upgrade, head.expects = self.options, self.upgrade, False
+        head.rest, head.forwarded = self.rest, self.forwarded
+        return head
 
     def _judge_target(self) -> None:
         """RFC 9112 section 3.2: origin-form is the rule, asterisk-form is for OPTIONS, absolute-form is rewritten."""
@@ -204,22 +217,35 @@ def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def read_request(data: bytes, limit: int) -> RequestHead | None:
+def read_request(data: bytes, limit: int, last: RequestHead | None = None) -> RequestHead | None:
     """The request head at the beginning of `data`, or None while it is incomplete.
+
+    `last` is the one before on this connection: clients mostly repeat their fields to the byte, and what has been
+    judged once need not be judged again.
 
     Raises: a Refusal, the same for every way of splitting the same bytes.
     """
+    if last is not None and last.rest:
+        line, _, rest = data.partition(b"\r")
+        if rest == last.rest and len(data) <= limit and (match := _ORIGIN_LINE.fullmatch(line)):
+            method, target = match.groups()
+            if method != b"CONNECT":
+                return last.again(method, target, len(data))
     # RFC 9112 section 2.2: an empty line before the request line is ignored.
     start = 2 if data.startswith(b"\r\n") else 0
     match = _REQUEST.match(data, start)
     if match is None or match.end() > limit:
-        return _refuse_or_wait(data[start:limit], len(data) >= limit)
+        _refuse_or_wait(data[start:limit], len(data) >= limit)
+        return None
     method, target, minor, fields = match.groups()
-    return RequestHead(method, target, 0 if minor == b"0" else 1, fields, match.end())
+    head = RequestHead(method, target, 0 if minor == b"0" else 1, fields, match.end())
+    if head.end == len(data) and head.minor and not head.has_body and not head.authority:
+        head.rest = fields + b"\r\n"
+    return head
 
 
 def _refuse_or_wait(head: bytes, is_full: bool) -> None:
-    """Say what is wrong with the first wrong line, or return None if more may still make it right."""
+    """Say what is wrong with the first wrong line, or return if more may still make it right."""
     *lines, rest = head.split(b"\r\n")
     if lines:
         _judge_request_line(lines[0])
@@ -243,7 +269,8 @@ def _judge_request_line(line: bytes) -> None:
 class AnswerHead:
     """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
 
-    __slots__ = ("care", "end", "fields", "is_chunked", "keep", "length", "line", "minor", "options", "status")
+    __slots__ = ("care", "end", "fields", "is_chunked", "keep", "length", "line", "minor", "options", "passed_on",
+                 "status")
 
     def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
         self.minor = minor
@@ -256,6 +283,7 @@ class AnswerHead:
         self.is_chunked = False
         self.keep = minor > 0
         self.options = NO_OPTIONS
+        self.passed_on = b""  # what `proxy.headers` made of it, for a client to whom we have nothing to add
         if care:
             self._judge(care)
 

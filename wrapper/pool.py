@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -33,10 +34,16 @@ if TYPE_CHECKING:
         def resume(self, worker: Worker) -> None: ...
 
 
-SEATS = 4  # workers that may poll at a time; more make a convoy of threads that wait for the interpreter
+SEATS = 2  # workers that may poll at a time; more make a convoy of threads that wait for the interpreter
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
 BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
 SWEEP_INTERVAL = 0.1  # seconds at least between two sweeps while things expire
+
+
+def seats() -> int:
+    """How many workers may poll at a time: as many as can run, where no lock makes them take turns."""
+    is_free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+    return max(SEATS, os.cpu_count() or 1) if is_free_threaded else SEATS
 
 
 class Lot:
@@ -84,9 +91,9 @@ class Worker:
 
 
 class Pool:
-    """`most` is how many threads there may be at most."""
+    """`most` is how many threads there may be at most, `seats` how many may poll at a time."""
 
-    def __init__(self, most: int, seats: int = SEATS) -> None:
+    def __init__(self, most: int, seats: int) -> None:
         self._epoll = select.epoll()
         # Guards the four below and every worker's `is_seated` and `job`. Held for a few lines, never over a call out.
         self._lock = threading.Lock()

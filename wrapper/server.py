@@ -10,7 +10,7 @@ import threading
 
 from wrapper.handler import Handler
 from wrapper.log import log
-from wrapper.pool import Lot, Pool
+from wrapper.pool import Lot, Pool, seats
 from wrapper.proxy.headers import Peer, TrustedProxies
 
 TYPE_CHECKING = False
@@ -84,7 +84,7 @@ class Server(http.server.ThreadingHTTPServer):
         # Guards each handler's `held_exchange` and `verdict`, and where it is parked meanwhile.
         self.held_lock = threading.Lock()
         self._open: set[Handler] = set()
-        self.pool = Pool(2 * settings.max_connections + 64)
+        self.pool = Pool(2 * settings.max_connections + 64, 1 if trusted else seats())
         self._add_lots(self.pool, settings)
         self.door = Door(self)
 

@@ -66,11 +66,18 @@ class TrustedProxies:
 
 def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     """The head to send to the service for `head`, which came from `peer`."""
+    made = head.forwarded
+    if made is None or made[0] is not peer or made[1] != upstream_host:
+        made = head.forwarded = (peer, upstream_host, _request_rest(head, peer, upstream_host))
+    return b"%b %b HTTP/1.1\r%b" % (head.method, head.target, made[2])
+
+
+def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
+    """What follows the CR of the request line."""
     care = head.care
     if len(care) == 1 and head.host and not head.authority and head.minor:
-        return b"%s %s HTTP/1.1\r%sX-Forwarded-Host: %s\r\n%s\r\n" % (
-            head.method, head.target, head.fields, head.host, peer.lines)
-    host_line = b"" if head.host and not head.authority else b"Host: %s\r\n" % (head.host or upstream_host)
+        return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (head.fields, head.host, peer.lines)
+    host_line = b"" if head.host and not head.authority else b"Host: %b\r\n" % (head.host or upstream_host)
     dropped = _FROM_REQUEST
     if host_line:
         dropped = dropped | {b"host"}
@@ -79,8 +86,8 @@ def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     if not head.is_chunked:
         dropped = dropped | {b"trailer"}
     kept = without(head.fields, care, dropped, head.options)
-    return b"%s %s HTTP/1.1\r\n%s%s%s%s\r\n" % (
-        head.method, head.target, host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
+    return b"\n%b%b%b%b\r\n" % (
+        host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
 
 
 def _hop_lines(head: RequestHead) -> bytes:
@@ -150,6 +157,14 @@ def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
 
 def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
+    if not added and not is_chunked:
+        if not answer.passed_on:
+            answer.passed_on = _answer_head(answer, b"", False)
+        return answer.passed_on
+    return _answer_head(answer, added, is_chunked)
+
+
+def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     care = answer.care
     if not is_chunked and answer.status >= 200 and answer.status != 204 and (
             not care or (len(care) == 1 and b"content-length" in care)):

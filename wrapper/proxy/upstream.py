@@ -44,6 +44,7 @@ class Answer(http.client.HTTPResponse):
         self.fp = None  # what http.client looks at to see whether an answer is closed
         self.data = b""
         self.head: AnswerHead | None = None
+        self._last = (b"", b"")  # method and bytes of the head that `head` was read from
         self.is_done = False
         self.has_begun = False  # something of the present answer has come, if only an interim one
         self.trailers = b""
@@ -55,20 +56,30 @@ class Answer(http.client.HTTPResponse):
 
         Raises: Malformed, ConnectionError at a premature end, OSError, what `wait` raises.
         """
-        head = read_answer(self.data, ANSWER_HEAD_MAX) if self.data else None
-        while head is None:
-            piece = self._receive(wait)
-            self.data = self.data + piece if self.data else piece
-            head = read_answer(self.data, ANSWER_HEAD_MAX)
-        self.data = self.data[head.end:]
-        head.frame_for(method)
-        self.head = head
+        data = self.data or self._receive(wait)
+        last_method, last = self._last
+        if method == last_method and data.startswith(last) and self.head is not None:
+            head = self.head  # the same to the byte, up to and with the empty line: known already
+        else:
+            head = self._judge_head(data, method, wait)
+            data = self.data
+        self.data = data[head.end:]
         self.has_begun = True
         if not head.is_interim:
             self._chunked = Chunked(ANSWER_HEAD_MAX) if head.is_chunked else None
             self._left = head.length
             self.is_done = not head.is_chunked and head.length == 0
             self.trailers = b""
+        return head
+
+    def _judge_head(self, data: bytes, method: bytes, wait: Callable[[], None]) -> AnswerHead:
+        while (head := read_answer(data, ANSWER_HEAD_MAX)) is None:
+            self.data = data
+            data += self._receive(wait)
+        head.frame_for(method)
+        self.data = data
+        self.head = head
+        self._last = (method, data[:head.end])
         return head
 
     def _receive(self, wait: Callable[[], None]) -> bytes:
