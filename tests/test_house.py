@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+import wrapper
+from wrapper import settings
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wrapper"
 README = ROOT / "README.md"
@@ -123,7 +126,11 @@ def test_proxy_and_service_meet_only_at_the_gate(path):
 
 
 def test_no_cycles():
-    graph = {dotted(path): {module for _, module in inner_imports(path)} - {dotted(path)} for path in modules()}
+    """Between rooms the layers forbid them, in annotations too; within one, what is only a type may point back."""
+    graph = {}
+    for path in modules():
+        wanted = {name.partition(".")[2] for _, name in run_time_imports(path) if name.startswith("wrapper.")}
+        graph[dotted(path)] = wanted - {dotted(path)}
     while leaves := {module for module, wanted in graph.items() if not wanted & graph.keys()}:
         graph = {module: wanted for module, wanted in graph.items() if module not in leaves}
     assert not graph, f"on a cycle, or above one: {sorted(graph)}"
@@ -210,7 +217,12 @@ def calls(path, *names):
 
 @pytest.mark.parametrize("path", modules(), ids=title)
 def test_every_thread_has_a_name_and_never_keeps_the_process_alive(path):
-    for call in calls(path, "threading.Thread", "Thread", "threading.Timer"):
+    lines = path.read_text().splitlines()
+    for call in calls(path, "threading.Timer"):
+        after = " ".join(lines[call.lineno:call.lineno + 3])
+        assert ".name = " in after, f"{title(path)}:{call.lineno}"
+        assert ".daemon = True" in after, f"{title(path)}:{call.lineno}"
+    for call in calls(path, "threading.Thread", "Thread"):
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert "name" in given, f"{title(path)}:{call.lineno}"
         assert given.get("daemon") == "True", f"{title(path)}:{call.lineno}"
@@ -259,8 +271,22 @@ def test_only_what_belongs_there_is_at_the_top_level():
     assert not {name for name in names if not name.startswith(".")} - TOP_LEVEL
 
 
+def between(name):
+    """The README's lines between `<!-- name -->` and `<!-- /name -->`."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n?<!-- /{name} -->", README.read_text(), re.DOTALL)
+    assert found, f"README.md has no <!-- {name} --> part"
+    return found[1].splitlines()
+
+
+def test_the_table_of_settings_is_the_one_of_the_code():
+    rows = []
+    for row in settings.table():
+        default = f"`{row.default}`" if row.default and not row.is_switch else ""
+        rows.append(f"| `{f'{row.flag} {row.unit}'.strip()}` | {default} | {row.meaning} |")
+    assert between("settings") == ["| option | default | meaning |", "|---|---|---|", *rows]
+
+
 def test_the_versions_of_package_and_module_are_one():
-    import wrapper
     done = subprocess.run([sys.executable, "-m", "wrapper", "--version"], cwd=ROOT, capture_output=True, text=True,
                           check=True)
     assert wrapper.__version__ in done.stdout

@@ -35,6 +35,7 @@ def idle_cost(count: int) -> Load:
     return measure
 
 
+PLOT = contestants.HERE / "relay.svg"
 AS_FAST = (Goal("requests/s", "ratio", ">=", 1.0), Goal("p99 ms", "ratio", "<=", 1.0))
 # Name, what it is, the service behind, how it is loaded, what is asked of the wrapper.
 POINTS = (
@@ -85,6 +86,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bare", action="store_true", help="the relay alone, not the whole wrapper: for profiles")
     parser.add_argument("--rounds", type=int, help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, help="of each wrk run; default 3, quick 1")
+    parser.add_argument("--readme", action="store_true", help="put table and plot where README.md has <!-- speed -->")
     parser.add_argument("--json", metavar="FILE", help="where the figures of every round go")
     parser.add_argument("--svg", metavar="FILE", help="where the plot goes")
     return parser.parse_args()
@@ -95,6 +97,17 @@ def chosen_proxies(options: argparse.Namespace) -> list[str]:
     if not options.quick and not options.proxies:
         names += [name for name, program in (("nginx", "nginx"), ("Caddy", "caddy")) if shutil.which(program)]
     return ["bare" if options.bare and name == "wrapper" else name for name in names]
+
+
+def publish(table: str) -> None:
+    """Between the README's marks: the table, and the plot beside this file."""
+    readme = contestants.ROOT / "README.md"
+    plot = f"![The relay beside others]({PLOT.relative_to(contestants.ROOT)})"
+    before, begin, rest = readme.read_text().partition("<!-- speed -->\n")
+    _, end, after = rest.partition("<!-- /speed -->")
+    if not end:
+        sys.exit("README.md has no <!-- speed --> part")
+    readme.write_text(f"{before}{begin}{table}\n\n{plot}\n{end}{after}")
 
 
 def main() -> int:
@@ -112,6 +125,9 @@ def main() -> int:
     print(report.table(results, names))
     if options.json:
         Path(options.json).write_text(json.dumps(report.figures(results, rounds, seconds), indent=1) + "\n")
+    if options.readme:
+        publish(report.table(results, names))
+        options.svg = str(PLOT)
     if options.svg:
         Path(options.svg).write_text(report.plot(results, names))
     missed = [goal for result in results for goal in report.missed(result, names)]
