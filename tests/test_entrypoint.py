@@ -71,10 +71,10 @@ def test_a_signal_that_ends_the_service_is_128_plus_n():
     assert run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; kill -SEGV $$").returncode == 139
 
 
-def test_twenty_services_that_end_at_once_are_all_7():
+def test_ten_services_that_end_at_once_are_all_7():
     """The soak does 200; the bug it guards against showed in 25 of 200."""
     assert [run("--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; exit 7").returncode
-            for _ in range(20)] == [7] * 20
+            for _ in range(10)] == [7] * 10
 
 
 @pytest.mark.soak
@@ -124,7 +124,7 @@ def test_fault_signals_from_outside_are_the_services_not_ours(number):
 
 def test_a_signal_at_the_very_beginning_is_not_lost():
     """From the moment that Python runs our first line; before that the kernel drops what nobody handles."""
-    for delay in (0.06, 0.08, 0.1, 0.15):
+    for delay in (0.0, 0.02, 0.05):
         with Wrapper(command=service("plain"), wait=False) as wrapper:
             wait_until(lambda wrapper=wrapper: catches_term(wrapper.process.pid))
             threading.Event().wait(delay)
@@ -332,6 +332,7 @@ def test_an_interactive_shell_works_on_the_terminal():
 
 # Rest
 
+@pytest.mark.soak
 def test_nothing_happens_while_nothing_happens():
     """No polling: no voluntary context switch of any thread for a while."""
     def switches():

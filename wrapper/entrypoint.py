@@ -159,7 +159,7 @@ class Entrypoint:
         try:
             helper.controller.launch()
         except CannotStart as error:
-            self._board.report(helper.name, str(error))
+            self._board.report(helper.name, error.public)
 
     # Until the end
 

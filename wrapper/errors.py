@@ -128,11 +128,15 @@ class VersionNotSupported(Refusal):
 
 
 class CannotStart(Exception):
-    """The wrapper or the service cannot start; `exit_status` is what the wrapper ends with."""
+    """The wrapper or the service cannot start; `exit_status` is what the wrapper ends with.
 
-    def __init__(self, message: str, exit_status: int) -> None:
+    `public` says it without any word of the command line, for answers that everybody may read.
+    """
+
+    def __init__(self, message: str, exit_status: int, public: str = "") -> None:
         super().__init__(message)
         self.exit_status = exit_status
+        self.public = public or message
 
 
 class BadSettings(Exception):

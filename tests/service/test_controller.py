@@ -310,6 +310,7 @@ def test_a_command_that_cannot_be_run_raises_at_launch(live):
         life.controller.launch()
     assert error.value.exit_status == 127
     assert life.controller.over.is_set()
+    assert "/no/such/program" not in str(life.board.list())
 
 
 def test_five_hundred_rounds_of_everything_at_once_end(live):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process
 
 FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks whether the service is ready
+HASTE = 0.5  # seconds for a run that never served to stop while everything ends
 LATE_LOOK = 1.0  # the same, once it has missed its time
 
 
@@ -91,7 +92,7 @@ class Controller:
         try:
             self._spawn()
         except CannotStart as error:
-            self._fail(str(error), tentative=False)
+            self._fail(error.public, tentative=False)
             self.over.set()
             raise
         threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
@@ -261,10 +262,11 @@ class Controller:
         try:
             new = self._launcher.launch(address, self._inbox.put)
         except CannotStart as error:
-            return self._goes_on(ticket, str(error))
+            return self._goes_on(ticket, error.public)
         fault = self._look_until_ready(new, address, self._ready_timeout)
         if fault is not None:
-            new.stop(self._stop_signal, self._timeouts.stop)
+            # It served nobody; while the wrapper ends there is no time to wait for it long.
+            new.stop(self._stop_signal, self._timeouts.stop if self._shutdown_signal is None else HASTE)
             return self._goes_on(ticket, fault)
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
@@ -321,7 +323,8 @@ class Controller:
             self._spawn()
         except CannotStart as error:
             self._cannot_start = error
-            return str(error)
+            log.error(str(error), service=self._source)
+            return error.public
         return self._await_ready()
 
     def _await_ready(self) -> str | None:

@@ -136,7 +136,7 @@ class Spawner:
         except OSError as error:
             raise _cannot_start(command[0], error) from error
         except ValueError as error:  # a NUL byte in a word of the command
-            raise CannotStart(f"cannot run {command[0]!r}: {error}", NOT_EXECUTABLE) from error
+            raise _refused(command[0], str(error), NOT_EXECUTABLE) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -193,10 +193,14 @@ class Spawner:
 
 def _cannot_start(name: str, error: OSError) -> CannotStart:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return CannotStart(f"cannot run {name!r}: not found", NOT_FOUND)
+        return _refused(name, "not found", NOT_FOUND)
     if os.path.isdir(name):
-        return CannotStart(f"cannot run {name!r}: it is a directory", NOT_EXECUTABLE)
-    return CannotStart(f"cannot run {name!r}: {error.strerror}", NOT_EXECUTABLE)
+        return _refused(name, "it is a directory", NOT_EXECUTABLE)
+    return _refused(name, error.strerror or str(error), NOT_EXECUTABLE)
+
+
+def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
+    return CannotStart(f"cannot run {name!r}: {cause}", exit_status, f"the command cannot be run: {cause}")
 
 
 def _holds_terminal() -> bool:
