@@ -1,4 +1,4 @@
-"""Where the control socket is: the same answer for the wrapper that makes it and for `ctl` and `health` that look for it."""
+"""Where the control socket is: one answer for the wrapper that makes it and for `ctl` and `health` that look for it."""
 
 from __future__ import annotations
 

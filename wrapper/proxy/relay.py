@@ -66,7 +66,7 @@ class Exchange:
         self.is_answered = False
         self.status = 0
         self.sent = 0
-        self.first_byte = 0.0
+        self.first_byte = 0.0  # when the answer of the service began, on the monotonic clock
         self.going = ""  # why this exchange should end soon
         self.on_proceed: Callable[[Lane | None, Refusal | None, float], None]
         self._timeout = timeout
@@ -280,6 +280,7 @@ class Exchange:
             raise BadGateway(f"the service's answer is not HTTP: {error}") from None
         self.status = answer.status
         self.is_answered = True
+        self.first_byte = time.monotonic()
         if reader.is_done and not is_chunked:
             self._send(block + arrived)
         else:
@@ -356,6 +357,7 @@ class Exchange:
         early, connection.answer.data = connection.answer.data, b""
         self._tunnel = tunnel = Tunnel(self.stream, connection.sock, early, b"websocket" in self.head.upgrade.lower())
         self.is_answered = True
+        self.first_byte = time.monotonic()
         self._send(headers.answer_head(answer, self._held_line(), False))
         if self.going:
             tunnel.warn(self.going)

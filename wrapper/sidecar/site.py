@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from wrapper.errors import MethodNotAllowed, NotFound
 from wrapper.sidecar.access import Access
+from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import Api
+from wrapper.sidecar.dashboard import Dashboard
 from wrapper.sidecar.metrics import Registry
 from wrapper.sidecar.router import Route, Router, fixed_part
 
@@ -37,8 +39,11 @@ class Site:
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions)
-        for route in self.api.routes(settings.prefix):
+        self.dashboard = Dashboard(self)
+        for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
+        if settings.access_log:
+            self.observers.append(AccessLog(settings.log_format == "json").observe)
         self._learn_routes()
 
     # For the server

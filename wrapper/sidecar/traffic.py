@@ -99,7 +99,7 @@ class Traffic:
             shard = self._local.lease.shard
         except AttributeError:
             shard = self._lease()
-        method, _, status, seconds, first_byte, held, received, sent, own, _ = ended
+        method, _, status, seconds, first_byte, held, received, sent, own, _, _ = ended
         try:
             shard.cells[method, status, own][0] += 1
         except KeyError:

@@ -1,0 +1,112 @@
+"""What operators look at: the page, the numbers that feed its plots, and the scrape.
+
+The page is one file. It may run nothing but its own script and fetch from nowhere but here: its Content-Security-Policy
+(https://www.w3.org/TR/CSP3/) names script and style by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from wrapper.message import Response
+from wrapper.sidecar import metrics, vitals
+from wrapper.sidecar.router import Route
+from wrapper.sidecar.traffic import SLOT_SECONDS, TIMES, Traffic
+
+if TYPE_CHECKING:
+    from wrapper.message import Request
+    from wrapper.server import Server
+    from wrapper.sidecar.metrics import Family
+    from wrapper.sidecar.site import Site
+
+PAGE = os.path.join(os.path.dirname(__file__), "dashboard.html")
+INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+NO_STORE = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+PAGE_HEADERS = (
+    ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"), ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+
+
+class Dashboard:
+    """Counts the traffic of a site, and shows it with all else that is known."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._page: Page | None = None
+        self._servers: list[Server] = []
+        self.traffic = Traffic(self._load)
+        site.observers.append(self.traffic.observe)
+        site.registry.collector(self._families)
+
+    def watch(self, server: Server) -> None:
+        """Show the connections of the exposed port too."""
+        self._servers.append(server)
+
+    def routes(self, prefix: str) -> Iterator[Route]:
+        yield Route("GET", prefix, self._redirect)
+        yield Route("GET", f"{prefix}/", self._show)
+        yield Route("GET", f"{prefix}/metrics", self._scrape)
+        yield Route("GET", f"{prefix}/api/traffic", self._numbers)
+
+    def _redirect(self, request: Request) -> Response:
+        """To the path that the page's relative addresses are relative to (RFC 3986 section 5.2)."""
+        last = self._site.around.settings.prefix.rpartition("/")[2]
+        return Response(status=308, headers=[("Location", f"{last}/")])
+
+    def _show(self, request: Request) -> Response:
+        page = self._page = self._page or Page(_read())
+        headers = [*PAGE_HEADERS, ("ETag", page.tag), ("Content-Security-Policy", page.policy)]
+        if page.tag in request.headers.get("if-none-match", ""):
+            return Response(status=304, headers=headers)
+        return Response(page.content, headers=headers, content_type="text/html; charset=utf-8")
+
+    def _numbers(self, request: Request) -> Response:
+        """The counts now; with `?history` those of the last minutes too. Who draws takes the differences."""
+        document = {"bounds": TIMES, "interval": SLOT_SECONDS, "now": self.traffic.moment()}
+        if "history" in request.query:
+            document["history"] = self.traffic.history()
+        return Response(json.dumps(document), headers=NO_STORE, content_type="application/json")
+
+    def _scrape(self, request: Request) -> Response:
+        return Response(self._site.registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
+
+    def _load(self) -> tuple[int, int]:
+        gates = [service.gate for service in list(self._site.services)]
+        return sum(gate.in_flight for gate in gates), sum(gate.held for gate in gates)
+
+    def _families(self) -> Iterator[Family]:
+        yield from self.traffic.families()
+        yield from vitals.of_services(self._site.services)
+        yield from vitals.of_configuration(self._site.subscriptions)
+        yield from vitals.of_board(self._site.around.board)
+        for server in self._servers:
+            yield from vitals.of_server(server)
+        yield from vitals.of_process()
+
+
+def _read() -> str:
+    with open(PAGE, encoding="utf-8") as file:
+        return file.read()
+
+
+class Page:
+    """The page with its entity tag, and the policy that lets nothing run but what is written in it."""
+
+    def __init__(self, text: str) -> None:
+        self.content = text.encode()
+        self.tag = f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+        hashes: dict[str, list[str]] = {"script": [], "style": []}
+        for kind, code in INLINE.findall(text):
+            digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+            hashes[kind].append(f"'sha256-{digest}'")
+        self.policy = "; ".join((
+            "default-src 'none'", f"script-src {' '.join(hashes['script'])}", f"style-src {' '.join(hashes['style'])}",
+            "connect-src 'self'", "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"))
