@@ -137,6 +137,14 @@ def catches_term(pid):
     return int(caught[1], 16) & 1 << signal.SIGTERM - 1
 
 
+def test_a_signal_while_the_first_configuration_is_awaited_ends_it_at_once(tmp_path):
+    with Wrapper("--config-source", str(tmp_path / "never"), "--config-file", str(tmp_path / "out"), "--config-wait",
+                 "60s", command=["touch", str(tmp_path / "started"), "{port}"], wait=False) as wrapper:
+        wrapper.wait_line("never")
+        assert wrapper.end(signal.SIGTERM, timeout=5) == 143
+    assert not (tmp_path / "started").exists()
+
+
 def test_a_deaf_service_is_killed_after_stop_timeout():
     with Wrapper("--stop-timeout", "500ms", command=service("deaf")) as wrapper:
         start = time.monotonic()

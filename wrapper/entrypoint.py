@@ -107,9 +107,30 @@ class Entrypoint:
         settings = self._settings
         journal.repair([settings.config_file] if settings.config_file else [], journal.index_folder(make=False))
         if settings.config_source is not None:
+            threading.Thread(target=self._configure, name="first-configuration", daemon=True).start()
+            self._await_configuration()
+
+    def _configure(self) -> None:
+        try:
             from wrapper.config import declare  # start-up: only with --config-source
 
-            self._subscription = declare.before_start(settings, self._service)
+            self._subscription = declare.before_start(self._settings, self._service)
+        finally:
+            self._inbox.put(("configured",))
+
+    def _await_configuration(self) -> None:
+        """Messages that come meanwhile keep; a signal to end is heard at once.
+
+        Raises: CannotStart.
+        """
+        early = []
+        while (message := self._inbox.get())[0] != "configured":
+            if message[0] == "signal" and message[1] in ENDING:
+                name = signal_name(message[1])
+                raise CannotStart(f"signal {name} came before the service was started", 128 + message[1])
+            early.append(message)
+        for message in early:
+            self._inbox.put(message)
 
     def _serve(self, listener: socket.socket) -> None:
         from wrapper.server import Server  # start-up: http.server costs 20 ms, the service is not made to wait for it
