@@ -105,7 +105,7 @@ class Chunked:
 
 def chunk(payload: bytes | memoryview) -> bytes:
     """One chunk; nothing for an empty payload, because that would be the last one."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+    return b"".join((b"%x\r\n" % len(payload), payload, b"\r\n")) if payload else b""
 
 
 def last_chunk(trailers: bytes = b"") -> bytes:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wrapper.message import Response
     from wrapper.pool import Lot, Pool, Worker
     from wrapper.proxy.headers import Peer
+    from wrapper.proxy.upstream import Connection
 
     class Site(Protocol):
         """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         holding: Lot
         leaving: Lot
         lingering: Lot
+        awaiting: Lot
 
         def peer_of(self, connection: socket.socket, address: Any) -> Peer: ...
 
@@ -184,8 +186,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         assert verdict is not None
         self.held_exchange = self.verdict = None
         lane, refusal, exchange.held = verdict
-        self._settle(exchange, lane, refusal, worker)
-        self._go_on(exchange.keep, exchange.body, worker)
+        if self._settle(exchange, lane, refusal, worker):
+            self._go_on(exchange.keep, exchange.body, worker)
+
+    def answer_came(self, exchange: Exchange, worker: Worker, is_late: bool) -> None:
+        """Something of the awaited answer has come, or it has been awaited without a thread for long enough."""
+        if self._settle(exchange, exchange.lane, None, worker, is_late):
+            self._go_on(exchange.keep, exchange.body, worker)
 
     # One request after the other
 
@@ -246,16 +253,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if lane is None:
                 self._hold(exchange)
                 return False
-            self._settle(exchange, lane, None, worker)
+            if not self._settle(exchange, lane, None, worker):
+                return False
         return self._go_on(exchange.keep, body, worker, is_serving=True)
 
-    def _settle(self, exchange: Exchange, lane: Lane | None, refusal: Refusal | None, worker: Worker) -> None:
-        """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers."""
+    def _settle(self, exchange: Exchange, lane: Lane | None, refusal: Refusal | None, worker: Worker,
+                is_late: bool | None = None) -> bool:
+        """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers.
+
+        False where its answer is awaited without a thread: then somebody else may have gone on with it already.
+        """
+        is_over = True
         try:
             if refusal is not None:
                 raise refusal
             assert lane is not None
-            exchange.travel(lane, worker)
+            exchange.lane = lane
+            is_over = exchange.travel(lane, worker) if is_late is None else exchange.travel_on(worker, is_late)
         except Refusal as said:
             self._refuse(exchange, said, worker)
         except ClientGone:
@@ -270,11 +284,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
             exchange.keep = False
             if not exchange.is_answered:
                 self._refuse(exchange, Refusal("the wrapper failed"), worker)
-        finally:
-            if lane is not None:
-                exchange.gate.leave(lane, exchange)
+        if not is_over:
+            self._await(exchange)
+            return False
+        if lane is not None:
+            exchange.gate.leave(lane, exchange)
         if self.server.site.observes:
             self._tell_ended(exchange)
+        return True
+
+    def _await(self, exchange: Exchange) -> None:
+        """Nothing of this connection or its exchange may be touched after this."""
+        connection = exchange.connection
+        assert connection is not None
+        connection.awaited_by = (self, exchange)
+        pool, lot = self.server.pool, self.server.awaiting
+        seconds = lot.timeout if exchange.timeout is None else min(exchange.timeout, lot.timeout)
+        pool.park_until(connection, lot, time.monotonic() + seconds)
 
     def _refuse(self, exchange: Exchange, refusal: Refusal, worker: Worker) -> None:
         exchange.status = refusal.status
@@ -430,6 +456,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format % args)
+
+
+class Awaited:
+    """What the pool does with a connection to the service whose answer is awaited."""
+
+    __slots__ = ("_exchange", "_handler")
+
+    def __init__(self, handler: Handler, exchange: Exchange) -> None:
+        self._handler = handler
+        self._exchange = exchange
+
+    @staticmethod
+    def ready(connection: Connection, worker: Worker, _event: int) -> None:
+        handler, exchange = connection.awaited_by
+        handler.answer_came(exchange, worker, is_late=False)
+
+    @staticmethod
+    def expire(connection: Connection) -> None:
+        handler, exchange = connection.awaited_by
+        handler.server.pool.submit(Awaited(handler, exchange))
+
+    def resume(self, worker: Worker) -> None:
+        self._handler.answer_came(self._exchange, worker, is_late=True)
 
 
 class _Again:

@@ -8,10 +8,11 @@ import socket
 import ssl
 import threading
 
-from wrapper.handler import Handler
+from wrapper.handler import Awaited, Handler
 from wrapper.log import log
 from wrapper.pool import Lot, Pool, seats
 from wrapper.proxy.headers import Peer, TrustedProxies
+from wrapper.proxy.relay import AWAIT_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Server(http.server.ThreadingHTTPServer):
         readable = select.EPOLLIN | _RDHUP
         self.idle = pool.add(Lot(readable, settings.idle_timeout, Handler.read, Handler.expire_idle))
         self.heading = pool.add(Lot(readable, settings.header_timeout, Handler.read, Handler.expire_head))
+        self.awaiting = pool.add(Lot(select.EPOLLIN, AWAIT_TIMEOUT, Awaited.ready, Awaited.expire))
         self.knocking = pool.add(Lot(select.EPOLLIN, _NEVER, Door.answer, Door.open))
         self.shut = pool.add(Lot(0, ACCEPT_PAUSE, Door.answer, Door.open))
         self.holding = pool.add(Lot(_RDHUP, _NEVER, Handler.leave_held, Handler.forget_held))

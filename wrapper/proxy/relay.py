@@ -10,7 +10,6 @@ import socket
 import time
 
 from wrapper.chunked import chunk, last_chunk
-from wrapper.deadline import Deadline
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
 from wrapper.proxy import headers
@@ -30,9 +29,11 @@ if TYPE_CHECKING:
     from wrapper.proxy.upstream import Connection, Upstream
     from wrapper.stream import Body, Stream
 
+AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
 LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
+LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
 LONG_BODY = 256 * 1024  # bytes of an answer after which a worker steps aside
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
 _RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
@@ -43,15 +44,20 @@ class Broken(Exception):
     """The answer broke after its head had gone out: all that is left is to cut the connection."""
 
 
+class _Waiting(Exception):
+    """The answer takes long; nobody should sit and wait for it."""
+
+
 class Exchange:
     """One request and its response, between one client and one run of the service.
 
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_connection", "_has_sent", "_is_stream_between", "_timeout", "_tunnel", "_upload", "_worker",
-                 "body", "first_byte", "gate", "going", "head", "held", "is_answered", "is_cut", "keep",
-                 "on_proceed", "peer", "pool", "sent", "status", "stream")
+    __slots__ = ("_asked_at", "_has_sent", "_interim", "_is_late", "_is_stream_between", "_request", "_tunnel",
+                 "_upload", "_upstream", "_worker", "body", "connection", "first_byte", "gate", "going", "head", "held",
+                 "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent", "status", "stream",
+                 "timeout")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -62,6 +68,7 @@ class Exchange:
         self.pool = pool
         self.keep = head.keep
         self.gate: Gate
+        self.lane: Lane | None = None
         self.held = 0.0
         self.is_answered = False
         self.status = 0
@@ -69,11 +76,16 @@ class Exchange:
         self.first_byte = 0.0  # when the answer of the service began, on the monotonic clock
         self.going = ""  # why this exchange should end soon
         self.on_proceed: Callable[[Lane | None, Refusal | None, float], None]
-        self._timeout = timeout
-        self._connection: Connection | None = None
+        self.timeout = timeout
+        self.connection: Connection | None = None
         self._tunnel: Tunnel | None = None
         self._upload: Upload | None = None
         self._worker: Worker
+        self._upstream: Upstream
+        self._request = b""
+        self._asked_at = 0.0
+        self._is_late = False  # the answer was awaited without a thread, and for long
+        self._interim = 0
         self._has_sent = False
         self.is_cut = False
         self._is_stream_between = False  # an event stream, and no event of it is half-sent
@@ -92,7 +104,7 @@ class Exchange:
 
     def _wake(self) -> None:
         """Let whoever waits for the service read an end."""
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             try:
                 connection.sock.shutdown(socket.SHUT_RD)
@@ -102,64 +114,123 @@ class Exchange:
     def cut(self) -> None:
         """A client that has no answer yet still gets one, from us."""
         self.is_cut = True
-        if self._connection is not None:
-            self._connection.cut()
+        connection = self.connection
+        if connection is not None:
+            connection.cut()
         if self.is_answered:
             self.stream.cut()
 
     # The road
 
-    def travel(self, lane: Lane, worker: Worker) -> None:
-        """Relay the request to the service and its answer to the client.
+    def travel(self, lane: Lane, worker: Worker) -> bool:
+        """Relay the request to the service and its answer to the client; True when that is done.
+
+        False: the answer takes long enough that nobody should sit and wait for it. The caller parks `connection`,
+        and calls `travel_on` when something came or `AWAIT_TIMEOUT` passed.
 
         Raises: a Refusal as long as the answer has not begun; Broken after that; ClientGone.
         """
         self._worker = worker
-        upstream: Upstream = lane.upstream  # type: ignore[assignment]
-        try:
-            connection, answer = self._ask(upstream)
-            if answer.status == 101:
-                self._tunnel_through(connection, answer)
-            else:
-                self._relay(upstream, connection, answer)
-        finally:
-            if self._upload is not None:
-                self._upload.finish()  # first: its thread uses the connection's descriptor
-            if self._connection is not None:
-                self._connection.close()
+        self._upstream = lane.upstream  # type: ignore[assignment]
+        return self._advance(self._ask)
 
-    def _ask(self, upstream: Upstream) -> tuple[Connection, AnswerHead]:
-        """Send the request and read the answer's head; once more on a fresh connection where a kept one was stale."""
-        request = headers.request_head(self.head, self.peer, upstream.host) + self._first_body()
-        kept = upstream.take_kept()
-        connection = kept if kept is not None else self._connect(upstream)
+    def travel_on(self, worker: Worker, is_late: bool) -> bool:
+        """Go on after a wait without a thread; what `travel` says holds here too."""
+        self._worker = worker
+        self._is_late = is_late
+        if not is_late and time.monotonic() - self._asked_at < PATIENCE:
+            self._upstream.is_slow = False
+        return self._advance(self._hear)
+
+    def _advance(self, step: Callable[[], AnswerHead | None]) -> bool:
+        is_over = True
+        try:
+            answer = step()
+            if answer is None:
+                is_over = False
+            elif answer.status == 101:
+                self._tunnel_through(answer)
+            else:
+                self._relay(answer)
+        finally:
+            if is_over:
+                self._end()
+        return is_over
+
+    def _end(self) -> None:
+        if self._upload is not None:
+            self._upload.finish()  # first: its thread uses the connection's descriptor
+        if self.connection is not None:
+            self.connection.close()
+
+    def _ask(self) -> AnswerHead | None:
+        """Send the request and read the answer's head; None where that has to be waited for."""
+        self._request = headers.request_head(self.head, self.peer, self._upstream.host) + self._first_body()
+        self.connection = self._upstream.take_kept() or self._connect()
+        try:
+            self._send_request()
+        except OSError as error:
+            self._ask_again(error)
+        if self._upstream.is_slow and self._can_be_parked():
+            return None
+        return self._hear()
+
+    def _hear(self) -> AnswerHead | None:
         while True:
-            self._connection = connection
             try:
-                return connection, self._exchange_heads(upstream, connection, request)
+                return self._read_heads()
+            except _Waiting:
+                return None
             except Malformed as error:
                 raise BadGateway(f"the service's answer is not HTTP: {error}") from None
             except OSError as error:
-                connection.close()
-                self._connection = None
-                if not (connection.is_used and self._may_ask_again(connection, request)):
-                    raise self._failure(error) from None
-            connection = self._connect(upstream)
+                self._ask_again(error)
 
-    def _connect(self, upstream: Upstream) -> Connection:
+    def _ask_again(self, error: OSError) -> None:
+        """Once more, on a fresh connection, where a kept one was stale.
+
+        Raises: what is to be said about `error` where asking again might do harm, or would not help.
+        """
+        broken, self.connection = self.connection, None
+        assert broken is not None
+        broken.close()
+        if not (broken.is_used and self._may_ask_again(broken)):
+            raise self._failure(error)
+        self.connection = self._connect()
+        try:
+            self._send_request()
+        except OSError as another:
+            raise self._failure(another) from None
+
+    def _connect(self) -> Connection:
         self._worker.step_aside()
-        connection = upstream.connect()
+        connection = self._upstream.connect()
         if self.is_cut:
             connection.close()
             raise self._failure(None)
         return connection
 
-    def _may_ask_again(self, connection: Connection, request: bytes) -> bool:
+    def _send_request(self) -> None:
+        assert self.connection is not None
+        self._has_sent = False
+        if len(self._request) > LARGE_REQUEST:
+            self._worker.step_aside()
+        self.connection.send(self._request)
+        self._has_sent = True
+        self._asked_at = time.monotonic()
+        if not self.body.is_done:
+            self._start_upload(self.connection)
+
+    def _can_be_parked(self) -> bool:
+        """Not while a thread is busy with this exchange anyway, nor when it has been waited for long already."""
+        return self._upload is None and not self._is_late
+
+    def _may_ask_again(self, connection: Connection) -> bool:
         """RFC 9110 section 9.2.2: nothing of the answer came, and repeating does no harm or nothing had been sent."""
         if connection.answer.data or self.is_answered or self.is_cut or connection.answer.has_begun:
             return False
         if not self._has_sent:
-            return len(request) <= SHORT_BODY
+            return len(self._request) <= LARGE_REQUEST  # sent in one piece or not at all
         return self._upload is None and self.head.method in _IDEMPOTENT
 
     def _failure(self, error: OSError | None) -> Refusal:
@@ -182,21 +253,6 @@ class Exchange:
             return payload
         return chunk(payload) + (last_chunk(headers.trailers(self.body.trailers)) if self.body.is_done else b"")
 
-    def _exchange_heads(self, upstream: Upstream, connection: Connection, request: bytes) -> AnswerHead:
-        self._has_sent = False
-        connection.send(request)
-        self._has_sent = True
-        if not self.body.is_done:
-            self._start_upload(connection)
-        if not upstream.is_slow:
-            return self._read_heads(upstream, connection)
-        self._worker.step_aside()
-        began = time.monotonic()
-        answer = self._read_heads(upstream, connection)
-        if time.monotonic() - began < PATIENCE:
-            upstream.is_slow = False
-        return answer
-
     def _start_upload(self, connection: Connection) -> None:
         self._worker.step_aside()
         self._upload = upload = Upload(self.body, connection, self.head.is_chunked)
@@ -204,45 +260,52 @@ class Exchange:
             self._upload = None
             raise Unavailable("no thread can be had for this upload")
 
-    def _read_heads(self, upstream: Upstream, connection: Connection) -> AnswerHead:
+    def _read_heads(self) -> AnswerHead:
         """Pass interim answers on; returns the final one, or 101."""
-        deadline = Deadline(self._timeout) if self._timeout else None
-
-        def wait() -> None:
-            upstream.is_slow = True
-            self._await_service(connection, deadline)
-
-        for _ in range(INTERIM_MAX):
-            answer = connection.getresponse().read_head(self.head.method, wait)
+        assert self.connection is not None
+        reader = self.connection.getresponse()
+        while self._interim < INTERIM_MAX:
+            answer = reader.read_head(self.head.method, self._await_answer)
             if not answer.is_interim:
                 return answer
             if answer.status == 101:
                 if not self.head.upgrade:
                     raise Malformed("it switches protocols though nobody asked")
                 return answer
+            self._interim += 1
             if self.head.minor:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
                 self._send(headers.answer_head(answer, b"", False))
         raise Malformed("too many interim answers")
 
-    def _await_service(self, connection: Connection, deadline: Deadline | None) -> None:
+    def _await_answer(self) -> None:
+        """Nothing has come within `PATIENCE`. Raises: _Waiting, and what `_await_service` raises."""
+        self._upstream.is_slow = True
+        if self._can_be_parked():
+            raise _Waiting
+        self._await_service(self.timeout)
+
+    def _await_service(self, timeout: float | None) -> None:
         """Wait until the service has sent something; the client is watched meanwhile.
 
         Raises: GatewayTimeout; ClientGone.
         """
+        assert self.connection is not None
         self._worker.step_aside()
         poll = select.poll()
-        poll.register(connection.sock, select.POLLIN)
+        poll.register(self.connection.sock, select.POLLIN)
         poll.register(self.stream.socket, _RDHUP)
-        service = connection.sock.fileno()
+        service = self.connection.sock.fileno()
+        began = self._asked_at
         while True:
-            events = dict(poll.poll(_milliseconds(deadline)))
+            left = None if timeout is None else max(0.0, began + timeout - time.monotonic()) * 1000
+            events = dict(poll.poll(left))
             if service in events:
                 return
             if not events:
                 if not self._is_uploading():
                     raise GatewayTimeout("the service did not answer in time")
-                deadline = Deadline(self._timeout)
-            elif self._has_left(connection, next(iter(events.values()))):
+                began = time.monotonic()
+            elif self._has_left(self.connection, next(iter(events.values()))):
                 raise ClientGone("the client left")
             else:
                 return
@@ -265,7 +328,9 @@ class Exchange:
 
     # The answer
 
-    def _relay(self, upstream: Upstream, connection: Connection, answer: AnswerHead) -> None:
+    def _relay(self, answer: AnswerHead) -> None:
+        connection = self.connection
+        assert connection is not None
         reader = connection.answer
         is_open = not reader.is_done and answer.length is None  # no length that we could promise the client
         is_chunked = is_open and self.head.minor == 1
@@ -286,8 +351,8 @@ class Exchange:
         else:
             self._stream_body(connection, answer, block, arrived, is_chunked)
         if reader.can_be_followed() and not self._is_uploading() and not self.going and not self.is_cut:
-            self._connection = None
-            upstream.put_back(connection)
+            self.connection = None
+            self._upstream.put_back(connection)
 
     def _own_lines(self) -> bytes:
         lines = b""
@@ -308,7 +373,7 @@ class Exchange:
         tail = arrived[-4:]
 
         def wait() -> None:
-            self._await_service(connection, None)
+            self._await_service(None)
 
         try:
             while not reader.is_done:
@@ -350,7 +415,9 @@ class Exchange:
 
     # Upgrades
 
-    def _tunnel_through(self, connection: Connection, answer: AnswerHead) -> None:
+    def _tunnel_through(self, answer: AnswerHead) -> None:
+        connection = self.connection
+        assert connection is not None
         self.keep = False
         self.status = 101
         self._worker.step_aside()
@@ -366,8 +433,3 @@ class Exchange:
 
     def _held_line(self) -> bytes:
         return b"Wrapper-Held: %.3f\r\n" % self.held if self.held else b""
-
-
-def _milliseconds(deadline: Deadline | None) -> float | None:
-    remaining = None if deadline is None else deadline.remaining()
-    return None if remaining is None else remaining * 1000

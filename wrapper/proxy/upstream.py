@@ -20,7 +20,7 @@ from wrapper.stream import READ_SIZE, cut, set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
     from wrapper.address import Address
     from wrapper.http1 import AnswerHead
@@ -41,7 +41,7 @@ class Answer(http.client.HTTPResponse):
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self.fp = None  # what http.client looks at to see whether an answer is closed
+        self.fp = None  # type: ignore[assignment]  # what http.client looks at to see whether an answer is closed
         self.data = b""
         self.head: AnswerHead | None = None
         self._last = (b"", b"")  # method and bytes of the head that `head` was read from
@@ -154,6 +154,13 @@ class Connection(http.client.HTTPConnection):
         self.answer: Answer
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = 0.0
+        # For the pool, where an exchange waits for its answer without a thread.
+        self.deadline = 0.0
+        self.is_registered = False
+        self.awaited_by: Any = None  # the connection of the client and its exchange
+
+    def fileno(self) -> int:
+        return self.sock.fileno() if self.sock is not None else -1
 
     def connect(self) -> None:
         """Raises: OSError."""
@@ -163,7 +170,7 @@ class Connection(http.client.HTTPConnection):
         self._poll.register(self.sock, select.POLLIN)
         self.answer = self.response_class(self.sock)
 
-    def getresponse(self) -> Answer:  # type: ignore[override]
+    def getresponse(self) -> Answer:
         """The reader of this connection's answers."""
         return self.answer
 
