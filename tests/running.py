@@ -59,8 +59,8 @@ class Wrapper:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
-        self._log = open(os.path.join(self.folder, "stderr"), "w+b")
-        # The log goes on the heap of pytest's own capture otherwise, and nobody could wait for a line of it.
+        # A file of our own, so that a test can wait for a line of it.
+        self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in __exit__
         self.process = subprocess.Popen(
             [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
              *options, "--", *command],

@@ -59,7 +59,8 @@ def routes():
 def paths_table() -> str:
     lines = ["| path | who | answer |", "|---|---|---|"]
     for method, path, is_guarded in routes():
-        lines.append(f"| `{method} /sidecar{path}` | {'token' if is_guarded else 'all'} | {ANSWERS[f'{method} {path}']} |")
+        who = "token" if is_guarded else "all"
+        lines.append(f"| `{method} /sidecar{path}` | {who} | {ANSWERS[f'{method} {path}']} |")
     return "\n".join(lines)
 
 

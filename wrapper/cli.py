@@ -93,7 +93,8 @@ def setting_lines(chosen: Settings) -> list[str]:
 
     rows = settings.table()
     width = max(len(row.flag) for row in rows)
-    lines = [f"{row.flag:{width}} = {row.show(getattr(chosen, row.name))}  ({chosen.origins[row.name]})" for row in rows]
+    lines = [f"{row.flag:{width}} = {row.show(getattr(chosen, row.name))}  ({chosen.origins[row.name]})"
+             for row in rows]
     return [*lines, f"{'COMMAND':{width}} = {' '.join(chosen.command)}"]
 
 
@@ -102,8 +103,9 @@ def help_text() -> str:
 
     import textwrap  # start-up: a run does without it
 
-    lines = [USAGE, "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT. Flag beats variable beats "
-             "default.\nDurations: 500ms, 10s, 2m or plain seconds. Sizes: 64KiB, 1MiB or plain bytes.\n"]
+    lines = [USAGE, "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
+             "Flag beats variable beats default.\nDurations: 500ms, 10s, 2m or plain seconds.\n"
+             "Sizes: 64KiB, 1MiB or plain bytes.\n"]
     for row in settings.table():
         lines.append(f"  {row.flag} {row.unit}".rstrip())
         note = row.meaning.replace("`", "") + (f" (default {row.default})" if row.default and not row.is_switch else "")

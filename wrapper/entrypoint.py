@@ -52,7 +52,10 @@ def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) ->
 
 
 def plug_closed_stdio() -> None:
-    """Keep numbers 0 to 2 from becoming a client's socket that a log line is written into; the service finds them closed."""
+    """Keep numbers 0 to 2 from becoming a client's socket that a log line is written into.
+
+    The service finds closed what came closed.
+    """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -208,7 +211,8 @@ class Entrypoint:
             self._pass_on(number)
 
     def _shut_down(self, number: int) -> None:
-        log.info(f"signal {signal_name(number)}: " + ("again, passed on at once" if self._is_ending else "shutting down"))
+        what = "again, passed on at once" if self._is_ending else "shutting down"
+        log.info(f"signal {signal_name(number)}: {what}")
         if not self._is_ending:
             self._is_ending = True
             if self._server is not None:

@@ -1,4 +1,4 @@
-"""What happened, in order: one feed that the page, `ctl` and the hooks read. Memory is bounded, readers cost nothing."""
+"""What happened, in order: one feed that the page, `ctl` and the hooks read, of bounded size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HISTORY = 500  # events kept for those who come late or were away for a moment
 
 
 class Feed:
-    """Events are dicts: `id` (rising by one), `at` (RFC 3339), `time` (epoch seconds), `kind`, and facts of that kind."""
+    """Events are dicts: `id` (rising by one), `at` (RFC 3339), `time` (epoch seconds), `kind`, facts of that kind."""
 
     def __init__(self) -> None:
         # Guards the history and the listeners; notified at every event.

@@ -1,6 +1,6 @@
 """The wrapper's own log: one event a line on stderr, as text or JSON.
 
-The standard `logging` package costs 8 ms of the start and locks around every line; one `write` of one line needs neither.
+The standard `logging` package costs 8 ms of the start and a lock around every line; one `write` of one line neither.
 """
 
 from __future__ import annotations

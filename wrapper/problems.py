@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Problem:
-    """One thing that is wrong: `message` for people, `key` tells several of one source apart, `details` are JSON values."""
+    """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON."""
 
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
         self.message = message

@@ -171,8 +171,7 @@ def test_the_wait_for_readiness_ends_with_the_process(live):
 
 
 def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
-    slow = "import socket,sys,time; time.sleep(1.5); s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
-    life = live("--ready-timeout", "300ms", command=[sys.executable, "-c", slow, "{port}"])
+    life = live("--ready-timeout", "300ms", command=service("slow", "1.5"))
     life.wait_state("failed")
     assert "not ready within 0.3 s" in life.board.list()[0]["message"]
     life.wait_state("running")
@@ -251,9 +250,7 @@ def test_shut_down_during_a_restart_does_not_start_again(live):
 
 def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path):
     flag = tmp_path / "broken"
-    code = f"import os,socket,sys,time\nif os.path.exists({str(flag)!r}): raise SystemExit(9)\n" \
-           "s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
-    life = live(command=[sys.executable, "-c", code, "{port}"])
+    life = live(command=service("slow", "0", str(flag)))
     life.wait_state("running")
     flag.touch()
     assert "status 9" in life.ask("restart", tentative=True)
@@ -277,9 +274,7 @@ def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
 
 def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
     flag = tmp_path / "broken"
-    code = f"import os,socket,sys,time\nif os.path.exists({str(flag)!r}): raise SystemExit(9)\n" \
-           "s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
-    life = live("--restart-mode", "overlap", command=[sys.executable, "-c", code, "{port}"])
+    life = live("--restart-mode", "overlap", command=service("slow", "0", str(flag)))
     life.wait_state("running")
     before = life.pid()
     flag.touch()
@@ -294,8 +289,7 @@ def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
 
 
 def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
-    slow = "import socket,sys,time; time.sleep(0.5); s=socket.create_server(('127.0.0.1',int(sys.argv[1]))); time.sleep(60)"
-    life = live("--restart-mode", "overlap", command=[sys.executable, "-c", slow, "{port}"])
+    life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
     life.wait_state("running")
     ticket = life.controller.ask("restart", "test")
     os.kill(life.pid(), signal.SIGKILL)

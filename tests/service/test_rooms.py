@@ -245,8 +245,7 @@ def test_a_reader_that_left_does_not_block_the_service(monkeypatch):
     os.close(stderr)
     monkeypatch.setattr(os, "write", broken)
     with open(stdout, "wb", buffering=0) as pipe:
-        for _ in range(100):
-            pipe.write(b"z" * 65536)
+        pipe.writelines([b"z" * 65536] * 100)
     monkeypatch.undo()
     subject.finish()
     wait_until(lambda: len(subject._board) == 1)

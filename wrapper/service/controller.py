@@ -40,8 +40,9 @@ LATE_LOOK = 1.0  # the same, once it has missed its time
 class Controller:
     """Steers one service.
 
-    `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back. `reload(process, address)`
-    makes the service read its configuration again and returns what went wrong; None: a reload is a restart.
+    `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back.
+    `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
+    reload is a restart.
     A tentative action that fails, and an end of the service on trial, leave the service failed and requests held, for
     the one who asked to mend it; the policy decides once the trial is over.
     """
@@ -138,7 +139,7 @@ class Controller:
         process.signal(number)
 
     def shut_down(self, number: int) -> None:
-        """End the service for good with signal `number`; a second call ends the drain and passes its signal on at once."""
+        """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
         with self._shutdown_lock:
             is_second = self._shutdown_signal is not None
             self._shutdown_signal = self._shutdown_signal or number
@@ -328,7 +329,8 @@ class Controller:
         return self._await_ready()
 
     def _await_ready(self) -> str | None:
-        assert self._process is not None and self._address is not None
+        assert self._process is not None
+        assert self._address is not None
         fault = self._look_until_ready(self._process, self._address, self._ready_timeout)
         if fault is None:
             self._serve()

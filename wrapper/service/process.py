@@ -42,7 +42,7 @@ class Process:
         threading.Thread(target=self._await_end, name=f"process-{self.pid}", daemon=True).start()
 
     def _await_end(self) -> None:
-        # WNOWAIT leaves the zombie: while it stands, its number is nobody else's, and its group can be killed safely.
+        # WNOWAIT leaves the zombie: while it stands, its number is nobody else's and its group can be killed.
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         # What is left of the group ends with its leader, as everything ends with PID 1 of a container.
         self.signal(signal.SIGKILL)
@@ -108,7 +108,7 @@ class Spawner:
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
               is_background: bool = False, **streams: Any) -> Process:
-        """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it never gets the terminal.
+        """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it gets no terminal.
 
         Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed).
         """

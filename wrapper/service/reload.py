@@ -16,7 +16,7 @@ RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
 
 
 def by_signal(number: int) -> Callable[[Process, Address], str | None]:
-    def send(process: Process, address: Address) -> str | None:
+    def send(process: Process, _: Address) -> str | None:
         process.signal(number)
         return None
 
@@ -26,7 +26,7 @@ def by_signal(number: int) -> Callable[[Process, Address], str | None]:
 def by_path(path: str) -> Callable[[Process, Address], str | None]:
     """POST to `path`; anything but a 2xx is a fault."""
 
-    def post(process: Process, address: Address) -> str | None:
+    def post(_: Process, address: Address) -> str | None:
         try:
             with sockets.connect(address, RELOAD_TIMEOUT) as connection:
                 status = probe.status_of(connection, "POST", path, address, RELOAD_TIMEOUT)
