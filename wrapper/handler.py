@@ -315,8 +315,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         now = time.monotonic()
         self.server.site.ended(Ended(
             exchange.head.method.decode("ascii"), exchange.head.target.decode("latin-1"), exchange.status,
-            now - self.began, (exchange.first_byte or now) - self.began, exchange.held, exchange.body.received, exchange.sent, False,
-            self.peer.address, exchange.head))
+            now - self.began, (exchange.first_byte or now) - self.began, exchange.held, exchange.body.received,
+            exchange.sent, False, self.peer.address, exchange.head))
 
     def _go_on(self, keep: bool, body: Body, worker: Worker, is_serving: bool = False) -> bool:
         """Close, linger, or stay for the next request; True where the caller is to read on."""
