@@ -27,7 +27,7 @@ import signal
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Union
 
 from wrapper import address, settings, sockets
@@ -74,8 +74,6 @@ class FakeService:
         """Be the service from now on. For the kit itself."""
         self.starts += 1
         self._runs.append(process)
-        if self.fails_to_start:
-            process.end(1)
 
     def answer(self, asked: Asked) -> tuple[int, bytes, str]:
         """Status, body and content type. For the kit itself."""
@@ -107,8 +105,13 @@ class FakeProcess:
         self._on_end = on_end
         # Guards the return code, so that a run ends once.
         self._lock = threading.Lock()
-        self._server = FakeServer(service, port)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), name="fake-service", daemon=True).start()
+        self._server: FakeServer | None = None
+        if service.fails_to_start:
+            self.returncode = 1
+            self._end_soon()
+        else:
+            self._server = FakeServer(service, port)
+            threading.Thread(target=self._server.serve_forever, args=(0.05,), name="fake-service", daemon=True).start()
 
     def signal(self, number: int) -> None:
         if self.returncode is None:
@@ -125,12 +128,18 @@ class FakeProcess:
             if self.returncode is not None:
                 return
             self.returncode = returncode
-        # Not in the thread that serves: it would wait for itself.
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """Not in the thread that serves, which would wait for itself, and not in the one that spawns."""
+        if self._server is None:
+            self.ended.set()
         threading.Thread(target=self._end, name="fake-service-end", daemon=True).start()
 
     def _end(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
         self.ended.set()
         self._on_end(self)
 
@@ -221,9 +230,9 @@ class Wrapper:
 
     # Requests, through the exposed port
 
-    def request(self, method: str, path: str, *, body: bytes | str | None = None, json: Any = None,
+    def request(self, method: str, path: str, *, body: bytes | str | Iterable[bytes] | None = None, json: Any = None,
                 headers: Mapping[str, str] | None = None, token: bool = False) -> Answer:
-        """One request; `token` True sends the right token."""
+        """One request; `token` True sends the right token. A body in pieces is sent chunked."""
         fields = dict(headers or {})
         if json is not None:
             body = json_module.dumps(json)
@@ -259,6 +268,10 @@ class Wrapper:
     def problems(self) -> list[dict[str, Any]]:
         """What `/sidecar/api/problems` says."""
         return self._around.board.list()
+
+    def events(self, kind: str = "") -> list[dict[str, Any]]:
+        """What happened so far, oldest first; of one `kind`, such as "state" or "problem", or of all."""
+        return [event for event in self._around.feed.after(0) if kind in ("", event["kind"])]
 
     def metrics(self) -> str:
         """What the sidecar's own metrics say, as text."""

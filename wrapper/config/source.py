@@ -186,10 +186,10 @@ class _Connection(http.client.HTTPConnection):
 
             raw.settimeout(self._deadline.remaining() or 0.001)
             raw = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
-        self.sock: Any = _Timed(raw, self._deadline)
+        self.sock: Any = Timed(raw, self._deadline)
 
 
-class _Timed:
+class Timed:
     """As much of a socket as http.client uses. A server that drips a byte a second meets the deadline all the same."""
 
     def __init__(self, raw: socket.socket, deadline: Deadline) -> None:
@@ -217,7 +217,7 @@ class _Timed:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, timed: _Timed) -> None:
+    def __init__(self, timed: Timed) -> None:
         self._timed = timed
 
     def readable(self) -> bool:

@@ -8,6 +8,7 @@ from collections import namedtuple
 
 from wrapper import sockets, values
 from wrapper.config import apply as configuration
+from wrapper.config.source import Timed
 from wrapper.deadline import Deadline
 from wrapper.service.state import State
 
@@ -161,8 +162,7 @@ class ServiceHandle:
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
-            found = connection.read_all(response)
-            return Answer(response.status, _joined(response.getheaders()), found)
+            return Answer(response.status, _joined(response.getheaders()), _whole(response))
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
         finally:
@@ -189,7 +189,7 @@ def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class Connection(http.client.HTTPConnection):
-    """One request to an internal address, TCP or unix, within one deadline for all of it."""
+    """One request to an internal address, TCP or unix; every single wait counts against one deadline."""
 
     def __init__(self, address: Address, deadline: Deadline) -> None:
         super().__init__("localhost" if address.is_unix else address.host, address.port or None)
@@ -197,25 +197,13 @@ class Connection(http.client.HTTPConnection):
         self._deadline = deadline
 
     def connect(self) -> None:
-        self.sock = sockets.connect(self._address, self._left())
+        connected = sockets.connect(self._address, self._deadline.remaining())
+        self.sock: Any = Timed(connected, self._deadline)
 
-    def _left(self) -> float | None:
-        left = self._deadline.remaining()
-        if left is not None and left <= 0:
-            raise TimeoutError("the service took too long to answer")
-        return left
 
-    def read_all(self, response: http.client.HTTPResponse) -> bytes:
-        """The body; a service that sends it drop by drop does not outlive the deadline.
-
-        Raises: OSError.
-        """
-        pieces, size = [], 0
-        while piece := response.read1(65536):
-            pieces.append(piece)
-            size += len(piece)
-            if size > ANSWER_MAX:
-                raise OSError(f"the answer is over {ANSWER_MAX} bytes")
-            if self.sock is not None:  # http.client lets go of it when the answer ends with the connection
-                self.sock.settimeout(self._left())
-        return b"".join(pieces)
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    """Raises: OSError where it is too much."""
+    body = response.read(ANSWER_MAX + 1)
+    if len(body) > ANSWER_MAX:
+        raise OSError(f"the answer is over {ANSWER_MAX} bytes")
+    return body

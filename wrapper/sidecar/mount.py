@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from wrapper.log import log
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 
 
 class Mount:
@@ -98,10 +101,9 @@ class StartResponse:
     def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
         if self._head is not None and exc_info is None:
             raise AssertionError("start_response was called twice")
-        number = status[:3]
-        if not number.isascii() or not number.isdigit() or status[3:4] not in ("", " "):
+        if STATUS.fullmatch(status) is None:
             raise ValueError(f"{status!r} is no status line")
-        self._head = int(number), clean(headers)
+        self._head = int(status[:3]), clean(headers)
         return self.written.append
 
     def head(self) -> tuple[int, list[tuple[str, str]]]:

@@ -1,0 +1,81 @@
+"""access.py: who may act."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.sidecar.parts import make_request
+from wrapper.errors import Forbidden, Unauthorized
+from wrapper.events import Feed
+from wrapper.problems import Board
+from wrapper.sidecar.access import Access
+
+
+@pytest.fixture
+def board():
+    return Board(Feed())
+
+
+def bearer(token, scheme="Bearer"):
+    return make_request("POST", "/x", headers=[("Authorization", f"{scheme} {token}")])
+
+
+def test_the_right_token_may(board):
+    Access("s3cret", None, board).check(bearer("s3cret"))
+    Access("s3cret", None, board).check(bearer("s3cret", "bearer"))  # RFC 9110 section 11.1: schemes in any case
+
+
+@pytest.mark.parametrize("request_", [
+    make_request("POST", "/x"), bearer("wrong"), bearer(""), bearer("s3cret", "Basic"), bearer("s3cre"),
+    make_request("POST", "/x", headers=[("Authorization", "s3cret")]), bearer("\xe4\xf6")])
+def test_a_missing_or_wrong_token_is_401(board, request_):
+    with pytest.raises(Unauthorized) as refusal:
+        Access("s3cret", None, board).check(request_)
+    assert "s3cret" not in refusal.value.message
+
+
+def test_a_token_in_the_query_or_a_cookie_does_not_count(board):
+    """Only a field that no other site can set is safe from forged requests."""
+    request = make_request("POST", "/x?token=s3cret", headers=[("Cookie", "token=s3cret")])
+    with pytest.raises(Unauthorized):
+        Access("s3cret", None, board).check(request)
+
+
+def test_without_a_token_configured_it_is_403(board):
+    with pytest.raises(Forbidden):
+        Access(None, None, board).check(bearer("anything"))
+
+
+def test_the_control_socket_needs_no_token(board):
+    Access(None, None, board).check(make_request("POST", "/x", trusted=True))
+    Access("s3cret", None, board).check(make_request("POST", "/x", trusted=True))
+
+
+def test_a_token_file_is_read_again_when_it_changes(board, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    access = Access(None, str(file), board)
+    access.check(bearer("first"))
+    new = tmp_path / "new"
+    new.write_text("other")
+    os.utime(new, (0, 0))
+    os.replace(new, file)  # as Kubernetes does: by a swap
+    access.check(bearer("other"))
+    with pytest.raises(Unauthorized):
+        access.check(bearer("first"))
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_token_file_without_a_token_lets_nobody_in_and_is_a_problem(board, tmp_path, content):
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    access = Access(None, str(file), board)
+    with pytest.raises(Forbidden):
+        access.check(bearer(""))
+    assert [problem["source"] for problem in board.list()] == ["access"]
+    file.write_text("there")
+    access.check(bearer("there"))
+    assert not board.list()

@@ -1,0 +1,254 @@
+"""api.py and site.py: the wrapper's own paths, asked without a socket."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.sidecar.parts import make_request, make_service, make_site
+from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from wrapper.service.state import State
+from wrapper.sidecar.router import Route
+
+FIELDS = {"state", "since", "ready", "pid", "generation", "restarts", "last_exit", "in_flight", "held",
+          "uptime_seconds", "problems", "version"}
+
+
+def ask(site, method, target, body=b"", **options):
+    response = site.answer(make_request(method, target, body, **options))
+    return response.status, json.loads(response.whole())
+
+
+def act(site, target, body=b""):
+    return ask(site, "POST", target, body, trusted=True)
+
+
+def test_healthz_is_well_whatever_the_service_does(site):
+    assert ask(site, "GET", "/sidecar/healthz")[0] == 200
+
+
+def test_readyz_says_why_not(site):
+    with pytest.raises(Unavailable, match="stopped"):
+        site.answer(make_request("GET", "/sidecar/readyz"))
+
+
+def test_status_has_every_field_of_the_contract(site):
+    status, document = ask(site, "GET", "/sidecar/api/status")
+    assert status == 200
+    assert document.keys() >= FIELDS
+    assert document["state"] == "stopped"
+
+
+def test_status_names_helpers(site):
+    site.add_service(make_service(site.around, "mail", route="/mail"))
+    assert ask(site, "GET", "/sidecar/api/status")[1]["helpers"]["mail"]["state"] == "stopped"
+
+
+def test_problems_are_an_empty_list_when_all_is_well(site):
+    assert ask(site, "GET", "/sidecar/api/problems") == (200, [])
+    site.around.board.report("service", "it hurts")
+    assert ask(site, "GET", "/sidecar/api/problems")[1][0]["message"] == "it hurts"
+
+
+def test_answers_are_never_kept_by_anybody_in_between(site):
+    headers = dict(site.answer(make_request("GET", "/sidecar/api/status")).headers)
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+class Subscription:
+    looks = 0
+
+    def status(self):
+        return {"name": "rules", "stale_since": None}
+
+    def look_now(self):
+        self.looks += 1
+
+
+def test_config_shows_every_subscription_and_can_be_told_to_look(site):
+    subscription = Subscription()
+    site.add_subscription(subscription)
+    assert ask(site, "GET", "/sidecar/api/config") == (200, [{"name": "rules", "stale_since": None}])
+    assert act(site, "/sidecar/api/config")[0] == 202
+    assert subscription.looks == 1
+
+
+@pytest.mark.parametrize("path", ["start", "stop", "restart", "reload", "signal?name=HUP", "config"])
+def test_actions_need_the_token(path):
+    with pytest.raises(Forbidden):
+        make_site().answer(make_request("POST", f"/sidecar/api/{path}"))
+    with pytest.raises(Unauthorized):
+        make_site("--token", "s3cret").answer(make_request("POST", f"/sidecar/api/{path}"))
+
+
+def test_the_right_token_may_act():
+    site = make_site("--token", "s3cret")
+    headers = [("Authorization", "Bearer s3cret")]
+    assert ask(site, "POST", "/sidecar/api/restart", headers=headers)[0] == 202
+
+
+def test_logs_need_the_token():
+    with pytest.raises(Forbidden):
+        make_site("--capture-output").answer(make_request("GET", "/sidecar/api/logs"))
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "restart", "reload"])
+def test_an_action_is_a_post(site, action):
+    """RFC 9110 section 9.2.1: a link that is followed must change nothing."""
+    with pytest.raises(MethodNotAllowed) as refusal:
+        site.answer(make_request("GET", f"/sidecar/api/{action}", trusted=True))
+    assert refusal.value.headers == (("Allow", "POST"),)
+
+
+def test_an_action_is_asked_of_the_controller_with_who_and_why(site):
+    controller = site.services[0].controller
+    asked = []
+    controller.ask = lambda kind, reason: asked.append((kind, reason))
+    act(site, "/sidecar/api/stop?reason=night")
+    ask(make_site_with(site, "--token=t"), "POST", "/sidecar/api/restart",
+        headers=[("Authorization", "Bearer t")])
+    assert asked == [("stop", "night (asked by the control socket)"), ("restart", "asked by 192.0.2.1")]
+
+
+def make_site_with(site, *options):
+    other = make_site(*options)
+    other.services[0].controller.ask = site.services[0].controller.ask
+    return other
+
+
+def test_a_contradiction_is_409(site):
+    act(site, "/sidecar/api/stop")
+    with pytest.raises(Busy):
+        act(site, "/sidecar/api/restart")
+
+
+class Ticket:
+    def __init__(self, error):
+        self.error = error
+
+    def wait(self):
+        return self.error is None
+
+
+def test_wait_answers_when_done(site):
+    site.services[0].controller.ask = lambda kind, reason: Ticket(None)
+    assert act(site, "/sidecar/api/restart?wait=1")[0] == 200
+    site.services[0].controller.ask = lambda kind, reason: Ticket("it did not start")
+    status, document = act(site, "/sidecar/api/restart?wait=true")
+    assert status == document["status"] == 500
+    assert document["error"] == "it did not start"
+    assert document["state"] == "stopped"
+
+
+def test_wait_0_does_not_wait(site):
+    site.services[0].controller.ask = lambda kind, reason: None
+    assert act(site, "/sidecar/api/restart?wait=0")[0] == 202
+    with pytest.raises(BadRequest):
+        act(site, "/sidecar/api/restart?wait=perhaps")
+
+
+def test_a_signal_is_named_in_the_query_or_the_body(site):
+    sent = []
+    site.services[0].controller.signal = sent.append
+    assert act(site, "/sidecar/api/signal?name=HUP")[0] == 202
+    assert act(site, "/sidecar/api/signal", b'{"name": "SIGUSR1"}')[0] == 202
+    assert sent == [1, 10]
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"name": 1}', b'{"name": "NOPE"}', b"[]", b"{", b"\xff"])
+def test_what_names_no_signal_is_400(site, body):
+    with pytest.raises(BadRequest):
+        act(site, "/sidecar/api/signal", body)
+
+
+def test_a_signal_to_nobody_is_409(site):
+    with pytest.raises(Busy):
+        act(site, "/sidecar/api/signal?name=HUP")
+
+
+def test_helpers_are_named_in_the_query(site):
+    helper = make_service(site.around, "mail")
+    site.add_service(helper)
+    asked = []
+    helper.controller.ask = lambda kind, reason: asked.append(kind)
+    assert act(site, "/sidecar/api/stop?service=mail")[0] == 202
+    assert asked == ["stop"]
+    with pytest.raises(NotFound):
+        act(site, "/sidecar/api/stop?service=nobody")
+
+
+def test_two_services_cannot_have_one_name_or_one_path(site):
+    site.add_service(make_service(site.around, "mail", route="/mail"))
+    for name, route in (("mail", "/post"), ("post", "/mail"), ("service", "")):
+        with pytest.raises(ValueError, match="already"):
+            site.add_service(make_service(site.around, name, route=route))
+
+
+def test_logs_are_the_last_lines_as_text():
+    site = make_site("--capture-output")
+    site.services[0].output._keep(b"one\ntwo\nthree\n")
+    answer = site.answer(make_request("GET", "/sidecar/api/logs?lines=2", trusted=True))
+    assert answer.whole() == b"two\nthree\n"
+    follow = site.answer(make_request("GET", "/sidecar/api/logs?lines=1&follow=1", trusted=True)).pieces()
+    assert next(follow) == b"three\n"
+    site.services[0].output._keep(b"four\n")
+    assert next(follow) == b"four\n"
+
+
+def test_logs_that_nobody_keeps_say_how_to_keep_them(site):
+    with pytest.raises(NotFound, match="--capture-output"):
+        site.answer(make_request("GET", "/sidecar/api/logs", trusted=True))
+
+
+def test_a_wrong_number_of_lines_is_400():
+    with pytest.raises(BadRequest):
+        make_site("--capture-output").answer(make_request("GET", "/sidecar/api/logs?lines=-1", trusted=True))
+
+
+def test_an_unknown_path_under_the_prefix_is_404_and_any_other_is_the_services(site):
+    with pytest.raises(NotFound):
+        site.answer(make_request("GET", "/sidecar/api/nothing"))
+    assert site.answer(make_request("GET", "/sidecars")) is None
+    assert site.answer(make_request("GET", "/")) is None
+
+
+def test_the_prefix_can_be_another():
+    site = make_site("--prefix", "/-/wrapper")
+    assert site.prefixes == ("/-/wrapper",)
+    assert ask(site, "GET", "/-/wrapper/healthz")[0] == 200
+    assert site.answer(make_request("GET", "/sidecar/healthz")) is None
+
+
+def answer(request):
+    raise NotImplementedError
+
+
+def test_a_route_outside_the_prefix_takes_its_method_and_leaves_the_others_to_the_service(site):
+    site.add(Route("GET", "/hello", answer))
+    assert "/hello".startswith(site.prefixes)
+    assert site.answer(make_request("POST", "/hello")) is None
+
+
+def test_helpers_have_their_own_gate_the_longest_path_first(site):
+    outer, inner = (make_service(site.around, name, route=route)
+                    for name, route in (("outer", "/a"), ("inner", "/a/b")))
+    site.add_service(outer)
+    site.add_service(inner)
+    assert site.gate("/a") is outer.gate
+    assert site.gate("/a/b/c") is inner.gate
+    assert site.gate("/ab") is site.services[0].gate
+
+
+def test_a_helper_may_live_under_the_prefix(site):
+    site.add_service(make_service(site.around, "mail", route="/sidecar/mail"))
+    assert site.answer(make_request("GET", "/sidecar/mail/inbox")) is None
+
+
+def test_readyz_is_ready_while_the_service_serves(site):
+    service = site.services[0]
+    service.life._state = State.RUNNING
+    service.gate.open(None)
+    status, document = ask(site, "GET", "/sidecar/readyz")
+    assert (status, document["ready"]) == (200, True)

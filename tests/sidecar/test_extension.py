@@ -1,0 +1,418 @@
+"""extension.py and host.py: what authors write, in a running wrapper around a fake service."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+
+from wrapper import Problem, Response, Sidecar
+from wrapper.errors import NotFound
+from wrapper.testing import FakeService, running
+
+
+@pytest.fixture
+def sidecar():
+    return Sidecar("mine")
+
+
+# Routes
+
+
+def test_a_route_answers_instead_of_the_service(sidecar):
+    @sidecar.route("GET", "/sidecar/api/hello")
+    def hello(request):
+        return {"hello": request.query.get("name", "world")}
+
+    service = FakeService()
+    with running(sidecar, service=service) as wrapper:
+        assert wrapper.get("/sidecar/api/hello").json() == {"hello": "world"}
+        assert wrapper.get("/sidecar/api/hello?name=you").json() == {"hello": "you"}
+        assert wrapper.get("//sidecar/%61pi/hello").json() == {"hello": "world"}
+        assert not service.requests
+        assert wrapper.request("DELETE", "/sidecar/api/hello").headers["allow"] == "GET, HEAD"
+
+
+def test_a_route_has_parameters_a_body_and_the_service(sidecar):
+    @sidecar.route("PUT", "/things/{name}/{part}")
+    def put(request, service):
+        return 201, {**request.params, "body": request.json(), "state": service.state}
+
+    with running(sidecar) as wrapper:
+        answer = wrapper.request("PUT", "/things/a%20b/c", json=[1])
+        assert (answer.status, answer.json()) == (201, {"name": "a b", "part": "c", "body": [1], "state": "running"})
+        assert wrapper.get("/things/a/b").status == 404  # the service's own answer: the others stay its
+
+
+def test_a_guarded_route_needs_the_token(sidecar):
+    @sidecar.route("POST", "/act", guarded=True)
+    def act():
+        return "done"
+
+    with running(sidecar) as wrapper:
+        assert wrapper.post("/act").status == 401
+        assert wrapper.post("/act", token=True).text == "done"
+
+
+def test_a_body_over_the_limit_is_413_and_no_problem(sidecar):
+    @sidecar.route("POST", "/small", limit="1KiB")
+    def small(request):
+        return str(len(request.body()))
+
+    with running(sidecar) as wrapper:
+        assert wrapper.post("/small", body=b"x" * 1024).text == "1024"
+        assert wrapper.post("/small", body=b"x" * 1025).status == 413
+        assert wrapper.post("/small", body=iter([b"x" * 512] * 2)).text == "1024"
+        assert wrapper.post("/small", body=iter([b"x" * 1000] * 2)).status == 413
+        assert not wrapper.problems()
+
+
+def test_a_body_can_be_read_as_it_comes(sidecar):
+    @sidecar.route("POST", "/sum")
+    def total(request):
+        return str(sum(len(line) for line in request.stream()))
+
+    with running(sidecar) as wrapper:
+        assert wrapper.post("/sum", body=b"ab\ncd\n").text == "6"
+        assert wrapper.post("/sum", body=b"x" * 3_000_000).text == "3000000"
+
+
+def test_what_is_no_json_is_400(sidecar):
+    @sidecar.route("POST", "/json")
+    def json(request):
+        return request.json()
+
+    with running(sidecar) as wrapper:
+        assert wrapper.post("/json", body=b"{").status == 400
+        assert not wrapper.problems()
+
+
+def test_a_refusal_of_the_authors_own_goes_out_as_it_is(sidecar):
+    @sidecar.route("GET", "/sidecar/thing")
+    def thing():
+        raise NotFound("no such thing")
+
+    with running(sidecar) as wrapper:
+        answer = wrapper.get("/sidecar/thing")
+        assert (answer.status, answer.json()["error"]) == (404, "no such thing")
+        assert not wrapper.problems()
+
+
+@pytest.mark.parametrize("failure", [ValueError("x"), SystemExit(1)])
+def test_a_failing_handler_is_500_and_a_problem_until_it_works(sidecar, failure):
+    works = False
+
+    @sidecar.route("GET", "/sidecar/x")
+    def x():
+        if not works:
+            raise failure
+        return "ok"
+
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/sidecar/x").json() == {"error": "the sidecar's code failed", "status": 500}
+        assert wrapper.wait_problem()["source"] == "sidecar:mine"
+        assert wrapper.get("/").status == 200
+        works = True
+        assert wrapper.get("/sidecar/x").text == "ok"
+        assert not wrapper.problems()
+
+
+def test_a_hanging_handler_is_504_and_the_service_is_served(sidecar):
+    go_on = threading.Event()
+
+    @sidecar.route("GET", "/hang", timeout=0.05)
+    def hang():
+        go_on.wait()
+
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/hang").status == 504
+        assert wrapper.get("/").status == 200
+        assert "did not answer within" in wrapper.wait_problem()["message"]
+        go_on.set()
+
+
+def test_a_generator_is_server_sent_events(sidecar):
+    @sidecar.route("GET", "/sidecar/ticks")
+    def ticks():
+        yield {"n": 1}
+        yield "alert", "two"
+
+    with running(sidecar) as wrapper, wrapper.stream("/sidecar/ticks") as lines:
+        assert list(lines) == ['data: {"n": 1}', "", "event: alert", "data: two", ""]
+
+
+def test_a_streamed_response_goes_out_as_it_comes(sidecar):
+    go_on = threading.Event()
+
+    @sidecar.route("GET", "/sidecar/lines")
+    def lines_():
+        def pieces():
+            yield "first\n"
+            go_on.wait(10)
+            yield "second\n"
+        return Response(pieces(), content_type="text/plain")
+
+    with running(sidecar) as wrapper, wrapper.stream("/sidecar/lines") as lines:
+        assert next(lines) == "first"
+        go_on.set()
+        assert list(lines) == ["second"]
+
+
+def test_head_has_the_fields_of_get_and_no_body(sidecar):
+    @sidecar.route("GET", "/sidecar/x")
+    def x():
+        return "12345"
+
+    with running(sidecar) as wrapper:
+        answer = wrapper.request("HEAD", "/sidecar/x")
+        assert (answer.status, answer.headers["content-length"], answer.body) == (200, "5", b"")
+
+
+def test_a_route_that_is_taken_is_a_problem_and_the_others_stand(sidecar):
+    @sidecar.route("GET", "/sidecar/healthz")
+    def mine():
+        return "mine"
+
+    @sidecar.route("GET", "/sidecar/other")
+    def other():
+        return "other"
+
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/sidecar/other").text == "other"
+        assert wrapper.get("/sidecar/healthz").json() == {"healthy": True}
+        assert "GET /sidecar/healthz failed" in wrapper.wait_problem()["message"]
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda sidecar: sidecar.route("GET", "no/slash"),
+    lambda sidecar: sidecar.route("get", "/x"),
+    lambda sidecar: sidecar.route("GET", "/x", timeout="soon"),
+    lambda sidecar: sidecar.route("GET", "/x", limit="much"),
+    lambda sidecar: sidecar.service("Big Name", ["x", "{port}"]),
+    lambda sidecar: sidecar.service("x", []),
+    lambda sidecar: sidecar.service("x", ["x"]),
+    lambda sidecar: sidecar.service("x", ["x", "{port}"], route="no"),
+    lambda sidecar: sidecar.watch("ftp://x"),
+    lambda sidecar: sidecar.watch("/x", every="often"),
+    lambda sidecar: sidecar.counter("no name", "Help."),
+])
+def test_a_malformed_declaration_is_said_at_the_authors_line(sidecar, wrong):
+    with pytest.raises(ValueError, match="."):
+        wrong(sidecar)
+
+
+# In the background
+
+
+def test_a_task_has_a_thread_and_hears_of_the_end(sidecar):
+    told = []
+
+    @sidecar.task
+    def work(service, stopping):
+        told.append(service.wait_ready(5))
+        stopping.wait()
+        told.append("over")
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: told == [True])
+    assert wrapper.wait_until(lambda: told == [True, "over"])
+
+
+def test_a_task_that_crashes_is_a_problem_and_is_called_again(sidecar, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.host.FIRST_PAUSE", 0.01)
+    runs = []
+
+    @sidecar.task
+    def work():
+        runs.append(1)
+        if len(runs) < 3:
+            sys.exit(1)
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: len(runs) == 3)
+        wrapper.wait_until(lambda: not wrapper.problems())
+
+
+def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.host.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("wrapper.sidecar.host.STEADY_SECONDS", 0.2)
+    runs = []
+
+    @sidecar.task
+    def work(service, stopping):
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError
+        stopping.wait()
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: len(wrapper.events("resolved")) == 1)
+        assert "task work failed" in wrapper.events("problem")[0]["message"]
+        assert not wrapper.problems()
+        assert len(runs) == 2
+
+
+def test_hooks_follow_the_service_from_its_beginning(sidecar):
+    heard = []
+    sidecar.on_start(lambda service: heard.append("start"))
+    sidecar.on_ready(lambda: heard.append("ready"))
+
+    @sidecar.on_exit
+    def ended(service, facts):
+        heard.append((facts["status"], facts["planned"]))
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: heard == ["start", "ready"])
+        wrapper.service.restart("test")
+        wrapper.wait_until(lambda: len(heard) == 4)
+    # The exit that the wrapper's own end brings is heard too.
+    assert heard == ["start", "ready", (143, True), "ready", (143, True)]
+
+
+def test_a_hook_that_fails_does_not_silence_the_others(sidecar):
+    heard = []
+
+    @sidecar.on_ready
+    def fails():
+        sys.exit(1)
+
+    sidecar.on_ready(lambda: heard.append("ready"))
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: heard == ["ready"])
+        assert "on_ready fails failed: SystemExit" in wrapper.wait_problem()["message"]
+
+
+def test_a_watch_is_called_with_what_changed(sidecar):
+    document, seen = {"alerts": [1], "noise": 0}, []
+
+    @sidecar.watch(lambda: dict(document), every=0.01, select=lambda found: found["alerts"])
+    def on_alerts(alerts, service):
+        seen.append((alerts, service.state))
+        return [Problem("three is too many", "many")] if len(alerts) == 3 else None
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: len(seen) == 1)
+        document.update(noise=1)
+        document.update(alerts=[1, 2, 3])
+        assert wrapper.wait_problem()["message"] == "three is too many"
+        assert [alerts for alerts, _ in seen] == [[1], [1, 2, 3]]
+        (status,) = wrapper.get("/sidecar/api/config").json()
+        assert status["name"] == "mine.on_alerts"
+        document.update(alerts=[2])
+        wrapper.wait_until(lambda: not wrapper.problems())
+
+
+# Services
+
+
+def helper_command(text):
+    program = ("import http.server, sys\n"
+               "class Handler(http.server.BaseHTTPRequestHandler):\n"
+               "    def do_GET(self):\n"
+               f"        body = ({text!r} + self.path).encode()\n"
+               "        self.send_response(200)\n"
+               "        self.send_header('Content-Length', str(len(body)))\n"
+               "        self.end_headers()\n"
+               "        self.wfile.write(body)\n"
+               "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()\n")
+    return [sys.executable, "-c", program, "{port}"]
+
+
+def test_a_helper_runs_beside_the_service_under_its_own_path(sidecar):
+    helper = sidecar.service("second", helper_command("helper "), route="/second")
+    with running(sidecar) as wrapper:
+        assert helper.wait_ready(10)
+        assert wrapper.get("/second/page").text == "helper /second/page"
+        assert wrapper.get("/").text == "a fake service\n"
+        status = wrapper.get("/sidecar/api/status").json()["helpers"]["second"]
+        assert status["state"] == helper.state == "running"
+        first = status["pid"]
+        helper.restart("test")
+        assert helper.status()["pid"] != first
+
+
+def test_a_helper_that_cannot_run_is_a_problem_and_nothing_else(sidecar):
+    sidecar.service("second", ["/does/not/exist", "{port}"], route="/second")
+    with running(sidecar) as wrapper:
+        assert "not found" in wrapper.wait_problem()["message"]
+        assert wrapper.get("/second/").status == 503
+        assert wrapper.get("/").status == 200
+
+
+def test_a_handle_before_its_time_says_so(sidecar):
+    helper = sidecar.service("second", ["x", "{port}"])
+    with pytest.raises(RuntimeError, match="not there yet"):
+        _ = helper.state
+
+
+# Problems and metrics
+
+
+def test_problems_come_and_go(sidecar):
+    sidecar.problem("said before the wrapper runs", "early")
+    with running(sidecar) as wrapper:
+        sidecar.problem("the disk is full", "disk", free=0)
+        early, disk = wrapper.get("/sidecar/api/problems").json()
+        assert early["message"] == "said before the wrapper runs"
+        assert (disk["source"], disk["details"]) == ("sidecar:mine", {"free": 0})
+        sidecar.resolve("disk")
+        sidecar.resolve("early")
+        assert wrapper.get("/sidecar/api/problems").json() == []
+
+
+def test_metrics_of_the_authors_own_are_scraped(sidecar):
+    hits = sidecar.counter("mine_hits", "Hits.", ["page"])
+    depth = sidecar.gauge("mine_depth", "Depth.")
+    spans = sidecar.histogram("mine_seconds", "Spans.", buckets=[1, 2])
+    hits.inc(page='a"b')
+    depth.set(3)
+    spans.observe(1.5)
+    with running(sidecar) as wrapper:
+        text = wrapper.get("/sidecar/metrics").text
+    assert 'mine_hits_total{page="a\\"b"} 1' in text
+    assert "mine_depth 3" in text
+    assert 'mine_seconds_bucket{le="2"} 1' in text
+
+
+# The sidecar as a whole
+
+
+def test_a_sidecar_can_be_run_again(sidecar):
+    @sidecar.route("GET", "/sidecar/x")
+    def x():
+        return "x"
+
+    for _ in range(2):
+        with running(sidecar) as wrapper:
+            assert wrapper.get("/sidecar/x").text == "x"
+
+
+def test_a_declaration_made_while_it_runs_counts_at_once(sidecar):
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/sidecar/late").status == 404
+        sidecar.route("GET", "/sidecar/late")(lambda: "late")
+        assert wrapper.get("/sidecar/late").text == "late"
+        with pytest.raises(ValueError, match="taken"):
+            sidecar.route("GET", "/sidecar/late")(lambda: "again")
+
+
+def test_two_sidecars_live_side_by_side(sidecar):
+    other = Sidecar("other")
+    sidecar.route("GET", "/sidecar/a")(lambda: "a")
+    other.route("GET", "/sidecar/b")(lambda: 1 / 0)
+    with running(sidecar, other) as wrapper:
+        assert wrapper.get("/sidecar/a").text == "a"
+        assert wrapper.get("/sidecar/b").status == 500
+        assert wrapper.wait_problem()["source"] == "sidecar:other"
+
+
+def test_routes_answer_while_the_service_is_down(sidecar):
+    sidecar.route("GET", "/sidecar/x")(lambda: "x")
+    with running(sidecar, hold="0s") as wrapper:
+        wrapper.service.stop("test")
+        assert wrapper.get("/").status == 503
+        began = time.monotonic()
+        assert wrapper.get("/sidecar/x").text == "x"
+        assert time.monotonic() - began < 5

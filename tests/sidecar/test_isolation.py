@@ -1,0 +1,168 @@
+"""isolation.py: whatever authors' code does is a problem entry, never an outage."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from tests.running import wait_until
+from wrapper.errors import GatewayTimeout, NotFound, Refusal, Unavailable
+from wrapper.events import Feed
+from wrapper.problems import Board
+from wrapper.sidecar.isolation import Calls, Guard, fitting
+
+
+@pytest.fixture
+def board():
+    return Board(Feed())
+
+
+@pytest.fixture
+def guard(board):
+    return Guard("mine", board)
+
+
+@pytest.fixture
+def calls(guard):
+    return Calls(guard)
+
+
+def messages(board):
+    return [problem["message"] for problem in board.list()]
+
+
+def test_what_a_call_returns_is_returned(calls, board):
+    assert calls.run("GET /x", lambda: 7, 5) == 7
+    assert not board.list()
+
+
+@pytest.mark.parametrize("error", [ValueError("s3cret"), SystemExit(3), KeyboardInterrupt(), RecursionError(),
+                                   MemoryError(), GeneratorExit()])
+def test_a_call_that_raises_is_500_and_a_problem_without_the_message(calls, board, error, capfd):
+    def fail():
+        raise error
+
+    with pytest.raises(Refusal) as refusal:
+        calls.run("GET /x", fail, 5)
+    assert refusal.value.status == 500
+    assert "s3cret" not in refusal.value.message
+    (message,) = messages(board)
+    assert type(error).__name__ in message
+    assert "test_isolation.py" in message
+    assert "s3cret" not in message
+    log = capfd.readouterr().err
+    assert "in fail" in log
+    assert repr(error) in log
+
+
+def test_a_refusal_is_the_authors_answer_and_no_problem(calls, board):
+    def refuse():
+        raise NotFound("no such thing")
+
+    with pytest.raises(NotFound):
+        calls.run("GET /x", refuse, 5)
+    assert not board.list()
+
+
+def test_a_call_that_hangs_is_504_and_a_problem_and_its_late_answer_is_closed(calls, board, capfd):
+    go_on, closed = threading.Event(), threading.Event()
+
+    class Late:
+        def close(self):
+            closed.set()
+
+    def hang():
+        go_on.wait()
+        return Late()
+
+    with pytest.raises(GatewayTimeout):
+        calls.run("GET /x", hang, 0.01)
+    assert messages(board) == ["GET /x did not answer within 0.01 s"]
+    assert "go_on.wait()" in capfd.readouterr().err  # where it hangs
+    go_on.set()
+    assert closed.wait(5)
+
+
+def test_a_call_that_goes_well_takes_its_problem_away(calls, board):
+    with pytest.raises(Refusal):
+        calls.run("GET /x", lambda: 1 / 0, 5)
+    calls.run("GET /y", lambda: 1, 5)
+    assert len(board) == 1
+    calls.run("GET /x", lambda: 1, 5)
+    assert not board.list()
+
+
+def test_hanging_calls_do_not_pile_up(guard):
+    calls, go_on = Calls(guard, most=2), threading.Event()
+    for _ in range(2):
+        with pytest.raises(GatewayTimeout):
+            calls.run("GET /x", go_on.wait, 0.01)
+    with pytest.raises(Unavailable):
+        calls.run("GET /x", lambda: 1, 5)
+    go_on.set()
+    wait_until(lambda: attempt(calls) == 1)
+
+
+def attempt(calls):
+    try:
+        return calls.run("GET /x", lambda: 1, 5)
+    except Unavailable:
+        return None
+
+
+def test_a_thread_that_cannot_be_had_is_503(calls, monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(Unavailable):
+            calls.run("GET /x", lambda: 1, 5)
+    assert calls.run("GET /x", lambda: 1, 5) == 1
+
+
+def test_what_caused_an_error_is_in_the_log(guard, capfd):
+    def fail():
+        try:
+            {}["key"]
+        except KeyError as error:
+            raise ValueError("outer") from error
+
+    assert not guard.attempt("x", fail)
+    log = capfd.readouterr().err
+    assert "ValueError: outer" in log
+    assert "because of:" in log
+    assert "KeyError: " in log
+
+
+def test_one_failure_is_one_line_of_the_log(guard, capfd):
+    guard.attempt("x", lambda: 1 / 0)
+    failed = [line for line in capfd.readouterr().err.splitlines() if "ZeroDivisionError" in line and "error:" in line]
+    assert len(failed) == 1
+
+
+def test_a_function_gets_as_many_arguments_as_it_takes():
+    assert fitting(lambda: "none", 1, 2)() == "none"
+    assert fitting(lambda a: a, 1, 2)() == 1
+    assert fitting(lambda a, b=5: (a, b), 1, 2)() == (1, 2)
+    assert fitting(lambda *all_: all_, 1, 2)() == (1, 2)
+    assert fitting(lambda a, *, key=3: (a, key), 1, 2)() == (1, 3)
+    assert fitting(max, 1, 2)() == 2
+
+
+def test_a_method_and_a_callable_object_count_without_self():
+    class Author:
+        def method(self, request):
+            return request
+
+        __call__ = method
+
+    assert fitting(Author().method, 1, 2)() == 1
+    assert fitting(Author(), 1, 2)() == 1
+
+
+def test_sys_exit_in_a_call_ends_only_its_thread(calls):
+    with pytest.raises(Refusal):
+        calls.run("GET /x", sys.exit, 5)

@@ -1,0 +1,138 @@
+"""loader.py: --sidecar finds modules and files; what fails there is a problem, and the service goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from tests.running import Wrapper, service, wait_until
+from tests.sidecar.parts import make_site
+from wrapper.sidecar.isolation import NoSidecar
+from wrapper.sidecar.loader import Loader, sidecars, title
+
+HELLO = """
+from wrapper import Sidecar
+sidecar = Sidecar()
+
+@sidecar.route("GET", "/sidecar/{path}")
+def hello(request):
+    return {{"hello": "{path}"}}
+"""
+
+
+@pytest.fixture
+def loader():
+    site = make_site()
+    loader = Loader(site)
+    loader.site = site
+    yield loader
+    loader.stop()
+
+
+def write(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def problem(loader, text):
+    return wait_until(lambda: next((one for one in loader.site.around.board.list() if text in one["message"]), None))
+
+
+def routes(loader):
+    return loader.site.router._paths
+
+
+def test_a_file_is_loaded(loader, tmp_path):
+    loader.load(write(tmp_path, "mine.py", HELLO.format(path="mine")))
+    assert "/sidecar/mine" in routes(loader)
+
+
+def test_a_module_is_loaded(loader, tmp_path, monkeypatch):
+    write(tmp_path, "a_module_of_mine.py", HELLO.format(path="module"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader.load("a_module_of_mine")
+    assert "/sidecar/module" in routes(loader)
+
+
+def test_what_lies_beside_a_file_can_be_imported(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    write(tmp_path, "its_neighbour.py", "PATH = '/sidecar/near'")
+    loader.load(write(tmp_path, "near.py", "from its_neighbour import PATH\nfrom wrapper import Sidecar\n"
+                      "s = Sidecar()\ns.route('GET', PATH)(lambda: 'x')\n"))
+    assert "/sidecar/near" in routes(loader)
+    assert str(tmp_path) != sys.path[0]
+
+
+def test_a_module_may_hold_several_sidecars_and_one_under_two_names(tmp_path):
+    from wrapper import Sidecar
+    module = type(sys)("module")
+    module.one = module.again = Sidecar()
+    module.two = Sidecar()
+    assert [name for name, _ in sidecars(module)] == ["one", "two"]
+
+
+def test_a_sidecar_is_called_after_its_module():
+    assert [title(word) for word in ("a.b.c", "/x/y.py", "mine")] == ["c", "y", "mine"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("import no_such_module", "No module named 'no_such_module'"),
+    ("x = (", "was never closed|unexpected EOF"),
+    ("raise ValueError('s3cret')", "ValueError at broken.py:1"),
+    ("import sys; sys.exit(3)", "SystemExit at broken.py:1"),
+    ("x = 1", "holds no Sidecar"),
+])
+def test_an_import_that_fails_is_a_problem(loader, tmp_path, text, message):
+    path = write(tmp_path, "broken.py", text)
+    loader.start([path])
+    found = problem(loader, "the import failed")
+    assert any(part in found["message"] for part in message.split("|"))
+    assert found["source"] == f"sidecar:{path}"
+    assert "s3cret" not in found["message"]
+
+
+def test_a_file_or_module_that_is_not_there_is_a_problem(loader):
+    loader.start(["/does/not/exist.py", "does_not.exist"])
+    problem(loader, "No such file")
+    problem(loader, "No module named 'does_not'")
+
+
+def test_an_import_that_hangs_is_a_problem_until_it_ends(loader, tmp_path, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.loader.LOAD_TIMEOUT", 0.05)
+    go_on = threading.Event()
+    monkeypatch.setattr(threading, "test_go_on", go_on, raising=False)
+    waits = "import threading; threading.test_go_on.wait()\n"
+    loader.start([write(tmp_path, "slow.py", waits + HELLO.format(path="slow"))])
+    problem(loader, "has not ended")
+    go_on.set()
+    wait_until(lambda: not loader.site.around.board.list())
+    assert "/sidecar/slow" in routes(loader)
+
+
+def test_no_sidecar_says_what_to_write(loader, tmp_path):
+    with pytest.raises(NoSidecar, match=r"sidecar = Sidecar\(\)"):
+        loader.load(write(tmp_path, "empty.py", ""))
+
+
+def test_a_sidecar_that_was_given_twice_runs_once(loader, tmp_path, monkeypatch):
+    write(tmp_path, "given_twice.py", HELLO.format(path="twice"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader.load("given_twice")
+    with pytest.raises(ValueError, match="twice"):
+        loader.load("given_twice")
+
+
+def test_the_whole_road_with_a_good_and_a_bad_sidecar(tmp_path):
+    good = write(tmp_path, "good.py", HELLO.format(path="good"))
+    hangs = write(tmp_path, "hangs.py", "import threading\nthreading.Event().wait()\n")
+    with Wrapper("--sidecar", good, "--sidecar", hangs, "--sidecar", "no.such.module",
+                 command=service("plain")) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+        assert wrapper.get("/sidecar/good") == b'{"hello": "good"}\n'
+        assert b"no.such.module" in wait_until(
+            lambda: (found := wrapper.get("/sidecar/api/problems")) and b"no.such" in found and found)
+        assert wrapper.status()["state"] == "running"
+        assert wrapper.end(15) == 0  # its own status
