@@ -251,7 +251,7 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         wrapper.wait_until(lambda: len(wrapper.events("resolved")) == 1)
         assert "task work failed" in wrapper.events("problem")[0]["message"]
         assert not wrapper.problems()
-        assert len(runs) == 2
+        wrapper.wait_until(lambda: len(runs) == 2)
 
 
 def test_hooks_follow_the_service_from_its_beginning(sidecar):
