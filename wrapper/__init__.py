@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from wrapper.message import Response as Response
     from wrapper.problems import Problem as Problem
     from wrapper.sidecar.extension import Sidecar as Sidecar
+    from wrapper.sidecar.handle import ServiceHandle as ServiceHandle
 
 __version__ = "0.1.0"
-__all__ = ["Sidecar", "Problem", "Request", "Response", "__version__"]
+__all__ = ["Sidecar", "Problem", "Request", "Response", "ServiceHandle", "__version__"]
 
 _HOMES = {"Sidecar": "wrapper.sidecar.extension", "Problem": "wrapper.problems",
-          "Request": "wrapper.message", "Response": "wrapper.message"}
+          "Request": "wrapper.message", "Response": "wrapper.message",
+          "ServiceHandle": "wrapper.sidecar.handle"}
 
 
 def __getattr__(name: str) -> Any:

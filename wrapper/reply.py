@@ -55,6 +55,8 @@ class OwnAnswer:
         for piece in response.pieces():
             if piece:
                 self._write(chunk(piece) if is_chunked else piece)
+            elif self._stream.has_ended():
+                raise ClientGone("the client left")  # an empty piece is how a silent stream asks
         if is_chunked:
             self._write(b"0\r\n\r\n")
 

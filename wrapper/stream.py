@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wrapper.http1 import RequestHead
 
+_RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
 
 

@@ -61,3 +61,9 @@ def test_silence_is_broken_now_and_then(monkeypatch):
     monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL", 0.01)
     _, second = islice(stream(Feed()).pieces(0), 2)
     assert second == b": \n\n"
+
+
+def test_the_stream_ends_with_the_wrapper():
+    feed = Feed()
+    feed.publish("end")
+    assert len(list(stream(feed).pieces(0))) == 2

@@ -61,6 +61,8 @@ class FeedStream:
             for event in events:
                 known = event["id"]
             yield b"".join(self._message(event) for event in events) or HEARTBEAT
+            if events and events[-1]["kind"] == "end":
+                return  # the wrapper ends; a client that comes back finds the next one, or nobody
 
     def _message(self, event: dict[str, Any]) -> bytes:
         return message(event, event["kind"], f"{self._run}-{event['id']}")
