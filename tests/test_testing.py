@@ -115,7 +115,7 @@ def test_a_wait_that_fails_says_what_is_wrong(sidecar):
             wrapper.wait_problem("another", timeout=0.01)
 
 
-def test_a_stream_is_read_line_by_line_and_its_end_is_noticed(monkeypatch):
+def test_a_stream_is_read_line_by_line_and_its_end_is_noticed(capfd):
     """A silent stream asks with an empty piece whether its client is still there."""
     sidecar, left, looks = Sidecar(), threading.Event(), threading.Event()
 
@@ -135,6 +135,7 @@ def test_a_stream_is_read_line_by_line_and_its_end_is_noticed(monkeypatch):
         with wrapper.stream("/lines") as lines:
             assert next(lines) == "one"
         assert left.wait(5)
+    assert "failed" not in capfd.readouterr().err
 
 
 def test_nothing_is_left_behind(sidecar):

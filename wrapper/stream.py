@@ -89,6 +89,12 @@ class Stream:
             raise BrokenPipeError("the other side broke")
         return bool(events)
 
+    def has_ended(self) -> bool:
+        """True where the client has closed its side, or the connection is broken; does not wait."""
+        poll = select.poll()
+        poll.register(self.socket, _RDHUP)
+        return bool(poll.poll(0))
+
     def has_unseen(self) -> bool:
         """True where bytes have come that the kernel does not know of any more, nor `rest` yet."""
         return False
