@@ -10,6 +10,7 @@ import pytest
 
 from wrapper import Problem, Response, Sidecar
 from wrapper.errors import NotFound
+from wrapper.sidecar.isolation import MOST_CALLS
 from wrapper.testing import FakeService, running
 
 
@@ -416,3 +417,36 @@ def test_routes_answer_while_the_service_is_down(sidecar):
         began = time.monotonic()
         assert wrapper.get("/sidecar/x").text == "x"
         assert time.monotonic() - began < 5
+
+
+def test_a_looping_handler_does_not_stop_the_road(sidecar):
+    """The interpreter takes turns, and a loop gets no more than its own."""
+    is_over = False
+
+    @sidecar.route("GET", "/loop", timeout=0.2)
+    def loop():
+        while not is_over:
+            pass
+
+    with running(sidecar) as wrapper:
+        asked = threading.Thread(target=wrapper.get, args=["/loop"], daemon=True)
+        asked.start()
+        for _ in range(20):
+            assert wrapper.get("/").status == 200
+        assert "did not answer" in wrapper.wait_problem()["message"]
+        is_over = True
+        asked.join(5)
+
+
+def test_handlers_that_hang_use_up_their_own_calls_and_nothing_else(sidecar):
+    go_on = threading.Event()
+
+    @sidecar.route("GET", "/hang", timeout=0.01)
+    def hang():
+        go_on.wait()
+
+    with running(sidecar) as wrapper:
+        assert {wrapper.get("/hang").status for _ in range(MOST_CALLS)} == {504}
+        assert wrapper.get("/hang").status == 503
+        assert wrapper.get("/sidecar/healthz").status == 200
+        go_on.set()
