@@ -241,6 +241,6 @@ def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool
         details["rolled_back"] = True
     if error.retry:
         details["retry"] = True
-    return Problem(error.message, **details)
+    return Problem(("the new configuration is undone: " if rolled_back else "") + error.message, **details)
 
 

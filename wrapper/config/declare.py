@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service
     from wrapper.settings import Settings
 
-NAME = "config"
-
 
 class Template(string.Template):
     """`$name` and `${a.b.c}`: names of the selected part, with dots into what it holds; `$$` is a dollar sign."""
@@ -40,6 +38,8 @@ class Declared:
         assert settings.config_file is not None
         self._service = service
         self._place = settings.config_file
+        self._name = os.path.basename(self._place.rstrip("/"))
+        self._reason = f"configuration {self._name}"
         self._path = tuple(settings.config_select.split(".")) if settings.config_select else ()
         self._template = settings.config_template
         self._check = shlex.split(settings.config_check) if settings.config_check else None
@@ -51,7 +51,7 @@ class Declared:
         origin = source.of(settings.config_source, timeout=settings.config_timeout,
                            token_file=settings.config_token_file)
         needs_json = bool(self._path or self._template)
-        return Subscription(NAME, origin, self._bring, Pace(settings.config_interval, settings.config_splay,
+        return Subscription(self._name, origin, self._bring, Pace(settings.config_interval, settings.config_splay,
                             settings.config_min_interval), around.board, around.feed, self._select, needs_json)
 
     def first(self, value: Any) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
@@ -60,7 +60,7 @@ class Declared:
             files = self._files(value)
         except ValueError as error:
             return [Problem(str(error), step="render")], None
-        problems, change = apply_first(self._service, files, self._check, self._action, reason=NAME)
+        problems, change = apply_first(self._service, files, self._check, self._action, reason=self._reason)
         return problems, None if change is None else change.settle
 
     def _bring(self, value: Any) -> list[Problem]:
@@ -68,7 +68,7 @@ class Declared:
             files = self._files(value)
         except ValueError as error:
             return [Problem(str(error), step="render")]
-        return apply(self._service, files, self._check, self._action, reason=NAME)
+        return apply(self._service, files, self._check, self._action, reason=self._reason)
 
     def _select(self, found: Any) -> dict[str, Any]:
         """The part that counts, with the template it is to be rendered by: a change of either is a change."""

@@ -195,12 +195,14 @@ class Timed:
     def __init__(self, raw: socket.socket, deadline: Deadline) -> None:
         self._raw = raw
         self._deadline = deadline
+        self._users = 1  # http.client closes the connection while its reader reads on, as with a socket's own files
 
     def sendall(self, data: bytes) -> None:
         self._raw.settimeout(self._left())
         self._raw.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
+        self._users += 1
         return io.BufferedReader(_Reader(self))
 
     def recv_into(self, buffer: Any) -> int:
@@ -208,7 +210,9 @@ class Timed:
         return self._raw.recv_into(buffer)
 
     def close(self) -> None:
-        self._raw.close()
+        self._users -= 1
+        if self._users == 0:
+            self._raw.close()
 
     def _left(self) -> float:
         if self._deadline.has_passed():
@@ -225,6 +229,11 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         return self._timed.recv_into(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            self._timed.close()
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

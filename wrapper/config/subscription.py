@@ -123,7 +123,8 @@ class Subscription:
         self._feed = feed
         self._select = select
         self._must_be_json = select is not None if must_be_json is None else must_be_json
-        self._key = f"config:{name}"
+        self._key = f"source:{name}"
+        self._change_key = f"config:{name}"
         self._record = Record()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -152,8 +153,10 @@ class Subscription:
         if self._pending is not None:
             (which, value), self._pending = self._pending, None
             problems, rest = bring(value)
-            self._conclude(which, problems)
-            if rest is not None:
+            if rest is None:
+                self._conclude(which, problems)
+            else:
+                self._record.result = "in place, the service starts with it"
                 self._before_watching = lambda: self._conclude(which, rest())
 
     def start(self) -> None:
@@ -299,7 +302,7 @@ class Subscription:
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
         """Note how a change went. One whose content is not to blame is tried again."""
-        self._board.replace(self._key + ":change", problems)
+        self._board.replace(self._change_key, problems)
         if not problems:
             self._record.applied(which)
             log.info("the configuration is in force", subscription=self.name, hash=which)

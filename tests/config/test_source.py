@@ -1,0 +1,276 @@
+"""Sources answer with what is there, or say in one sentence why not: in time, in bounded memory, without secrets."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from tests.config.conftest import answer
+from tests.running import free_port
+from wrapper.config import source
+from wrapper.config.source import CannotLook, document
+
+
+def look(origin, **options):
+    return source.of(origin, **{"timeout": 2.0, **options}).look()
+
+
+def refused(origin, **options):
+    with pytest.raises(CannotLook) as caught:
+        look(origin, **options)
+    return str(caught.value)
+
+
+# URLs
+
+
+def test_a_document_comes_whole(serve):
+    found = look(serve(answer('{"a": 1}')).url)
+    assert found.changed
+    assert found.content == b'{"a": 1}'
+
+
+def test_what_has_not_changed_is_not_sent_again(serve):
+    """RFC 9110 section 13.1.2."""
+
+    def etag(connection, head):
+        connection.sendall(answer("", "304 Not Modified") if 'If-None-Match: "v1"' in head
+                           else answer("text", "200 OK", 'ETag: "v1"'))
+
+    origin = source.of(serve(etag).url)
+    assert origin.look().changed
+    assert not origin.look().changed
+    origin.forget()
+    assert origin.look().changed
+
+
+def test_without_an_etag_the_date_is_used(serve):
+    date = "Mon, 02 Feb 2026 10:00:00 GMT"
+    server = serve(answer("text", "200 OK", f"Last-Modified: {date}"))
+    origin = source.of(server.url)
+    origin.look()
+    origin.look()
+    assert f"If-Modified-Since: {date}" in server.heads[1]
+
+
+def test_the_token_is_read_at_every_look_and_never_shown(serve, tmp_path):
+    server = serve(answer("nothing", "401 Unauthorized"))
+    token = tmp_path / "token"
+    for text in ("one", "two"):
+        token.write_text(text + "\n")
+        assert text not in refused(server.url, token_file=str(token))
+    assert ["Authorization: Bearer one" in head for head in server.heads] == [True, False]
+    assert "Authorization: Bearer two" in server.heads[1]
+
+
+def test_a_missing_token_file_is_said():
+    assert "cannot read the token" in refused("http://127.0.0.1:1/", token_file="/nowhere/token")
+
+
+def test_credentials_in_the_url_are_used_and_masked(serve):
+    server = serve(answer("no", "403 Forbidden"))
+    url = f"http://user:pass%20word@127.0.0.1:{server.port}/c?token=hidden"
+    said = refused(url)
+    assert "Authorization: Basic dXNlcjpwYXNzIHdvcmQ=" in server.heads[0]
+    for secret in ("user", "pass", "hidden"):
+        assert secret not in said
+        assert secret not in source.of(url).name
+
+
+def test_credentials_do_not_follow_a_redirect_elsewhere(serve, tmp_path):
+    """CVE-2018-18074 was a client that sent them on."""
+    (tmp_path / "token").write_text("secret")
+    other = serve(answer("moved here"))
+    first = serve(answer("", "302 Found", f"Location: {other.url}"))
+    assert look(first.url, token_file=str(tmp_path / "token")).content == b"moved here"
+    assert "Authorization" in first.heads[0]
+    assert "Authorization" not in other.heads[0]
+
+
+def test_a_redirect_to_itself_ends(serve):
+    server = serve(answer("", "302 Found", "Location: /configuration"))
+    assert "more than 5 redirects" in refused(server.url)
+    assert len(server.heads) == 6
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_a_redirect_leads_to_http_only(serve, place):
+    assert "no http or https URL" in refused(serve(answer("", "302 Found", f"Location: {place}")).url)
+
+
+def test_nobody_there():
+    assert "Connection refused" in refused(f"http://127.0.0.1:{free_port()}/")
+
+
+@pytest.mark.parametrize(("reply", "reason"), [
+    (answer("oops", "500 Internal Server Error"), "answers 500"),
+    (b"SSH-2.0-OpenSSH_9.2\r\n", "no good HTTP"),
+    (b"", "no good HTTP"),
+    (b"\x00\xff" * 40000, "no good HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "96 bytes too early"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "no good HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n", "over 16777216 bytes"),
+])
+def test_garbage_is_named(serve, reply, reason):
+    assert reason in refused(serve(reply).url)
+
+
+def test_a_server_that_hangs_takes_no_more_than_the_timeout(serve):
+    held = threading.Event()
+    begin = time.monotonic()
+    assert "no whole answer within 0.3 s" in refused(serve(lambda *_: held.wait(10)).url, timeout=0.3)
+    assert time.monotonic() - begin < 1.5
+    held.set()
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"])
+def test_a_server_that_drips_takes_no_more_than_the_timeout(serve, start):
+    """The timeout counts for the whole look, not for each byte of it."""
+    stop = threading.Event()
+
+    def drip(connection, head):
+        connection.sendall(start)
+        while not stop.wait(0.05):
+            connection.sendall(b"x")
+
+    begin = time.monotonic()
+    assert "no whole answer within 0.5 s" in refused(serve(drip).url, timeout=0.5)
+    assert time.monotonic() - begin < 1.5
+    stop.set()
+
+
+def test_endless_content_is_cut_off(serve):
+    sent = []
+
+    def pour(connection, head):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        while len(sent) < 3200:
+            connection.sendall(b"x" * 65536)
+            sent.append(1)
+
+    assert "over 1048576 bytes" in refused(serve(pour).url, max_bytes=1024 * 1024, timeout=10)
+    assert len(sent) < 200, "the rest must not be read"
+
+
+def test_a_url_that_cannot_be_is_refused_at_once():
+    for url in ("http://host:port/", "http://host/a b", "gopher://host/"):
+        with pytest.raises(ValueError):
+            source.of(url)
+
+
+# Files and folders
+
+
+def test_a_file_is_read_when_it_changed(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("one")
+    os.utime(file, (1, 1))
+    origin = source.of(str(file))
+    assert origin.look().content == b"one"
+    assert not origin.look().changed
+    file.write_text("two")
+    assert origin.look().content == b"two"
+
+
+def test_a_change_within_the_grain_of_the_clock_is_seen(tmp_path):
+    file = tmp_path / "file"
+    origin = source.of(str(file))
+    for number in range(200):
+        file.write_text(f"{number:03}")
+        assert origin.look().content == f"{number:03}".encode()
+
+
+def test_a_missing_file_is_said(tmp_path):
+    assert "No such file" in refused(str(tmp_path / "none"))
+
+
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "neither a file nor a folder" in refused(str(tmp_path / "pipe"))
+
+
+def test_a_file_over_the_limit_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 101)
+    assert "over 100 bytes" in refused(str(tmp_path / "file"), max_bytes=100)
+
+
+def kubernetes(folder, content):
+    """What the kubelet does with a mounted ConfigMap: a new folder, and `..data` swapped to it."""
+    version = folder / f"..{content}"
+    version.mkdir()
+    (version / "rules.yml").write_text(content)
+    (folder / "..data_tmp").symlink_to(version.name)
+    os.replace(folder / "..data_tmp", folder / "..data")
+    if not (folder / "rules.yml").is_symlink():
+        (folder / "rules.yml").symlink_to("..data/rules.yml")
+
+
+def test_a_folder_as_kubernetes_mounts_it(tmp_path):
+    kubernetes(tmp_path, "one")
+    origin = source.of(str(tmp_path))
+    assert document(origin.look(), must_be_json=False) == {"rules.yml": "one"}
+    kubernetes(tmp_path, "two")
+    assert document(origin.look(), must_be_json=False) == {"rules.yml": "two"}
+
+
+def test_a_file_in_a_folder_as_kubernetes_mounts_it(tmp_path):
+    kubernetes(tmp_path, "one")
+    origin = source.of(str(tmp_path / "rules.yml"))
+    assert origin.look().content == b"one"
+    kubernetes(tmp_path, "two")
+    assert origin.look().content == b"two"
+
+
+def test_a_link_to_itself_ends(tmp_path):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert "a" in look(str(tmp_path)).content
+
+
+# Callables
+
+
+def test_a_callable_is_called():
+    assert look(lambda: {"a": 1}).content == {"a": 1}
+
+
+def test_a_callable_that_raises_or_exits_is_named():
+    def leave():
+        raise SystemExit(3)
+
+    assert "SystemExit: 3" in refused(leave)
+
+
+def test_a_callable_that_hangs_costs_one_thread_and_no_more():
+    free = threading.Event()
+    origin = source.of(free.wait, timeout=0.05)
+    for reason in ("did not come back", "has not come back", "has not come back"):
+        with pytest.raises(CannotLook, match=reason):
+            origin.look()
+    assert sum(thread.name.startswith("source-") for thread in threading.enumerate()) == 1
+    free.set()
+
+
+# Documents
+
+
+@pytest.mark.parametrize(("content", "is_json", "value"), [
+    (b'{"a": [1]}', None, {"a": [1]}), (b"[section]\nkey=1", None, "[section]\nkey=1"), (b"text", None, "text"),
+    (b"\xff\xfe", None, b"\xff\xfe"), (b"3", True, 3), (b"3", None, "3"),
+])
+def test_json_is_json_where_it_looks_like_it(content, is_json, value):
+    assert document(source.Look(content, is_json, True), must_be_json=False) == value
+
+
+@pytest.mark.parametrize("is_json", [True, None])
+def test_half_a_document_is_refused_where_json_is_needed(is_json):
+    with pytest.raises(CannotLook, match="not JSON"):
+        document(source.Look(b'{"password": "secr', is_json, True), must_be_json=True)
+
+
+def test_equal_values_have_equal_fingerprints():
+    assert source.fingerprint({"a": 1, "b": 2}) == source.fingerprint({"b": 2, "a": 1})
+    assert source.fingerprint({"a": 1}) != source.fingerprint({"a": 2})
