@@ -102,7 +102,7 @@ def test_a_file_or_module_is_loaded_as_the_option_would(tmp_path):
 
 def test_events_and_metrics_can_be_looked_at(sidecar):
     with running(sidecar) as wrapper:
-        assert [event["state"] for event in wrapper.events("state")] == ["starting", "running"]
+        wrapper.wait_until(lambda: [event["state"] for event in wrapper.events("state")] == ["starting", "running"])
         assert "wrapper_service_ready" in wrapper.metrics()
 
 

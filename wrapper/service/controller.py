@@ -354,9 +354,10 @@ class Controller:
     def _serve(self) -> None:
         assert self._address is not None
         self._ready_since = time.monotonic()
+        # Before the turn: whoever reads "running" finds the road open, also where nothing is held.
+        self._gate.open(self._address)
         self.life.turn(State.RUNNING, "ready")
         self._board.resolve(self._source)
-        self._gate.open(self._address)
 
     def _look_again(self) -> None:
         assert self._address is not None
