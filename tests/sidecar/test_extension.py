@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -202,6 +203,36 @@ def test_a_route_that_is_taken_is_a_problem_and_the_others_stand(sidecar):
 def test_a_malformed_declaration_is_said_at_the_authors_line(sidecar, wrong):
     with pytest.raises(ValueError, match="."):
         wrong(sidecar)
+
+
+async def waits(request):
+    return {}
+
+
+@pytest.mark.parametrize("declare", [
+    lambda sidecar: sidecar.route("GET", "/x")(waits), lambda sidecar: sidecar.task(waits),
+    lambda sidecar: sidecar.on_ready(waits), lambda sidecar: sidecar.watch(dict)(waits),
+    lambda sidecar: sidecar.task("not a function")])
+def test_what_a_thread_cannot_call_is_said_at_the_authors_line(sidecar, declare):
+    with pytest.raises(TypeError, match="plain function"):
+        declare(sidecar)
+
+
+def test_a_client_that_sends_slowly_is_no_handler_that_hangs(sidecar):
+    """The handler's time begins when the body is there."""
+    @sidecar.route("POST", "/x", timeout=0.1)
+    def x(request):
+        return request.body()
+
+    with running(sidecar) as wrapper, socket.create_connection(("127.0.0.1", wrapper.port), 10) as client:
+        client.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n")
+        for byte in (b"b", b"o", b"d", b"y"):
+            time.sleep(0.06)  # the slowness itself
+            client.sendall(byte)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"\r\n\r\nbody")
+        assert not wrapper.problems()
 
 
 # In the background

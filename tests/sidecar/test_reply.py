@@ -51,6 +51,12 @@ def test_fields_can_be_added(answer):
     assert ("X-A", "1") in answer((201, Response("x"), [("X-A", "1")])).headers
 
 
+def test_an_answer_that_is_kept_and_returned_again_stays_as_it_is(answer):
+    kept = Response("x", headers=[("X-A", "1")])
+    answer((404, kept, {"X-B": "2"}))
+    assert (kept.status, kept.headers) == (200, [("X-A", "1")])
+
+
 @pytest.mark.parametrize("result", [object(), 7, (1, 2, 3, 4), (200,), {1, 2}, {"a": object()}])
 def test_what_nobody_can_send_is_refused(answer, result):
     with pytest.raises(TypeError):

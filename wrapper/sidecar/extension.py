@@ -6,6 +6,7 @@ has started the service; a declaration that fails then is a problem, and the oth
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 from wrapper import values
@@ -96,6 +97,8 @@ class Sidecar:
         seconds, most = _bound(timeout), limit if isinstance(limit, int) else values.size(limit)
 
         def take(handler: Handler) -> Handler:
+            _name(handler)  # a handler that is none is said here
+
             def declare(host: Host) -> None:
                 host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded))
 
@@ -124,7 +127,8 @@ class Sidecar:
 
         One that raises is a problem, and is called again after a pause; one that returns is done.
         """
-        self._declare(f"task {_name(function)}", lambda host: host.add_task(_name(function), function))
+        name = _name(function)
+        self._declare(f"task {name}", lambda host: host.add_task(name, function))
         return function
 
     def watch(self, source: str | Callable[[], Any], *, every: float | str = "5s",
@@ -225,6 +229,9 @@ def _bound(span: Span) -> float | None:
 
 
 def _name(function: Callable[..., Any]) -> str:
+    """Raises: TypeError for what cannot be called by a thread."""
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function!r} is no plain function: sidecar code runs in threads, without an event loop")
     return getattr(function, "__name__", type(function).__name__)
 
 

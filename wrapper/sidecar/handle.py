@@ -14,10 +14,13 @@ from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from typing import Any, Callable
 
     from wrapper.address import Address
+    from wrapper.config.action import Action
+    from wrapper.config.check import Check
+    from wrapper.config.transaction import Content
     from wrapper.problems import Problem
     from wrapper.service.service import Service, Surroundings
 
@@ -170,14 +173,16 @@ class ServiceHandle:
 
     # Change
 
-    def apply(self, files: Mapping[str, str | bytes], check: Sequence[str] | None = None,
-              action: str | Callable[..., Any] | None = "restart", ready_timeout: float | None = None,
-              **options: Any) -> list[Problem]:
+    def apply(self, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
+              ready_timeout: float | None = None, *, probe: Callable[..., Any] | None = None,
+              reason: str = "configuration") -> list[Problem]:
         """Put files in place and make the service take them, all or nothing; an empty list where that went well.
 
-        See `config/apply.py` for what `check` and `action` can be.
+        `files`: content by path, None where there must be no such file. `check`: a command that must exit 0 for
+        `{file}`. `action`: "restart", "reload", "signal:HUP", "POST /-/reload", a callable or None. `probe(service)`
+        says, by None or True, that it works. The whole truth stands in `config/apply.py`.
         """
-        return list(configuration.apply(self.service, files, check, action, ready_timeout, handle=self, **options))
+        return configuration.apply(self.service, files, check, action, ready_timeout, probe, handle=self, reason=reason)
 
 
 def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

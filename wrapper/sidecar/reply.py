@@ -33,9 +33,9 @@ QUEUED_EVENTS = 16  # that a slow client may be behind its generator
 def response_of(result: Any, guard: Guard, what: str) -> Response:
     """Raises: TypeError for what nobody can send, ValueError for a field or a status that is none."""
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
-    response = body if isinstance(body, Response) else _response(body, guard, what)
-    response.status = status or response.status
-    response.headers = clean([*response.headers, *headers])
+    given = body if isinstance(body, Response) else _response(body, guard, what)
+    # A new one: an author may keep an answer and return it again and again.
+    response = Response(given.body, status or given.status, clean([*given.headers, *headers]))
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
     if not isinstance(response.body, (bytes, bytearray, str, Events)):
