@@ -354,8 +354,7 @@ class Controller:
     def _serve(self) -> None:
         assert self._address is not None
         self._ready_since = time.monotonic()
-        # Before the turn: whoever reads "running" finds the road open, also where nothing is held.
-        self._gate.open(self._address)
+        self._gate.open(self._address)  # first: whoever reads "running" finds the road open
         self.life.turn(State.RUNNING, "ready")
         self._board.resolve(self._source)
 
