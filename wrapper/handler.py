@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         tls: ssl.SSLContext | None
         trusted: bool
         max_header: int
-        is_closing: bool
         held_lock: threading.Lock
         idle: Lot
         heading: Lot
@@ -240,8 +239,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if keep is not None:
                 return self._go_on(keep, body, worker, is_serving=True)
         exchange = Exchange(stream, head, body, self.peer, server.pool, server.settings.upstream_timeout)
-        if server.is_closing:
-            exchange.keep = False
         try:
             gate = site.gate(path)
             exchange.gate = gate
@@ -304,7 +301,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _refuse(self, exchange: Exchange, refusal: Refusal, worker: Worker) -> None:
         exchange.status = refusal.status
-        exchange.keep = exchange.keep and exchange.body.is_done and not exchange.is_cut
+        exchange.keep = exchange.keep and exchange.body.is_done and not exchange.is_cut and not self.server.pool.is_closing
         is_head = exchange.head.method == b"HEAD"
         try:
             self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held), worker)
@@ -335,7 +332,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Wait for the next bytes, without a thread."""
         server, stream = self.server, self.stream
         if not stream.rest:
-            if server.is_closing:
+            if server.pool.is_closing:
                 self.close()
             elif stream.is_secure and stream.has_unseen():
                 server.pool.submit(_Again(self))
@@ -377,7 +374,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if head.expects:
             body.before_wait = self._continue
         request = Request(head, path, body, self.peer.address, self.server.trusted)
-        own = OwnAnswer(self.stream, head.method == b"HEAD", head.minor, head.keep and not self.server.is_closing)
+        own = OwnAnswer(self.stream, head.method == b"HEAD", head.minor, head.keep and not self.server.pool.is_closing)
         try:
             response = self.server.site.answer(request)
             if response is None:

@@ -107,6 +107,7 @@ class Pool:
         self._doorbell, self._doorbell_end = os.pipe()
         os.set_blocking(self._doorbell, False)
         os.set_blocking(self._doorbell_end, False)
+        self.is_closing = False  # no connection is to be kept for another request
         self._is_stopping = False
         self._next_sweep = float("inf")
         self._alarm = threading.Event()

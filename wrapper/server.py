@@ -114,7 +114,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def stop(self) -> None:
         """Take no more connections, close those that carry nothing; answers say Connection: close from now on."""
-        self.is_closing = True
+        self.is_closing = self.pool.is_closing = True
         for lot in (self.knocking, self.shut):
             self.pool.take_out(self.door, lot)
         self.socket.close()

@@ -189,6 +189,8 @@ class Road:
         self.server.start()
         if is_open:
             self.gate.open(self.service.address)
+        else:
+            self.gate.hold("the service is starting")
 
     def connect(self):
         sock = socket.socket(self.listener.family)

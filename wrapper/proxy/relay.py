@@ -334,7 +334,7 @@ class Exchange:
         reader = connection.answer
         is_open = not reader.is_done and answer.length is None  # no length that we could promise the client
         is_chunked = is_open and self.head.minor == 1
-        if is_open and not is_chunked:
+        if self.pool.is_closing or (is_open and not is_chunked):
             self.keep = False
         if self._upload is not None and not self._upload.wait(UPLOAD_TIMEOUT):
             self.keep = False
@@ -381,7 +381,13 @@ class Exchange:
                     self._send(out)
                 if is_events and self._ends_between_events(tail):
                     break
-                pieces = reader.read_piece(self._worker.buffer, wait)
+                try:
+                    pieces = reader.read_piece(self._worker.buffer, wait)
+                except ConnectionError:
+                    if not (self._is_stream_between and self.going):
+                        raise
+                    out = b""  # `warn` has woken us
+                    continue
                 out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 if is_events:
                     tail = (tail + bytes(out[-4:]))[-4:]
@@ -422,10 +428,11 @@ class Exchange:
         self.status = 101
         self._worker.step_aside()
         early, connection.answer.data = connection.answer.data, b""
-        self._tunnel = tunnel = Tunnel(self.stream, connection.sock, early, b"websocket" in self.head.upgrade.lower())
+        tunnel = Tunnel(self.stream, connection.sock, early, b"websocket" in self.head.upgrade.lower())
         self.is_answered = True
         self.first_byte = time.monotonic()
         self._send(headers.answer_head(answer, self._held_line(), False))
+        self._tunnel = tunnel  # only now, so that no warning gets in front of the head
         if self.going:
             tunnel.warn(self.going)
         tunnel.run(self._worker.buffer)

@@ -1,0 +1,145 @@
+"""Upgrades, tunnels and frames: RFC 9110 section 7.8, RFC 6455."""
+
+import socket
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.proxy.road import field
+from wrapper.proxy.frames import Frames, close_frame
+
+UPGRADE = b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: a, b\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: b\r\n\r\n"
+
+
+def frame(payload, masked=False):
+    size = len(payload)
+    mark = 0x80 if masked else 0
+    if size < 126:
+        head = bytes([0x82, mark | size])
+    elif size < 65536:
+        head = bytes([0x82, mark | 126]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([0x82, mark | 127]) + size.to_bytes(8, "big")
+    return head + (b"\0\0\0\0" if masked else b"") + payload
+
+
+def test_an_upgrade_goes_through_with_bytes_sent_early_on_both_sides(road):
+    """RFC 9110 section 7.8; the sub-protocol is the service's choice (RFC 6455 section 4.2.2)."""
+    def script(line):
+        head = line.head()
+        assert field(head, b"Upgrade") == b"odd/1" and field(head, b"Connection") == b"Upgrade"
+        line.send(SWITCH % b"odd/1" + b"early")
+        assert line.exactly(7) == b"hastily"
+        line.send(b"late")
+
+    line = road(script).connect().send(UPGRADE % b"odd/1" + b"hastily")
+    head = line.head()
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert field(head, b"Upgrade") == b"odd/1" and field(head, b"Connection") == b"Upgrade"
+    assert field(head, b"Sec-WebSocket-Protocol") == b"b"
+    assert line.exactly(9) == b"earlylate"
+    assert line.is_at_end()
+
+
+def test_a_refused_upgrade_is_an_answer_like_others(road):
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+        line.is_at_end()
+
+    line = road(script).connect().send(UPGRADE % b"websocket")
+    head, body = line.message()
+    assert head.startswith(b"HTTP/1.1 403 ") and body == b"no"
+
+
+def test_half_close_is_carried_over(road):
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"odd/1")
+        got = line.all()
+        line.send(b"got " + got)
+
+    line = road(script).connect().send(UPGRADE % b"odd/1")
+    line.head()
+    line.send(b"all")
+    line.sock.shutdown(socket.SHUT_WR)
+    assert line.all() == b"got all"
+
+
+def test_a_tunnel_moves_much_both_ways_at_once(road):
+    """Neither side's full buffers may keep the other direction from flowing."""
+    size = 8_000_000
+
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"odd/1")
+        while piece := line.sock.recv(65536):
+            line.send(piece)
+
+    line = road(script).connect().send(UPGRADE % b"odd/1")
+    line.head()
+    sender = threading.Thread(target=lambda: line.send(b"x" * size), daemon=True)
+    sender.start()
+    assert len(line.exactly(size)) == size
+
+
+@pytest.mark.parametrize(("going", "code"), [("restart", 1012), ("shutdown", 1001)])
+def test_websocket_clients_are_told_at_a_frame_boundary(road, going, code):
+    half_sent, go_on = threading.Event(), threading.Event()
+    at_service = []
+
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"websocket")
+        line.send(frame(b"whole") + frame(b"cut in two")[:6])
+        half_sent.set()
+        assert go_on.wait(10)
+        line.send(frame(b"cut in two")[6:] + frame(b"too late"))
+        at_service.append(line.exactly(8))
+
+    made = road(script)
+    line = made.connect().send(UPGRADE % b"websocket")
+    line.head()
+    assert line.exactly(len(frame(b"whole")) + 6) and half_sent.wait(10)
+    exchange, = made.gate._lane.inside
+    exchange.warn(going)
+    go_on.set()
+    got = line.all()
+    assert got.startswith(frame(b"cut in two")[6:])
+    assert got.endswith(b"\x88\x02" + code.to_bytes(2, "big"))
+    assert at_service[0][:2] == b"\x88\x82"
+    mask = at_service[0][2:6]
+    assert int.from_bytes(bytes(a ^ b for a, b in zip(at_service[0][6:], mask)), "big") == code
+
+
+@given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), min_size=1, max_size=8), st.data())
+def test_frames_are_followed_however_they_are_split(messages, data):
+    frames = [frame(payload, masked) for payload, masked in messages]
+    text = b"".join(frames)
+    ends = set()
+    for count in range(len(frames)):
+        ends.add(len(b"".join(frames[:count + 1])))
+    follower, at = Frames(), 0
+    while at < len(text):
+        size = data.draw(st.integers(1, len(text) - at))
+        last = follower.feed(text[at:at + size])
+        inside = [end for end in ends if at < end <= at + size]
+        assert last == (max(inside) - at if inside else -1)
+        at += size
+        assert follower.is_between == (at in ends)
+
+
+def test_large_frames_are_followed():
+    follower = Frames()
+    text = frame(b"x" * 70_000)
+    assert follower.feed(text[:5]) == -1
+    assert follower.feed(text[5:] + b"\x82") == len(text) - 5
+    assert not follower.is_between
+
+
+def test_a_close_frame_is_masked_for_the_service_only():
+    assert close_frame(1012, is_masked=False) == b"\x88\x02\x03\xf4"
+    assert len(close_frame(1012, is_masked=True)) == 8

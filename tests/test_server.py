@@ -1,0 +1,440 @@
+"""The exposed port over raw sockets: strictness, connections, own paths, holding, TLS, limits. RFC 9112, 9110."""
+
+import contextlib
+import json
+import os
+import re
+import resource
+import socket
+import ssl
+import subprocess
+import threading
+import time
+
+import pytest
+
+from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
+from wrapper.deadline import Deadline
+from wrapper.message import Response
+
+
+@pytest.fixture
+def road():
+    roads = []
+
+    def build(script=echoing, **settings):
+        roads.append(Road(script, **settings))
+        return roads[-1]
+
+    yield build
+    for made in roads:
+        made.close()
+
+
+def wait_until(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+# Strictness: RFC 9112 sections 2 to 6. Each is refused, and the connection closed.
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [
+    (b"GET / HTTP/1.1\r\n\r\n", 400),                                              # 3.2: no Host
+    (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),                        # 3.2: two
+    (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),                                  # 5.1: space before the colon
+    (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),                        # 5.2: obs-fold
+    (b"GET / HTTP/1.1\r\n Host: a\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\nHost: a\n\n", 400),                                         # 2.2: bare LF
+    (b"GET / HTTP/1.1\r\nHost: a\nB: c\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\rB: c\r\n\r\n", 400),                             # 2.2: bare CR
+    (b"GET / HTTP/1.1\r\nHost: a\r\nB: \0\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nB: \x7f\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\n: empty\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nB(): c\r\n\r\n", 400),
+    (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),                                  # 3: single spaces
+    (b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n", 400),
+    (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400),                                   # 3.2: no form of a target
+    (b"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET http://u@h/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),                         # RFC 9110 4.2.4
+    (b"G{T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"GET /\r\n", 400),                                                           # HTTP/0.9
+    (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+    (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+    (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 400),
+    (b"GET / http/1.1\r\nHost: a\r\n\r\n", 400),
+    (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),                                    # RFC 9113 3.4, without --h2c
+    (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),  # 6.1
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na", 400),  # 6.3
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x1\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1 1\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \xb2\r\n\r\na", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\na", 400),
+    (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),       # 6.1
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n", 400),  # 7.1
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1_0\r\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n 1\r\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a\nb\r\na\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 20 + b"\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 5000 + b"\r\na\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"x" * 1000 + b"\r\na\r\n") * 20, 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: more\r\n\r\na", 417),    # RFC 9110 10.1.1
+    (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+    (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"B: c\r\n" * 20_000 + b"\r\n", 431),
+])
+def test_what_is_not_http_is_refused_and_the_connection_closed(road, request_bytes, status):
+    answer = road().ask(request_bytes + GET)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:100]
+    assert len(re.findall(rb"HTTP/1\.1 \d", answer)) == 1
+    assert b"Connection: close\r\n" in answer
+
+
+@pytest.mark.parametrize("request_bytes", [
+    b"\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",                 # 2.2: an empty line before it
+    b"GET / HTTP/1.5\r\nHost: a\r\nConnection: close\r\n\r\n",                     # RFC 9110 2.5: a later minor version
+    b"GET / HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",                       # RFC 9110 7.2: empty is allowed
+    b"GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhOsT:a\t \r\nConnection: close\r\n\r\n",                   # 5.1: white space around values
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"M-SEARCH / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+])
+def test_what_is_odd_but_allowed_goes_through(road, request_bytes):
+    assert road().ask(request_bytes).startswith(b"HTTP/1.1 200 ")
+
+
+# Connections
+
+
+def test_a_request_may_come_byte_by_byte(road):
+    line = road().connect()
+    for at in range(len(GET)):
+        line.send(GET[at:at + 1])
+    assert line.message()[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_idle_connection_is_closed_after_its_time(road):
+    line = road(idle_timeout=0.2).connect().send(GET)
+    line.message()
+    assert line.is_at_end()
+
+
+def test_a_head_that_does_not_come_whole_in_time_is_a_408(road):
+    line = road(header_timeout=0.2).connect().send(b"GET / HT")
+    assert line.all().startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_body_that_stalls_is_a_408(road):
+    line = road(lambda line: line.all(), idle_timeout=0.3).connect()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
+    assert line.all().startswith(b"HTTP/1.1 408 ")
+
+
+def test_too_many_connections_are_told_so(road):
+    made = road(max_connections=2)
+    kept = [made.connect().send(GET) for _ in range(2)]
+    assert all(line.message() for line in kept)
+    surplus = made.connect()
+    assert surplus.all().startswith(b"HTTP/1.1 503 ")
+    kept[0].close()
+    wait_until(lambda: made.server.connections < 2)
+    assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+def test_hundreds_of_idle_connections_cost_no_threads(road):
+    made = road(answering(*[OK] * 2000))
+    lines = [made.connect() for _ in range(300)]
+    for line in lines:
+        assert line.send(GET).message()[1] == b"ok"
+    assert made.server.threads < 16
+
+
+def test_many_slow_answers_at_a_time_cost_few_threads(road):
+    everybody = threading.Barrier(101)
+
+    def script(line):
+        line.head()
+        everybody.wait(10)
+        line.send(OK)
+        line.is_at_end()
+
+    made = road(script)
+    lines = [made.connect().send(GET) for _ in range(100)]
+    everybody.wait(10)
+    assert all(line.message()[1] == b"ok" for line in lines)
+
+
+def test_no_descriptors_left_is_survived(road):
+    made = road()
+    line = made.connect().send(GET)
+    line.message()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waiting = [socket.socket() for _ in range(3)]
+    taken = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for sock in waiting:
+            sock.connect(made.place)  # the kernel takes it; we cannot
+        wait_until(lambda: made.server.shut.waiting)
+        began = time.process_time()
+        wait_until(lambda: True)
+        assert time.process_time() - began < 0.5
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for sock in waiting:
+        assert Line(sock).send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
+        sock.close()
+
+
+def test_stop_closes_what_is_idle_and_finishes_what_is_not(road):
+    go_on = threading.Event()
+
+    def script(line):
+        line.head()
+        assert go_on.wait(10)
+        line.send(OK)
+        line.is_at_end()
+
+    made = road(script)
+    idle, busy = made.connect(), made.connect().send(GET)
+    wait_until(lambda: made.gate.in_flight == 1 and made.server.idle.waiting)
+    made.server.stop()
+    assert idle.is_at_end()
+    go_on.set()
+    head, body = busy.message()
+    assert body == b"ok" and field(head, b"Connection") == b"close"
+    assert busy.is_at_end()
+
+
+def test_unix_sockets_on_both_sides(road, tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "in"))
+    listener.listen(10)
+    service = Service(echoing, str(tmp_path / "out"), socket.AF_UNIX)
+    made = road(None, listener=listener, service=service)
+    seen = made.ask(GET_CLOSE).partition(b"\r\n\r\n")[2]
+    assert field(seen, b"X-Forwarded-For") == b"unknown" and field(seen, b"Host") == b"h"
+
+
+# Own paths
+
+
+@pytest.mark.parametrize("target", [b"/sidecar/x", b"//sidecar/x", b"/%73idecar/x", b"/a/../sidecar/x", b"/./sidecar//x",
+                                    b"http://h/sidecar/x", b"/sidecar/x?a=/../b", b"/sidecar%2Fx", b"/a/%2e%2e/sidecar/x"])
+def test_every_spelling_of_an_own_path_is_our_own(road, target):
+    made = road()
+    made.site.answers["/sidecar/x"] = lambda request: Response(b"mine " + request.path.encode())
+    assert made.ask(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"mine /sidecar/x")
+
+
+@pytest.mark.parametrize("target", [b"/sidecarx", b"/x/sidecar", b"/sidecar/../x", b"/?/sidecar/x", b"/SIDECAR/x"])
+def test_what_only_looks_like_an_own_path_is_relayed_as_it_is(road, target):
+    answer = road().ask(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert b"\r\n\r\nGET " + target + b" HTTP/1.1\r\n" in answer
+
+
+def test_own_answers_with_bodies_queries_and_errors(road):
+    made = road()
+    made.site.answers.update({
+        "/sidecar/json": lambda request: Response(json.dumps([request.json(), request.query, request.query_all("a")])),
+        "/sidecar/small": lambda request: Response(request.body(limit=3)),
+        "/sidecar/fails": lambda request: 1 / 0,
+        "/sidecar/split": lambda request: Response(b"", headers=[("X", "a\r\nB: c")]),
+    })
+    line = made.connect()
+    head, body = line.send(b"POST /sidecar/json?a=1&a=%32 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+                           b"2\r\n{}\r\n0\r\n\r\n").message()
+    assert json.loads(body) == [{}, {"a": "2"}, ["1", "2"]]
+    head, body = line.send(b"POST /sidecar/small HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc").message()
+    assert body == b"abc"
+    head, body = line.send(b"GET /sidecar/fails HTTP/1.1\r\nHost: h\r\n\r\n").message()
+    assert head.startswith(b"HTTP/1.1 500 ") and json.loads(body)["status"] == 500
+    head, body = line.send(b"GET /sidecar/split HTTP/1.1\r\nHost: h\r\n\r\n").message()
+    assert head.startswith(b"HTTP/1.1 500 ")
+    head, body = line.send(b"POST /sidecar/small HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcde").message()
+    assert head.startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_own_path_says_continue_when_it_wants_the_body(road):
+    made = road()
+    made.site.answers["/sidecar/x"] = lambda request: Response(request.body())
+    line = made.connect().send(b"PUT /sidecar/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 100 ")
+    assert line.send(b"hi").message()[1] == b"hi"
+
+
+def test_a_streamed_answer_is_closed_when_the_client_leaves(road):
+    made = road()
+    closed = threading.Event()
+
+    def endless(request):
+        def pieces():
+            try:
+                while True:
+                    yield "data: x\n\n" * 1000
+            finally:
+                closed.set()
+        return Response(pieces(), content_type="text/event-stream")
+
+    made.site.answers["/sidecar/x"] = endless
+    line = made.connect().send(b"GET /sidecar/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    line.until(b"data: x")
+    line.close()
+    assert closed.wait(10)
+
+
+def test_facts_of_every_exchange_are_told(road):
+    made = road(answering(OK))
+    made.connect().send(GET).message()
+    ended = made.site.wait_ended()
+    assert (ended.method, ended.target, ended.status, ended.own) == ("GET", "/", 200, False)
+    assert ended.sent > 2 and 0 < ended.seconds < 5
+
+
+# Held requests
+
+
+def test_a_held_request_waits_without_a_thread_and_is_told_how_long(road):
+    made = road(is_open=False)
+    lines = [made.connect().send(GET) for _ in range(50)]
+    wait_until(lambda: made.gate.held == 50)
+    assert made.server.threads < 16
+    made.gate.open(made.service.address)
+    for line in lines:
+        assert float(field(line.message()[0], b"Wrapper-Held")) >= 0
+
+
+def test_a_held_body_arrives_whole_and_once(road):
+    made = road(is_open=False)
+    line = made.connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello")
+    wait_until(lambda: made.gate.held == 1)
+    made.gate.open(made.service.address)
+    assert line.message()[1].endswith(b"\r\n\r\nhello")
+
+
+def test_a_held_client_that_leaves_frees_its_place(road):
+    made = road(is_open=False)
+    line = made.connect().send(GET)
+    wait_until(lambda: made.gate.held == 1)
+    line.close()
+    wait_until(lambda: made.gate.held == 0)
+
+
+def test_refused_and_expired_requests_get_their_status_and_keep_the_connection(road):
+    made = road(is_open=False, hold=0.1)
+    line = made.connect().send(GET)
+    made.gate.hold("the service is starting")
+    head, _ = line.message()
+    assert head.startswith((b"HTTP/1.1 504 ", b"HTTP/1.1 503 "))
+    made.gate.refuse("the service is stopped")
+    head, _ = line.send(GET).message()
+    assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After")
+
+
+def test_exchanges_that_are_cut_before_their_answer_get_one(road):
+    made = road(lambda line: line.all())
+    line = made.connect().send(GET)
+    wait_until(lambda: made.gate.in_flight == 1)
+    lane = made.gate.hold("the service is restarting")
+    assert not made.gate.drain(lane, Deadline(0.05), "restart")
+    assert line.message()[0].startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(("framing", "event"), [
+    (b"", b"data: x\n\n"), (b"Transfer-Encoding: chunked\r\n", b"9\r\ndata: x\n\n\r\n")])
+def test_an_event_stream_ends_cleanly_between_events_when_warned(road, framing, event):
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + framing + b"\r\n" + event)
+        line.is_at_end()
+
+    made = road(script)
+    line = made.connect().send(GET)
+    line.until(b"data: x\n\n\r\n")
+    lane = made.gate.hold("the service is restarting")
+    assert made.gate.drain(lane, Deadline(5), "restart")
+    assert line.until(b"0\r\n\r\n") == b"0\r\n\r\n"
+
+
+# HTTP/2 and TLS
+
+
+def test_http2_with_prior_knowledge_is_a_tunnel_when_asked_for(road):
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+    def script(line):
+        assert line.exactly(len(preface) + 3) == preface + b"abc"
+        line.send(b"frames")
+
+    assert road(script, h2c=True).ask(preface + b"abc") == b"frames"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key", "-out",
+                    folder / "cert", "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    return folder
+
+
+def secure(made):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return Line(context.wrap_socket(made.connect().sock))
+
+
+def test_tls_on_the_listener(road, certificate):
+    made = road(tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
+    silent = made.connect()  # a handshake that never comes blocks nobody
+    line = secure(made)
+    for _ in range(3):
+        seen = line.send(GET).message()[1]
+        assert field(seen, b"X-Forwarded-Proto") == b"https"
+    body = os.urandom(3_000_000)
+    line = secure(made)
+    sender = threading.Thread(target=lambda: line.send(
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body), daemon=True)
+    sender.start()
+    assert line.message()[1].endswith(body)
+    silent.close()
+
+
+def test_pipelined_requests_over_tls(road, certificate):
+    made = road(tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
+    line = secure(made)
+    line.send(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\nX: %s\r\n\r\n" % (n, b"y" * 9000) for n in range(5)))
+    assert [line.message()[1].split()[1] for _ in range(5)] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+
+
