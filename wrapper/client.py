@@ -82,7 +82,7 @@ class Client:
         return answer
 
     def events(self, after: str | None = None) -> Iterator[dict[str, Any]]:
-        """Every kept event, then each as it happens; with `after="now"` only those to come.
+        """Every kept event, then each as it happens; with `after` only those behind the event of that id.
 
         The request has been made when this returns. Raises: NoWrapper, Refused.
         """

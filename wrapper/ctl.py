@@ -272,9 +272,9 @@ class _Passing:
         self._service = service
         # Guards the id of the event seen last; notified at each.
         self._seen = threading.Condition()
-        self._last = 0
+        self._last = int(client.get("api/status").get("last_event", 0))
         self._is_over = False
-        events = client.events(after="now")
+        events = client.events(after=str(self._last))
         threading.Thread(target=self._print, args=(events,), name="events", daemon=True).start()
 
     def _print(self, events: Iterator[dict[str, Any]]) -> None:

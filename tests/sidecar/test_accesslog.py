@@ -1,0 +1,91 @@
+"""accesslog.py: a line for each request, dropped and counted rather than waited for."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from tests.running import Wrapper, service, wait_until
+from wrapper.http1 import read_request
+from wrapper.message import Ended
+from wrapper.sidecar import accesslog
+from wrapper.sidecar.accesslog import AccessLog, combined_line, json_line
+
+COMBINED = re.compile(r'^(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] '
+                      r'"((?:[^"\\]|\\.)*)" (\d{3}) (\d+) "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"$')
+
+
+def ended(target="/a?b=c", fields=""):
+    head = read_request(f"GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode("latin-1"), 65536)
+    return Ended("GET", target, 200, 0.0123456, 0.01, 0.0, 0, 512, False, "192.0.2.7", head)
+
+
+def test_the_combined_format_is_that_of_apache_and_nginx():
+    line = combined_line(1769860800.5, ended(fields="Referer: http://a/b\r\nUser-Agent: curl/8\r\n"))
+    assert line == ('192.0.2.7 - - [31/Jan/2026:12:00:00 +0000] "GET /a?b=c HTTP/1.1" 200 512 "http://a/b" "curl/8"')
+
+
+def test_fields_that_were_not_sent_are_a_dash():
+    assert combined_line(0, ended()).endswith('"-" "-"')
+
+
+@pytest.mark.parametrize("agent", ['" 200 1 "', "back\\slash\\", "\x1b[31mred", "a\tb"])
+def test_no_field_ends_its_line_or_its_quotes(agent):
+    """A log line that a client can forge is worth nothing (CWE-117)."""
+    parts = ended()
+    parts.head.fields = b"User-Agent: " + agent.encode() + b"\r\n"
+    line = combined_line(0, parts)
+    assert COMBINED.match(line), line
+    assert line.isprintable()
+
+
+def test_json_lines_hold_the_same_and_more():
+    document = json.loads(json_line(1769860800, ended(fields="User-Agent: curl/8\r\n")))
+    assert document["time"] == "2026-01-31T12:00:00Z"
+    assert (document["method"], document["target"], document["status"]) == ("GET", "/a?b=c", 200)
+    assert document["user_agent"] == "curl/8"
+    assert document["seconds"] == 0.012346
+
+
+@pytest.mark.parametrize("line", [combined_line, json_line])
+def test_secrets_in_fields_are_not_logged(line):
+    fields = "Authorization: Bearer sesame\r\nCookie: sesame\r\n"
+    assert "sesame" not in line(0, ended(fields=fields))
+
+
+def test_every_line_comes_out_whole():
+    reading, writing = os.pipe()
+    log = AccessLog(as_json=True, descriptor=writing)
+    for number in range(500):
+        log.observe(ended(f"/{number}"))
+    with open(reading, encoding="utf-8") as pipe:
+        found = [json.loads(pipe.readline())["target"] for _ in range(500)]
+    assert found == [f"/{number}" for number in range(500)]
+
+
+def test_a_reader_that_stalls_costs_lines_not_time(monkeypatch, capfd):
+    """The road must not wait for whoever reads stderr."""
+    monkeypatch.setattr(accesslog, "WAITING_MAX", 10)
+    reading, writing = os.pipe()
+    log = AccessLog(as_json=False, descriptor=writing)
+    for _ in range(2000):
+        log.observe(ended("/" + "x" * 500))
+    assert log._waiting.qsize() <= 10
+    with open(reading, "rb", buffering=0) as pipe:
+        wait_until(lambda: pipe.read(65536) and "lines were dropped" in capfd.readouterr().err)
+
+
+def test_requests_appear_in_the_wrappers_log():
+    with Wrapper("--access-log", command=service("plain")) as wrapper:
+        wrapper.get("/hello?x=1")
+        wrapper.wait_line('"GET /hello?x=1 HTTP/1.1" 200')
+
+
+def test_without_the_option_there_is_no_line():
+    with Wrapper(command=service("plain")) as wrapper:
+        wrapper.get("/hello")
+        wrapper.command("POST", "/sidecar/api/restart?wait=1")
+        assert "/hello" not in wrapper.stderr

@@ -1,0 +1,92 @@
+"""client.py: the caller's end of the control socket, whatever is at the other one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+
+from wrapper.client import Client, NoWrapper, Refused, places
+
+
+@contextlib.contextmanager
+def answering(path, answer):
+    """A listener that sends the same bytes to whoever comes."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "c.sock")
+
+
+def answer(status, body, content_type="application/json"):
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return (head + body).encode()
+
+
+def test_the_first_place_where_somebody_listens_is_asked(path):
+    with answering(path, answer(200, '{"a": 1}')):
+        assert Client(["/nowhere/at.all", path]).get("api/status") == {"a": 1}
+
+
+def test_nobody_anywhere_is_one_sentence_with_the_way_out(path):
+    with pytest.raises(NoWrapper, match="no wrapper runs here: .*--control"):
+        Client([path]).get("api/status")
+
+
+def test_a_socket_left_behind_is_nobody(path):
+    socket.socket(socket.AF_UNIX).bind(path)
+    with pytest.raises(NoWrapper, match="no wrapper runs here"):
+        Client([path]).get("api/status")
+
+
+def test_a_refusal_carries_its_sentence(path):
+    with answering(path, answer(409, '{"error": "busy", "status": 409}')):
+        with pytest.raises(Refused, match="^busy$") as caught:
+            Client([path]).ask("POST", "api/start")
+    assert caught.value.status == 409
+
+
+@pytest.mark.parametrize("noise", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"])
+def test_whoever_is_no_wrapper_is_one_sentence_too(path, noise):
+    with answering(path, noise), pytest.raises(NoWrapper, match="went away"):
+        Client([path]).get("api/status")
+
+
+def test_silence_ends_with_the_timeout(path):
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(path)
+        deaf.listen()
+        with pytest.raises(NoWrapper, match="does not answer in time"):
+            Client([path], timeout=0.05).get("api/status")
+
+
+def test_events_are_the_json_of_their_data_lines(path):
+    stream = 'retry: 1000\n\nid: a-1\nevent: state\ndata: {"id": 1}\n\n: \n\nid: a-2\ndata: {"id": 2}\n\n'
+    with answering(path, answer(200, stream, "text/event-stream")):
+        assert list(Client([path]).events()) == [{"id": 1}, {"id": 2}]
+
+
+def test_the_socket_that_was_named_beats_the_environment(monkeypatch):
+    monkeypatch.setenv("WRAPPER_CONTROL", "/from/environment")
+    assert places("/given") == ["/given"]
+    assert places(None) == ["/from/environment"]
+    monkeypatch.delenv("WRAPPER_CONTROL")
+    assert places(None)[0] == "/run/wrapper.sock"

@@ -1,0 +1,237 @@
+"""ctl.py: every verb against a live wrapper, as another process sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.running import ROOT, Wrapper, run, service, wait_until
+
+CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
+
+
+@pytest.fixture(scope="module")
+def live():
+    """One wrapper for the tests that leave the service running."""
+    with Wrapper("--capture-output", "--stop-timeout", "3s", command=service("plain")) as wrapper:
+        yield wrapper
+
+
+def ctl(wrapper, *words, **options):
+    return run("ctl", "--control", wrapper.control, *words, **options)
+
+
+def follow(wrapper, *words):
+    """A verb that goes on, for the lines it writes."""
+    return subprocess.Popen([sys.executable, "-m", "wrapper", "ctl", "--control", wrapper.control, *words], cwd=ROOT,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+
+
+# To look at
+
+def test_status_is_a_table(live):
+    done = ctl(live, "status")
+    assert done.returncode == 0
+    assert re.match(rf"service +running for .*, since {CLOCK.strip()}", done.stdout)
+    assert f"pid {live.status()['pid']}" in done.stdout
+    assert re.search(r"^problems +none$", done.stdout, re.MULTILINE)
+    assert "\x1b" not in done.stdout, "no colours where nobody sees them"
+
+
+@pytest.mark.parametrize("words", [("--json", "status"), ("status", "--json")])
+def test_json_is_the_document_of_the_api(live, words):
+    assert json.loads(ctl(live, *words).stdout)["state"] == "running"
+
+
+def test_status_watch_draws_again(live):
+    watching = follow(live, "status", "--watch", "--json")
+    try:
+        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
+        assert second["uptime_seconds"] > first["uptime_seconds"]
+    finally:
+        watching.send_signal(signal.SIGINT)
+        watching.communicate()
+    assert watching.returncode == 130
+
+
+def test_problems_and_config_say_that_there_is_nothing(live):
+    assert ctl(live, "problems").stdout == "no problems\n"
+    assert json.loads(ctl(live, "problems", "--json").stdout) == []
+    assert ctl(live, "config").stdout == "no configuration is watched\n"
+    assert json.loads(ctl(live, "config", "--look", "--json").stdout) == []
+
+
+def test_signal_reaches_the_service_and_logs_show_it(live):
+    assert ctl(live, "signal", "usr2").stdout == f"sent USR2 to pid {live.status()['pid']}\n"
+    line = f"signal {int(signal.SIGUSR2)}\n"
+    wait_until(lambda: line in ctl(live, "logs").stdout)
+    assert ctl(live, "logs", "--lines", "0").stdout == ""
+    assert line.strip() in json.loads(ctl(live, "logs", "--json").stdout)
+
+
+def test_logs_follow_as_more_comes(live):
+    """The last lines first, so that it does not matter which of the two comes sooner."""
+    following = follow(live, "logs", "--follow")
+    try:
+        ctl(live, "signal", "ALRM")
+        while following.stdout.readline() != f"signal {int(signal.SIGALRM)}\n":
+            assert following.poll() is None
+    finally:
+        following.send_signal(signal.SIGINT)
+        following.communicate()
+
+
+def test_events_are_what_happened_so_far(live):
+    lines = ctl(live, "events").stdout.splitlines()
+    assert re.fullmatch(rf"{CLOCK}stopped -> starting  first start", lines[0])
+    assert json.loads(ctl(live, "events", "--json").stdout.splitlines()[0])["id"] == 1
+
+
+def test_events_follow(live):
+    following = follow(live, "events", "--follow", "--json")
+    try:
+        ctl(live, "signal", "USR1")
+        while json.loads(following.stdout.readline())["kind"] != "signal":
+            pass
+    finally:
+        following.send_signal(signal.SIGINT)
+        following.communicate()
+
+
+# To do
+
+def test_restart_shows_the_states_as_they_pass(live):
+    before = live.status()
+    done = ctl(live, "restart", "--reason", "new certificates")
+    after = live.status()
+    assert done.returncode == 0, done.stderr
+    turns = re.findall(rf"^{CLOCK}(\w+ -> \w+)", done.stdout, re.MULTILINE)
+    assert turns == ["running -> draining", "draining -> stopping", "stopping -> starting", "starting -> running"]
+    assert "new certificates (asked by the control socket)" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"running, pid {after['pid']}"
+    assert after["generation"] == before["generation"] + 1
+
+
+def test_restart_in_json_is_the_status_afterwards(live):
+    document = json.loads(ctl(live, "--json", "restart").stdout)
+    assert document["state"] == "running"
+    assert document["pid"] == live.status()["pid"]
+
+
+def test_reload_restarts_where_no_reload_is_configured(live):
+    before = live.status()["generation"]
+    assert ctl(live, "reload").returncode == 0
+    assert live.status()["generation"] == before + 1
+
+
+def test_stop_and_start(live):
+    assert ctl(live, "stop").stdout.splitlines()[-1] == "stopped"
+    assert live.request("GET", "/")[0] == 503
+    assert ctl(live, "stop").returncode == 0, "what is done already is well"
+    assert re.search(r"^running, pid \d+$", ctl(live, "start").stdout, re.MULTILINE)
+    assert live.request("GET", "/")[0] == 200
+
+
+def test_no_wait_only_asks(live):
+    done = ctl(live, "restart", "--no-wait")
+    assert done.returncode == 0
+    live.wait_state("running")
+
+
+def test_a_start_that_fails_is_1_and_says_why(tmp_path):
+    marker = tmp_path / "broken"
+    script = f'[ -e {marker} ] && exit 3; exec "$@"'
+    command = ["sh", "-c", script, "sh", *service("plain")]
+    with Wrapper("--restart", "on-failure", "--backoff", "30s..30s", command=command) as wrapper:
+        marker.touch()
+        done = ctl(wrapper, "restart")
+        assert done.returncode == 1
+        assert done.stderr == "wrapper ctl: cannot restart: it ended with status 3 before it was ready\n"
+        assert "starting -> backoff" in done.stdout
+        assert "! service: " in ctl(wrapper, "problems").stdout
+
+
+def test_what_contradicts_an_action_under_way_is_1():
+    with Wrapper(command=["sleep", "60", "{port}"], wait=False) as wrapper:
+        wait_until(lambda: os.path.exists(wrapper.control))
+        ctl(wrapper, "restart", "--no-wait")
+        done = ctl(wrapper, "start")
+        assert done.returncode == 1
+        assert done.stderr.startswith("wrapper ctl: cannot start: ")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("signal", "NONSENSE"), ("restart", "--service", "nobody")])
+def test_what_the_wrapper_refuses_is_one_line_and_1(live, words):
+    done = ctl(live, *words)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_logs_without_captured_output_say_how_to_have_them():
+    with Wrapper(command=service("plain")) as wrapper:
+        done = ctl(wrapper, "logs")
+    assert done.returncode == 1
+    assert "--capture-output" in done.stderr
+
+
+def test_another_prefix_is_no_hindrance():
+    """ctl is another process: it cannot know what --prefix the wrapper was given."""
+    with Wrapper("--prefix", "/elsewhere", command=service("plain"), wait=False) as wrapper:
+        wrapper.wait_line("starting -> running")
+        assert json.loads(ctl(wrapper, "--json", "status").stdout)["state"] == "running"
+        assert run("health", "--ready", "--control", wrapper.control).returncode == 0
+
+
+# Nobody there, and bad usage
+
+@pytest.mark.parametrize("words", [("ctl", "status"), ("ctl", "restart"), ("ctl", "logs", "--follow"), ("health",),
+                                   ("health", "--ready")])
+def test_without_a_wrapper_it_is_one_line_and_1(tmp_path, words):
+    done = run(*words, "--control", str(tmp_path / "nothing.sock"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "no wrapper runs here" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("ctl",), ("ctl", "dance"), ("ctl", "signal"), ("ctl", "logs", "--lines", "-1"),
+                                   ("health", "--timeout", "soon")])
+def test_bad_usage_is_2(words):
+    done = run(*words)
+    assert done.returncode == 2
+    assert "usage: " in done.stderr
+
+
+def test_the_environment_of_the_container_names_the_socket(live):
+    done = run("health", env={**os.environ, "WRAPPER_CONTROL": live.control})
+    assert (done.returncode, done.stdout) == (0, "healthy\n")
+
+
+def test_a_reader_that_leaves_is_no_fault(live):
+    command = f"{sys.executable} -m wrapper ctl --control {live.control} events | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+# health
+
+def test_health_and_ready_tell_alive_from_serving(live):
+    assert run("health", "--control", live.control).stdout == "healthy\n"
+    assert run("health", "--ready", "--control", live.control).stdout == "ready\n"
+    ctl(live, "stop")
+    try:
+        assert run("health", "--control", live.control).returncode == 0
+        done = run("health", "--ready", "--control", live.control)
+        assert done.returncode == 1
+        assert done.stderr.startswith("wrapper health: the service is stopped")
+        assert json.loads(run("health", "--ready", "--json", "--control", live.control).stdout)["status"] == 503
+    finally:
+        ctl(live, "start")

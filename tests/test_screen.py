@@ -1,0 +1,74 @@
+"""screen.py: what is known, as text for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from wrapper import screen
+from wrapper.screen import Paint
+
+NOW = 1769860800.0  # 2026-01-31T12:00:00Z
+PLAIN, COLOURED = Paint(False), Paint(True)
+STATUS = {"state": "running", "since": "2026-01-31T11:56:00Z", "reason": "ready", "ready": True, "pid": 12,
+          "generation": 3, "restarts": 2, "last_exit": {"status": 143, "signal": "TERM", "planned": True,
+                                                        "at": "2026-01-31T11:55:58Z"},
+          "in_flight": 1, "held": 0, "uptime_seconds": 3725.0, "problems": 0, "version": "1.2", "helpers": {}}
+
+
+def overview(status=STATUS, problems=(), config=()):
+    return "\n".join(screen.overview(status, problems, config, PLAIN, NOW))
+
+
+def test_the_overview_begins_with_the_state_and_for_how_long():
+    assert overview().splitlines()[0] == "service    running for 4m 00s, since 2026-01-31 11:56:00Z"
+
+
+def test_the_overview_says_everything_of_the_contract():
+    text = overview()
+    for fact in ("pid 12", "generation 3", "2 restarts", "signal TERM, planned", "1 in flight, 0 held", "none",
+                 "1.2, up 1h 02m"):
+        assert fact in text
+
+
+def test_helpers_problems_and_configuration_have_their_lines():
+    problem = {"source": "config:rules", "message": "cannot fetch", "since": "2026-01-31T11:59:00Z", "count": 4,
+               "details": {"tried": "http://a"}}
+    config = {"name": "rules", "source": "http://a", "hash_applied": "a" * 64, "hash_seen": "b" * 64,
+              "last_fetch": "2026-01-31T11:59:55Z", "stale_since": "2026-01-31T11:00:00Z", "last_result": "refused"}
+    text = overview({**STATUS, "helpers": {"mail": STATUS}}, [problem], [config])
+    assert "\nmail " in text
+    assert "! config:rules: cannot fetch (for 1m 00s, seen 4 times)" in text
+    assert "tried: http://a" in text
+    assert "rules: applied aaaaaaaaaaaa, seen bbbbbbbbbbbb, looked 5s ago, stale for 1h 00m, refused" in text
+
+
+def test_a_message_cannot_steer_the_terminal():
+    """An escape sequence in what a service or a source said must be shown, not obeyed (CWE-150)."""
+    problem = {"source": "x", "message": "\x1b[2Jgone\nforged line", "since": "2026-01-31T11:59:00Z"}
+    (line,) = screen.problem_lines([problem], PLAIN, NOW)
+    assert line.isprintable()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (0, "0s"), (59.9, "59s"), (60, "1m 00s"), (3599, "59m 59s"), (3660, "1h 01m"), (90000, "1d 01h")])
+def test_spans_have_two_units_at_most(seconds, text):
+    assert screen.span(seconds) == text
+
+
+@pytest.mark.parametrize(("event", "text"), [
+    ({"kind": "state", "service": "service", "state": "draining", "before": "running", "reason": "restart"},
+     "running -> draining  restart"),
+    ({"kind": "state", "service": "mail", "state": "failed", "before": "running", "reason": "gone"},
+     "mail: running -> failed  gone"),
+    ({"kind": "exit", "service": "service", "status": 7, "signal": None, "planned": False},
+     "the service ended: status 7, by itself"),
+    ({"kind": "problem", "source": "x", "message": "it hurts"}, "problem: it hurts"),
+    ({"kind": "resolved", "source": "x", "message": "it hurt"}, "problem gone: it hurt"),
+    ({"kind": "config", "name": "rules", "result": "applied"}, "config  name=rules result=applied")])
+def test_every_event_is_one_line(event, text):
+    assert screen.event_line({"at": "2026-01-31T12:00:00Z", "id": 1, **event}, PLAIN) == f"2026-01-31 12:00:00Z  {text}"
+
+
+def test_colours_only_where_they_are_wanted():
+    assert PLAIN.state("failed") == "failed"
+    assert COLOURED.state("failed") == "\x1b[31mfailed\x1b[0m"
