@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.running import wait_until
+from tests.running import thread_names, wait_until
 from wrapper.errors import GatewayTimeout, NotFound, Refusal, Unavailable
 from wrapper.events import Feed
 from wrapper.problems import Board
@@ -166,3 +166,25 @@ def test_a_method_and_a_callable_object_count_without_self():
 def test_sys_exit_in_a_call_ends_only_its_thread(calls):
     with pytest.raises(Refusal):
         calls.run("GET /x", sys.exit, 5)
+
+
+def test_threads_serve_one_call_after_the_other_and_end_when_none_come(calls, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.isolation.IDLE_TIMEOUT", 0.05)
+    threads = {calls.run("GET /x", threading.get_ident, 5) for _ in range(5)}
+    assert len(threads) <= 2  # the first may still be on its way back to the idle ones
+    wait_until(lambda: not [name for name in thread_names() if name.startswith("mine ")])
+    assert calls.run("GET /x", lambda: 1, 5) == 1
+
+
+def test_calls_from_many_threads_get_their_own_answers(calls):
+    found = []
+
+    def ask(number):
+        found.extend(calls.run("GET /x", lambda turn=turn: (number, turn), 5) == (number, turn) for turn in range(50))
+
+    askers = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert found == [True] * 400

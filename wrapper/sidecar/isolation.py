@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import queue
 import sys
 import threading
 import traceback
@@ -30,6 +31,7 @@ class NoSidecar(LookupError):
 OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Their messages name modules, files and lines, as whoever mends it must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError, NoSidecar)
+IDLE_TIMEOUT = 10.0  # seconds a thread without a call stays
 MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost
 
 
@@ -89,19 +91,23 @@ def _traceback(error: BaseException) -> str:
 
 
 class Calls:
-    """Requests that one sidecar's code answers, each in a thread of its own."""
+    """Requests that one sidecar's code answers, each in a thread that has nothing else to do meanwhile."""
 
     def __init__(self, guard: Guard, most: int = MOST_CALLS) -> None:
         self._guard = guard
         self._most = most
-        self._room = threading.BoundedSemaphore(most)
+        # Guards both: how many calls are under way, and the threads without one, the last one in on top.
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._idle: list[queue.SimpleQueue[Call]] = []
 
     def run(self, what: str, work: Callable[[], Any], timeout: float | None) -> Any:
         """What `work` returns within `timeout` seconds; None waits for ever.
 
         Raises: the refusals that the work itself chose; Refusal (500), GatewayTimeout or Unavailable.
         """
-        call = self._start(what, work)
+        call = Call(work)
+        self._start(call, what)
         if not call.wait(timeout):
             self._guard.report(what, f"{what} did not answer within {timeout:g} s")
             log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout, stack=call.stack())
@@ -114,38 +120,63 @@ class Calls:
         self._guard.went_well(what)
         return call.result
 
-    def _start(self, what: str, work: Callable[[], Any]) -> Call:
-        if not self._room.acquire(blocking=False):
-            raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
-        call = Call(work, self._room.release)
+    def _start(self, call: Call, what: str) -> None:
+        with self._lock:
+            if self._under_way >= self._most:
+                raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
+            self._under_way += 1
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is not None:
+            inbox.put(call)
+            return
         try:
-            call.start(f"{self._guard.name} {what}")
+            threading.Thread(target=self._serve, args=(call,), name=f"{self._guard.name} {what}", daemon=True).start()
         except RuntimeError as error:  # "can't start new thread"
-            self._room.release()
+            with self._lock:
+                self._under_way -= 1
             raise Unavailable(f"no thread can be had for the sidecar: {error}") from None
-        return call
+
+    def _serve(self, first: Call) -> None:
+        """One thread: call after call, until none came for a while."""
+        inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        call: Call | None = first
+        while call is not None:
+            call.run()
+            call = None  # its result is the waiter's alone
+            with self._lock:
+                self._under_way -= 1
+                self._idle.append(inbox)
+            call = self._next(inbox)
+
+    def _next(self, inbox: queue.SimpleQueue[Call]) -> Call | None:
+        try:
+            return inbox.get(timeout=IDLE_TIMEOUT)
+        except queue.Empty:
+            with self._lock:
+                if inbox in self._idle:
+                    self._idle.remove(inbox)
+                    return None
+            return inbox.get()  # taken off the list this very moment
 
 
 class Call:
     """One call under way."""
 
-    def __init__(self, work: Callable[[], Any], on_end: Callable[[], None]) -> None:
+    def __init__(self, work: Callable[[], Any]) -> None:
         self._work = work
-        self._on_end = on_end
-        self._done = threading.Event()
+        # Held until the work is done: whoever waits for that waits for this. Cheaper than an Event.
+        self._done = threading.Lock()
+        self._done.acquire()
         # Guards the result and whether somebody waits for it: one that nobody takes has to be closed.
         self._lock = threading.Lock()
         self._is_abandoned = False
-        self._thread: threading.Thread | None = None
+        self._thread = 0
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def start(self, name: str) -> None:
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         result, error = None, None
+        self._thread = threading.get_ident()
         try:
             result = self._work()
         except BaseException as raised:  # noqa: BLE001  # sys.exit() too
@@ -153,23 +184,21 @@ class Call:
         with self._lock:
             self.result, self.error = result, error
             is_abandoned = self._is_abandoned
-            self._done.set()
-        self._on_end()
+            self._done.release()
         if is_abandoned:
             close(result)
 
     def wait(self, timeout: float | None) -> bool:
         """False where the work took too long; then nobody waits for it any more."""
-        if self._done.wait(timeout):
+        if self._done.acquire(timeout=-1 if timeout is None else timeout):
             return True
         with self._lock:
-            self._is_abandoned = not self._done.is_set()
+            self._is_abandoned = self._done.locked()
             return not self._is_abandoned
 
     def stack(self) -> str:
         """Where the work is now."""
-        ident = self._thread.ident if self._thread else None
-        frame = None if ident is None else sys._current_frames().get(ident)
+        frame = sys._current_frames().get(self._thread)
         return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"
 
 
