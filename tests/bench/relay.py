@@ -87,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, help="of each wrk run; default 3, quick 1")
     parser.add_argument("--readme", action="store_true", help="put table and plot where README.md has <!-- speed -->")
-    parser.add_argument("--json", metavar="FILE", help="where the figures of every round go")
+    parser.add_argument("--json", metavar="FILE", help="figures of every round; points measured before are kept in it")
     parser.add_argument("--svg", metavar="FILE", help="where the plot goes")
     return parser.parse_args()
 
@@ -110,6 +110,14 @@ def publish(table: str) -> None:
     readme.write_text(f"{before}{begin}{table}\n\n{plot}\n{end}{after}")
 
 
+def figures_in(path: str | None) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """The rounds of each point that were measured before."""
+    if path is None or not Path(path).exists():
+        return {}
+    points: dict[str, list[dict[str, dict[str, float]]]] = json.loads(Path(path).read_text())["points"]
+    return points
+
+
 def main() -> int:
     options = arguments()
     only = options.only.split(",") if options.only else [point.name for point in POINTS]
@@ -117,14 +125,15 @@ def main() -> int:
         sys.exit(f"no such point: {', '.join(sorted(unknown))}")
     names = chosen_proxies(options)
     rounds, seconds = options.rounds or (3 if options.quick else 5), options.seconds or (1.0 if options.quick else 3.0)
-    results = []
+    known = figures_in(options.json)
     for point in POINTS:
         if point.name in only:
             print(f"{point.name}: {point.title} ...", file=sys.stderr, flush=True)
-            results.append(measure(point, names, rounds, seconds))
+            known[point.name] = measure(point, names, rounds, seconds).rounds
+    results = [Result(point, known[point.name]) for point in POINTS if point.name in known]
     print(report.table(results, names))
     if options.json:
-        Path(options.json).write_text(json.dumps(report.figures(results, rounds, seconds), indent=1) + "\n")
+        Path(options.json).write_text(json.dumps(report.figures(results), indent=1) + "\n")
     if options.readme:
         publish(report.table(results, names))
         options.svg = str(PLOT)

@@ -89,9 +89,8 @@ def machine() -> str:
             f"service, proxy and load share them.")
 
 
-def figures(results: list[Result], rounds: int, seconds: float) -> dict[str, object]:
-    return {"machine": machine(), "rounds": rounds, "seconds": seconds,
-            "points": {result.point.name: result.rounds for result in results}}
+def figures(results: list[Result]) -> dict[str, object]:
+    return {"machine": machine(), "points": {result.point.name: result.rounds for result in results}}
 
 
 # The plot: for each metric with a ratio a group of bars, the reference at the dashed line.
