@@ -168,11 +168,12 @@ def test_sys_exit_in_a_call_ends_only_its_thread(calls):
         calls.run("GET /x", sys.exit, 5)
 
 
-def test_threads_serve_one_call_after_the_other_and_end_when_none_come(calls, monkeypatch):
+def test_threads_serve_one_call_after_the_other_and_end_when_none_come(board, monkeypatch):
     monkeypatch.setattr("wrapper.sidecar.isolation.IDLE_TIMEOUT", 0.05)
+    calls = Calls(Guard("brief", board))
     threads = {calls.run("GET /x", threading.get_ident, 5) for _ in range(5)}
     assert len(threads) <= 2  # the first may still be on its way back to the idle ones
-    wait_until(lambda: not [name for name in thread_names() if name.startswith("mine ")])
+    wait_until(lambda: not [name for name in thread_names() if name.startswith("brief ")])
     assert calls.run("GET /x", lambda: 1, 5) == 1
 
 
