@@ -1,0 +1,195 @@
+"""The pure grammar, fuzzed: any split of the same bytes gives the same result, and h11 reads what we pass on alike."""
+
+import h11
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wrapper import http1
+from wrapper.chunked import Chunked, chunk, last_chunk
+from wrapper.errors import Refusal
+from wrapper.proxy import headers
+
+LIMIT = 400
+
+TOKENS = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=8).map(str.encode)
+VALUES = st.binary(max_size=20).map(lambda raw: bytes(byte for byte in raw if byte > 0x20 and byte != 0x7F))
+TARGETS = st.text("/a%2F.?&=;:@\\", max_size=12).map(lambda text: b"/" + text.encode())
+# Bytes that are nearly a request: the right words in any order, now and then broken.
+WORDS = st.sampled_from([
+    b"GET", b"POST", b" ", b"/", b"/x?y", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"\r\n", b"\n", b"\r", b"Host: h", b"Host:",
+    b"Content-Length: 3", b"Transfer-Encoding: chunked", b"Connection: close, x", b"X: y", b"X : y", b" X: y", b"\0",
+    b"\xe9", b"Expect: 100-continue", b"Upgrade: websocket", b"x" * 200, b":", b"\r\n\r\n", b"GET / HTTP/1.1\r\nHost: h\r\n"])
+NEARLY = st.lists(WORDS, max_size=14).map(b"".join)
+
+
+def outcome(data, limit=LIMIT):
+    """What becomes of `data`: a status, "more", or facts."""
+    try:
+        head = http1.read_request(data, limit)
+    except Refusal as refusal:
+        return refusal.status
+    return "more" if head is None else facts(head)
+
+
+def facts(head):
+    return (head.method, head.target, head.minor, head.fields, head.end, head.host, head.length, head.is_chunked,
+            head.keep, head.options, head.upgrade, head.expects)
+
+
+@settings(max_examples=400)
+@given(NEARLY)
+@example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+@example(b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
+def test_a_request_head_is_judged_alike_however_it_is_split(data):
+    whole = outcome(data)
+    for end in range(len(data) + 1):
+        early = outcome(data[:end])
+        if early != "more":
+            break
+    assert early == whole
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.sampled_from([b"GET", b"POST", b"X-Y"]), TARGETS, TARGETS)
+def test_a_head_judged_again_is_judged_alike(fields, method, target, another):
+    def request(place):
+        return (method + b" " + place + b" HTTP/1.1\r\nHost: h\r\n"
+                + b"".join(name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n")
+
+    try:
+        first = http1.read_request(request(target), 65536)
+        fresh = http1.read_request(request(another), 65536)
+    except Refusal:
+        return
+    assert facts(http1.read_request(request(another), 65536, first)) == facts(fresh)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.sampled_from([b"GET", b"POST", b"DELETE"]), TARGETS,
+       st.sampled_from([b"", b"Connection: close\r\n", b"Connection: x-a, upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n",
+                        b"TE: trailers\r\n", b"X-Forwarded-For: 1.1.1.1\r\nForwarded: for=x\r\n", b"Content-Length: 3\r\n",
+                        b"Transfer-Encoding: chunked\r\n", b"Keep-Alive: 3\r\nProxy-Connection: x\r\n"]),
+       st.booleans())
+def test_h11_reads_what_we_pass_on_as_we_did(fields, method, target, special, is_trusted):
+    """An independent parser finds the method, target, framing and every end-to-end field we let through."""
+    data = (method + b" " + target + b" HTTP/1.1\r\n" + special + b"Host: h.example:8\r\n"
+            + b"".join(b"Q" + name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n")
+    head = http1.read_request(data, 65536)
+    passed_on = headers.request_head(head, headers.Peer("10.0.0.1", False, is_trusted), b"u")
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(passed_on)
+    event = connection.next_event()
+    assert isinstance(event, h11.Request)
+    assert (event.method, event.target) == (method, target)
+    names = [name for name, _ in event.headers]
+    ours = [(b"q" + name.lower(), value) for name, value in fields]
+    assert [pair for pair in event.headers if pair[0].startswith(b"q")] == ours
+    assert names.count(b"host") == names.count(b"via") == names.count(b"x-forwarded-for") == 1
+    assert names.count(b"content-length") == (1 if head.length else 0)
+    assert names.count(b"transfer-encoding") == (1 if head.is_chunked else 0)
+    assert b"keep-alive" not in names and b"x-a" not in names and b"proxy-connection" not in names
+    assert (b"upgrade" in names) == bool(head.upgrade)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.integers(200, 599),
+       st.sampled_from([b"", b"Connection: keep-alive\r\n", b"Connection: X-A\r\nX-A: 1\r\n", b"Content-Length: 7\r\n",
+                        b"Transfer-Encoding: chunked\r\n", b"Keep-Alive: x\r\nUpgrade: h2c\r\n"]), st.booleans())
+def test_h11_reads_answers_we_pass_on_as_we_did(fields, status, special, is_chunked):
+    data = (b"HTTP/1.1 %d Some Reason\r\n" % status + special
+            + b"".join(b"Q" + name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n")
+    answer = http1.read_answer(data, 65536)
+    passed_on = headers.answer_head(answer, b"Connection: close\r\n", is_chunked)
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(passed_on)
+    event = connection.next_event()
+    assert event.status_code == status and event.reason == b"Some Reason"
+    names = [name for name, _ in event.headers]
+    assert [pair for pair in event.headers if pair[0].startswith(b"q")] == [
+        (b"q" + name.lower(), value) for name, value in fields]
+    assert (b"transfer-encoding" in names) == is_chunked
+    assert b"x-a" not in names and b"keep-alive" not in names
+    assert (b"upgrade" in names) == (status == 426 and b"Upgrade" in special)
+
+
+ANSWERS = st.lists(st.sampled_from([
+    b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 ", b"HTTP/1.0 204 \r\n", b"200 OK", b"\r\n", b"\n", b"X: y\r\n", b"X : y\r\n",
+    b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b" ", b"\0", b"HTTP/2 200\r\n", b"\r\n\r\n"]),
+    max_size=10).map(b"".join)
+
+
+def answer_outcome(data):
+    try:
+        answer = http1.read_answer(data, LIMIT)
+    except http1.Malformed:
+        return "malformed"
+    return "more" if answer is None else (answer.status, answer.fields, answer.end, answer.length, answer.is_chunked)
+
+
+@settings(max_examples=400)
+@given(ANSWERS)
+def test_an_answer_head_is_judged_alike_however_it_is_split(data):
+    whole = answer_outcome(data)
+    for end in range(len(data) + 1):
+        early = answer_outcome(data[:end])
+        if early != "more":
+            break
+    assert early == whole
+
+
+CHUNKED = st.one_of(
+    st.lists(st.binary(min_size=1, max_size=40), max_size=5).map(
+        lambda pieces: b"".join(map(chunk, pieces)) + last_chunk(b"X: y\r\n") + b"behind"),
+    st.lists(st.sampled_from([b"3\r\n", b"abc", b"\r\n", b"0\r\n", b"\n", b"A;x=y\r\n", b"X: y\r\n", b"0x3\r\n", b" ", b"+1",
+                              b"0\r\n\r\n", b"\r"]), max_size=10).map(b"".join))
+
+
+def read_chunked(pieces):
+    reader, payload = Chunked(LIMIT), b""
+    try:
+        for piece in pieces:
+            if reader.is_done:
+                reader.surplus += piece
+            else:
+                payload += b"".join(reader.feed(piece))
+    except http1.Malformed:
+        return "malformed"
+    return payload, reader.is_done, reader.trailers, reader.surplus
+
+
+@settings(max_examples=400)
+@given(CHUNKED, st.data())
+def test_a_chunked_body_is_read_alike_however_it_is_split(data, draw):
+    cuts = sorted(draw.draw(st.lists(st.integers(0, len(data)), max_size=6)))
+    pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)])]
+    assert read_chunked(pieces) == read_chunked([data])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=5))
+def test_what_we_chunk_is_read_back(pieces):
+    text = b"".join(map(chunk, pieces)) + last_chunk(b"X-Sum: 1\r\n") + b"GET"
+    payload, is_done, trailers, surplus = read_chunked([text])
+    assert (payload, is_done, trailers, surplus) == (b"".join(pieces), True, b"X-Sum: 1\r\n", b"GET")
+
+
+
+def test_an_over_long_line_is_too_large_however_it_comes():
+    data = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * LIMIT
+    assert [outcome(data[:end]) for end in (LIMIT - 1, LIMIT, LIMIT + 10)] == ["more", 431, 431]
+
+
+def test_trailers_that_would_change_framing_are_dropped():
+    """RFC 9110 section 6.5.1."""
+    kept = headers.trailers(b"Content-Length: 3\r\nX-Sum: 1\r\nSet-Cookie: a\r\nConnection: x\r\nHost: h\r\nETag: e\r\n")
+    assert kept == b"X-Sum: 1\r\nETag: e\r\n"
+
+
+@pytest.mark.parametrize(("networks", "address", "trusted"), [
+    ((), "10.0.0.1", False), (("10.0.0.0/8",), "10.0.0.1", True), (("10.0.0.0/8",), "11.0.0.1", False),
+    (("::1",), "::1", True), (("fe80::/10",), "fe80::1%eth0", True), (("10.0.0.0/8",), None, False), (("unix",), None, True),
+])
+def test_who_is_trusted(networks, address, trusted):
+    assert headers.TrustedProxies(networks).trust(address) is trusted
