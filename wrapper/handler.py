@@ -54,7 +54,6 @@ if TYPE_CHECKING:
         site: Site
         settings: Any
         pool: Pool
-        tls: ssl.SSLContext | None
         trusted: bool
         max_header: int
         held_lock: threading.Lock
@@ -64,6 +63,9 @@ if TYPE_CHECKING:
         leaving: Lot
         lingering: Lot
         awaiting: Lot
+        greeting: Lot
+
+        def tls_context(self) -> ssl.SSLContext | None: ...
 
         def peer_of(self, connection: socket.socket, address: Any) -> Peer: ...
 
@@ -116,21 +118,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stream.rest = stream.rest + data if stream.rest else data
         self._serve(worker)
 
-    def shake_hands(self, worker: Worker) -> None:
-        """The TLS handshake: it may take a client long, so nobody waits for it."""
-        worker.step_aside()
-        context = self.server.tls
-        assert context is not None
+    def greet(self, worker: Worker) -> None:
+        """Begin with TLS where the port speaks it."""
+        context = self.server.tls_context()
+        if context is None:
+            self.read(worker)
+            return
+        self.head_began = time.monotonic()
         try:
             connection = context.wrap_socket(self.stream.socket, server_side=True, do_handshake_on_connect=False)
-            self.stream = stream = SecureStream(connection, self.server.settings.header_timeout)
-            stream.handshake()
-            stream.patience = self.server.settings.idle_timeout
+            self.stream = SecureStream(connection, self.stream.patience)
         except (OSError, ValueError) as error:
             log.debug("no TLS with a client", cause=error)
             self.close()
             return
-        self.read(worker)
+        self.shake_hands(worker)
+
+    def shake_hands(self, worker: Worker, event: int = 0) -> None:
+        """A part of the TLS handshake has come: no thread waits for the next, and no other client does."""
+        stream, lot = self.stream, self.server.greeting
+        assert isinstance(stream, SecureStream)
+        try:
+            is_done = stream.shake_hands()
+        except (OSError, ValueError) as error:
+            log.debug("no TLS with a client", cause=error)
+            self.close()
+            return
+        if is_done:
+            self.head_began = 0.0
+            self.read(worker)
+        else:
+            self.server.pool.park_until(self, lot, self.head_began + lot.timeout)
 
     def expire_idle(self) -> None:
         self.close()
@@ -169,14 +187,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def linger(self, worker: Worker, event: int) -> None:
         """Read and drop what comes until the client has seen our answer and closes."""
         try:
-            while self.stream.read_now(READ_SIZE):
-                pass
+            is_more = bool(self.stream.read_now(READ_SIZE))
         except BlockingIOError:
-            self.server.pool.park_until(self, self.server.lingering, self.deadline)
-            return
+            is_more = True
         except OSError:
-            pass
-        self.close()
+            is_more = False
+        if is_more:
+            self.server.pool.park_until(self, self.server.lingering, self.deadline)
+        else:
+            self.close()
 
     def resume(self, worker: Worker) -> None:
         """The gate has decided about the request that was held."""
@@ -229,7 +248,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         rest = stream.rest
         stream.rest = rest[head.end:] if len(rest) > head.end else b""
         self.head_began = 0.0
-        self.last_head = head
+        self.last_head = head if head.rest else None
         self.began = time.monotonic()
         body = Body(stream, head, server.max_header)
         path = normal_path(head.target.decode("latin-1"))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     # name in lower case -> (start, end, value) of each line of that name, offsets into the field section
     Care = dict[bytes, list[tuple[int, int, bytes]]]
 
+MAX_REMEMBERED = 8 * 1024  # bytes of fields that are kept for the next request of an idle connection
 MAX_LENGTH_DIGITS = 18  # of a Content-Length: below 2**63, so that no reader's arithmetic overflows
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -239,7 +240,8 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None) -> Re
         return None
     method, target, minor, fields = match.groups()
     head = RequestHead(method, target, 0 if minor == b"0" else 1, fields, match.end())
-    if head.end == len(data) and head.minor and not head.has_body and not head.authority:
+    is_whole = head.end == len(data) and len(fields) <= MAX_REMEMBERED
+    if is_whole and head.minor and not head.has_body and not head.authority:
         head.rest = fields + b"\r\n"
     return head
 

@@ -214,7 +214,7 @@ class Pool:
             for fd, parked in list(lot.waiting.items()):
                 if parked.deadline <= now:
                     if lot.waiting.pop(fd, None) is parked:
-                        lot.expire(parked)
+                        _expire(lot, parked)
                 else:
                     first = min(first, parked.deadline)
             if first < float("inf"):
@@ -309,6 +309,13 @@ class Pool:
                         except Exception as error:
                             log.error("a worker failed", cause=repr(error))
                         break
+
+
+def _expire(lot: Lot, parked: Parked) -> None:
+    try:
+        lot.expire(parked)
+    except Exception as error:  # the sweeper has to go on
+        log.error("the sweeper failed", cause=repr(error))
 
 
 def _guarded(job: Callable[[Worker], None], worker: Worker) -> None:

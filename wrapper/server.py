@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import select
 import socket
 import ssl
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see our answer; nginx waits 5
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 LEAVE_TIMEOUT = 0.5  # seconds a held client that has ended its side, but may only have half-closed, keeps its place
+SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
 _NEVER = float("inf")
 _RDHUP = 0x2000  # EPOLLRDHUP of epoll_ctl(2)
 
@@ -80,7 +82,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.is_unix = listener.family == socket.AF_UNIX
         self.is_closing = False
         self.accepted = 0
-        self.tls = _tls_context(settings) if not trusted else None
+        is_secure = bool(settings.tls_cert) and not trusted
+        self._certificate = Certificate(settings.tls_cert, settings.tls_key) if is_secure else None
         self.trusted_proxies = TrustedProxies(tuple(settings.trusted_proxies))
         # Guards each handler's `held_exchange` and `verdict`, and where it is parked meanwhile.
         self.held_lock = threading.Lock()
@@ -94,6 +97,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.idle = pool.add(Lot(readable, settings.idle_timeout, Handler.read, Handler.expire_idle))
         self.heading = pool.add(Lot(readable, settings.header_timeout, Handler.read, Handler.expire_head))
         self.awaiting = pool.add(Lot(select.EPOLLIN, AWAIT_TIMEOUT, Awaited.ready, Awaited.expire))
+        self.greeting = pool.add(Lot(readable, settings.header_timeout, Handler.shake_hands, Handler.expire_idle))
         self.knocking = pool.add(Lot(select.EPOLLIN, _NEVER, Door.answer, Door.open))
         self.shut = pool.add(Lot(0, ACCEPT_PAUSE, Door.answer, Door.open))
         self.holding = pool.add(Lot(_RDHUP, _NEVER, Handler.leave_held, Handler.forget_held))
@@ -134,16 +138,25 @@ class Server(http.server.ThreadingHTTPServer):
     def welcome(self, connection: socket.socket, address: Any, worker: Worker) -> None:
         """Serve a new connection at once: its first request has mostly come with it."""
         self.accepted += 1
-        if not self.is_unix:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        handler = Handler(connection, address, self)
+        try:
+            if not self.is_unix:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            handler = Handler(connection, address, self)
+        except (OSError, ValueError) as error:
+            log.warning("cannot serve a connection", cause=error)
+            connection.close()
+            return
         self._open.add(handler)
-        if len(self._open) > self.settings.max_connections:
+        surplus = len(self._open) - self.settings.max_connections
+        if surplus > SURPLUS_MAX:
+            handler.close()
+        elif surplus > 0:
             handler.expire_surplus()
-        elif self.tls is not None:
-            handler.shake_hands(worker)
         else:
-            handler.read(worker)
+            handler.greet(worker)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        return None if self._certificate is None else self._certificate.context()
 
     def left(self, handler: Handler) -> None:
         self._open.discard(handler)
@@ -154,16 +167,39 @@ class Server(http.server.ThreadingHTTPServer):
         host = None if self.is_unix else str(address[0])
         if host is not None and host.startswith("::ffff:"):
             host = host[7:]  # an IPv4 client of a socket for both
-        return Peer(host, self.tls is not None, self.trusted_proxies.trust(host))
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("a connection failed")
 
 
-def _tls_context(settings: Any) -> ssl.SSLContext | None:
-    if not settings.tls_cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(settings.tls_cert, settings.tls_key or settings.tls_cert)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+class Certificate:
+    """The certificate and key of the port, read again when the file has changed."""
+
+    def __init__(self, certificate: str, key: str | None) -> None:
+        self._certificate = certificate
+        self._key = key or certificate
+        self._read_at = self._changed_at()
+        self._context = self._read()
+
+    def context(self) -> ssl.SSLContext:
+        changed_at = self._changed_at()
+        if changed_at != self._read_at:
+            self._read_at = changed_at
+            try:
+                self._context = self._read()
+            except OSError as error:  # half of a pair may have been replaced; the old one still serves
+                log.warning("cannot read the new certificate", cause=error)
+        return self._context
+
+    def _changed_at(self) -> tuple[int, int]:
+        try:
+            return os.stat(self._certificate).st_mtime_ns, os.stat(self._key).st_mtime_ns
+        except OSError:
+            return 0, 0
+
+    def _read(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._certificate, self._key)
+        context.set_alpn_protocols(["http/1.1"])
+        return context

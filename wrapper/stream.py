@@ -101,10 +101,7 @@ class Stream:
 
     def finish_writing(self) -> None:
         """Tell the client that nothing more comes."""
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
+        _shut(self.socket, socket.SHUT_WR)
 
     def cut(self) -> None:
         """Wake and fail everybody who uses this connection, from any thread."""
@@ -135,16 +132,35 @@ class SecureStream(Stream):
         self._lock = threading.Lock()
         connection.setblocking(False)
 
-    def handshake(self) -> None:
-        """Raises: OSError (ssl.SSLError is one) when there is no agreement within `patience`."""
+    def shake_hands(self) -> bool:
+        """True when the handshake is done, False while more of the client's part has to come.
+
+        Raises: OSError (ssl.SSLError is one) when there is no agreement.
+        """
         while True:
             try:
                 self.tls.do_handshake()
-                return
+                return True
             except ssl.SSLWantReadError:
-                self._wait(select.POLLIN)
+                return False
             except ssl.SSLWantWriteError:
                 self._wait(select.POLLOUT)
+
+    def finish_writing(self) -> None:
+        self._say_goodbye()
+        super().finish_writing()
+
+    def close(self) -> None:
+        self._say_goodbye()
+        super().close()
+
+    def _say_goodbye(self) -> None:
+        """Send close_notify, without which a careful client calls the end a truncation (RFC 8446 section 6.1)."""
+        with self._lock:
+            try:
+                self.tls.unwrap()
+            except (OSError, ValueError):
+                pass  # the client's own may be still to come, or there was no handshake
 
     def _wait(self, event: int) -> None:
         poll = select.poll()
@@ -312,7 +328,13 @@ def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
 
 
 def cut(connection: socket.socket) -> None:
+    """Wake and fail everybody who uses `connection`."""
+    _shut(connection, socket.SHUT_RDWR)
+
+
+def _shut(connection: socket.socket, how: int) -> None:
     try:
-        connection.shutdown(socket.SHUT_RDWR)
+        # Not the method of ssl.SSLSocket: that would let others read what is encrypted as if it were not.
+        socket.socket.shutdown(connection, how)
     except OSError:
         pass

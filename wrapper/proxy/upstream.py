@@ -15,7 +15,7 @@ import time
 from wrapper import sockets
 from wrapper.chunked import Chunked
 from wrapper.errors import BadGateway
-from wrapper.http1 import Malformed, read_answer
+from wrapper.http1 import MAX_REMEMBERED, Malformed, read_answer
 from wrapper.stream import READ_SIZE, cut, set_timeout
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ class Answer(http.client.HTTPResponse):
         head.frame_for(method)
         self.data = data
         self.head = head
-        self._last = (method, data[:head.end])
+        self._last = (method, data[:head.end]) if head.end <= MAX_REMEMBERED else (b"", b"")
         return head
 
     def _receive(self, wait: Callable[[], None]) -> bytes:
