@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 LISTENER_FAILED = 1  # exit status
-SWITCH_INTERVAL = 0.0005  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
+SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
 def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) -> int:

@@ -189,3 +189,20 @@ def test_calls_from_many_threads_get_their_own_answers(calls):
     for asker in askers:
         asker.join()
     assert found == [True] * 400
+
+
+def test_turns_are_short_while_a_call_takes_long_and_only_then(calls):
+    usual, go_on, seen = sys.getswitchinterval(), threading.Event(), []
+
+    def take_long():
+        wait_until(lambda: sys.getswitchinterval() < usual)
+        seen.append(sys.getswitchinterval())
+
+    calls.run("GET /x", take_long, 5)
+    assert seen
+    wait_until(lambda: sys.getswitchinterval() == usual)
+    with pytest.raises(GatewayTimeout):
+        calls.run("GET /x", go_on.wait, 0.01)
+    assert sys.getswitchinterval() < usual  # it may still compute
+    go_on.set()
+    wait_until(lambda: sys.getswitchinterval() == usual)

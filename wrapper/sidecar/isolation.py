@@ -15,6 +15,7 @@ import traceback
 
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
 from wrapper.log import log
+from wrapper.sidecar.turns import turns
 from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
@@ -32,6 +33,7 @@ OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Their messages name modules, files and lines, as whoever mends it must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError, NoSidecar)
 IDLE_TIMEOUT = 10.0  # seconds a thread without a call stays
+LONG_CALL = 0.005  # seconds after which a call may be one that computes, for which the others must not wait long
 MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost
 
 
@@ -106,8 +108,8 @@ class Calls:
 
         Raises: the refusals that the work itself chose; Refusal (500), GatewayTimeout or Unavailable.
         """
-        call = Call(work)
-        self._start(call, what)
+        call = Call(f"{self._guard.name} {what}", work)
+        self._start(call)
         if not call.wait(timeout):
             self._guard.report(what, f"{what} did not answer within {timeout:g} s")
             log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout, stack=call.stack())
@@ -120,7 +122,7 @@ class Calls:
         self._guard.went_well(what)
         return call.result
 
-    def _start(self, call: Call, what: str) -> None:
+    def _start(self, call: Call) -> None:
         with self._lock:
             if self._under_way >= self._most:
                 raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
@@ -130,7 +132,7 @@ class Calls:
             inbox.put(call)
             return
         try:
-            threading.Thread(target=self._serve, args=(call,), name=f"{self._guard.name} {what}", daemon=True).start()
+            threading.Thread(target=self._serve, args=(call,), name=call.name, daemon=True).start()
         except RuntimeError as error:  # "can't start new thread"
             with self._lock:
                 self._under_way -= 1
@@ -139,10 +141,13 @@ class Calls:
     def _serve(self, first: Call) -> None:
         """One thread: call after call, until none came for a while."""
         inbox: queue.SimpleQueue[Call] = queue.SimpleQueue()
+        thread = threading.current_thread()
         call: Call | None = first
         while call is not None:
+            thread.name = call.name
             call.run()
             call = None  # its result is the waiter's alone
+            thread.name = f"{self._guard.name} idle"
             with self._lock:
                 self._under_way -= 1
                 self._idle.append(inbox)
@@ -160,16 +165,19 @@ class Calls:
 
 
 class Call:
-    """One call under way."""
+    """One call under way; `name` is its thread's meanwhile."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, name: str, work: Callable[[], Any]) -> None:
+        self.name = name
         self._work = work
         # Held until the work is done: whoever waits for that waits for this. Cheaper than an Event.
         self._done = threading.Lock()
         self._done.acquire()
-        # Guards the result and whether somebody waits for it: one that nobody takes has to be closed.
+        # Guards the result, whether somebody waits for it (one that nobody takes has to be closed), and whether the
+        # call took so long that others take short turns.
         self._lock = threading.Lock()
         self._is_abandoned = False
+        self._is_long = False
         self._thread = 0
         self.result: Any = None
         self.error: BaseException | None = None
@@ -183,18 +191,29 @@ class Call:
             error = raised
         with self._lock:
             self.result, self.error = result, error
-            is_abandoned = self._is_abandoned
+            is_abandoned, is_long = self._is_abandoned, self._is_long
             self._done.release()
+        if is_long:
+            turns.lengthen()
         if is_abandoned:
             close(result)
 
     def wait(self, timeout: float | None) -> bool:
         """False where the work took too long; then nobody waits for it any more."""
-        if self._done.acquire(timeout=-1 if timeout is None else timeout):
+        if self._done.acquire(timeout=LONG_CALL if timeout is None else min(timeout, LONG_CALL)):
+            return True
+        self._grow_long()
+        if self._done.acquire(timeout=-1 if timeout is None else max(0.0, timeout - LONG_CALL)):
             return True
         with self._lock:
             self._is_abandoned = self._done.locked()
             return not self._is_abandoned
+
+    def _grow_long(self) -> None:
+        with self._lock:
+            self._is_long = self._done.locked()
+            if self._is_long:
+                turns.shorten()
 
     def stack(self) -> str:
         """Where the work is now."""
