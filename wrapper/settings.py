@@ -157,13 +157,13 @@ class Settings:
     tls_key: str | None = option(values.text, None, "PATH", "the private key of `--tls-cert`")
 
     config_source: str | None = option(
-        values.text, None, "URL or PATH", "where the service's configuration comes from: a URL, a file or a folder")
+        values.origin, None, "URL or PATH", "where the service's configuration comes from: a URL, a file or a folder")
     config_file: str | None = option(values.text, None, "DEST", "the file of the service that it becomes")
     config_template: str | None = option(
         values.text, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
     config_select: str | None = option(values.text, None, "a.b.c", "the part of a JSON source that counts")
-    config_check: str | None = option(
-        values.text, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
+    config_check: tuple[str, ...] | None = option(
+        values.command, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
     config_action: str = option(
         values.action, "restart", "ACTION",
         "what makes the service take it: `restart`, `reload`, `signal:HUP`, `POST /-/reload` or `none`")

@@ -201,3 +201,20 @@ def action(text: str) -> str:
     elif text not in ("restart", "reload", "none") and not re.fullmatch(r"[A-Z]+ /[!-~]*", text, re.ASCII):
         raise ValueError("expected restart, reload, signal:HUP, a call such as POST /-/reload, or none")
     return text
+
+
+def origin(text: str) -> str:
+    """Where configuration comes from; `config/source.py` says how."""
+    if "://" in text and not re.fullmatch(r"(https?://(?!/)|file:///)[!-~]+", text, re.ASCII):
+        raise ValueError("expected an http:// or https:// URL without spaces, or the path of a file or folder")
+    return text
+
+
+def command(text: str) -> tuple[str, ...]:
+    """A command line as a shell would split it; no shell runs it."""
+    import shlex  # start-up: few containers check their configuration
+
+    words = tuple(shlex.split(text))
+    if not words:
+        raise ValueError("the value is empty")
+    return words

@@ -1,15 +1,14 @@
-"""Serves what its configuration file says: `configured.py PORT FILE [WORD]`.
+"""Serves what its configuration file says: `configured.py PORT FILE`.
 
-`reads` in front of its answers counts how often it read the file. It reads it at the start, on HUP and for POST
-/-/reload. A file that holds `broken` keeps it from starting, is refused with 500 by a reload (the old one stays), and
-`fatal` ends it whenever it is read; `late-fatal` half a second after a HUP or a reload.
+It answers with how often it read the file, its pid and the content. It reads at the start, on HUP and for any POST.
+A file that holds `broken` keeps it from starting and is refused with 500 by a POST (the old one stays); `fatal` ends it
+whenever it is read; `late-fatal` half a second after a HUP or a POST.
 """
 
-import http.server
 import os
 import signal
+import socket
 import sys
-import threading
 
 PORT, FILE = int(sys.argv[1]), sys.argv[2]
 STATE = {"content": "", "reads": 0}
@@ -22,50 +21,38 @@ def read(is_start):
     if "late-fatal" in content:
         if is_start:
             os._exit(5)
-        threading.Timer(0.5, os._exit, (5,)).start()
+        signal.setitimer(signal.ITIMER_REAL, 0.5)  # ALRM ends us
     elif "fatal" in content:
         print("this configuration ends me", flush=True)
         os._exit(4)
     if "broken" in content:
+        print("this configuration is broken", flush=True)
         if is_start:
-            print("this configuration is broken", flush=True)
             sys.exit(3)
-        raise ValueError("this configuration is broken")
+        return False
     STATE.update(content=content, reads=STATE["reads"] + 1)
+    return True
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.answer(200, f"{STATE['reads']} {os.getpid()} {STATE['content']}")
-
-    def do_POST(self):
-        try:
-            read(False)
-        except ValueError as error:
-            self.answer(500, f"cannot reload: {error}\n")
-            return
-        self.answer(200, "reloaded")
-
-    def answer(self, status, text):
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def on_hup(number, frame):
-    try:
-        read(False)
-    except ValueError as error:
-        print(error, flush=True)
+def answer(connection):
+    head = connection.recv(65536).decode()
+    status, text = "200 OK", f"{STATE['reads']} {os.getpid()} {STATE['content']}"
+    if head.startswith("POST"):
+        text = "reloaded"
+        if not read(False):
+            status, text = "500 Oh", "cannot reload: this configuration is broken\n"
+    if head:
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(text.encode())}\r\n"
+                           f"Connection: close\r\n\r\n{text}".encode())
 
 
 read(True)
-signal.signal(signal.SIGHUP, on_hup)
-http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Handler).serve_forever()
+signal.signal(signal.SIGHUP, lambda number, frame: read(False))
+listener = socket.create_server(("127.0.0.1", PORT), backlog=128)
+while True:
+    connection, _ = listener.accept()
+    with connection:
+        try:
+            answer(connection)
+        except OSError:
+            pass

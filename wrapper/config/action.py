@@ -43,6 +43,7 @@ class Act:
 
     def _ask(self, kind: str, **how: Any) -> Ticket:
         """Have the controller do something, and wait for its end. Raises: Fault."""
+        before = generation(self._service)
         try:
             ticket = self._service.controller.ask(
                 kind, self._reason, tentative=True, ready_timeout=self._ready_timeout, **how)
@@ -51,6 +52,8 @@ class Act:
         ticket.wait()
         if ticket.error is not None:
             raise Fault("action", ticket.error)
+        if generation(self._service) != before:
+            self.settle = 0.0  # a new run that has become ready has read its files
         return ticket
 
 

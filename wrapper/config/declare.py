@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import string
 
 from wrapper.config import source
@@ -42,7 +41,7 @@ class Declared:
         self._reason = f"configuration {self._name}"
         self._path = tuple(settings.config_select.split(".")) if settings.config_select else ()
         self._template = settings.config_template
-        self._check = shlex.split(settings.config_check) if settings.config_check else None
+        self._check = settings.config_check
         self._action = settings.config_action
 
     def subscription(self, settings: Settings) -> Subscription:
@@ -118,10 +117,10 @@ class _Names:
         self._found = found if isinstance(found, dict) else {"value": found}
 
     def __getitem__(self, name: str) -> str:
-        content = _text(part(self._found, tuple(name.split("."))))
+        content = part(self._found, tuple(name.split(".")))
         if isinstance(content, bytes):
             raise ValueError(f"{name!r} is not text")  # noqa: TRY004  what string.Template raises, too
-        return content
+        return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def render(template: str, found: Any) -> str:
@@ -146,7 +145,10 @@ def before_start(settings: Settings, service: Service) -> Subscription | None:
         return None
     declared = Declared(settings, service)
     subscription = declared.subscription(settings)
-    subscription.first(Deadline(settings.config_wait), declared.first)
+    try:
+        subscription.first(Deadline(settings.config_wait), declared.first)
+    except Exception as error:  # noqa: BLE001  a fault of ours must not keep the service from starting
+        service.around.board.report("config", f"internal error before the start: {error!r}")
     return subscription
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
+PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
 
 
@@ -159,10 +160,11 @@ def _read(content: bytes) -> tuple[str, list[Change]]:
     """The last phase that was reached, and the files."""
     import json  # start-up: only where something is to be mended
 
-    lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-    if not lines:
-        return STAGING, []
-    return lines[-1]["phase"], [Change(path, existed) for path, existed in lines[0]["files"]]
+    try:
+        lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+        return lines[-1]["phase"], [Change(path, existed) for path, existed in lines[0]["files"]]
+    except (ValueError, LookupError, TypeError):
+        return STAGING, []  # cut short before anything was written
 
 
 def _tidy(journal: str, changes: Iterable[Change]) -> None:
@@ -179,7 +181,7 @@ def _tidy(journal: str, changes: Iterable[Change]) -> None:
 
 def index_folder(*, make: bool) -> str | None:
     """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
-    for folder in ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp")):
+    for folder in PLACES:
         place = os.path.join(folder, f"wrapper-transactions-{os.geteuid()}")
         if make:
             try:

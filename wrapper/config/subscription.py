@@ -302,14 +302,15 @@ class Subscription:
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
         """Note how a change went. One whose content is not to blame is tried again."""
-        self._board.replace(self._change_key, problems)
         if not problems:
             self._record.applied(which)
+            self._board.replace(self._change_key, ())
             log.info("the configuration is in force", subscription=self.name, hash=which)
             self._feed.publish("config", name=self.name, result="applied", hash=which)
             return
         is_final = not any(problem.details.get("retry") for problem in problems)
         self._record.rejected(which, problems[0].message, is_final)
+        self._board.replace(self._change_key, problems)
         self._feed.publish("config", name=self.name, result="rejected", hash=which, reason=problems[0].message)
         if not is_final:
             self._source.forget()

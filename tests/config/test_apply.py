@@ -1,0 +1,351 @@
+"""apply.py, action.py and check.py: one change from the check to the service that lives with it, or to the way back.
+
+The service is a real one under a real controller; only the proxy in front is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.running import SERVICES, wait_until
+from wrapper import settings
+from wrapper.config import action as actions
+from wrapper.config import check as checks
+from wrapper.config.apply import apply, apply_first
+from wrapper.config.transaction import Fault
+from wrapper.events import Feed
+from wrapper.problems import Board, Problem
+from wrapper.service.process import Spawner
+from wrapper.service.service import Service, Surroundings
+from wrapper.service.state import State
+
+FINE = [sys.executable, "-c", "pass"]
+NO_BAD = [sys.executable, "-c", "import sys; t = open(sys.argv[1]).read(); print('looked at', t); "
+          "sys.exit('bad' in t)", "{file}"]
+
+
+class Upstream:
+    def close(self):
+        pass
+
+
+class Stage:
+    def __init__(self, folder, *options):
+        self.file = folder / "service.conf"
+        self.file.write_text("old")
+        command = [sys.executable, "-u", str(SERVICES / "configured.py"), "{port}", str(self.file)]
+        # The little service answers one request after the other, at once.
+        chosen = settings.read(["--capture-output", "--ready-timeout", "5s", "--drain-timeout", "100ms",
+                                "--stop-timeout", "1s", "--ready-path", "/", *options, "--", *command], {})
+        feed = Feed()
+        self.over = threading.Event()
+        self.around = Surroundings(chosen, dict(os.environ), Spawner(), feed, Board(feed), lambda address: Upstream())
+        self.service = Service("service", chosen.command, None, self.around, lambda *end: self.over.set())
+
+    def start(self):
+        self.service.controller.launch()
+        wait_until(lambda: self.state is State.RUNNING)
+        return self
+
+    @property
+    def state(self):
+        return self.service.life.state
+
+    def apply(self, content, **options):
+        return apply(self.service, {str(self.file): content}, **options)
+
+    def says(self):
+        """(how often it read its file, its pid, what it read)."""
+        _, body = actions.call(self.service.controller.address, "GET", "/")
+        reads, pid, content = body.split(" ", 2)
+        return int(reads), int(pid), content
+
+    def stop(self):
+        self.service.controller.shut_down(15)
+        self.over.wait(5)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    stage = Stage(tmp_path)
+    stage.start()
+    yield stage
+    stage.stop()
+
+
+def only(problems):
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+# What goes well
+
+
+@pytest.mark.parametrize(("action", "is_same_run"), [
+    ("restart", False), ("reload", False), ("signal:HUP", True), ("POST /-/reload", True),
+])
+def test_the_service_takes_the_new_file(stage, action, is_same_run):
+    pid = stage.says()[1]
+    assert stage.apply("new", action=action) == []
+    assert stage.says()[2] == "new"
+    assert (stage.says()[1] == pid) is is_same_run
+    assert len(stage.around.board) == 0
+
+
+def test_the_authors_own_action_gets_the_service(stage):
+    assert stage.apply("new", action=lambda service: service.controller.signal(1)) == []
+    assert stage.says()[2] == "new"
+
+
+def test_without_an_action_the_file_is_all(stage):
+    assert stage.apply("new", action=None) == []
+    assert stage.file.read_text() == "new"
+    assert stage.says()[0] == 1
+
+
+def test_files_that_say_this_already_change_nothing(stage):
+    assert stage.apply("old") == []
+    assert stage.service.life.snapshot()["generation"] == 1
+
+
+def test_a_stopped_service_reads_it_when_it_is_started(stage):
+    stage.service.controller.ask("stop", "test").wait()
+    assert stage.apply("broken") == []
+    assert stage.state is State.STOPPED
+    assert stage.file.read_text() == "broken"
+
+
+def test_a_service_that_has_failed_is_started_with_it(tmp_path):
+    stage = Stage(tmp_path, "--restart", "always", "--backoff", "10s..10s")
+    stage.file.write_text("broken")
+    stage.service.controller.launch()
+    wait_until(lambda: stage.state is State.BACKOFF)
+    assert stage.apply("new", action="POST /-/reload") == []
+    assert stage.says()[2] == "new"
+    stage.stop()
+
+
+def test_transactions_of_one_service_come_one_after_the_other(stage):
+    results = []
+    threads = [threading.Thread(target=lambda text=text: results.append(stage.apply(text, action="POST /-/reload")))
+               for text in ("broken 1", "good 1", "broken 2", "good 2")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(len(problems) for problems in results) == [0, 0, 1, 1]
+    assert stage.says()[2].startswith("good")
+    assert stage.file.read_text() == stage.says()[2]
+
+
+# What does not
+
+
+def test_what_the_check_rejects_never_reaches_the_service(stage):
+    problem = only(stage.apply("bad", check=NO_BAD))
+    assert "rejects the new file with status 1" in problem.message
+    assert problem.details["output"] == ["looked at bad"]
+    assert problem.details["rejected"] != problem.details["kept"]
+    assert stage.file.read_text() == "old"
+    assert stage.says()[0] == 1
+    assert stage.apply("good", check=NO_BAD) == []
+
+
+@pytest.mark.parametrize(("content", "action"), [
+    # Not there: HUP with "broken", which a service answers with nothing and goes on as before; POST with "late-fatal",
+    # which says that it has reloaded and falls later, when it is the policy's again.
+    *((content, "restart") for content in ("broken", "fatal", "late-fatal")), ("broken", "reload"),
+    ("fatal", "signal:HUP"), ("late-fatal", "signal:HUP"), ("broken", "POST /-/reload"), ("fatal", "POST /-/reload"),
+])
+def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, action, content):
+    problem = only(stage.apply(content, action=action))
+    assert problem.message.startswith("the new configuration is undone: ")
+    assert problem.details["rolled_back"]
+    assert problem.details["output"]
+    assert stage.file.read_text() == "old"
+    assert stage.state is State.RUNNING
+    assert stage.says()[2] == "old"
+    assert not stage.over.is_set(), "--restart never is no reason to end when a change is tried out"
+    assert len(stage.around.board) == 0
+    assert stage.apply("new", action=action) == []
+    assert stage.says()[2] == "new"
+
+
+def test_requests_are_held_while_it_is_put_back(stage):
+    held = []
+    stage.around.feed.listen(lambda event: held.append(stage.service.gate._refusal is None))
+    only(stage.apply("fatal", action="POST /-/reload"))
+    assert held
+    assert all(held)
+
+
+def test_the_words_of_the_service_are_in_the_problem(stage):
+    problem = only(stage.apply("broken", action="POST /-/reload"))
+    assert problem.details["output"] == ["cannot reload: this configuration is broken"]
+    problem = only(stage.apply("broken", action="restart"))
+    assert problem.details["output"][-1] == "this configuration is broken"
+
+
+def test_a_probe_of_the_authors_has_the_last_word(stage):
+    problem = only(stage.apply("new", ready_timeout=0.5, probe=lambda service: "the rule is not there"))
+    assert "the probe fails: the rule is not there" in problem.message
+    assert stage.says()[2] == "old"
+    answers = iter([False, "not yet", True])
+    assert stage.apply("new", probe=lambda service: next(answers)) == []
+
+
+def test_a_service_that_falls_while_it_is_probed_is_put_back(stage):
+    def kill(service):
+        service.controller.signal(9)
+        return "not yet"
+
+    problem = only(stage.apply("new", probe=kill))
+    assert "ended" in problem.message
+    assert stage.says()[2] == "old"
+    assert stage.state is State.RUNNING
+
+
+def test_an_action_of_the_authors_that_raises_is_a_fault(stage):
+    problem = only(stage.apply("new", action=lambda service: sys.exit(3)))
+    assert "SystemExit: 3" in problem.message
+    assert stage.file.read_text() == "old"
+
+
+def test_where_even_the_old_files_do_not_start_the_policy_decides(stage):
+    """Both are said, and the wrapper ends as it would for any service that ended."""
+
+    def harm(service):
+        stage.service.around.environment["PATH"] = ""
+        stage.service.controller._launcher._command = ("/bin/false",)
+        service.controller.signal(9)
+        return "no"
+
+    problems = stage.apply("new", action=harm)
+    assert [problem.details["step"] for problem in problems] == ["action", "rollback"]
+    assert stage.over.wait(5)
+
+
+def test_a_service_that_falls_after_the_trial_is_the_policys(stage):
+    assert stage.apply("new") == []
+    stage.service.controller.signal(9)
+    assert stage.over.wait(5)
+
+
+@pytest.mark.parametrize(("files", "reason"), [
+    ({"/nowhere/file": "x"}, "cannot write"), ({"/proc/version": "x"}, "cannot write"),
+])
+def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
+    problem = only(apply(stage.service, files))
+    assert reason in problem.message
+    assert problem.details["retry"]
+
+
+def test_an_action_nobody_knows_is_named(stage):
+    assert "no such action: 'dance'" in only(stage.apply("new", action="dance")).message
+    assert stage.file.read_text() == "old"
+
+
+def test_a_shutdown_in_the_middle_leaves_the_old_files(stage):
+    began = threading.Event()
+
+    def shut_down(service):
+        service.controller.shut_down(15)
+        began.set()
+        stage.over.wait(5)
+        return "too late"
+
+    problems = stage.apply("new", action=shut_down)
+    assert began.is_set()
+    assert problems
+    assert stage.file.read_text() == "old"
+
+
+# Before the first start
+
+
+def test_a_first_start_with_new_files(tmp_path):
+    stage = Stage(tmp_path)
+    problems, change = apply_first(stage.service, {str(stage.file): "new"}, NO_BAD)
+    assert problems == []
+    stage.start()
+    assert change.settle() == []
+    assert stage.says()[2] == "new"
+    stage.stop()
+
+
+def test_a_first_start_that_fails_with_new_files_is_done_with_the_old_ones(tmp_path):
+    """A file the check likes and the service does not would otherwise keep the container from ever starting again."""
+    stage = Stage(tmp_path)
+    _, change = apply_first(stage.service, {str(stage.file): "broken"})
+    stage.service.controller.launch()
+    problem = only(change.settle())
+    assert problem.details["rolled_back"]
+    assert stage.state is State.RUNNING
+    assert stage.says()[2] == "old"
+    stage.stop()
+
+
+def test_a_first_file_the_check_rejects_is_not_used(tmp_path):
+    stage = Stage(tmp_path)
+    problems, change = apply_first(stage.service, {str(stage.file): "bad"}, NO_BAD)
+    assert change is None
+    assert "rejects" in only(problems).message
+    assert stage.file.read_text() == "old"
+
+
+# Checks
+
+
+def run_check(command, timeout=10.0):
+    checks.run(command, dict(os.environ), Spawner(), timeout)
+
+
+def test_a_check_that_hangs_is_ended(tmp_path):
+    begin = time.monotonic()
+    with pytest.raises(Fault, match=r"sleep took longer than 0\.2 s"):
+        run_check(["sleep", "60"], 0.2)
+    assert time.monotonic() - begin < 3
+
+
+def test_a_check_that_cannot_run_is_named():
+    with pytest.raises(Fault, match="the check cannot run: cannot run 'no-such-thing': not found"):
+        run_check(["no-such-thing"])
+
+
+def test_a_check_that_talks_without_end_costs_no_memory():
+    with pytest.raises(Fault) as caught:
+        run_check(["sh", "-c", "yes | head -c 50000000; echo the end; exit 9"])
+    assert caught.value.output[-1] == "the end"
+    assert len(caught.value.output) == 20
+
+
+def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for():
+    begin = time.monotonic()
+    with pytest.raises(Fault):
+        run_check(["sh", "-c", "setsid sleep 20 & exit 1"])
+    assert time.monotonic() - begin < 5
+
+
+def test_the_check_runs_once_for_each_file_it_names():
+    staged = {"/a": "/.a.new", "/b": "/.b.new"}
+    assert list(checks.commands(["x", "{file}"], staged)) == [["x", "/.a.new"], ["x", "/.b.new"]]
+    assert list(checks.commands(["x"], staged)) == [["x"]]
+    assert list(checks.commands({"/b": ["y", "-f={file}"]}, staged)) == [["y", "-f=/.b.new"]]
+    assert list(checks.commands(None, staged)) == []
+
+
+def test_a_callable_checks_the_new_files(stage):
+    seen = {}
+
+    def judge(staged):
+        seen.update({path: open(new).read() for path, new in staged.items()})
+        return Problem("I do not like it")
+
+    assert "I do not like it" in only(stage.apply("new", check=judge)).message
+    assert seen == {str(stage.file): "new"}
+    assert stage.file.read_text() == "old"

@@ -1,0 +1,325 @@
+"""subscription.py: what counts as a change, how often one is brought, and that a watcher never dies silently."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+
+import pytest
+
+from tests.running import wait_until
+from wrapper.config import source as sources
+from wrapper.config import subscription as room
+from wrapper.config.subscription import Pace, Subscription, problems_of
+from wrapper.deadline import Deadline
+from wrapper.problems import Problem
+
+
+class Stage:
+    """A source that the test changes, and a handler that notes what it was called with."""
+
+    def __init__(self, board, feed, pace, **options):
+        self.value = "one"
+        self.looks = 0
+        self.changes = queue.Queue()
+        self.verdict = lambda value: None
+        self.board = board
+        self.subscription = Subscription("rules", sources.of(self.look), self.change, pace, board, feed, **options)
+
+    def look(self):
+        self.looks += 1
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+    def change(self, value):
+        self.changes.put(value)
+        return self.verdict(value)
+
+    def next_change(self):
+        return self.changes.get(timeout=10)
+
+    def settle(self, looks=3):
+        """Wait until the source was looked at a few times more."""
+        seen = self.looks
+        wait_until(lambda: self.looks >= seen + looks)
+
+    @property
+    def problems(self):
+        return [entry["message"] for entry in self.board.list()]
+
+    @property
+    def status(self):
+        return self.subscription.status()
+
+
+@pytest.fixture
+def make(board, feed):
+    stages = []
+
+    def start(pace=None, **options):
+        stages.append(Stage(board, feed, pace or Pace(0.01), **options))
+        return stages[-1]
+
+    yield start
+    for stage in stages:
+        stage.subscription.stop()
+
+
+def test_a_change_is_brought_once(make):
+    stage = make()
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    stage.settle()
+    stage.value = "two"
+    assert stage.next_change() == "two"
+    stage.settle()
+    assert stage.changes.empty()
+    assert stage.status["hash_seen"] == stage.status["hash_applied"]
+    assert stage.status["last_result"] == "applied"
+
+
+def test_only_the_selected_part_counts(make):
+    stage = make(select=lambda found: found["a"])
+    stage.value = {"a": 1, "b": 1}
+    stage.subscription.start()
+    assert stage.next_change() == 1
+    stage.value = {"a": 1, "b": 2}
+    stage.settle()
+    assert stage.changes.empty()
+
+
+def test_a_rejected_value_is_not_tried_again_and_the_good_one_is(make):
+    """Lesson of the field: going back to the last good configuration was compared with the wrong hash."""
+    stage = make()
+    stage.verdict = lambda value: [Problem("it is bad")] if value == "bad" else None
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    stage.value = "bad"
+    assert stage.next_change() == "bad"
+    wait_until(lambda: stage.problems == ["it is bad"])
+    stage.settle()
+    assert stage.changes.empty()
+    assert stage.status["hash_rejected"] == stage.status["hash_seen"]
+    stage.value = "one"
+    assert stage.next_change() == "one"
+    wait_until(lambda: stage.problems == [])
+    assert stage.status["hash_rejected"] is None
+    stage.value = "bad"
+    assert stage.next_change() == "bad", "the source has changed in between"
+
+
+def test_what_the_content_is_not_to_blame_for_is_tried_again(make):
+    stage = make()
+    answers = iter([[Problem("busy", retry=True)], [Problem("busy", retry=True)], []])
+    stage.verdict = lambda value: next(answers)
+    stage.subscription.start()
+    assert [stage.next_change() for _ in range(3)] == ["one"] * 3
+    wait_until(lambda: stage.status["last_result"] == "applied")
+    assert stage.problems == []
+
+
+def test_the_newest_of_a_burst_is_brought_no_more_often_than_allowed(make):
+    stage = make(Pace(0.002, min_interval=0.5))
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    begin = time.monotonic()
+    numbers = iter(range(200))
+
+    def burst():
+        for number in numbers:
+            stage.value = number
+            stage.subscription.look_now()
+            time.sleep(0.001)  # the pace of the burst
+
+    threading.Thread(target=burst).start()
+    assert stage.next_change() == 199
+    assert 0.4 < time.monotonic() - begin < 3
+    stage.settle()
+    assert stage.changes.empty()
+
+
+def test_a_change_that_is_taken_back_while_it_waits_is_none(make):
+    stage = make(Pace(0.01, min_interval=0.5))
+    stage.subscription.start()
+    stage.next_change()
+    stage.value = "two"
+    wait_until(lambda: stage.status["pending"])
+    stage.value = "one"
+    wait_until(lambda: not stage.status["pending"])
+    assert stage.changes.empty()
+
+
+def test_a_fleet_is_spread(make, monkeypatch):
+    monkeypatch.setattr(room.random, "uniform", lambda low, high: high)
+    stage = make(Pace(0.01, splay=0.3))
+    begin = time.monotonic()
+    stage.subscription.start()
+    stage.next_change()
+    assert time.monotonic() - begin > 0.25
+
+
+def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
+    stage = make()
+    stage.value = OSError("away")
+    stage.subscription.start()
+    wait_until(lambda: stage.problems)
+    assert stage.looks >= 3
+    assert stage.status["failures"] >= 3
+    assert "never" in stage.status["last_result"] or "OSError: away" in stage.status["last_result"]
+    assert "has not answered since the start" in stage.problems[0]
+    assert stage.status["stale_since"] is not None
+    stage.value = "one"
+    stage.subscription.look_now()
+    stage.next_change()
+    wait_until(lambda: stage.problems == [])
+    assert stage.status["stale_since"] is None
+    stage.value = OSError("away")
+    wait_until(lambda: stage.problems)
+    assert "stale since 20" in stage.problems[0]
+
+
+def test_looks_at_a_source_that_keeps_failing_become_rare(make):
+    stage = make(Pace(0.01))
+    pauses = []
+    for failures in range(30):
+        stage.subscription._record.failed_looks = failures
+        pauses.append(stage.subscription._pause())
+    assert pauses[2] < 0.02
+    assert pauses == sorted(pauses) or all(pause <= 66 for pause in pauses)
+    assert 54 <= pauses[-1] <= 66
+
+
+def test_a_part_that_is_missing_is_named(make):
+    stage = make(select=lambda found: found["alerts"])
+    stage.value = {}
+    stage.subscription.start()
+    wait_until(lambda: stage.problems)
+    assert "KeyError: 'alerts'" in stage.problems[0]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(1), KeyboardInterrupt()])
+def test_a_handler_that_raises_is_a_problem_and_the_watch_goes_on(make, error):
+    stage = make()
+
+    def fail(value):
+        raise error
+
+    stage.verdict = fail
+    stage.subscription.start()
+    stage.next_change()
+    wait_until(lambda: stage.problems)
+    assert f"the handler of rules failed: {type(error).__name__}" in stage.problems[0]
+    stage.verdict = lambda value: None
+    stage.value = "two"
+    assert stage.next_change() == "two"
+    wait_until(lambda: stage.problems == [])
+
+
+def test_a_watcher_that_dies_is_started_again(make, monkeypatch):
+    """Lesson of the field: the watch died silently and stayed dead for a whole release."""
+    monkeypatch.setattr(room, "REVIVAL_PAUSE", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    stage = make()
+    look = stage.subscription._look
+    died = []
+
+    def die_once():
+        if not died:
+            died.append(True)
+            raise MemoryError
+        return look()
+
+    monkeypatch.setattr(stage.subscription, "_look", die_once)
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    wait_until(lambda: stage.problems == [])
+    assert died
+
+
+def test_a_handler_that_hangs_is_a_problem(make, monkeypatch):
+    monkeypatch.setattr(room, "SLOW_SECONDS", 0.05)
+    stage = make()
+    free = threading.Event()
+    stage.verdict = lambda value: free.wait(10) and None
+    stage.subscription.start()
+    wait_until(lambda: any("has not returned" in problem for problem in stage.problems))
+    free.set()
+    wait_until(lambda: stage.problems == [])
+
+
+def test_nothing_wakes_while_nothing_is_due(make):
+    stage = make(Pace(3600))
+    stage.subscription.start()
+    stage.next_change()
+    looks = stage.looks
+    stage.value = "two"
+    stage.subscription.look_now()
+    assert stage.next_change() == "two"
+    assert stage.looks == looks + 1
+
+
+def test_the_first_value_is_brought_before_the_watch_begins(make):
+    stage = make()
+    rest = threading.Event()
+    brought = []
+
+    def bring(value):
+        brought.append(value)
+        return [], lambda: rest.set() or []
+
+    stage.subscription.first(Deadline(5), bring)
+    assert brought == ["one"]
+    assert stage.status["hash_applied"] is None, "nobody knows yet whether the service starts with it"
+    stage.subscription.start()
+    assert rest.wait(5)
+    stage.settle(1)
+    assert stage.status["last_result"] == "applied"
+    assert stage.changes.empty()
+
+
+def test_a_source_that_does_not_answer_holds_the_start_up_no_longer_than_allowed(make):
+    stage = make()
+    stage.value = OSError("away")
+    begin = time.monotonic()
+    stage.subscription.first(Deadline(0.3), lambda value: pytest.fail("there is no value"))
+    assert 0.25 < time.monotonic() - begin < 2
+
+
+def test_events_tell_of_changes(make, feed):
+    stage = make()
+    stage.verdict = lambda value: "no good" if value == "two" else None
+    stage.subscription.start()
+    stage.next_change()
+    stage.value = "two"
+    stage.next_change()
+    wait_until(lambda: [event["result"] for event in feed.after(0) if event["kind"] == "config"]
+               == ["applied", "rejected"])
+
+
+@pytest.mark.parametrize(("returned", "messages"), [
+    (None, []), (True, []), ([], []), ((), []), ("no", ["no"]), (False, ["the handler says no"]),
+    (Problem("a"), ["a"]), (["a", Problem("b")], ["a", "b"]),
+])
+def test_a_handler_may_say_it_in_several_ways(returned, messages):
+    assert [problem.message for problem in problems_of(returned)] == messages
+
+
+def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
+    """A document that could not be read must not count as seen, or it would stay unread for ever."""
+
+    class Source:
+        name = "it"
+        forgotten = 0
+
+        def look(self):
+            return sources.Look(b"{half", None, True)
+
+        def forget(self):
+            self.forgotten += 1
+
+    origin = Source()
+    subscription = Subscription("x", origin, print, Pace(1), board, feed, select=lambda found: found)
+    assert subscription._look() is False
+    assert origin.forgotten == 1

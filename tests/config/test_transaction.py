@@ -1,0 +1,302 @@
+"""transaction.py and journal.py: wholly the old files or wholly the new ones, with their rights, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from wrapper.config import journal
+from wrapper.config.journal import beside, index_folder, repair
+from wrapper.config.transaction import Fault, Transaction
+
+
+def mode(path):
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def listing(folder):
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files, and a third that is not there yet."""
+    paths = [tmp_path / "a.yml", tmp_path / "b.yml", tmp_path / "c.yml"]
+    paths[0].write_text("old a")
+    paths[1].write_text("old b")
+    return paths
+
+
+def contents(files):
+    return [path.read_text() if path.exists() else None for path in files]
+
+
+def begin(files, index=None):
+    transaction = Transaction({str(path): f"new {path.stem}" for path in files}, index)
+    transaction.stage()
+    return transaction
+
+
+def test_the_new_files_are_in_place_and_nothing_else_is_left(files, tmp_path):
+    transaction = begin(files)
+    assert contents(files) == ["old a", "old b", None], "before the check nothing is touched"
+    transaction.replace()
+    transaction.keep()
+    assert contents(files) == ["new a", "new b", "new c"]
+    assert listing(tmp_path) == ["a.yml", "b.yml", "c.yml"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_all_is_put_back_and_nothing_else_is_left(files, tmp_path, replaced):
+    os.utime(files[0], (1000, 1000))
+    transaction = begin(files)
+    if replaced:
+        transaction.replace()
+    transaction.undo()
+    assert contents(files) == ["old a", "old b", None]
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+    assert os.stat(files[0]).st_mtime == 1000
+
+
+def test_the_new_file_waits_beside_its_place_with_its_suffix(files, tmp_path):
+    """A check goes by the suffix, and relative names in it mean what they will mean."""
+    transaction = Transaction({str(files[0]): "new"}, None)
+    staged = transaction.stage()
+    assert os.path.dirname(staged[str(files[0])]) == str(tmp_path)
+    assert staged[str(files[0])].endswith(".yml")
+    transaction.undo()
+
+
+def test_mode_and_owner_stay(files):
+    os.chmod(files[0], 0o604)
+    os.chown(files[0], 12, 34)
+    transaction = begin(files[:1])
+    transaction.replace()
+    transaction.keep()
+    assert mode(files[0]) == 0o604
+    assert (os.stat(files[0]).st_uid, os.stat(files[0]).st_gid) == (12, 34)
+
+
+def test_a_new_file_is_not_for_all_and_belongs_to_whoever_owns_the_folder(files, tmp_path):
+    os.chown(tmp_path, 12, 34)
+    transaction = begin(files[2:])
+    transaction.replace()
+    transaction.keep()
+    assert mode(files[2]) == 0o640
+    assert (os.stat(files[2]).st_uid, os.stat(files[2]).st_gid) == (12, 34)
+
+
+def test_nothing_is_readable_for_all_on_its_way(files, tmp_path, monkeypatch):
+    os.chmod(files[0], 0o600)
+    seen = []
+    rights = os.fchmod
+    monkeypatch.setattr(os, "fchmod",
+                        lambda file, mode: (seen.append(os.fstat(file).st_mode & 0o077), rights(file, mode)))
+    transaction = begin(files[:1])
+    assert seen == [0, 0], "until they have their rights the copies are for nobody else"
+    assert [mode(tmp_path / name) & 0o077 for name in listing(tmp_path) if name != "b.yml"] == [0] * 4
+    transaction.undo()
+
+
+def test_a_symbolic_link_stays_and_its_file_is_replaced(files, tmp_path):
+    link = tmp_path / "link.yml"
+    link.symlink_to("a.yml")
+    transaction = begin([link])
+    transaction.replace()
+    transaction.keep()
+    assert link.is_symlink()
+    assert files[0].read_text() == "new link"
+
+
+def test_a_file_can_be_taken_away_and_comes_back(files):
+    transaction = Transaction({str(files[0]): None}, None)
+    transaction.stage()
+    transaction.replace()
+    assert contents(files)[0] is None
+    transaction.undo()
+    assert contents(files)[0] == "old a"
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(Fault, match="cannot write .*nowhere"):
+        Transaction({str(tmp_path / "nowhere" / "x"): "new"}, None).stage()
+
+
+def test_the_same_file_twice_is_refused(files, tmp_path):
+    with pytest.raises(Fault, match="the same file"):
+        Transaction({str(files[0]): "1", f"{tmp_path}/./a.yml": "2"}, None)
+
+
+def test_a_second_one_meanwhile_is_refused(files):
+    first = begin(files)
+    with pytest.raises(Fault) as caught:
+        begin(files)
+    assert caught.value.retry
+    first.undo()
+
+
+def test_what_fails_half_way_is_put_back(files, tmp_path, monkeypatch):
+    transaction = begin(files)
+    replace, count = os.replace, []
+
+    def fail_at_the_second(source, target):
+        count.append(target)
+        if len(count) == 2:
+            raise OSError(28, "No space left on device", source)
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_second)
+    with pytest.raises(Fault, match="No space left"):
+        transaction.replace()
+    assert contents(files) == ["old a", "old b", None]
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+# After a crash
+
+
+class Crash(Exception):
+    """The process is gone: nothing of ours runs any more, and the kernel drops its locks."""
+
+
+CALLS = ("replace", "unlink", "fsync", "write", "open", "fchmod", "utime", "symlink", "close")
+
+
+def crash_at(monkeypatch, step):
+    """Let the `step`th call that changes something be the last one; returns the counter."""
+    count = [0]
+
+    def watched(call):
+        def through(*arguments, **named):
+            count[0] += 1
+            if count[0] >= step:
+                raise Crash
+            return call(*arguments, **named)
+
+        return through
+
+    for name in CALLS:
+        monkeypatch.setattr(journal.os, name, watched(getattr(os, name)))
+    return count
+
+
+@pytest.mark.parametrize("ending", ["keep", "undo"])
+def test_a_crash_at_any_step_leaves_all_old_or_all_new(tmp_path, ending):
+    """Every single call that changes something is once the last one before the crash."""
+    step, outcomes = 0, set()
+    while True:
+        step += 1
+        folder, index = tmp_path / f"{ending}{step}", tmp_path / f"index{step}"
+        folder.mkdir()
+        index.mkdir(mode=0o700)
+        files = [folder / "a.yml", folder / "b.yml", folder / "c.yml"]
+        files[0].write_text("old a")
+        files[1].write_text("old b")
+        with pytest.MonkeyPatch.context() as patch:
+            crash_at(patch, step)
+            transaction, is_over = None, False
+            try:
+                transaction = begin(files, str(index))
+                transaction.replace()
+                getattr(transaction, ending)()
+                is_over = True
+            except (Crash, Fault):
+                pass
+        drop_locks()
+        repair([], str(index))
+        repair([str(files[0])], str(index))
+        outcomes.add(tuple(contents(files)))
+        assert tuple(contents(files)) in {("old a", "old b", None), ("new a", "new b", "new c")}, step
+        assert {name for name in listing(folder) if name.startswith(".")} == set(), step
+        assert listing(index) == [], step
+        if is_over:
+            break
+    assert step > 30
+    assert ("old a", "old b", None) in outcomes
+    assert (("new a", "new b", "new c") in outcomes) == (ending == "keep")
+
+
+def drop_locks():
+    """What the kernel does for a process that ended."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if "wrapper-journal" in os.readlink(f"/proc/self/fd/{name}"):
+                os.close(int(name))
+        except OSError:
+            pass
+
+
+def abandon(files, index=None):
+    """A transaction whose process ended in the middle."""
+    transaction = begin(files, index)
+    transaction.replace()
+    drop_locks()
+
+
+def test_repair_puts_back_and_says_what(files, tmp_path):
+    abandon(files)
+    assert sorted(repair([str(files[0])], None)) == [str(path) for path in files]
+    assert contents(files) == ["old a", "old b", None]
+    assert repair([str(files[0])], None) == []
+
+
+def test_the_next_transaction_repairs_what_it_finds(files):
+    abandon(files)
+    transaction = begin(files)
+    transaction.undo()
+    assert contents(files) == ["old a", "old b", None]
+
+
+def test_a_transaction_that_is_under_way_is_left_alone(files):
+    transaction = begin(files)
+    transaction.replace()
+    assert repair([str(files[0])], None) == []
+    assert contents(files) == ["new a", "new b", "new c"]
+    transaction.keep()
+
+
+def test_the_index_finds_journals_whose_paths_nobody_knows(files, tmp_path):
+    index = tmp_path / "index"
+    index.mkdir(mode=0o700)
+    abandon(files, str(index))
+    assert len(listing(index)) == 1
+    repair([], str(index))
+    assert contents(files) == ["old a", "old b", None]
+    assert listing(index) == []
+
+
+def test_a_journal_of_somebody_else_is_left_alone(files, tmp_path):
+    """In a folder that others can write to, a journal would make us put their files in place."""
+    abandon(files)
+    os.chown(beside(str(files[0])), 12, 34)
+    assert repair([str(files[0])], None) == []
+    assert contents(files) == ["new a", "new b", "new c"]
+
+
+@pytest.mark.parametrize("line", [b"", b'{"phase": "stag', b'{"phase": "replacing"}\n', b"[]\n", b"\xff\n"])
+def test_a_journal_that_makes_no_sense_harms_nobody(files, line):
+    with open(beside(str(files[0])), "wb") as file:
+        file.write(line)
+    repair([str(files[0])], None)
+    assert contents(files) == ["old a", "old b", None]
+
+
+def test_an_index_others_can_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "PLACES", (str(tmp_path),))
+    place = index_folder(make=True)
+    assert mode(place) == 0o700
+    os.chmod(place, 0o777)
+    assert index_folder(make=False) is None
+    os.chmod(place, 0o700)
+    os.chown(place, 12, 34)
+    assert index_folder(make=True) is None
+
+
+def test_the_journal_holds_no_content(files):
+    transaction = Transaction({str(files[0]): "password"}, None)
+    transaction.stage()
+    with open(beside(str(files[0]))) as file:
+        assert "password" not in file.read()
+    transaction.undo()
