@@ -36,10 +36,10 @@ LAYERS = (
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
     ("config",),
-    ("server", "handler"),
+    ("server", "handler", "reply", "port"),
     ("proxy", "service"),
     ("gate",),
-    ("pool", "stream", "message", "reply"),
+    ("pool", "stream", "message"),
     ("http1", "chunked"),
     ("problems", "events"),
     ("settings", "values", "address", "sockets", "control", "signals", "log", "deadline", "errors"),

@@ -17,9 +17,11 @@ VALUES = st.binary(max_size=20).map(lambda raw: bytes(byte for byte in raw if by
 TARGETS = st.text("/a%2F.?&=;:@\\", max_size=12).map(lambda text: b"/" + text.encode())
 # Bytes that are nearly a request: the right words in any order, now and then broken.
 WORDS = st.sampled_from([
-    b"GET", b"POST", b" ", b"/", b"/x?y", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"\r\n", b"\n", b"\r", b"Host: h", b"Host:",
+    b"GET", b"POST", b" ", b"/", b"/x?y", b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"\r\n", b"\n", b"\r", b"Host: h",
+    b"Host:",
     b"Content-Length: 3", b"Transfer-Encoding: chunked", b"Connection: close, x", b"X: y", b"X : y", b" X: y", b"\0",
-    b"\xe9", b"Expect: 100-continue", b"Upgrade: websocket", b"x" * 200, b":", b"\r\n\r\n", b"GET / HTTP/1.1\r\nHost: h\r\n"])
+    b"\xe9", b"Expect: 100-continue", b"Upgrade: websocket", b"x" * 200, b":", b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: h\r\n"])
 NEARLY = st.lists(WORDS, max_size=14).map(b"".join)
 
 
@@ -68,8 +70,8 @@ def test_a_head_judged_again_is_judged_alike(fields, method, target, another):
 @settings(max_examples=300)
 @given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.sampled_from([b"GET", b"POST", b"DELETE"]), TARGETS,
        st.sampled_from([b"", b"Connection: close\r\n", b"Connection: x-a, upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n",
-                        b"TE: trailers\r\n", b"X-Forwarded-For: 1.1.1.1\r\nForwarded: for=x\r\n", b"Content-Length: 3\r\n",
-                        b"Transfer-Encoding: chunked\r\n", b"Keep-Alive: 3\r\nProxy-Connection: x\r\n"]),
+                        b"TE: trailers\r\n", b"X-Forwarded-For: 1.1.1.1\r\nForwarded: for=x\r\n",
+                        b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Keep-Alive: 3\r\nProxy-Connection: x\r\n"]),
        st.booleans())
 def test_h11_reads_what_we_pass_on_as_we_did(fields, method, target, special, is_trusted):
     """An independent parser finds the method, target, framing and every end-to-end field we let through."""
@@ -143,8 +145,8 @@ def test_an_answer_head_is_judged_alike_however_it_is_split(data):
 CHUNKED = st.one_of(
     st.lists(st.binary(min_size=1, max_size=40), max_size=5).map(
         lambda pieces: b"".join(map(chunk, pieces)) + last_chunk(b"X: y\r\n") + b"behind"),
-    st.lists(st.sampled_from([b"3\r\n", b"abc", b"\r\n", b"0\r\n", b"\n", b"A;x=y\r\n", b"X: y\r\n", b"0x3\r\n", b" ", b"+1",
-                              b"0\r\n\r\n", b"\r"]), max_size=10).map(b"".join))
+    st.lists(st.sampled_from([b"3\r\n", b"abc", b"\r\n", b"0\r\n", b"\n", b"A;x=y\r\n", b"X: y\r\n", b"0x3\r\n", b" ",
+                              b"+1", b"0\r\n\r\n", b"\r"]), max_size=10).map(b"".join))
 
 
 def read_chunked(pieces):
@@ -183,13 +185,15 @@ def test_an_over_long_line_is_too_large_however_it_comes():
 
 def test_trailers_that_would_change_framing_are_dropped():
     """RFC 9110 section 6.5.1."""
-    kept = headers.trailers(b"Content-Length: 3\r\nX-Sum: 1\r\nSet-Cookie: a\r\nConnection: x\r\nHost: h\r\nETag: e\r\n")
+    kept = headers.trailers(
+        b"Content-Length: 3\r\nX-Sum: 1\r\nSet-Cookie: a\r\nConnection: x\r\nHost: h\r\nETag: e\r\n")
     assert kept == b"X-Sum: 1\r\nETag: e\r\n"
 
 
 @pytest.mark.parametrize(("networks", "address", "trusted"), [
     ((), "10.0.0.1", False), (("10.0.0.0/8",), "10.0.0.1", True), (("10.0.0.0/8",), "11.0.0.1", False),
-    (("::1",), "::1", True), (("fe80::/10",), "fe80::1%eth0", True), (("10.0.0.0/8",), None, False), (("unix",), None, True),
+    (("::1",), "::1", True), (("fe80::/10",), "fe80::1%eth0", True), (("10.0.0.0/8",), None, False),
+    (("unix",), None, True),
 ])
 def test_who_is_trusted(networks, address, trusted):
     assert headers.TrustedProxies(networks).trust(address) is trusted

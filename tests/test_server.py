@@ -35,7 +35,7 @@ def wait_until(condition):
     end = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks at a state that nobody announces
 
 
 # Strictness: RFC 9112 sections 2 to 6. Each is refused, and the connection closed.
@@ -103,7 +103,7 @@ def wait_until(condition):
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 20 + b"\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 5000 + b"\r\na\r\n", 400),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"x" * 1000 + b"\r\na\r\n") * 20, 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + (b"1;" + b"x" * 999 + b"\r\na\r\n") * 20, 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: more\r\n\r\na", 417),    # RFC 9110 10.1.1
     (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
@@ -250,12 +250,14 @@ def test_unix_sockets_on_both_sides(road, tmp_path):
 # Own paths
 
 
-@pytest.mark.parametrize("target", [b"/sidecar/x", b"//sidecar/x", b"/%73idecar/x", b"/a/../sidecar/x", b"/./sidecar//x",
-                                    b"http://h/sidecar/x", b"/sidecar/x?a=/../b", b"/sidecar%2Fx", b"/a/%2e%2e/sidecar/x"])
+@pytest.mark.parametrize("target", [
+    b"/sidecar/x", b"//sidecar/x", b"/%73idecar/x", b"/a/../sidecar/x", b"/./sidecar//x", b"http://h/sidecar/x",
+    b"/sidecar/x?a=/../b", b"/sidecar%2Fx", b"/a/%2e%2e/sidecar/x"])
 def test_every_spelling_of_an_own_path_is_our_own(road, target):
     made = road()
     made.site.answers["/sidecar/x"] = lambda request: Response(b"mine " + request.path.encode())
-    assert made.ask(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"mine /sidecar/x")
+    answer = made.ask(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert answer.endswith(b"mine /sidecar/x")
 
 
 @pytest.mark.parametrize("target", [b"/sidecarx", b"/x/sidecar", b"/sidecar/../x", b"/?/sidecar/x", b"/SIDECAR/x"])
@@ -289,7 +291,8 @@ def test_own_answers_with_bodies_queries_and_errors(road):
 def test_an_own_path_says_continue_when_it_wants_the_body(road):
     made = road()
     made.site.answers["/sidecar/x"] = lambda request: Response(request.body())
-    line = made.connect().send(b"PUT /sidecar/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    line = made.connect()
+    line.send(b"PUT /sidecar/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
     assert line.head().startswith(b"HTTP/1.1 100 ")
     assert line.send(b"hi").message()[1] == b"hi"
 

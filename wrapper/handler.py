@@ -15,61 +15,20 @@ from wrapper.errors import Refusal, RequestTimeout, Unavailable
 from wrapper.http1 import read_request
 from wrapper.log import log
 from wrapper.message import Ended, Request, normal_path
-from wrapper.proxy.passage import Passage
+from wrapper.proxy.passage import pass_through
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.reply import OwnAnswer, answer_bytes, reason
-from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream, do_nothing
+from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import ssl
-    import threading
-    from typing import Any, Protocol
+    from typing import Any
 
-    from wrapper.gate import Gate, Lane
+    from wrapper.gate import Lane
     from wrapper.http1 import RequestHead
-    from wrapper.message import Response
-    from wrapper.pool import Lot, Pool, Worker
-    from wrapper.proxy.headers import Peer
+    from wrapper.pool import Worker
+    from wrapper.port import Port
     from wrapper.proxy.upstream import Connection
-
-    class Site(Protocol):
-        """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
-
-        prefixes: tuple[str, ...]
-
-        @property
-        def observes(self) -> bool: ...
-
-        def answer(self, request: Request) -> Response | None:
-            """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
-
-        def gate(self, path: str) -> Gate: ...
-
-        def ended(self, ended: Ended) -> None: ...
-
-    class Port(Protocol):
-        """What a connection needs of the port it came in by: `server.Server`, seen from here."""
-
-        site: Site
-        settings: Any
-        pool: Pool
-        trusted: bool
-        max_header: int
-        held_lock: threading.Lock
-        idle: Lot
-        heading: Lot
-        holding: Lot
-        leaving: Lot
-        lingering: Lot
-        awaiting: Lot
-        greeting: Lot
-
-        def tls_context(self) -> ssl.SSLContext | None: ...
-
-        def peer_of(self, connection: socket.socket, address: Any) -> Peer: ...
-
-        def left(self, handler: Handler) -> None: ...
 
 _NEVER = float("inf")
 _BROKEN = select.EPOLLHUP | select.EPOLLERR
@@ -176,7 +135,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.forget_held()
             return
         with self.server.held_lock:
-            if self.verdict is None:
+            if self.held_exchange is not None and self.verdict is None:
                 self.server.pool.park(self, self.server.leaving)
 
     def forget_held(self) -> None:
@@ -199,10 +158,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def resume(self, worker: Worker) -> None:
         """The gate has decided about the request that was held."""
-        exchange, verdict = self.held_exchange, self.verdict
+        with self.server.held_lock:
+            exchange, verdict = self.held_exchange, self.verdict
+            self.held_exchange = self.verdict = None
         assert exchange is not None
         assert verdict is not None
-        self.held_exchange = self.verdict = None
         lane, refusal, exchange.held = verdict
         if self._settle(exchange, lane, refusal, worker):
             self._go_on(exchange.keep, exchange.body, worker)
@@ -234,7 +194,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _refuse_head(self, refusal: Refusal, worker: Worker) -> None:
         if self.stream.rest.startswith(PREFACE) and self.server.settings.h2c:
-            self._pass_http2(worker)
+            pass_through(self.stream, self.server.site.gate("/"), worker)
+            self.close()
             return
         try:
             self._write(self._refusal_bytes(refusal, True, False), worker)
@@ -295,7 +256,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             log.debug("an answer broke", cause=error)
             exchange.keep = False
             self.stream.reset()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not everybody's end
             log.error("an exchange failed", cause=repr(error))
             exchange.keep = False
             if not exchange.is_answered:
@@ -320,7 +281,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _refuse(self, exchange: Exchange, refusal: Refusal, worker: Worker) -> None:
         exchange.status = refusal.status
-        exchange.keep = exchange.keep and exchange.body.is_done and not exchange.is_cut and not self.server.pool.is_closing
+        is_spoilt = not exchange.body.is_done or exchange.is_cut or self.server.pool.is_closing
+        exchange.keep = exchange.keep and not is_spoilt
         is_head = exchange.head.method == b"HEAD"
         try:
             self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held), worker)
@@ -389,55 +351,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer_own(self, head: RequestHead, body: Body, path: str, worker: Worker) -> bool | None:
         """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
+        server = self.server
         worker.step_aside()  # nobody knows how long a sidecar takes
-        if head.expects:
-            body.before_wait = self._continue
-        request = Request(head, path, body, self.peer.address, self.server.trusted)
-        own = OwnAnswer(self.stream, head.method == b"HEAD", head.minor, head.keep and not self.server.pool.is_closing)
-        try:
-            response = self.server.site.answer(request)
-            if response is None:
-                body.before_wait = do_nothing
-                return None
-            own.send(response, body)
-        except Refusal as refusal:
-            own.refuse(refusal, body)
-        except ClientGone:
-            own.keep = False
-        except Exception as error:
-            log.error("an own path failed", path=path, cause=repr(error))
-            own.refuse(Refusal("the wrapper failed"), body)
-        if self.server.site.observes:
-            now = time.monotonic()
-            self.server.site.ended(Ended(
-                request.method, request.target, own.status, now - self.began, now - self.began, 0.0, body.received,
-                own.sent, True, self.peer.address, head))
+        request = Request(head, path, body, self.peer.address, server.trusted)
+        own = OwnAnswer(self.stream, head, body, head.keep and not server.pool.is_closing)
+        if not own.answer(server.site, request):
+            return None
+        if server.site.observes:
+            seconds = time.monotonic() - self.began
+            server.site.ended(Ended(request.method, request.target, own.status, seconds, seconds, 0.0, body.received,
+                                    own.sent, True, self.peer.address, head))
         return own.keep
-
-    def _continue(self) -> None:
-        self.stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    # HTTP/2 that is not for us
-
-    def _pass_http2(self, worker: Worker) -> None:
-        """With prior knowledge (RFC 9113 section 3.3) the service gets the connection as it is."""
-        exchange = Passage(self.stream)
-        try:
-            exchange.gate = self.server.site.gate("/")
-            lane = exchange.gate.admit(exchange)
-            if lane is None:
-                exchange.gate.forget(exchange)
-                raise Unavailable("the service is not ready, and HTTP/2 cannot be held")
-        except Refusal:
-            self.close()
-            return
-        try:
-            exchange.travel(lane, worker)
-        except Refusal:
-            pass
-        finally:
-            exchange.gate.leave(lane, exchange)
-        self.close()
 
     # The end
 

@@ -306,7 +306,7 @@ class Pool:
                     if parked is not None:
                         try:
                             lot.ready(parked, worker, event)
-                        except Exception as error:
+                        except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves everybody
                             log.error("a worker failed", cause=repr(error))
                         break
 
@@ -314,12 +314,12 @@ class Pool:
 def _expire(lot: Lot, parked: Parked) -> None:
     try:
         lot.expire(parked)
-    except Exception as error:  # the sweeper has to go on
+    except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves everybody
         log.error("the sweeper failed", cause=repr(error))
 
 
 def _guarded(job: Callable[[Worker], None], worker: Worker) -> None:
     try:
         job(worker)
-    except Exception as error:  # a thread that ends by surprise would take its seat with it
+    except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves everybody
         log.error("a worker failed", cause=repr(error))

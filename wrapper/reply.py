@@ -8,32 +8,57 @@ from http import HTTPStatus
 
 from wrapper.errors import Refusal
 from wrapper.chunked import chunk
-from wrapper.stream import ClientGone
+from wrapper.log import log
+from wrapper.stream import ClientGone, do_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.message import Response
+    from wrapper.http1 import RequestHead
+    from wrapper.message import Request, Response
+    from wrapper.port import Site
     from wrapper.stream import Body, Stream
 
 
 class OwnAnswer:
     """The answer to a request for one of the wrapper's own paths."""
 
-    def __init__(self, stream: Stream, is_head: bool, minor: int, keep: bool) -> None:
+    def __init__(self, stream: Stream, head: RequestHead, body: Body, keep: bool) -> None:
         self._stream = stream
-        self._is_head = is_head
-        self._minor = minor
+        self._body = body
+        self._is_head = head.method == b"HEAD"
+        self._minor = head.minor
         self._has_begun = False
         self.keep = keep
         self.status = 0
         self.sent = 0
+        if head.expects:
+            body.before_wait = self._continue
 
-    def send(self, response: Response, body: Body) -> None:
-        """Raises: ClientGone, and whatever the iteration over the response raises."""
+    def answer(self, site: Site, request: Request) -> bool:
+        """Let `site` answer; False where the path is not one of its own after all."""
         try:
-            self.keep = self.keep and body.is_done
+            response = site.answer(request)
+            if response is None:
+                self._body.before_wait = do_nothing
+                return False
+            self._send(response)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except ClientGone:
+            self.keep = False
+        except Exception as error:  # noqa: BLE001  whatever a sidecar does, the client gets an answer
+            log.error("an own path failed", path=request.path, cause=repr(error))
+            self._refuse(Refusal("the wrapper failed"))
+        return True
+
+    def _continue(self) -> None:
+        self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _send(self, response: Response) -> None:
+        try:
+            self.keep = self.keep and self._body.is_done
             self.status = response.status
             if response.is_streamed:
                 self._stream_out(response)
@@ -60,12 +85,12 @@ class OwnAnswer:
         if is_chunked:
             self._write(b"0\r\n\r\n")
 
-    def refuse(self, refusal: Refusal, body: Body) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         if self._has_begun:  # nothing honest can be said any more: the end is missing
             self.keep = False
             return
         self.status = refusal.status
-        self.keep = self.keep and body.is_done
+        self.keep = self.keep and self._body.is_done
         text = json.dumps({"error": refusal.message, "status": refusal.status}).encode() + b"\n"
         try:
             self._write(answer_bytes(refusal.status, refusal.headers, "application/json", text, not self.keep,

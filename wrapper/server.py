@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.handler import Site
     from wrapper.pool import Worker
+    from wrapper.port import Site
 
 
 LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see our answer; nginx waits 5
@@ -158,7 +158,7 @@ class Server(http.server.ThreadingHTTPServer):
     def tls_context(self) -> ssl.SSLContext | None:
         return None if self._certificate is None else self._certificate.context()
 
-    def left(self, handler: Handler) -> None:
+    def left(self, handler: object) -> None:
         self._open.discard(handler)
         if self.shut.waiting and self.pool.take_out(self.door, self.shut):
             self.door.open()

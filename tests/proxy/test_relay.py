@@ -46,8 +46,9 @@ def test_host_is_kept_and_forwarded_fields_are_set(road):
 
 def test_forwarded_fields_of_a_trusted_proxy_are_appended_to(road):
     made = road(echoing, trusted_proxies=("127.0.0.0/8",))
-    seen = made.ask(b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
-                    b"X-Forwarded-Host: outer\r\nForwarded: for=6.6.6.6\r\n" + CLOSE + b"\r\n").partition(b"\r\n\r\n")[2]
+    answer = made.ask(b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\n"
+                      b"X-Forwarded-Host: outer\r\nForwarded: for=6.6.6.6\r\n" + CLOSE + b"\r\n")
+    seen = answer.partition(b"\r\n\r\n")[2]
     assert field(seen, b"X-Forwarded-For") == b"6.6.6.6, 127.0.0.1"
     assert field(seen, b"X-Forwarded-Proto") == b"https"
     assert field(seen, b"X-Forwarded-Host") == b"outer"
@@ -74,7 +75,8 @@ def test_a_target_in_absolute_form_replaces_host(road):
 
 def test_options_of_everything(road):
     """RFC 9112 section 3.2.4."""
-    assert seen_by_service(road, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n").startswith(b"OPTIONS * HTTP/1.1")
+    seen = seen_by_service(road, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")
+    assert seen.startswith(b"OPTIONS * HTTP/1.1\r\n")
 
 
 def test_a_body_with_length_arrives(road):
@@ -126,8 +128,8 @@ def test_a_pipelined_request_behind_a_body_is_not_lost(road):
 
 
 def test_an_answer_keeps_fields_and_gets_via(road):
-    line = road(answering(b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\nServer: s\r\nX-Empty: \r\n"
-                          b"Content-Length: 0\r\n\r\n")).connect()
+    line = road(answering(b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\n"
+                          b"Server: s\r\nX-Empty: \r\nContent-Length: 0\r\n\r\n")).connect()
     head = line.send(GET).head()
     assert head == (b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\nServer: s\r\nX-Empty: \r\n"
                     b"Content-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n")
@@ -377,7 +379,8 @@ def test_a_stale_connection_is_replaced(road):
         assert line.send(GET).message()[1] == b"ok"
 
 
-@pytest.mark.parametrize(("method", "status"), [(b"GET", b"200"), (b"PUT", b"200"), (b"POST", b"502"), (b"PATCH", b"502")])
+@pytest.mark.parametrize(("method", "status"), [
+    (b"GET", b"200"), (b"PUT", b"200"), (b"POST", b"502"), (b"PATCH", b"502")])
 def test_what_is_asked_again_when_a_kept_connection_breaks(road, method, status):
     """RFC 9110 section 9.2.2: only what is idempotent, once it has been sent."""
     count = []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from wrapper.errors import Refusal
 from wrapper.proxy.tunnel import Tunnel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.errors import Refusal
     from wrapper.gate import Gate, Lane
     from wrapper.pool import Worker
     from wrapper.proxy.upstream import Upstream
@@ -18,7 +18,6 @@ class Passage:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self.gate: Gate
 
     def proceed(self, lane: Lane | None, refusal: Refusal | None, held: float) -> None:
         return
@@ -37,3 +36,21 @@ class Passage:
             Tunnel(self._stream, connection.sock, b"", False).run(worker.buffer)
         finally:
             connection.close()
+
+
+def pass_through(stream: Stream, gate: Gate, worker: Worker) -> None:
+    """Tunnel the connection of `stream` to the service behind `gate`; HTTP/2 cannot be held, nor told why not."""
+    passage = Passage(stream)
+    try:
+        lane = gate.admit(passage)
+    except Refusal:
+        return
+    if lane is None:
+        gate.forget(passage)
+        return
+    try:
+        passage.travel(lane, worker)
+    except Refusal:
+        pass
+    finally:
+        gate.leave(lane, passage)
