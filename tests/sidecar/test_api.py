@@ -182,7 +182,7 @@ def test_helpers_are_named_in_the_query(site):
 def test_two_services_cannot_have_one_name_or_one_path(site):
     site.add_service(make_service(site.around, "mail", route="/mail"))
     for name, route in (("mail", "/post"), ("post", "/mail"), ("service", "")):
-        with pytest.raises(ValueError, match="already"):
+        with pytest.raises(ValueError, match="taken"):
             site.add_service(make_service(site.around, name, route=route))
 
 

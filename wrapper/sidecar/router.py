@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 from wrapper.errors import MethodNotAllowed
 
@@ -42,20 +43,28 @@ class Router:
     """
 
     def __init__(self) -> None:
+        # Held by those who add; two sidecars may load at the same time.
+        self._lock = threading.Lock()
         self._paths: dict[str, dict[str, Route]] = {}
         self._patterns: tuple[tuple[re.Pattern[str], dict[str, Route]], ...] = ()
         self._trees: tuple[tuple[str, Route], ...] = ()
 
     def add(self, route: Route) -> None:
         """Raises: ValueError for a path that is taken already."""
-        if PARAMETER.search(route.pattern):
-            self._add_pattern(route)
-            return
+        with self._lock:
+            if PARAMETER.search(route.pattern):
+                self._add_pattern(route)
+            else:
+                self._add_path(route)
+
+    def _add_path(self, route: Route) -> None:
+        assert self._lock.locked()
         methods = self._paths.get(route.pattern, {})
         _refuse_second(route, methods)
         self._paths = {**self._paths, route.pattern: {**methods, route.method: route}}
 
     def _add_pattern(self, route: Route) -> None:
+        assert self._lock.locked()
         expression = compiled(route.pattern)
         for known, methods in self._patterns:
             if known.pattern == expression.pattern:
@@ -69,10 +78,11 @@ class Router:
 
         Raises: ValueError as `add` does.
         """
-        if any(root == route.pattern for root, _ in self._trees):
-            raise ValueError(f"{route.pattern} is mounted already")
-        trees = [*self._trees, (route.pattern.rstrip("/"), route)]
-        self._trees = tuple(sorted(trees, key=lambda tree: -len(tree[0])))
+        root = route.pattern.rstrip("/")
+        with self._lock:
+            if any(root == other for other, _ in self._trees):
+                raise ValueError(f"{route.pattern} is mounted already")
+            self._trees = tuple(sorted([*self._trees, (root, route)], key=lambda tree: -len(tree[0])))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         """The route for a path in normal form, and its path parameters; None where the path is nobody's.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from wrapper.errors import MethodNotAllowed, NotFound
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
@@ -33,6 +35,8 @@ class Site:
         self.observers: list[Callable[[Ended], None]] = []
         self.registry = Registry()
         self.router = Router()
+        # Held by those who add prefixes and services; two sidecars may load at the same time.
+        self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
         self.prefixes: tuple[str, ...] = (settings.prefix,)
         self._prefix = settings.prefix
@@ -106,8 +110,9 @@ class Site:
         self._learn_prefix(route.pattern.rstrip("/"))
 
     def _learn_prefix(self, start: str) -> None:
-        if not start.startswith(self.prefixes):
-            self.prefixes = (*self.prefixes, start)
+        with self._lock:
+            if not start.startswith(self.prefixes):
+                self.prefixes = (*self.prefixes, start)
 
     def add_subscription(self, subscription: Any) -> None:
         """A source of configuration that is watched, shown beside the others."""
@@ -118,11 +123,12 @@ class Site:
 
         Raises: ValueError where its name or its route is taken.
         """
-        for other in self.services:
-            if service.name == other.name or (service.route and service.route == other.route):
-                raise ValueError(f"a service with the name {service.name} or the path {service.route} is there already")
-        self.services.append(service)
-        self._learn_routes()
+        with self._lock:
+            for other in self.services:
+                if service.name == other.name or (service.route and service.route == other.route):
+                    raise ValueError(f"the name {service.name} or the path {service.route} is taken by a service")
+            self.services.append(service)
+            self._learn_routes()
 
     def _learn_routes(self) -> None:
         routes = [(service.route, service.gate) for service in self.services[1:] if service.route]
