@@ -303,6 +303,20 @@ def test_hooks_follow_the_service_from_its_beginning(sidecar):
     assert heard == ["start", "ready", (143, True), "ready", (143, True)]
 
 
+def test_a_restart_that_overlaps_is_ready_before_it_is_over(sidecar):
+    heard = []
+    sidecar.on_ready(lambda: heard.append("ready"))
+    sidecar.on_exit(lambda service, facts: heard.append(facts["planned"]))
+    service = FakeService()
+    with running(sidecar, service=service, restart_mode="overlap") as wrapper:
+        wrapper.wait_until(lambda: heard == ["ready"])
+        wrapper.service.restart("test")
+        wrapper.wait_until(lambda: len(heard) == 3)
+        service.crash()
+        wrapper.wait_until(lambda: len(heard) == 4)
+    assert heard == ["ready", "ready", True, False]
+
+
 def test_a_hook_that_fails_does_not_silence_the_others(sidecar):
     heard = []
 
