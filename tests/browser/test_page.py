@@ -1,0 +1,223 @@
+"""dashboard.html in a real browser: what is on it, that it lives, and that it does what its buttons say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.browser.conftest import TOKEN
+from tests.running import Wrapper, service, wait_until
+
+pytestmark = pytest.mark.browser
+
+UNAUTHORIZED = "401 (Unauthorized)"  # the browser itself writes a line for every such answer
+HIDE = """() => { Object.defineProperty(document, "hidden", {get: () => true, configurable: true});
+                  document.dispatchEvent(new Event("visibilitychange")); }"""
+NAMELESS = """() => [...document.querySelectorAll("button, input, svg, section, dialog, [tabindex]")].filter(one =>
+    !(one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") || one.textContent.trim()
+      || one.labels && one.labels.length)).map(one => one.outerHTML.slice(0, 100))"""
+
+
+def shows(page, selector, text):
+    """Wait until an element holds a text; a pattern where it is compiled."""
+    found = page.locator(selector, has_text=text).first
+    found.wait_for()
+    return found
+
+
+def becomes(page, expression):
+    """Wait until it is true in the page; playwright's own way needs eval(), which the policy forbids."""
+    wait_until(lambda: page.evaluate(expression), what=expression)
+
+
+def confirm(page, button, token=None):
+    page.get_by_role("button", name=button, exact=True).click()
+    if token is not None:
+        page.get_by_label("Token").fill(token)
+    page.locator("#confirm").click()
+
+
+def test_it_shows_the_state_why_and_since_when(page, wrapper):
+    shows(page, "#state", "running")
+    shows(page, "#age", re.compile(r"^for \d+ s, since \d\d:\d\d:\d\d$"))
+    shows(page, "#facts", f"pid {wrapper.status()['pid']}")
+    shows(page, "#no-problems", "none")
+    shows(page, "#events", "starting \u2192 running")
+    shows(page, "#link", "live")
+    assert page.title().startswith("running")
+
+
+def test_numbers_move_under_load(page, wrapper):
+    assert shutil.which("wrk"), "cannot make load: apt-get install wrk"
+    rate, latency = page.locator(".plot-head").nth(0).locator("b"), page.locator(".plot-head").nth(1).locator("b")
+    shows(page, ".plot-head b", "0")
+    load = subprocess.Popen(["wrk", "-t1", "-c4", "-d6s", f"http://127.0.0.1:{wrapper.port}/"],
+                            stdout=subprocess.DEVNULL)
+    try:
+        rate.first.filter(has_text=re.compile(r"^([1-9]\d+|\d+\.\d k)")).wait_for()
+        latency.first.filter(has_text="ms").wait_for()
+        shows(page, ".plot-head b", re.compile("^[1-4]$"))
+        assert page.locator("#plots svg").first.locator("path.stroke").count() >= 1
+        assert re.match(r"Requests per second: all \d", page.locator("#plots svg").first.get_attribute("aria-label"))
+    finally:
+        load.wait()
+
+
+def test_a_page_opened_later_knows_the_minutes_before(open_page, wrapper):
+    for _ in range(50):
+        wrapper.get("/")
+    page = open_page()
+    becomes(page, "model.samples.some(sample => sample.rate > 0)")
+
+
+def test_restart_asks_for_the_token_and_marks_the_restart(page, wrapper, complaints):
+    complaints.expected.append(UNAUTHORIZED)
+    before = wrapper.status()["generation"]
+    confirm(page, "Restart", "wrong")
+    shows(page, "#dialog-fault", "The token is wrong.")
+    page.get_by_label("Reason").fill("new certificates")
+    page.get_by_label("Token").fill(TOKEN)
+    page.locator("#confirm").click()
+    page.locator("#dialog").wait_for(state="hidden")
+    shows(page, "#events", "new certificates (asked by 127.0.0.1)")
+    becomes(page, f"model.status.generation === {before + 1} && model.status.state === 'running'")
+    page.locator("#plots .flag.mark-restart").first.wait_for()
+    page.locator("#timeline .flag.mark-restart").first.wait_for()
+
+
+def test_the_token_is_kept_for_this_tab_only(page, open_page):
+    confirm(page, "Restart", TOKEN)
+    page.locator("#dialog").wait_for(state="hidden")
+    page.reload()
+    shows(page, "#state", "running")
+    page.get_by_role("button", name="Restart", exact=True).click()
+    assert page.locator("#token-field").is_hidden()
+    page.locator("#cancel").click()
+    assert page.evaluate("localStorage.length + document.cookie.length") == 0
+    other = open_page()
+    shows(other, "#state", "running")
+    other.get_by_role("button", name="Restart", exact=True).click()
+    assert other.locator("#token-field").is_visible()
+    other.keyboard.press("Escape")
+    page.locator("#forget").click()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_stop_and_start(page, wrapper):
+    shows(page, "#state", "running")
+    assert page.locator("#start").is_disabled()
+    confirm(page, "Stop", TOKEN)
+    shows(page, "#state", "stopped")
+    assert page.locator("#stop").is_disabled()
+    assert wrapper.request("GET", "/")[0] == 503
+    confirm(page, "Start")
+    shows(page, "#state", "running")
+
+
+def test_a_call_that_is_called_off_does_nothing(page, wrapper):
+    shows(page, "#state", "running")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.keyboard.press("Escape")
+    page.locator("#dialog").wait_for(state="hidden")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.locator("#cancel").click()
+    page.locator("#dialog").wait_for(state="hidden")
+    assert wrapper.status()["state"] == "running"
+
+
+def test_a_problem_appears_and_goes(page, wrapper):
+    shows(page, "#no-problems", "none")
+    os.kill(wrapper.status()["pid"], signal.SIGKILL)
+    shows(page, "#state", "backoff")
+    shows(page, "#problem-list", "the service ended by itself with status 137")
+    page.locator("#timeline .flag.mark-crash").first.wait_for()
+    shows(page, "#state", "running")
+    page.locator("#no-problems").wait_for()
+    shows(page, "#events", "problem gone: the service ended by itself with status 137")
+
+
+def test_the_last_output_needs_the_token_and_goes_on(page, wrapper):
+    page.locator("#output-toggle").click()
+    page.get_by_label("Token").fill(TOKEN)
+    page.locator("#confirm").click()
+    os.kill(wrapper.status()["pid"], signal.SIGUSR1)
+    shows(page, "#output", f"signal {int(signal.SIGUSR1)}")
+    page.locator("#output-toggle").click()
+    assert page.locator("#output").is_hidden()
+
+
+def test_it_survives_a_restart_of_the_wrapper(page, wrapper, complaints):
+    complaints.expected += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET",
+                            "ERR_EMPTY_RESPONSE", "ERR_SOCKET_NOT_CONNECTED", "ERR_NETWORK_CHANGED"]
+    shows(page, "#state", "running")
+    wrapper.end(signal.SIGTERM)
+    shows(page, "#state", "no answer")
+    shows(page, "#link", "cannot reach the wrapper")
+    assert page.locator("#restart").is_disabled(), "nobody would hear of it"
+    again = Wrapper("--listen", f"127.0.0.1:{wrapper.port}", command=service("plain"), wait=False)
+    again.port = wrapper.port
+    with again:
+        again.wait_state("running")
+        shows(page, "#state", "running")
+        shows(page, "#link", "live")
+        shows(page, "#facts", f"pid {again.status()['pid']}")
+        becomes(page, "document.querySelector('#events').textContent.split('first start').length === 3")  # both runs
+        page.close()
+
+
+def test_text_is_never_markup(page, wrapper):
+    wrapper.command("POST", "/sidecar/api/restart?wait=1&reason=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E")
+    shows(page, "#events", "<img src=x onerror=alert(1)>")
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("width", [320, 390, 760, 1200, 1900])
+def test_it_fits_every_width(open_page, width):
+    page = open_page(viewport={"width": width, "height": 800})
+    shows(page, "#state", "running")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_it_is_dark_where_that_is_wanted(open_page, scheme, is_dark):
+    page = open_page(color_scheme=scheme)
+    red = int(re.search(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor"))[0])
+    assert (red < 60) is is_dark
+
+
+def test_the_keyboard_is_enough(page, wrapper):
+    shows(page, "#state", "running")
+    page.locator("#restart").focus()
+    page.keyboard.press("Enter")
+    page.get_by_label("Token").wait_for()
+    assert page.evaluate("document.activeElement.id") == "token"
+    page.keyboard.type(TOKEN)
+    page.keyboard.press("Enter")
+    page.locator("#dialog").wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.id") == "restart", "focus goes back to where it was"
+
+
+def test_a_screen_reader_finds_names_and_hears_what_changes(page, wrapper):
+    shows(page, "#state", "running")
+    becomes(page, "document.querySelector('#plots svg').getAttribute('aria-label')")
+    assert page.evaluate(NAMELESS) == []
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("h1").count() == 1
+    wrapper.command("POST", "/sidecar/api/restart?wait=1")
+    shows(page, "#announce[aria-live=polite]", "starting \u2192 running")
+
+
+def test_nothing_is_asked_while_nobody_looks(page):
+    shows(page, "#link", "live")
+    page.evaluate(HIDE)
+    shows(page, "#link", "paused")
+    page.wait_for_timeout(100)  # what was under way when it was hidden
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(2500)  # more than two beats
+    assert asked == []
