@@ -145,6 +145,10 @@ def test_wait_answers_when_done(site):
 def test_wait_0_does_not_wait(site):
     site.services[0].controller.ask = lambda kind, reason: None
     assert act(site, "/sidecar/api/restart?wait=0")[0] == 202
+
+
+def test_a_malformed_question_does_nothing(site):
+    site.services[0].controller.ask = lambda kind, reason: pytest.fail("it was asked for")
     with pytest.raises(BadRequest):
         act(site, "/sidecar/api/restart?wait=perhaps")
 

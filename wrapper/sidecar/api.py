@@ -112,9 +112,9 @@ class Api:
 
     def _action(self, kind: str) -> Answer:
         def act(request: Request) -> Response:
-            service = self._service(request)
+            service, is_awaited = self._service(request), _is_on(request, "wait")
             ticket = service.controller.ask(kind, _reason(request))
-            if not _is_on(request, "wait"):
+            if not is_awaited:
                 return as_json(self._status_of(service), 202)
             if ticket.wait():
                 return as_json(self._status_of(service))
