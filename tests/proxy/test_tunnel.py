@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.proxy.road import field
 from wrapper.proxy.frames import Frames, close_frame
 
-UPGRADE = b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n" \
-          b"Sec-WebSocket-Protocol: a, b\r\n\r\n"
+UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
+           b"Sec-WebSocket-Protocol: a, b\r\n\r\n")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: b\r\n\r\n"
 
 

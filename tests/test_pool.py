@@ -1,0 +1,215 @@
+"""The workers: seats, spares, lots and the sweeper."""
+
+import os
+import select
+import threading
+import time
+
+import pytest
+
+from wrapper import pool as pool_room
+from wrapper.pool import Lot, Pool
+
+PATIENCE = 10.0
+
+
+class Thing:
+    """One end of a pipe that waits for bytes."""
+
+    def __init__(self):
+        self.end, self.other = os.pipe()
+        self.deadline = 0.0
+        self.is_registered = False
+        self.called = threading.Semaphore(0)
+
+    def fileno(self):
+        return self.end
+
+    def poke(self):
+        os.write(self.other, b"!")
+
+    def close(self):
+        os.close(self.end)
+        os.close(self.other)
+
+
+@pytest.fixture
+def thing():
+    made = Thing()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pool():
+    made = Pool(most=8, seats=1)
+    yield made
+    made.stop()
+
+
+def lot(pool, ready=None, expire=None, timeout=100.0):
+    return pool.add(Lot(select.EPOLLIN, timeout, ready or (lambda *_: None), expire or (lambda _: None)))
+
+
+def test_a_parked_thing_is_handled_once_and_can_be_parked_again(pool, thing):
+    def ready(parked, worker, event):
+        os.read(parked.end, 1)
+        pool.park(parked, place)
+        parked.called.release()
+
+    place = lot(pool, ready)
+    pool.start()
+    pool.park(thing, place)
+    for _ in range(3):
+        thing.poke()
+        assert thing.called.acquire(timeout=PATIENCE)
+    assert pool.take_out(thing, place)
+    assert not pool.take_out(thing, place)
+
+
+def test_whoever_steps_aside_is_replaced_and_comes_back_as_a_spare(pool):
+    """With one seat, a worker that waits for long must not keep the others from working."""
+    go_on, things = threading.Event(), [Thing() for _ in range(4)]
+
+    def ready(parked, worker, event):
+        worker.step_aside()
+        parked.called.release()
+        assert go_on.wait(PATIENCE)
+        parked.called.release()
+
+    place = lot(pool, ready)
+    pool.start()
+    for thing in things:
+        pool.park(thing, place)
+        thing.poke()
+    for thing in things:
+        assert thing.called.acquire(timeout=PATIENCE)
+    assert pool.threads == 5
+    go_on.set()
+    for thing in things:
+        assert thing.called.acquire(timeout=PATIENCE)
+        thing.close()
+
+
+def test_a_spare_ends_after_its_time(pool, thing, monkeypatch):
+    monkeypatch.setattr(pool_room, "SPARE_TIMEOUT", 0.05)
+
+    def ready(parked, worker, event):
+        worker.step_aside()
+        parked.called.release()
+
+    place = lot(pool, ready)
+    pool.start()
+    pool.park(thing, place)
+    thing.poke()
+    assert thing.called.acquire(timeout=PATIENCE)
+    end = time.monotonic() + PATIENCE
+    while pool.threads > 1 and time.monotonic() < end:
+        time.sleep(0.01)  # between two looks at a number that nobody announces
+    assert pool.threads == 1
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("can't start new thread"), None])
+def test_without_another_thread_the_work_goes_on_later(pool, monkeypatch, fault):
+    """The seat stays free, and whoever is done first takes it."""
+    if fault is None:
+        pool._most = 1
+    things = [Thing() for _ in range(3)]
+
+    def ready(parked, worker, event):
+        worker.step_aside()
+        parked.called.release()
+
+    place = lot(pool, ready)
+    pool.start()
+    if fault is not None:
+        class Refusing(threading.Thread):
+            def start(self):
+                raise fault
+
+        monkeypatch.setattr(pool_room.threading, "Thread", Refusing)
+    for thing in things:
+        pool.park(thing, place)
+        thing.poke()
+        assert thing.called.acquire(timeout=PATIENCE)
+        thing.close()
+    assert pool.threads == 1
+
+
+def test_what_waits_too_long_expires_and_only_once(pool, thing):
+    def expire(parked):
+        parked.called.release()
+
+    place = lot(pool, expire=expire, timeout=0.05)
+    pool.start()
+    pool.park(thing, place)
+    assert thing.called.acquire(timeout=PATIENCE)
+    assert not place.waiting
+
+
+def test_a_nearer_deadline_wakes_the_sweeper(pool, thing):
+    other = Thing()
+    far = lot(pool, timeout=100.0)
+    near = lot(pool, expire=lambda parked: parked.called.release(), timeout=0.05)
+    pool.start()
+    pool.park(other, far)
+    pool.park(thing, near)
+    assert thing.called.acquire(timeout=PATIENCE)
+    assert pool.take_out(other, far)
+    other.close()
+
+
+def test_a_failing_handler_ends_neither_worker_nor_sweeper(pool, thing):
+    def fail(*_):
+        thing.called.release()
+        raise ValueError
+
+    place, short = lot(pool, fail), lot(pool, expire=fail, timeout=0.01)
+    pool.start()
+    for _ in range(2):
+        pool.park(thing, place)
+        thing.poke()
+        assert thing.called.acquire(timeout=PATIENCE)
+        os.read(thing.end, 1)
+    for _ in range(2):
+        pool.park(thing, short)
+        assert thing.called.acquire(timeout=PATIENCE)
+
+
+def test_what_is_submitted_is_resumed_by_a_worker(pool):
+    done = threading.Semaphore(0)
+
+    class Task:
+        def resume(self, worker):
+            assert worker.is_seated
+            done.release()
+
+    pool.start()
+    for _ in range(200):
+        pool.submit(Task())
+    for _ in range(200):
+        assert done.acquire(timeout=PATIENCE)
+
+
+def test_a_lent_thread_runs_a_job_without_a_seat(pool):
+    done = threading.Semaphore(0)
+    pool.start()
+
+    def job(worker):
+        assert not worker.is_seated and len(worker.buffer) == pool_room.BUFFER_SIZE
+        done.release()
+
+    for _ in range(3):
+        assert pool.lend(job)
+        assert done.acquire(timeout=PATIENCE)
+
+
+def test_nothing_runs_while_nothing_happens(pool, thing):
+    """No polling: neither the worker nor the sweeper uses the processor."""
+    place = lot(pool)
+    pool.start()
+    pool.park(thing, place)
+    began, used = time.monotonic(), time.process_time()
+    threading.Event().wait(0.3)
+    assert time.process_time() - used < 0.05 < time.monotonic() - began
+    assert pool.take_out(thing, place)
