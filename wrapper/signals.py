@@ -1,14 +1,16 @@
 """Signals in, messages out. The only room with `signal.signal`, and the first one that a run imports.
 
 As PID 1 the kernel drops signals that nobody handles yet, so handlers stand before anything slow is imported. They
-post to one queue and do nothing else. The service inherits no handler, only what came blocked or ignored with us.
+do nothing: what counts is the byte that CPython writes for each signal, from whichever thread the kernel interrupts.
+The service inherits no handler, only what came blocked or ignored with us.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from queue import SimpleQueue
+from collections import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +24,30 @@ WAITED = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
 UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 
+class Inbox:
+    """Messages for one reader, in order; those of signals are bytes of a pipe.
+
+    Python runs handlers in the main thread only, and does not wake it where the kernel interrupted another one (it does
+    so when the main thread has a signal pending already: kernel/signal.c, `wants_signal`). So a handler may run never.
+    """
+
+    def __init__(self) -> None:
+        self._reading, writing = os.pipe()
+        os.set_blocking(writing, False)  # set_wakeup_fd wants it so
+        self._writing = writing
+        self._messages: deque[tuple[Any, ...]] = deque()
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def put(self, message: tuple[Any, ...]) -> None:
+        self._messages.append(message)
+        os.write(self._writing, b"\0")
+
+    def get(self) -> tuple[Any, ...]:
+        """The next message; waits for it."""
+        number = os.read(self._reading, 1)[0]
+        return ("signal", number) if number else self._messages.popleft()
+
+
 class Signals:
     """Posts ("signal", number) for every signal that arrives. `blocked`: what a child must unblock for itself.
 
@@ -29,23 +55,28 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self.inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self.inbox = Inbox()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
         self.blocked = WAITED - before
         # An ignored CHLD would make the kernel throw the status of every child away (wait(2), NOTES).
         self.ignored = frozenset({signal.SIGCHLD} if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else ())
+        self._before: dict[int, Any] = {}
         for number in signal.valid_signals() - WAITED - UNCATCHABLE:
             if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 self._catch(number)
+        os.register_at_fork(after_in_child=self._let_go)
 
     def _catch(self, number: int) -> None:
         try:
-            signal.signal(number, self._post)
+            self._before[number] = signal.signal(number, _heard)
         except (OSError, ValueError):
             pass  # the C library keeps a few real-time signals for itself
 
-    def _post(self, number: int, frame: object) -> None:
-        self.inbox.put(("signal", number))
+    def _let_go(self) -> None:
+        """In a fork of us, as multiprocessing makes them: what it is sent must not reach our pipe, and ends it."""
+        signal.set_wakeup_fd(-1)
+        for number, before in self._before.items():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)
 
     def await_blocked(self) -> None:
         """Start the thread that takes what no handler can."""
@@ -54,3 +85,7 @@ class Signals:
     def _take(self) -> None:
         while True:
             self.inbox.put(("signal", int(signal.sigwait(WAITED))))
+
+
+def _heard(number: int, frame: object) -> None:
+    """The byte in the pipe says it all."""

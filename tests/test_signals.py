@@ -1,0 +1,83 @@
+"""signals.py: no signal is lost, whichever thread the kernel hands it to."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+
+from tests.running import ROOT
+
+# Says a byte for every USR1, with idle and busy threads around, as the wrapper has them.
+LISTENER = """
+import os, signal, threading
+from wrapper.signals import Signals
+signals = Signals()
+signals.await_blocked()
+for _ in range(3):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+os.write(1, b"r")
+while (message := signals.inbox.get())[0] == "signal" and message[1] != signal.SIGTERM:
+    if message[1] == signal.SIGUSR1:
+        os.write(1, b"u")
+"""
+
+
+def hear(process):
+    ready, _, _ = select.select([process.stdout], [], [], 10)
+    assert ready, "a signal was lost"
+    return os.read(process.stdout.fileno(), 100)
+
+
+def test_a_signal_close_behind_another_is_heard_at_once():
+    """signal(7): a thread with a signal pending gets no second one, another thread of the process does.
+
+    Python's handlers run in the main thread, and nothing wakes that where another one was interrupted.
+    """
+    process = subprocess.Popen([sys.executable, "-c", LISTENER], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert hear(process) == b"r"
+        for _ in range(2000):
+            os.kill(process.pid, signal.SIGCHLD)
+            os.kill(process.pid, signal.SIGUSR1)
+            assert hear(process) == b"u"
+        os.kill(process.pid, signal.SIGCHLD)
+        process.terminate()
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+FORKER = """
+import os, signal
+from wrapper.signals import Signals
+signals = Signals()
+if (pid := os.fork()) == 0:
+    os.write(1, b"r")
+    while True:
+        signal.pause()
+while (message := signals.inbox.get()) != ("signal", signal.SIGUSR1):
+    if message == ("signal", signal.SIGCHLD):
+        os.write(1, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    else:
+        os.write(1, b"?")
+"""
+
+
+def test_what_a_fork_of_ours_is_sent_is_not_for_us():
+    """Sidecar code may use multiprocessing: TERM ends its process, not the container."""
+    process = subprocess.Popen([sys.executable, "-c", FORKER], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert hear(process) == b"r"
+        (child,) = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        assert hear(process) == b"-15"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        assert process.communicate()[0] == b""
