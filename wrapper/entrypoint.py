@@ -217,6 +217,8 @@ class Entrypoint:
             self._is_ending = True
             if self._server is not None:
                 threading.Thread(target=self._server.stop, name="server-stop", daemon=True).start()
+            if self._loader is not None:
+                self._loader.announce_end()
         self._service.controller.shut_down(number)
 
     def _pass_on(self, number: int) -> None:

@@ -330,6 +330,7 @@ def _over(exit_status: int, planned: bool) -> None:
 
 
 def _end(loader: Loader, site: Site, server: Server) -> None:
+    loader.announce_end()
     for service in site.services:
         service.controller.shut_down(signal.SIGTERM)
     server.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import pytest
 
@@ -136,3 +137,31 @@ def test_the_whole_road_with_a_good_and_a_bad_sidecar(tmp_path):
             lambda: (found := wrapper.get("/sidecar/api/problems")) and b"no.such" in found and found)
         assert wrapper.status()["state"] == "running"
         assert wrapper.end(15) == 0  # its own status
+
+
+TASK = """
+import sys
+from wrapper import Sidecar
+sidecar = Sidecar()
+
+@sidecar.task
+def work(service, stopping):
+    stopping.wait()
+    print("told while the service is", service.state, file=sys.stderr)
+    service.wait_ready(0)
+    print("cleaned up", file=sys.stderr)
+
+@sidecar.task
+def heeds_nothing():
+    import threading
+    threading.Event().wait()
+"""
+
+
+def test_a_task_has_as_long_to_end_as_the_service(tmp_path):
+    with Wrapper("--sidecar", write(tmp_path, "ends.py", TASK), command=service("plain")) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+        began = time.monotonic()
+        wrapper.end(15)
+        assert "cleaned up" in wrapper.stderr
+        assert time.monotonic() - began < 5  # one that heeds nothing is not waited for long

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from wrapper.config.source import Source
     from wrapper.config.subscription import Pace
+    from wrapper.deadline import Deadline
     from wrapper.events import Feed
     from wrapper.message import Request, Response
     from wrapper.sidecar.metrics import Metric
@@ -45,18 +46,24 @@ class Host:
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
+        self._tasks: list[threading.Thread] = []
         self._hooks = Hooks(self.guard, self._main, site.around.feed)
 
     def begin(self) -> None:
         """Everything has been declared: the hooks may be called."""
         self._hooks.begin()
 
-    def stop(self, timeout: float) -> None:
-        """Tell the tasks that it is over, and let the hooks hear of the last exit."""
+    def announce_end(self) -> None:
+        """Tell the tasks and watches that it is over; returns at once."""
         self._stopping.set()
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             subscription.stop()
-        self._hooks.finish(timeout)
+
+    def stop(self, deadline: Deadline) -> None:
+        """Let the hooks hear of the last exit, and the tasks end that heed `stopping`."""
+        self._hooks.finish(deadline)
+        for task in list(self._tasks):
+            task.join(deadline.remaining())
 
     # Requests
 
@@ -93,7 +100,9 @@ class Host:
     def add_task(self, name: str, function: Callable[..., Any]) -> None:
         work = fitting(function, self._main, self._stopping)
         task = Task(f"task {name}", work, self.guard, self._stopping)
-        threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True).start()
+        thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
+        self._tasks.append(thread)
+        thread.start()
 
     def add_hook(self, moment: str, function: Callable[..., Any]) -> None:
         self._hooks.add(moment, function)
@@ -238,9 +247,9 @@ class Hooks:
             name = getattr(hook, "__name__", "hook")
             self._guard.attempt(f"on_{moment} {name}", fitting(hook, *arguments))
 
-    def finish(self, timeout: float) -> None:
+    def finish(self, deadline: Deadline) -> None:
         """Wait until everything up to the feed's last event, which the caller made, has been heard."""
         with self._lock:
             has_begun = self._has_begun
         if has_begun:
-            self._done.wait(timeout)
+            self._done.wait(deadline.remaining())

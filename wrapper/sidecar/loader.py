@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from wrapper.sidecar.site import Site
 
-END_TIMEOUT = 1.0  # seconds that hooks get to hear of the last exit: the container is waited for
+END_TIMEOUT = 0.5  # seconds to hear of the last exit and to end: whoever stops the container waits for it
 LOAD_TIMEOUT = 30.0  # seconds after which an import that has not ended is a problem
 
 
@@ -42,15 +42,22 @@ class Loader:
         for word in words:
             self._start_one(word)
 
-    def stop(self) -> None:
-        """Let tasks and hooks end, those of all sidecars together within `END_TIMEOUT`."""
+    def announce_end(self) -> None:
+        """The wrapper shuts down: tasks and watches have as long to end as the service has. Returns at once."""
         with self._lock:
             self._is_over, living = True, list(self._living)
-            self._living.clear()
+        for _, host in living:
+            host.announce_end()
+
+    def stop(self) -> None:
+        """Await the end of tasks and hooks, those of all sidecars together within `END_TIMEOUT`."""
+        self.announce_end()
         self._site.around.feed.publish("end")
         deadline = Deadline(END_TIMEOUT)
+        with self._lock:
+            living, self._living = self._living, []
         for sidecar, host in living:
-            host.stop(deadline.remaining() or 0.0)
+            host.stop(deadline)
             sidecar.retire()
 
     def _start_one(self, word: str) -> None:
