@@ -428,9 +428,7 @@ def test_tls_on_the_listener(road, certificate):
         assert field(seen, b"X-Forwarded-Proto") == b"https"
     body = os.urandom(3_000_000)
     line = secure(made)
-    sender = threading.Thread(target=lambda: line.send(
-        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body), daemon=True)
-    sender.start()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     assert line.message()[1].endswith(body)
     silent.close()
 

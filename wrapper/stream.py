@@ -188,7 +188,7 @@ class SecureStream(Stream):
         with self._lock:
             try:
                 return self.tls.send(data)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
                 return 0
             except OSError as error:
                 raise ClientGone(str(error)) from None

@@ -6,13 +6,13 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 from __future__ import annotations
 
 import select
-import socket
 import time
 
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
 from wrapper.proxy import headers
+from wrapper.proxy.bell import Bell
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upload import Upload
 from wrapper.proxy.upstream import INTERIM_MAX, PATIENCE
@@ -44,6 +44,10 @@ class Broken(Exception):
     """The answer broke after its head had gone out: all that is left is to cut the connection."""
 
 
+class _Rung(Exception):
+    """An event stream is to end, and nothing of it is under way."""
+
+
 class _Waiting(Exception):
     """The answer takes long; nobody should sit and wait for it."""
 
@@ -54,7 +58,7 @@ class Exchange:
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_asked_at", "_has_sent", "_interim", "_is_late", "_is_stream_between", "_request", "_tunnel",
+    __slots__ = ("_asked_at", "_bell", "_has_sent", "_interim", "_is_late", "_is_stream_between", "_request", "_tunnel",
                  "_upload", "_upstream", "_worker", "body", "connection", "first_byte", "gate", "going", "head", "held",
                  "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent", "status", "stream",
                  "timeout")
@@ -88,7 +92,8 @@ class Exchange:
         self._interim = 0
         self._has_sent = False
         self.is_cut = False
-        self._is_stream_between = False  # an event stream, and no event of it is half-sent
+        self._bell: Bell | None = None  # of an event stream: somebody wants it to end
+        self._is_stream_between = False  # no event of it is half-sent
 
     # For the gate
 
@@ -97,19 +102,11 @@ class Exchange:
 
     def warn(self, going: str) -> None:
         self.going = going
-        if self._tunnel is not None:
-            self._tunnel.warn(going)
-        elif self._is_stream_between:
-            self._wake()
-
-    def _wake(self) -> None:
-        """Let whoever waits for the service read an end."""
-        connection = self.connection
-        if connection is not None:
-            try:
-                connection.sock.shutdown(socket.SHUT_RD)
-            except OSError:
-                pass
+        tunnel, bell = self._tunnel, self._bell
+        if tunnel is not None:
+            tunnel.warn(going)
+        elif bell is not None:
+            bell.ring()
 
     def cut(self) -> None:
         """A client that has no answer yet still gets one, from us."""
@@ -287,7 +284,7 @@ class Exchange:
     def _await_service(self, timeout: float | None) -> None:
         """Wait until the service has sent something; the client is watched meanwhile.
 
-        Raises: GatewayTimeout; ClientGone.
+        Raises: GatewayTimeout; ClientGone; _Rung.
         """
         assert self.connection is not None
         self._worker.step_aside()
@@ -295,12 +292,17 @@ class Exchange:
         poll.register(self.connection.sock, select.POLLIN)
         poll.register(self.stream.socket, _RDHUP)
         service = self.connection.sock.fileno()
+        bell = self._bell if self._is_stream_between else None
+        if bell is not None:
+            poll.register(bell, select.POLLIN)
         began = self._asked_at
         while True:
             left = None if timeout is None else max(0.0, began + timeout - time.monotonic()) * 1000
             events = dict(poll.poll(left))
             if service in events:
                 return
+            if bell is not None and bell.fileno() in events:
+                raise _Rung
             if not events:
                 if not self._is_uploading():
                     raise GatewayTimeout("the service did not answer in time")
@@ -369,6 +371,7 @@ class Exchange:
         """Pass the body on piece by piece, each as soon as it is there."""
         reader, frame = connection.answer, chunk if is_chunked else bytes
         is_events = is_chunked and b"text/event-stream" in answer.fields.lower()
+        self._bell = Bell.make() if is_events else None
         out: bytes | memoryview = block + frame(arrived)
         tail = arrived[-4:]
 
@@ -383,10 +386,8 @@ class Exchange:
                     break
                 try:
                     pieces = reader.read_piece(self._worker.buffer, wait)
-                except ConnectionError:
-                    if not (self._is_stream_between and self.going):
-                        raise
-                    out = b""  # `warn` has woken us
+                except _Rung:
+                    out = b""
                     continue
                 out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
                 if is_events:

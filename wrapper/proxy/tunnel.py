@@ -51,7 +51,7 @@ class Tunnel:
                 return
             self._code = CLOSE_CODES[going]
             for way in (self._up, self._down):
-                if not way.pending and way.frames is not None and way.frames.is_between:
+                if way.frames is not None and way.frames.is_between:
                     self._close_way(way)
                     self._flush_quietly(way)
 
