@@ -128,7 +128,8 @@ def test_a_held_body_arrives_once_and_whole(late, size):
 def test_a_held_chunked_body_arrives_once_and_whole(late):
     subject = late()
     body, number = os.urandom(300_000), next(NUMBERS)
-    with Raw(subject.port, b"POST /?%d HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" % number) as client:
+    head = b"POST /?%d HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n" % number
+    with Raw(subject.port, head) as client:
         subject.wait_held(1)
         subject.let_it_start()
         for begin in range(0, len(body), 50_000):

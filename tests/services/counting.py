@@ -60,9 +60,11 @@ async def serve(reader, writer):
             async for piece in body_of(head, reader):
                 length += len(piece)
                 digest.update(piece)
-            await answer(path, writer)
+            if path == "/slow":
+                await asyncio.sleep(1)
             note("whole", number, length, digest.hexdigest())
             number = None
+            await answer(path, writer)
     except (asyncio.IncompleteReadError, ConnectionError):
         if number is not None:
             note("broken", number)
@@ -71,8 +73,6 @@ async def serve(reader, writer):
 
 
 async def answer(path, writer):
-    if path == "/slow":
-        await asyncio.sleep(1)
     if path == "/events":
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for count in range(1000):

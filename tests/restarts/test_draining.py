@@ -1,0 +1,248 @@
+"""What is under way when a planned stop comes: finished in time, told to go, or visibly broken; never repeated."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.restarts.load import NUMBERS, Noted, counting
+from tests.restarts.raw import Raw, get, post
+from tests.running import Wrapper, service, wait_until
+
+MODES = pytest.mark.parametrize("mode", ["replace", "overlap"])
+
+
+@pytest.fixture
+def run(tmp_path):
+    started = []
+
+    def start(*options, command=None):
+        wrapper = Wrapper(*options, command=command or counting(tmp_path / "log"))
+        wrapper.noted = lambda: Noted(tmp_path / "log")
+        started.append(wrapper)
+        return wrapper
+
+    yield start
+    for wrapper in started:
+        wrapper.__exit__(None, None, None)
+
+
+def restart(wrapper):
+    """Begin a restart; returns once it is under way."""
+    before = wrapper.status()["restarts"]
+    assert wrapper.command("POST", "/sidecar/api/restart")[0] == 202
+    wait_until(lambda: wrapper.status()["restarts"] > before)
+
+
+def is_done(wrapper, generation=2):
+    status = wrapper.status()
+    return status["generation"] == generation and status["state"] == "running"
+
+
+@MODES
+def test_an_upload_in_flight_gets_its_time(run, mode):
+    wrapper = run("--restart-mode", mode)
+    number, body = next(NUMBERS), os.urandom(200_000)
+    with Raw(wrapper.port, post(f"/?{number}", body)[:100_000]) as client:
+        wait_until(lambda: wrapper.noted().of("began"))
+        restart(wrapper)
+        client.send(post(f"/?{number}", body)[100_000:])
+        assert client.read_answer()[0] == 200
+    assert len(wrapper.noted().of("whole")) == len(wrapper.noted().of("began")) == 1
+    wait_until(lambda: is_done(wrapper))
+
+
+@MODES
+def test_an_upload_that_does_not_end_in_time_is_visibly_broken_and_never_repeated(run, mode):
+    wrapper = run("--drain-timeout", "300ms", "--restart-mode", mode)
+    with Raw(wrapper.port, post(f"/?{next(NUMBERS)}", bytes(200_000))[:100_000]) as client:
+        wait_until(lambda: wrapper.noted().of("began"))
+        restart(wrapper)
+        status, fields, _ = client.read_answer()
+        assert (status, fields["connection"]) == (503, "close")
+    wait_until(lambda: is_done(wrapper))
+    noted = wrapper.noted()
+    assert len(noted.of("began")) == 1
+    assert not noted.of("whole")
+
+
+def test_a_request_that_takes_long_is_finished_and_newcomers_wait(run):
+    wrapper = run()
+    with Raw(wrapper.port, get(f"/slow?{next(NUMBERS)}")) as slow, Raw(wrapper.port) as newcomer:
+        wait_until(lambda: wrapper.noted().of("began"))
+        restart(wrapper)
+        newcomer.send(get())
+        assert slow.read_answer()[0] == 200
+        status, fields, _ = newcomer.read_answer()
+        assert (status, "wrapper-held" in fields) == (200, True)
+    assert not wrapper.noted().repeated
+
+
+def test_an_answer_that_does_not_end_in_time_is_visibly_broken(run):
+    wrapper = run("--drain-timeout", "300ms")
+    with Raw(wrapper.port, get("/answer")) as client:
+        client.read_until(b"56789")
+        restart(wrapper)
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            client.read_until(b"never")
+
+
+def test_a_request_without_an_answer_gets_one_when_it_is_cut(run):
+    wrapper = run("--drain-timeout", "200ms")
+    with Raw(wrapper.port, get(f"/slow?{next(NUMBERS)}")) as client:
+        wait_until(lambda: wrapper.noted().of("began"))
+        restart(wrapper)
+        status, fields, _ = client.read_answer()
+        assert (status, "retry-after" in fields) == (503, True)
+    wait_until(lambda: is_done(wrapper))
+
+
+# Server-sent events
+
+def ended_stream(data):
+    """The events of a stream that ended cleanly, as the client saw them."""
+    body = data.partition(b"\r\n\r\n")[2]
+    assert body.endswith(b"\r\n0\r\n\r\n"), body[-60:]
+    text = b"".join(re.findall(rb"[0-9a-f]+\r\n(.+?)\r\n(?=[0-9a-f]+\r\n)", body, re.DOTALL))
+    assert text.endswith(b"\n\n"), text[-60:]
+    return text
+
+
+@MODES
+def test_an_event_stream_ends_cleanly_between_two_events(run, mode):
+    wrapper = run("--restart-mode", mode)
+    clients = [Raw(wrapper.port, get("/events")) for _ in range(8)]
+    begun = [client.read_until(b"data: 3\n") for client in clients]
+    begin = time.monotonic()
+    restart(wrapper)
+    for client, beginning in zip(clients, begun):
+        assert ended_stream(beginning + client.read_end()).count(b"data: more\n\n") >= 3
+        client.close()
+    assert time.monotonic() - begin < 2, "the streams took the whole time to drain"
+
+
+def test_a_silent_event_stream_ends_cleanly_too(run, tmp_path):
+    script = tmp_path / "silent.py"
+    script.write_text(
+        "import socket, sys\n"
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "kept = []\n"
+        "while True:\n"
+        "    c = s.accept()[0]; kept.append(c)\n"
+        "    if c.recv(9999): c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n'\n"
+        "                               b'Transfer-Encoding: chunked\\r\\n\\r\\n9\\r\\ndata: 1\\n\\n\\r\\n')\n")
+    wrapper = run(command=["python3", str(script), "{port}"])
+    with Raw(wrapper.port, get("/")) as client:
+        client.read_until(b"data: 1\n\n\r\n")
+        begin = time.monotonic()
+        restart(wrapper)
+        assert client.read_end() == b"0\r\n\r\n"
+        assert time.monotonic() - begin < 2
+
+
+# WebSockets
+
+@pytest.fixture
+def sockets(run):
+    return lambda *options: run(*options, command=service("websocket"))
+
+
+@MODES
+def test_a_websocket_client_sees_1012_at_a_restart_and_connects_again_at_once(sockets, mode):
+    wrapper = sockets("--restart-mode", mode)
+    with connect(f"ws://127.0.0.1:{wrapper.port}/") as client:
+        first = client.recv()
+        client.send("hello")
+        assert client.recv() == "hello"
+        restart(wrapper)
+        begin = time.monotonic()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=10)
+        assert closed.value.rcvd.code == 1012
+        assert time.monotonic() - begin < 2, "it was cut, not told"
+        with connect(f"ws://127.0.0.1:{wrapper.port}/") as again:
+            assert again.recv() != first
+            again.send("hello again")
+            assert again.recv() == "hello again"
+
+
+def test_a_websocket_client_sees_1001_at_the_end(sockets):
+    wrapper = sockets()
+    with connect(f"ws://127.0.0.1:{wrapper.port}/") as client:
+        client.recv()
+        wrapper.process.terminate()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=10)
+        assert closed.value.rcvd.code == 1001
+    assert wrapper.end() == 0
+
+
+def test_a_close_comes_at_a_frame_boundary_in_the_middle_of_a_flood(sockets):
+    wrapper = sockets("--drain-timeout", "5s")
+    under_way, codes = threading.Semaphore(0), []
+
+    def read():
+        with connect(f"ws://127.0.0.1:{wrapper.port}/") as client:
+            client.recv()
+            client.send("flood")
+            try:
+                for count in range(1_000_000):
+                    assert client.recv(timeout=10) == b"%08d" % count * 2000
+                    if count == 20:
+                        under_way.release()
+            except ConnectionClosed as closed:
+                codes.append(closed.rcvd and closed.rcvd.code)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert under_way.acquire(timeout=20)
+    begin = time.monotonic()
+    restart(wrapper)
+    for thread in threads:
+        thread.join(20)
+    assert codes == [1012] * len(threads)
+    assert time.monotonic() - begin < 4, "they were cut, not told"
+
+
+def test_a_client_that_does_not_read_still_finds_the_close(sockets):
+    """The close waits behind what the client has not taken yet, and is not forgotten there."""
+    wrapper = sockets("--drain-timeout", "5s")
+    with connect(f"ws://127.0.0.1:{wrapper.port}/", max_queue=1) as client:
+        client.recv()
+        client.send("flood")
+        client.recv()
+        wait_until(lambda: wrapper.status()["in_flight"] == 1)
+        restart(wrapper)
+        # The kernel's buffers are full now; only from here on the client reads.
+        with pytest.raises(ConnectionClosed) as closed:
+            all(client.recv(timeout=10) for _ in range(1_000_000))
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+
+
+def test_a_tunnel_that_is_no_websocket_is_cut_after_its_time(run, tmp_path):
+    script = tmp_path / "upgrade.py"
+    script.write_text(
+        "import socket, sys\n"
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "kept = []\n"
+        "while True:\n"
+        "    c = s.accept()[0]; kept.append(c)\n"
+        "    if c.recv(9999): c.sendall(b'HTTP/1.1 101 OK\\r\\nConnection: upgrade\\r\\nUpgrade: own\\r\\n\\r\\nhi')\n")
+    wrapper = run("--drain-timeout", "200ms", command=["python3", str(script), "{port}"])
+    with Raw(wrapper.port, get("/", "Connection: upgrade", "Upgrade: own")) as client:
+        client.read_until(b"hi")
+        restart(wrapper)
+        try:
+            assert client.read_end() == b""
+        except ConnectionResetError:
+            pass
+    wait_until(lambda: is_done(wrapper))
