@@ -38,7 +38,7 @@ HANDLER_TIMEOUT = "30s"
 class Sidecar:
     """What one author adds to the wrapper. `name` is shown with its problems; default: the module's name.
 
-    Every function is called with as many of its arguments as it takes: a handler is `handler(request)` or
+    Every function is called with as many of its arguments as it needs: a handler is `handler(request)` or
     `handler(request, service)`, a hook `hook()` or `hook(service)`, and so on.
     """
 
@@ -167,7 +167,8 @@ class Sidecar:
         return self._hook("exit", function)
 
     def _hook(self, moment: str, function: Handler) -> Handler:
-        self._declare(f"on_{moment} {_name(function)}", lambda host: host.add_hook(moment, function))
+        name = _name(function)
+        self._declare(f"on_{moment} {name}", lambda host: host.add_hook(moment, name, function))
         return function
 
     # Services

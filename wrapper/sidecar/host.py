@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 
@@ -68,10 +69,11 @@ class Host:
     # Requests
 
     def answer(self, what: str, handler: Callable[..., Any], timeout: float | None, limit: int) -> Answer:
+        work = fitting(handler)
+
         def respond(request: Request) -> Response:
             request.limit = limit
-            work = fitting(handler, request, self._main)
-            return self._call(what, request, lambda: response_of(work(), self.guard, what), timeout)
+            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what), timeout)
 
         return respond
 
@@ -98,19 +100,21 @@ class Host:
     # In the background
 
     def add_task(self, name: str, function: Callable[..., Any]) -> None:
-        work = fitting(function, self._main, self._stopping)
-        task = Task(f"task {name}", work, self.guard, self._stopping)
+        work = fitting(function)
+        task = Task(f"task {name}", lambda: work(self._main, self._stopping), self.guard, self._stopping)
         thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
         self._tasks.append(thread)
         thread.start()
 
-    def add_hook(self, moment: str, function: Callable[..., Any]) -> None:
-        self._hooks.add(moment, function)
+    def add_hook(self, moment: str, name: str, function: Callable[..., Any]) -> None:
+        self._hooks.add(moment, name, function)
 
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
+        work = fitting(function)
+
         def on_change(value: Any) -> Any:
-            return fitting(function, value, self._main)()
+            return work(value, self._main)
 
         subscription = Subscription(f"{self.guard.name}.{name}", source, on_change, pace, self._around.board,
                                     self._around.feed, select)
@@ -196,15 +200,15 @@ class Hooks:
         self._feed = feed
         # Guards the hooks and whether their thread runs.
         self._lock = threading.Lock()
-        self._hooks: dict[str, list[Callable[..., Any]]] = {"start": [], "ready": [], "exit": []}
+        self._hooks: dict[str, list[tuple[str, Callable[..., Any]]]] = {"start": [], "ready": [], "exit": []}
         self._state = ""  # of the service, as the feed told it last
         self._may_begin = False
         self._has_begun = False
         self._done = threading.Event()
 
-    def add(self, moment: str, function: Callable[..., Any]) -> None:
+    def add(self, moment: str, name: str, function: Callable[..., Any]) -> None:
         with self._lock:
-            self._hooks[moment].append(function)
+            self._hooks[moment].append((f"on_{moment} {name}", fitting(function)))
         self._begin_if_needed()
 
     def begin(self) -> None:
@@ -243,9 +247,8 @@ class Hooks:
     def _call(self, moment: str, *arguments: Any) -> None:
         with self._lock:
             hooks = list(self._hooks[moment])
-        for hook in hooks:
-            name = getattr(hook, "__name__", "hook")
-            self._guard.attempt(f"on_{moment} {name}", fitting(hook, *arguments))
+        for what, hook in hooks:
+            self._guard.attempt(what, functools.partial(hook, *arguments))
 
     def finish(self, deadline: Deadline) -> None:
         """Wait until everything up to the feed's last event, which the caller made, has been heard."""

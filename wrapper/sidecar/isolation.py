@@ -229,15 +229,18 @@ def close(result: Any) -> None:
         log.debug("an answer that came too late could not be closed", cause=repr(error))
 
 
-def fitting(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """The call of `function` with as many of the arguments as it takes: nobody must name what they do not need."""
+def fitting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, called with as many of the arguments as it needs: nobody must name what they do not use.
+
+    A parameter with a default is the author's own, as in `lambda request, path=path: ...` in a loop.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return lambda: function(*arguments)  # a builtin that does not say
+        return function  # a builtin that does not say
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return lambda: function(*arguments)
-    places = [parameter for parameter in parameters
-              if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)]
-    taken = arguments[:len(places)]
-    return lambda: function(*taken)
+        return function
+    places = sum(parameter.default is parameter.empty and
+                 parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                 for parameter in parameters)
+    return lambda *arguments: function(*arguments[:places])
