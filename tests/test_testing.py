@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.running import thread_names, wait_until
+from tests.running import wait_until
 from wrapper import Response, Sidecar, testing
 from wrapper.testing import FakeService, running
 
@@ -139,9 +139,14 @@ def test_a_stream_is_read_line_by_line_and_its_end_is_noticed(capfd):
 
 
 def test_nothing_is_left_behind(sidecar):
+    def ours():
+        return {thread for thread in threading.enumerate() if thread not in before
+                and thread.name.startswith(("fake-service", "controller", "gate"))}
+
+    before = set(threading.enumerate())
     with running(sidecar) as wrapper:
         assert wrapper.get("/").status == 200
-    wait_until(lambda: not [name for name in thread_names() if name.startswith(("fake-service", "controller", "gate"))])
+    wait_until(lambda: not ours())
 
 
 def test_settings_are_those_of_the_command_line():
