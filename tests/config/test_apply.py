@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -343,7 +344,7 @@ def test_a_callable_checks_the_new_files(stage):
     seen = {}
 
     def judge(staged):
-        seen.update({path: open(new).read() for path, new in staged.items()})
+        seen.update({path: Path(new).read_text() for path, new in staged.items()})
         return Problem("I do not like it")
 
     assert "I do not like it" in only(stage.apply("new", check=judge)).message

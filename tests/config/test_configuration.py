@@ -53,7 +53,7 @@ def problems(wrapper):
 
 
 def record(wrapper):
-    return json.loads(wrapper.get("/sidecar/api/config"))[0]
+    return wait_until(lambda: json.loads(wrapper.get("/sidecar/api/config")))[0]
 
 
 def wait_said(wrapper, text):
@@ -105,7 +105,7 @@ def test_no_request_is_lost_while_configurations_come_and_go(place):
             thread.start()
         for content in ("two", "broken", "three"):
             place.change(content)
-            wait_until(lambda: record(wrapper)["last_result"] != "applied" or said(wrapper) == content)
+            wait_until(lambda text=content: record(wrapper)["last_result"] != "applied" or said(wrapper) == text)
             wait_until(lambda: not record(wrapper)["pending"])
         wait_said(wrapper, "three")
         stop.set()

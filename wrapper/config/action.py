@@ -30,7 +30,7 @@ CALL_SETTLE = 0.2  # the same, behind a call that was answered
 
 
 class Act:
-    """One way to make the service take its files. `settle`: seconds it must live on before it is asked for readiness."""
+    """One way to make the service take its files. `settle`: seconds it must live on before it counts as ready."""
 
     def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float) -> None:
         self._service = service
@@ -83,7 +83,7 @@ class Signal(Act):
 
 
 class InOwnThread(Act):
-    """Something that may take long, so the controller does not do it: it only says when it is idle and the service up."""
+    """What may take long, so the controller does not do it: it only says when it is idle and the service up."""
 
     def carry_out(self) -> None:
         before = generation(self._service)

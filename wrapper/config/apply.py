@@ -64,7 +64,7 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
                 *, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
-    """The same before the first start: files and check only. `Change.settle` waits for the start, and sees how it went."""
+    """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes."""
     with service.changing:
         change = None
         try:

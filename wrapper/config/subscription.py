@@ -250,7 +250,7 @@ class Subscription:
             return found
         try:
             return self._select(found)
-        except Exception as error:  # noqa: BLE001  the author's code meets a document it was not written for
+        except Exception as error:  # the author's code meets a document it was not written for
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise CannotLook(f"{self._source.name}: the part that counts is not there: {what}") from error
 
@@ -283,14 +283,14 @@ class Subscription:
         self._next_change = Deadline(self._pace.min_interval)
 
     def _bring(self, value: Any) -> list[Problem]:
-        """Call the handler. A timer is its watcher: the only thing that can be said of one that hangs is that it does."""
+        """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""
         timer = threading.Timer(SLOW_SECONDS, self._report_slow)
         timer.daemon = True
         timer.name = f"config-{self.name}-slow"
         timer.start()
         try:
             return problems_of(self._on_change(value))
-        except BaseException as error:  # sys.exit in an author's code must not end the watcher
+        except BaseException as error:  # noqa: BLE001  sys.exit in an author's code must not end the watcher
             log.error(f"the handler of {self.name} failed:\n{traceback.format_exc()}")
             return [Problem(f"the handler of {self.name} failed: {type(error).__name__}: {error}", "handler")]
         finally:

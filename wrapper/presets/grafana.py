@@ -1,0 +1,160 @@
+"""A sidecar for Grafana: data sources and dashboards through its API, settings through its INI file and a restart.
+
+    FROM grafana/grafana
+    ...
+    ENV SITE_CONFIGURATION=http://frontend/.internal/configuration
+    RUN cp /etc/grafana/grafana.ini /etc/grafana/site.ini          # what the very first start finds
+    python3 -m wrapper --sidecar wrapper.presets.grafana --upstream 127.0.0.1:3000 --ready-path /api/health -- \\
+        /run.sh --config=/etc/grafana/site.ini
+
+The document is JSON; every part may be missing:
+
+    {"datasources": [{"name": "Prometheus", "type": "prometheus", "url": "http://prometheus:9090", "access": "proxy"}],
+     "dashboards":  [{"uid": "overview", "title": "Overview", "panels": []}],
+     "settings":    {"smtp": {"enabled": true, "host": "mail:587"}, "security": {"cookie_secure": true}}}
+
+Data sources that people made by hand are left alone, and so are dashboards without our tag.
+
+| variable | default | meaning |
+|---|---|---|
+| SITE_CONFIGURATION | required | URL or path of the document |
+| SITE_TOKEN_FILE | none | a file with the bearer token for it |
+| SITE_INTERVAL | 5s | between two looks |
+| GRAFANA_PRISTINE | /etc/grafana/grafana.ini | the settings that come with the image; only read |
+| GRAFANA_SETTINGS | /etc/grafana/site.ini | those plus the site's; this sidecar writes it, and nobody else |
+| GRAFANA_USER, GRAFANA_PASSWORD_FILE | admin, none | who asks the API; without a file the password is `admin` |
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from wrapper import Problem, ServiceHandle, Sidecar
+
+TAG = "site-configuration"  # on our dashboards; those without it are left alone
+READY_TIMEOUT = 60.0  # seconds a change waits for Grafana to be ready
+
+
+class Api:
+    """Grafana's HTTP API, asked as one user."""
+
+    def __init__(self, service: ServiceHandle, environment: Mapping[str, str]) -> None:
+        self._service = service
+        self._environment = environment
+
+    def ask(self, method: str, path: str, json: Any = None) -> Any:
+        """The answer as JSON; None where there is no such thing. Raises: Refused."""
+        answer = self._service.request(method, path, json=json, headers={"Authorization": self._authorization()})
+        if answer.status == 404:
+            return None
+        if not answer.ok:
+            raise Refused(f"Grafana answers {answer.status} to {method} {path}: {answer.text[:200]}")
+        return answer.json()
+
+    def _authorization(self) -> str:
+        password, file = "admin", self._environment.get("GRAFANA_PASSWORD_FILE")
+        if file:
+            with open(file, encoding="utf-8") as content:
+                password = content.read().strip()
+        pair = f"{self._environment.get('GRAFANA_USER', 'admin')}:{password}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+class Refused(Exception):
+    """Grafana does not do what it was asked to."""
+
+
+def put_datasources(api: Api, datasources: list[dict[str, Any]]) -> None:
+    """Create those that are missing, and bring those of the same name to what is wanted."""
+    for wanted in datasources:
+        present = api.ask("GET", f"/api/datasources/name/{quote(wanted['name'], safe='')}")
+        if present is None:
+            api.ask("POST", "/api/datasources", wanted)
+        elif any(present.get(key) != value for key, value in wanted.items()):
+            api.ask("PUT", f"/api/datasources/uid/{present['uid']}", {**present, **wanted})
+
+
+def put_dashboards(api: Api, dashboards: list[dict[str, Any]]) -> None:
+    """Make our dashboards those of the site."""
+    for one in dashboards:
+        tagged = {**one, "id": None, "tags": sorted({*one.get("tags", []), TAG})}
+        api.ask("POST", "/api/dashboards/db", {"dashboard": tagged, "overwrite": True, "message": "site configuration"})
+    wanted = {one["uid"] for one in dashboards}
+    for found in api.ask("GET", f"/api/search?type=dash-db&tag={TAG}") or []:
+        if found["uid"] not in wanted:
+            api.ask("DELETE", f"/api/dashboards/uid/{found['uid']}")
+
+
+def ini_file(pristine: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The image's settings, and behind them the site's: of two values Grafana takes the later one.
+
+    Raises: ValueError for what would not be one line of it.
+    """
+    lines = [pristine.rstrip("\n"), "", "# From the site configuration."]
+    for section, values in settings.items():
+        lines.append(f"[{one_line(section)}]")
+        lines += [f"{one_line(name)} = {one_line(ini_value(value))}" for name, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def ini_value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"a setting must be one line: {text[:20]!r}")
+    return text
+
+
+def build(environment: Mapping[str, str]) -> Sidecar:
+    """The sidecar for the variables above."""
+    sidecar = Sidecar("grafana")
+    source = environment.get("SITE_CONFIGURATION")
+    if not source:
+        sidecar.problem("SITE_CONFIGURATION is missing: the URL or path of the site configuration")
+        return sidecar
+    options: dict[str, Any] = {"every": environment.get("SITE_INTERVAL", "5s"),
+                               "token_file": environment.get("SITE_TOKEN_FILE")}
+    add_api(sidecar, source, environment, options)
+    add_settings(sidecar, source, environment, options)
+    return sidecar
+
+
+def add_api(sidecar: Sidecar, source: str, environment: Mapping[str, str], options: dict[str, Any]) -> None:
+    def reconcile(service: ServiceHandle, action: Any) -> list[Problem]:
+        if not service.wait_ready(READY_TIMEOUT):
+            return [Problem("Grafana is not ready", retry=True)]
+        try:
+            action(Api(service, environment))
+        except Refused as error:
+            return [Problem(str(error))]
+        except OSError as error:
+            return [Problem(f"cannot ask Grafana: {error}", retry=True)]
+        return []
+
+    @sidecar.watch(source, name="datasources", select=lambda site: site.get("datasources", []), **options)
+    def on_datasources(datasources: list[Any], service: ServiceHandle) -> list[Problem]:
+        return reconcile(service, lambda api: put_datasources(api, datasources))
+
+    @sidecar.watch(source, name="dashboards", select=lambda site: site.get("dashboards", []), **options)
+    def on_dashboards(dashboards: list[Any], service: ServiceHandle) -> list[Problem]:
+        return reconcile(service, lambda api: put_dashboards(api, dashboards))
+
+
+def add_settings(sidecar: Sidecar, source: str, environment: Mapping[str, str], options: dict[str, Any]) -> None:
+    pristine = environment.get("GRAFANA_PRISTINE", "/etc/grafana/grafana.ini")
+    file = environment.get("GRAFANA_SETTINGS", "/etc/grafana/site.ini")
+    @sidecar.watch(source, name="settings", select=lambda site: site.get("settings", {}), min_interval="10s", **options)
+    def on_settings(settings: dict[str, Any], service: ServiceHandle) -> list[Problem]:
+        with open(pristine, encoding="utf-8") as image:
+            text = ini_file(image.read(), settings)
+        return service.apply({file: text}, action="restart")
+
+
+sidecar = build(os.environ)

@@ -1,0 +1,183 @@
+"""A sidecar for Prometheus, with Alertmanager beside it: rules, receivers and silences from one site configuration.
+
+    FROM prom/prometheus
+    ...
+    ENV SITE_CONFIGURATION=http://frontend/.internal/configuration
+    python3 -m wrapper --sidecar wrapper.presets.prometheus --ready-path /-/ready -- \\
+        prometheus --config.file=/etc/prometheus/prometheus.yml --web.listen-address=:{port} --web.enable-lifecycle
+
+The document is JSON; every part may be missing:
+
+    {"rules":     [{"name": "group", "rules": [{"alert": "Down", "expr": "up == 0", "labels": {"severity": "page"}}]}],
+     "notifiers": [{"severity": "page", "type": "email", "to": "on-call@example.org"},
+                   {"type": "webhook", "url": "http://..."}],                also slack (url), pagerduty (key)
+     "smtp":      {"host": "mail:587", "from": "prometheus@example.org", "username": "...", "password": "..."},
+     "silences":  ["Down", {"alertname": "Slow", "job": "api"}]}
+
+prometheus.yml names the rule file, and Alertmanager at the exposed port with `path_prefix: /alertmanager`.
+
+| variable | default | meaning |
+|---|---|---|
+| SITE_CONFIGURATION | required | URL or path of the document |
+| SITE_TOKEN_FILE | none | a file with the bearer token for it |
+| SITE_INTERVAL | 5s | between two looks |
+| PROMETHEUS_RULES | /etc/prometheus/rules/site.yml | the rule file this sidecar writes, and nobody else |
+| ALERTMANAGER_CONFIG | /etc/alertmanager/alertmanager.yml | the same for Alertmanager |
+| ALERTMANAGER_COMMAND | alertmanager | its program and further options; empty: no Alertmanager |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from wrapper import Problem, ServiceHandle, Sidecar
+
+OWNER = "wrapper"  # the author of our silences; those of anybody else are left alone
+ROUTE = "/alertmanager"
+SILENCE_DAYS = 3650  # Alertmanager knows no silence without an end; ours end when the site says so
+RECONCILE_INTERVAL = 60.0  # seconds between two looks whether our silences are still there
+NOBODY = "nobody"  # the receiver of alerts that no notifier asks for
+
+Matchers = frozenset[tuple[str, str]]
+
+
+def rule_file(rules: list[Any]) -> str:
+    """The site's groups as a rule file; JSON is YAML."""
+    return json.dumps({"groups": rules}, indent=2) + "\n"
+
+
+def alertmanager_file(site: Mapping[str, Any]) -> str:
+    """Receivers and routes for the site's notifiers, in their order. Raises: ValueError."""
+    receivers, routes = [{"name": NOBODY}], []
+    for number, notifier in enumerate(site.get("notifiers") or []):
+        name = f"{number}-{notifier.get('type')}"
+        receivers.append({"name": name, **receiver(notifier, site.get("smtp") or {})})
+        severity = notifier.get("severity")
+        routes.append({"receiver": name, "continue": True,
+                       **({"matchers": [f"severity={json.dumps(severity)}"]} if severity else {})})
+    route = {"receiver": NOBODY, "group_by": ["alertname"], "routes": routes}
+    return json.dumps({"route": route, "receivers": receivers}, indent=2) + "\n"
+
+
+def receiver(notifier: Mapping[str, Any], smtp: Mapping[str, Any]) -> dict[str, Any]:
+    """One notifier in Alertmanager's words. Raises: ValueError that names what is missing."""
+    kind = notifier.get("type")
+    if kind == "email":
+        mail = {"to": needed(notifier, "to", "notifier"), "from": needed(smtp, "from", "smtp"),
+                "smarthost": needed(smtp, "host", "smtp"), "auth_username": smtp.get("username"),
+                "auth_password": smtp.get("password"), "require_tls": smtp.get("tls")}
+        return {"email_configs": [{name: value for name, value in mail.items() if value is not None}]}
+    if kind == "webhook":
+        return {"webhook_configs": [{"url": needed(notifier, "url", "notifier")}]}
+    if kind == "slack":
+        return {"slack_configs": [{"api_url": needed(notifier, "url", "notifier")}]}
+    if kind == "pagerduty":
+        return {"pagerduty_configs": [{"routing_key": needed(notifier, "key", "notifier")}]}
+    raise ValueError(f"no such type of notifier: {kind!r}; there are email, webhook, slack and pagerduty")
+
+
+def needed(part: Mapping[str, Any], name: str, where: str) -> Any:
+    if not part.get(name):
+        raise ValueError(f"{where}: {name!r} is missing")
+    return part[name]
+
+
+def matchers(wanted: str | Mapping[str, str]) -> Matchers:
+    """A silence by the labels it matches; a name alone is the name of an alert."""
+    labels = {"alertname": wanted} if isinstance(wanted, str) else wanted
+    return frozenset((str(name), str(value)) for name, value in labels.items())
+
+
+def reconcile(alertmanager: ServiceHandle, silences: list[Any]) -> list[Problem]:
+    """Make our silences those of the site: create what is missing, expire what is not wanted any more."""
+    wanted = {matchers(silence) for silence in silences}
+    present = our_silences(alertmanager)
+    answers = [alertmanager.request("POST", f"{ROUTE}/api/v2/silences", json=silence(one))
+               for one in sorted(wanted - present.keys(), key=sorted)]
+    answers += [alertmanager.request("DELETE", f"{ROUTE}/api/v2/silence/{identity}")
+                for one, identities in present.items()
+                for identity in (identities if one not in wanted else identities[1:])]
+    return [Problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", retry=True)
+            for answer in answers if not answer.ok]
+
+
+def our_silences(alertmanager: ServiceHandle) -> dict[Matchers, list[str]]:
+    """The ids of the silences that are ours and in force, by what they match."""
+    found: dict[Matchers, list[str]] = {}
+    for one in alertmanager.request("GET", f"{ROUTE}/api/v2/silences").json():
+        if one["createdBy"] == OWNER and one["status"]["state"] != "expired":
+            labels = frozenset((matcher["name"], matcher["value"]) for matcher in one["matchers"])
+            found.setdefault(labels, []).append(one["id"])
+    return found
+
+
+def silence(labels: Matchers) -> dict[str, Any]:
+    now = datetime.now(timezone.utc)
+    return {"matchers": [{"name": name, "value": value, "isRegex": False, "isEqual": True}
+                         for name, value in sorted(labels)],
+            "startsAt": now.isoformat(), "endsAt": (now + timedelta(days=SILENCE_DAYS)).isoformat(),
+            "createdBy": OWNER, "comment": "from the site configuration; removed there, it ends here"}
+
+
+def build(environment: Mapping[str, str]) -> Sidecar:
+    """The sidecar for the variables above."""
+    sidecar = Sidecar("prometheus")
+    source = environment.get("SITE_CONFIGURATION")
+    if not source:
+        sidecar.problem("SITE_CONFIGURATION is missing: the URL or path of the site configuration")
+        return sidecar
+    options: dict[str, Any] = {"every": environment.get("SITE_INTERVAL", "5s"),
+                               "token_file": environment.get("SITE_TOKEN_FILE")}
+    add_rules(sidecar, source, environment.get("PROMETHEUS_RULES", "/etc/prometheus/rules/site.yml"), options)
+    command = environment.get("ALERTMANAGER_COMMAND", "alertmanager")
+    if command:
+        file = environment.get("ALERTMANAGER_CONFIG", "/etc/alertmanager/alertmanager.yml")
+        add_alertmanager(sidecar, source, shlex.split(command), file, options)
+    return sidecar
+
+
+def add_rules(sidecar: Sidecar, source: str, file: str, options: dict[str, Any]) -> None:
+    @sidecar.watch(source, name="rules", select=lambda site: site.get("rules", []), **options)
+    def on_rules(rules: list[Any], service: ServiceHandle) -> list[Problem]:
+        return service.apply({file: rule_file(rules)}, check=["promtool", "check", "rules", "{file}"],
+                             action="POST /-/reload")
+
+
+def add_alertmanager(sidecar: Sidecar, source: str, command: list[str], file: str, options: dict[str, Any]) -> None:
+    if not os.path.exists(file):
+        with open(file, "x", encoding="utf-8") as first:  # it does not start without one
+            first.write(alertmanager_file({}))
+    alertmanager = sidecar.service(
+        "alertmanager", [*command, f"--config.file={file}", "--web.listen-address=127.0.0.1:{port}",
+                         f"--web.route-prefix={ROUTE}", "--cluster.listen-address="],
+        route=ROUTE, ready_path=f"{ROUTE}/-/ready")
+
+    @sidecar.watch(source, name="notifiers", select=lambda site: {"notifiers": site.get("notifiers", []),
+                                                                  "smtp": site.get("smtp", {})}, **options)
+    def on_notifiers(site: dict[str, Any]) -> list[Problem]:
+        return alertmanager.apply({file: alertmanager_file(site)}, check=["amtool", "check-config", "{file}"],
+                                  action=f"POST {ROUTE}/-/reload")
+
+    wanted: list[Any] = []
+
+    @sidecar.watch(source, name="silences", select=lambda site: site.get("silences", []), **options)
+    def on_silences(silences: list[Any]) -> list[Problem]:
+        wanted[:] = silences
+        if not alertmanager.wait_ready(30):
+            return [Problem("Alertmanager is not ready", retry=True)]
+        return reconcile(alertmanager, silences)
+
+    @sidecar.task
+    def keep_silences(_: ServiceHandle, stopping: Any) -> None:
+        """Alertmanager forgets them where its data folder is lost, and people remove them by hand."""
+        while not stopping.wait(RECONCILE_INTERVAL):
+            if alertmanager.is_ready and wanted:
+                reconcile(alertmanager, list(wanted))
+
+
+sidecar = build(os.environ)
