@@ -22,7 +22,7 @@ from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable, Callable
 
     from wrapper.gate import Lane
     from wrapper.http1 import RequestHead
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wrapper.proxy.upstream import Connection
 
 _NEVER = float("inf")
+TURN_MAX = 16  # pipelined requests that are served before others have their turn
 _BROKEN = select.EPOLLHUP | select.EPOLLERR
 PREFACE = b"PRI * HTTP/2.0\r\n"  # how HTTP/2 begins (RFC 9113 section 3.4), as far as it looks like HTTP/1
 
@@ -177,7 +178,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _serve(self, worker: Worker) -> None:
         """Serve what has been read; afterwards the connection is parked, held or closed."""
         stream, server = self.stream, self.server
-        while True:
+        for _ in range(TURN_MAX):
             try:
                 head = read_request(stream.rest, server.max_header, self.last_head)
             except Refusal as refusal:
@@ -191,6 +192,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if not stream.rest:
                 self._park()
                 return
+        server.pool.submit(_Soon(self._serve))
 
     def _refuse_head(self, refusal: Refusal, worker: Worker) -> None:
         if self.stream.rest.startswith(PREFACE) and self.server.settings.h2c:
@@ -255,7 +257,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         except Broken as error:
             log.debug("an answer broke", cause=error)
             exchange.keep = False
+            # At once: an end before the reset would look like success where the end is what frames the answer.
             self.stream.reset()
+            self.close()
         except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not everybody's end
             log.error("an exchange failed", cause=repr(error))
             exchange.keep = False
@@ -285,7 +289,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         exchange.keep = exchange.keep and not is_spoilt
         is_head = exchange.head.method == b"HEAD"
         try:
-            self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held), worker)
+            self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held, exchange.head.minor),
+                        worker)
         except ClientGone:
             exchange.keep = False
 
@@ -315,15 +320,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not stream.rest:
             if server.pool.is_closing:
                 self.close()
-            elif stream.is_secure and stream.has_unseen():
-                server.pool.submit(_Again(self))
+            elif stream.is_secure and stream.has_unseen():  # what the kernel will not tell of any more
+                server.pool.submit(_Soon(self.read))
             else:
                 server.pool.park(self, server.idle)
             return
         now = time.monotonic()
         self.head_began = self.head_began or now
         if stream.is_secure and stream.has_unseen():
-            server.pool.submit(_Again(self))
+            server.pool.submit(_Soon(self.read))
         else:
             server.pool.park_until(self, server.heading, self.head_began + server.heading.timeout)
 
@@ -365,13 +370,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     # The end
 
-    def _refusal_bytes(self, refusal: Refusal, close: bool, is_head: bool, held: float = 0.0) -> bytes:
+    def _refusal_bytes(self, refusal: Refusal, close: bool, is_head: bool, held: float = 0.0,
+                       minor: int = 1) -> bytes:
         """An error of our own for a relayed path: a short page of text."""
         text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
         fields = list(refusal.headers)
         if held:
             fields.append(("Wrapper-Held", f"{held:.3f}"))
-        return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head)
+        return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
 
     def _write(self, data: bytes, worker: Worker) -> None:
         sent = self.stream.write_now(data)
@@ -421,13 +427,10 @@ class Awaited:
         self._handler.answer_came(self._exchange, worker, is_late=True)
 
 
-class _Again:
-    """A connection with bytes that the kernel does not know of: read on soon, without starving the others."""
+class _Soon:
+    """A connection to go on with in a moment, when others have had their turn."""
 
-    __slots__ = ("_handler",)
+    __slots__ = ("resume",)
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    def resume(self, worker: Worker) -> None:
-        self._handler.read(worker)
+    def __init__(self, resume: Callable[[Worker], None]) -> None:
+        self.resume = resume

@@ -77,7 +77,7 @@ class RequestHead:
         if target[0] != 47:  # "/"
             self._judge_target()
         self._judge_host(care.get(b"host"))
-        if len(care) > 1 or not self.host:
+        if len(care) > (b"host" in care):
             self._judge_care(care)
 
     @property
@@ -152,7 +152,9 @@ class RequestHead:
         elif b"keep-alive" in options:
             self.keep = True
         if self.minor and b"upgrade" in options and b"upgrade" in care:
-            self.upgrade = b", ".join(value for _, _, value in care[b"upgrade"])
+            # RFC 9113 section 3.1 took h2c out of the registry: passed on, it would be a way around our own paths.
+            wanted = (name.strip(b" \t") for _, _, value in care[b"upgrade"] for name in value.split(b","))
+            self.upgrade = b", ".join(name for name in wanted if name and name.lower() != b"h2c")
 
     def _judge_expect(self, care: Care) -> None:
         values = care[b"expect"]
@@ -271,8 +273,8 @@ def _judge_request_line(line: bytes) -> None:
 class AnswerHead:
     """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
 
-    __slots__ = ("care", "end", "fields", "is_chunked", "keep", "length", "line", "minor", "options", "passed_on",
-                 "status")
+    __slots__ = ("care", "end", "fields", "has_date", "is_chunked", "keep", "length", "line", "minor", "options",
+                 "passed_on", "status")
 
     def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
         self.minor = minor
@@ -285,6 +287,7 @@ class AnswerHead:
         self.is_chunked = False
         self.keep = minor > 0
         self.options = NO_OPTIONS
+        self.has_date = b"\ndate:" in fields.lower()
         self.passed_on = b""  # what `proxy.headers` made of it, for a client to whom we have nothing to add
         if care:
             self._judge(care)

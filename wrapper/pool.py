@@ -38,6 +38,7 @@ SEATS = 2  # workers that may poll at a time; more make a convoy of threads that
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
 BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
 SWEEP_INTERVAL = 0.1  # seconds at least between two sweeps while things expire
+BUSY_INTERVAL = 0.25  # seconds at most between two sweeps while short waits come and go
 
 
 def seats() -> int:
@@ -193,17 +194,17 @@ class Pool:
 
     def _sweep(self) -> None:
         """Expire what waited too long; sleeps until the first deadline, for ever where there is none."""
+        has_rung = False
         while not self._is_stopping:
             self._alarm.clear()
             self._next_sweep = float("inf")  # from here on whoever parks rings the alarm
-            first = min(self._expire_all(), default=None)
-            if first is not None:
-                now = time.monotonic()
-                first = max(first, now + SWEEP_INTERVAL)
-                self._next_sweep = first
-                self._alarm.wait(first - now)
-            else:
-                self._alarm.wait()
+            first = min(self._expire_all(), default=float("inf"))
+            now = time.monotonic()
+            if has_rung:
+                # More short waits will follow the one that rang: looked at then, they need not ring.
+                first = min(first, now + BUSY_INTERVAL)
+            self._next_sweep = first = max(first, now + SWEEP_INTERVAL)
+            has_rung = self._alarm.wait(None if first == float("inf") else first - now)
 
     def _expire_all(self) -> list[float]:
         """Expire what is due in every lot; returns the earliest deadline of each lot that is not empty."""

@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 from wrapper.errors import BadRequest, RequestTimeout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from wrapper.http1 import RequestHead
 
 _RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
+ARRIVE_TIMEOUT = 0.02  # seconds; four of the gaps a relay allows, and what a short body takes from far away
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
 
 
@@ -243,10 +245,13 @@ class Body:
     def arrive(self, seconds: float, most: int) -> bytes:
         """What of the payload comes while no gap is longer than `seconds`, up to about `most` bytes.
 
+        A client that sends its bytes one by one has `ARRIVE_TIMEOUT` in all: somebody sits and waits for it here.
+
         Raises: BadRequest, ClientGone.
         """
         payload = self.take_arrived()
-        while not self.is_done and len(payload) < most:
+        end = time.monotonic() + ARRIVE_TIMEOUT
+        while not self.is_done and len(payload) < most and time.monotonic() < end:
             try:
                 data = self._stream.read_now(READ_SIZE)
             except BlockingIOError:

@@ -136,9 +136,9 @@ def test_an_answer_keeps_fields_and_gets_via(road):
 
 
 def test_hop_by_hop_fields_of_an_answer_stay_behind(road):
-    line = road(answering(b"HTTP/1.1 200 OK\r\nConnection: X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n"
+    line = road(answering(b"HTTP/1.1 200 OK\r\nDate: d\r\nConnection: X-Secret\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n"
                           b"Proxy-Authenticate: a\r\nContent-Length: 0\r\n\r\n")).connect()
-    assert line.send(GET).head() == b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n"
+    assert line.send(GET).head() == b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n"
 
 
 def test_chunked_answers_and_their_trailers(road):
@@ -164,9 +164,9 @@ def test_an_answer_until_close_is_chunked_for_the_client(road):
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(road):
-    answer = road(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).ask(
+    answer = road(answering(b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).ask(
         b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
-    assert answer == b"HTTP/1.1 200 OK\r\nVia: 1.1 wrapper\r\nConnection: close\r\n\r\nabc"
+    assert answer == b"HTTP/1.1 200 OK\r\nDate: d\r\nVia: 1.1 wrapper\r\nConnection: close\r\n\r\nabc"
 
 
 def test_a_client_of_http_1_0_can_be_kept(road):

@@ -7,6 +7,8 @@ RFC 9110 sections 6.5 (trailers), 7.6 (forwarding), 7.8 (Upgrade); RFC 7239 (For
 from __future__ import annotations
 
 import ipaddress
+import time
+from email.utils import formatdate
 
 from wrapper.http1 import split_fields
 
@@ -30,6 +32,7 @@ _NOT_IN_TRAILERS = _HOP_BY_HOP | _FORWARDED | frozenset((
     b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
     b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via"))
 VIA = b"Via: 1.1 wrapper\r\n"
+VIA_OF_1_0 = b"Via: 1.0 wrapper\r\n"  # RFC 9110 section 7.6.3: the version that was received
 
 
 class Peer:
@@ -113,7 +116,7 @@ def accepts_trailers(care: Care) -> bool:
 def forwarded_lines(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     """X-Forwarded-* always, Forwarded where the client sent it: appended for a trusted peer, otherwise replaced."""
     care = head.care
-    via = VIA if head.minor else b"Via: 1.0 wrapper\r\n"
+    via = VIA if head.minor else VIA_OF_1_0
     client, host, scheme = peer.name, head.host or upstream_host, peer.scheme
     element = _forwarded_element(peer, host)
     if peer.is_trusted:
@@ -157,6 +160,8 @@ def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
 
 def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
+    if not answer.has_date and not answer.is_interim:
+        added += _date_line()
     if not added and not is_chunked:
         if not answer.passed_on:
             answer.passed_on = _answer_head(answer, b"", False)
@@ -166,9 +171,10 @@ def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
 
 def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     care = answer.care
+    via = VIA if answer.minor else VIA_OF_1_0
     if not is_chunked and answer.status >= 200 and answer.status != 204 and (
             not care or (len(care) == 1 and b"content-length" in care)):
-        return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, VIA, added)
+        return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, via, added)
     dropped = _HOP_BY_HOP
     if not is_chunked:
         dropped = dropped | {b"trailer"}
@@ -180,9 +186,22 @@ def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
         added += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % protocols
     if is_chunked:
         added += b"Transfer-Encoding: chunked\r\n"
-    return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, kept, VIA, added)
+    return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, kept, via, added)
 
 
-def trailers(section: bytes) -> bytes:
-    """The lines of a trailer section that may be passed on (RFC 9110 section 6.5.1)."""
-    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in _NOT_IN_TRAILERS)
+_date = (0, b"")  # the present second and its line; replaced as one, so that no thread sees half of it
+
+
+def _date_line() -> bytes:
+    """RFC 9110 section 6.6.1: whoever forwards an answer without a Date records when it came."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
+    return _date[1]
+
+
+def trailers(section: bytes, nominated: frozenset[bytes]) -> bytes:
+    """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1)."""
+    dropped = _NOT_IN_TRAILERS | nominated
+    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in dropped)

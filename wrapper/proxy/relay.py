@@ -6,6 +6,7 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 from __future__ import annotations
 
 import select
+import socket
 import time
 
 from wrapper.chunked import chunk, last_chunk
@@ -15,7 +16,7 @@ from wrapper.proxy import headers
 from wrapper.proxy.bell import Bell
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upload import Upload
-from wrapper.proxy.upstream import INTERIM_MAX, PATIENCE
+from wrapper.proxy.upstream import INTERIM_MAX
 from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
 LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
+SHORT_WAIT = 0.001  # seconds a worker with a seat waits for the rest of a body, which mostly follows at once
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
 LONG_BODY = 256 * 1024  # bytes of an answer after which a worker steps aside
@@ -58,10 +60,10 @@ class Exchange:
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_asked_at", "_bell", "_has_sent", "_interim", "_is_late", "_is_stream_between", "_request", "_tunnel",
-                 "_upload", "_upstream", "_worker", "body", "connection", "first_byte", "gate", "going", "head", "held",
-                 "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent", "status", "stream",
-                 "timeout")
+    __slots__ = ("_asked_at", "_bell", "_has_sent", "_has_waited", "_interim", "_is_late", "_is_stream_between",
+                 "_request", "_tunnel", "_upload", "_upstream", "_worker", "body", "connection", "first_byte", "gate",
+                 "going", "head", "held", "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer",
+                 "pool", "sent", "status", "stream", "timeout")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -91,6 +93,7 @@ class Exchange:
         self._is_late = False  # the answer was awaited without a thread, and for long
         self._interim = 0
         self._has_sent = False
+        self._has_waited = False
         self.is_cut = False
         self._bell: Bell | None = None  # of an event stream: somebody wants it to end
         self._is_stream_between = False  # no event of it is half-sent
@@ -122,8 +125,8 @@ class Exchange:
     def travel(self, lane: Lane, worker: Worker) -> bool:
         """Relay the request to the service and its answer to the client; True when that is done.
 
-        False: the answer takes long enough that nobody should sit and wait for it. The caller parks `connection`,
-        and calls `travel_on` when something came or `AWAIT_TIMEOUT` passed.
+        False: the answer is awaited, and nobody should sit and wait for it. The caller parks `connection`, and calls
+        `travel_on` when something came or `AWAIT_TIMEOUT` passed.
 
         Raises: a Refusal as long as the answer has not begun; Broken after that; ClientGone.
         """
@@ -135,8 +138,6 @@ class Exchange:
         """Go on after a wait without a thread; what `travel` says holds here too."""
         self._worker = worker
         self._is_late = is_late
-        if not is_late and time.monotonic() - self._asked_at < PATIENCE:
-            self._upstream.is_slow = False
         return self._advance(self._hear)
 
     def _advance(self, step: Callable[[], AnswerHead | None]) -> bool:
@@ -168,9 +169,7 @@ class Exchange:
             self._send_request()
         except OSError as error:
             self._ask_again(error)
-        if self._upstream.is_slow and self._can_be_parked():
-            return None
-        return self._hear()
+        return None if self._can_be_parked() else self._hear()
 
     def _hear(self) -> AnswerHead | None:
         while True:
@@ -245,14 +244,16 @@ class Exchange:
             return b""
         if self.head.expects or (self.head.length > SHORT_BODY and not self.stream.rest):
             return b""
-        payload = self.body.arrive(PATIENCE, SHORT_BODY)
+        payload = self.body.arrive(SHORT_WAIT, SHORT_BODY)
         if not self.head.is_chunked:
             return payload
-        return chunk(payload) + (last_chunk(headers.trailers(self.body.trailers)) if self.body.is_done else b"")
+        if not self.body.is_done:
+            return chunk(payload)
+        return chunk(payload) + last_chunk(headers.trailers(self.body.trailers, self.head.options))
 
     def _start_upload(self, connection: Connection) -> None:
         self._worker.step_aside()
-        self._upload = upload = Upload(self.body, connection, self.head.is_chunked)
+        self._upload = upload = Upload(self.body, connection, self.head)
         if not self.pool.lend(upload.run):
             self._upload = None
             raise Unavailable("no thread can be had for this upload")
@@ -275,8 +276,7 @@ class Exchange:
         raise Malformed("too many interim answers")
 
     def _await_answer(self) -> None:
-        """Nothing has come within `PATIENCE`. Raises: _Waiting, and what `_await_service` raises."""
-        self._upstream.is_slow = True
+        """Nothing has come yet. Raises: _Waiting, and what `_await_service` raises."""
         if self._can_be_parked():
             raise _Waiting
         self._await_service(self.timeout)
@@ -376,7 +376,8 @@ class Exchange:
         tail = arrived[-4:]
 
         def wait() -> None:
-            self._await_service(None)
+            if not self._comes_at_once(connection):
+                self._await_service(None)
 
         try:
             while not reader.is_done:
@@ -385,7 +386,7 @@ class Exchange:
                 if is_events and self._ends_between_events(tail):
                     break
                 try:
-                    pieces = reader.read_piece(self._worker.buffer, wait)
+                    pieces = reader.read_piece(self._worker.buffer, wait, self._read_flags())
                 except _Rung:
                     out = b""
                     continue
@@ -397,11 +398,24 @@ class Exchange:
                 if self.sent > LONG_BODY:
                     self._worker.step_aside()
             if is_chunked:
-                out = (bytes(out) if reader.is_done else b"") + last_chunk(headers.trailers(reader.trailers))
+                out = (bytes(out) if reader.is_done else b"") + last_chunk(
+                    headers.trailers(reader.trailers, answer.options))
             if out:
                 self._send(out)
         except (Malformed, OSError) as error:
             raise Broken(str(error)) from None
+
+    def _read_flags(self) -> int:
+        return socket.MSG_DONTWAIT if self._worker.is_seated else 0
+
+    def _comes_at_once(self, connection: Connection) -> bool:
+        """The rest of a short body mostly does: that is worth one short wait on a seat."""
+        if not self._worker.is_seated or self._has_waited:
+            return False
+        self._has_waited = True
+        poll = select.poll()
+        poll.register(connection.sock, select.POLLIN)
+        return bool(poll.poll(SHORT_WAIT * 1000))
 
     def _ends_between_events(self, tail: bytes) -> bool:
         """True where the gate wants this event stream to end and no event would be cut in two by that."""

@@ -73,8 +73,12 @@ class Tunnel:
         """Wait for one event of either side and do what it asks for; False when a side is broken."""
         poll = select.poll()
         with self._lock:
-            poll.register(self._stream.socket, _interest(self._up, self._down))
-            poll.register(self._service, _interest(self._down, self._up))
+            for side, source, sink in ((self._stream.socket, self._up, self._down),
+                                       (self._service, self._down, self._up)):
+                interest = _interest(source, sink)
+                # A side that has closed reports POLLHUP whatever is asked for, while what it sent still waits here.
+                if interest or not source.pending:
+                    poll.register(side, interest)
         client = self._stream.fileno()
         timeout = 0 if self._stream.has_unseen() and not self._up.pending and not self._up.has_ended else None
         events = dict(poll.poll(timeout))
@@ -87,7 +91,7 @@ class Tunnel:
                     self._flush(sink)
                 if event & select.POLLIN and not source.pending and not source.has_ended:
                     self._move(source, buffer)
-                elif event & _BROKEN:
+                elif event & _BROKEN and not source.pending:
                     return False
         return True
 

@@ -11,6 +11,7 @@ from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from wrapper.http1 import RequestHead
     from wrapper.pool import Worker
     from wrapper.proxy.upstream import Connection
     from wrapper.stream import Body
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 class Upload:
     """A body on its way to the service, in a thread of its own, so that the answer may begin before it ends."""
 
-    def __init__(self, body: Body, connection: Connection, is_chunked: bool) -> None:
+    def __init__(self, body: Body, connection: Connection, head: RequestHead) -> None:
         self._body = body
         self._connection = connection
-        self._is_chunked = is_chunked
+        self._is_chunked = head.is_chunked
+        self._nominated = head.options
         self._ended = threading.Event()
         self.refusal: Refusal | None = None
         self.has_client_left = False
@@ -56,7 +58,7 @@ class Upload:
         for piece in self._body.pieces(buffer):
             send(chunk(piece) if self._is_chunked else piece)
         if self._is_chunked:
-            send(last_chunk(trailers(self._body.trailers)))
+            send(last_chunk(trailers(self._body.trailers, self._nominated)))
 
     def finish(self) -> None:
         """End it, wherever it stands."""

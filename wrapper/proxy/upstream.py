@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.http1 import AnswerHead
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
-PATIENCE = 0.004  # seconds a worker waits for an answer before it steps aside; the kernel rounds up to its tick
+PATIENCE = 0.004  # seconds a read of a body may block before the client is looked at; the kernel rounds up to a tick
 KEPT_MAX = 256  # idle connections kept to one service
 KEPT_TIMEOUT = 60.0  # seconds an idle connection is kept
 ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head
@@ -36,7 +36,7 @@ INTERIM_MAX = 32  # 1xx answers before the final one; CVE-2021-3737 was a client
 class Answer(http.client.HTTPResponse):
     """Reads one answer after the other from its connection; `data` is what was read and not used yet.
 
-    `wait` is called when nothing has arrived within `PATIENCE`; it returns when something may have, or raises.
+    `wait` is called when nothing has arrived; it returns when something may have, or raises.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -85,7 +85,7 @@ class Answer(http.client.HTTPResponse):
     def _receive(self, wait: Callable[[], None]) -> bytes:
         while True:
             try:
-                piece = self._socket.recv(READ_SIZE)
+                piece = self._socket.recv(READ_SIZE, socket.MSG_DONTWAIT)
                 break
             except BlockingIOError:
                 wait()
@@ -98,14 +98,16 @@ class Answer(http.client.HTTPResponse):
         data, self.data = self.data, b""
         return b"".join(self._payload(data)) if data else b""
 
-    def read_piece(self, buffer: memoryview, wait: Callable[[], None]) -> list[bytes | memoryview]:
+    def read_piece(self, buffer: memoryview, wait: Callable[[], None], flags: int) -> list[bytes | memoryview]:
         """More payload as it comes, as views of `buffer`; `is_done` says when that was the last.
+
+        `flags` 0: the read itself may wait for `PATIENCE`, which spares calls in a long body.
 
         Raises: Malformed, ConnectionError when the body is cut short, OSError, what `wait` raises.
         """
         while True:
             try:
-                count = self._socket.recv_into(buffer)
+                count = self._socket.recv_into(buffer, 0, flags)
                 break
             except BlockingIOError:
                 wait()
@@ -197,7 +199,6 @@ class Upstream:
         self._lock = threading.Lock()
         self._kept: list[Connection] = []
         self._is_closed = False
-        self.is_slow = False  # the last answer took longer than a worker with a seat waits
 
     @property
     def idle(self) -> int:
