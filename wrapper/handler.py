@@ -22,7 +22,7 @@ from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Callable
+    from typing import Any, Callable
 
     from wrapper.gate import Lane
     from wrapper.http1 import RequestHead

@@ -5,7 +5,6 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 
@@ -17,6 +16,7 @@ from wrapper.proxy.bell import Bell
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upload import Upload
 from wrapper.proxy.upstream import INTERIM_MAX
+from wrapper.proxy.watch import Rung, await_service, comes_within
 from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
@@ -31,23 +31,16 @@ if TYPE_CHECKING:
     from wrapper.stream import Body, Stream
 
 AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
-LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
 SHORT_WAIT = 0.001  # seconds a worker with a seat waits for the rest of a body, which mostly follows at once
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
 LONG_BODY = 256 * 1024  # bytes of an answer after which a worker steps aside
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
-_RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
-_BROKEN = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class Broken(Exception):
     """The answer broke after its head had gone out: all that is left is to cut the connection."""
-
-
-class _Rung(Exception):
-    """An event stream is to end, and nothing of it is under way."""
 
 
 class _Waiting(Exception):
@@ -247,9 +240,10 @@ class Exchange:
         payload = self.body.arrive(SHORT_WAIT, SHORT_BODY)
         if not self.head.is_chunked:
             return payload
-        if not self.body.is_done:
-            return chunk(payload)
-        return chunk(payload) + last_chunk(headers.trailers(self.body.trailers, self.head.options))
+        return chunk(payload) + self._end_of_body()
+
+    def _end_of_body(self) -> bytes:
+        return last_chunk(headers.trailers(self.body.trailers, self.head.options)) if self.body.is_done else b""
 
     def _start_upload(self, connection: Connection) -> None:
         self._worker.step_aside()
@@ -284,46 +278,22 @@ class Exchange:
     def _await_service(self, timeout: float | None) -> None:
         """Wait until the service has sent something; the client is watched meanwhile.
 
-        Raises: GatewayTimeout; ClientGone; _Rung.
+        Raises: GatewayTimeout; ClientGone; Rung.
         """
         assert self.connection is not None
         self._worker.step_aside()
-        poll = select.poll()
-        poll.register(self.connection.sock, select.POLLIN)
-        poll.register(self.stream.socket, _RDHUP)
-        service = self.connection.sock.fileno()
         bell = self._bell if self._is_stream_between else None
-        if bell is not None:
-            poll.register(bell, select.POLLIN)
         began = self._asked_at
         while True:
-            left = None if timeout is None else max(0.0, began + timeout - time.monotonic()) * 1000
-            events = dict(poll.poll(left))
-            if service in events:
+            left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
+            if await_service(self.connection.sock, self.stream.socket, bell, left, self._progress):
                 return
-            if bell is not None and bell.fileno() in events:
-                raise _Rung
-            if not events:
-                if not self._is_uploading():
-                    raise GatewayTimeout("the service did not answer in time")
-                began = time.monotonic()
-            elif self._has_left(self.connection, next(iter(events.values()))):
-                raise ClientGone("the client left")
-            else:
-                return
+            if not self._is_uploading():
+                raise GatewayTimeout("the service did not answer in time")
+            began = time.monotonic()
 
-    def _has_left(self, connection: Connection, event: int) -> bool:
-        """A client that ended its side may only have half-closed (`nc -N`): it gets a moment for a quick answer."""
-        if event & _BROKEN:
-            return True
-        poll = select.poll()
-        poll.register(connection.sock, select.POLLIN)
-        poll.register(self.stream.socket, 0)
-        before = self.body.received
-        events = dict(poll.poll(LEAVE_TIMEOUT * 1000))
-        if connection.sock.fileno() in events:
-            return False
-        return bool(events) or not self._is_uploading() or self.body.received == before
+    def _progress(self) -> int | None:
+        return self.body.received if self._is_uploading() else None
 
     def _is_uploading(self) -> bool:
         return self._upload is not None and not self._upload.has_ended
@@ -387,7 +357,7 @@ class Exchange:
                     break
                 try:
                     pieces = reader.read_piece(self._worker.buffer, wait, self._read_flags())
-                except _Rung:
+                except Rung:
                     out = b""
                     continue
                 out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -413,9 +383,7 @@ class Exchange:
         if not self._worker.is_seated or self._has_waited:
             return False
         self._has_waited = True
-        poll = select.poll()
-        poll.register(connection.sock, select.POLLIN)
-        return bool(poll.poll(SHORT_WAIT * 1000))
+        return comes_within(connection.sock, SHORT_WAIT)
 
     def _ends_between_events(self, tail: bytes) -> bool:
         """True where the gate wants this event stream to end and no event would be cut in two by that."""
@@ -439,6 +407,8 @@ class Exchange:
     def _tunnel_through(self, answer: AnswerHead) -> None:
         connection = self.connection
         assert connection is not None
+        if self._upload is not None and not self._upload.wait(self.stream.patience):
+            raise BadGateway("the service switched protocols before the request had come whole")
         self.keep = False
         self.status = 101
         self._worker.step_aside()
