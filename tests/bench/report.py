@@ -95,7 +95,7 @@ def figures(results: list[Result]) -> dict[str, object]:
 
 # The plot: for each metric with a ratio a group of bars, the reference at the dashed line.
 
-BAR, GAP, LEFT, WIDTH, TOP = 15, 14, 290, 860, 58
+BAR, GAP, LEFT, WIDTH, TOP = 15, 14, 310, 880, 58
 COLOURS = ("#2f6fdb", "#8a8f98", "#3a9e5c", "#c9862b", "#8457c2")
 
 
@@ -103,7 +103,7 @@ def plot(results: list[Result], names: list[str]) -> str:
     rows = [(result, goal) for result in results for goal in result.point.goals
             if goal.kind == "ratio" and REFERENCE in result.rounds[0]]
     ratios = [[result.against(name, goal) or 0.0 for name in names] for result, goal in rows]
-    scale = (WIDTH - LEFT - 60) / min(3.0, max([2.0, *(ratio for group in ratios for ratio in group)]))
+    scale = (WIDTH - LEFT - 60) / max([2.0, *(ratio for group in ratios for ratio in group)])
     height = TOP + len(rows) * (BAR * len(names) + GAP) + 20
     parts = [*heading(names, height), *axis(scale, height)]
     for index, ((result, goal), group) in enumerate(zip(rows, ratios)):
@@ -141,7 +141,8 @@ def bars(title: str, metric: str, group: list[float], top: int, scale: float) ->
     parts = [f'<text x="{LEFT - 10}" y="{top + 12}" text-anchor="end" fill="#1c2330">{title}</text>',
              f'<text x="{LEFT - 10}" y="{top + 27}" text-anchor="end" fill="#626b78">{metric}</text>']
     for index, ratio in enumerate(group):
-        y, width = top + BAR * index, min(ratio * scale, WIDTH - LEFT - 50)
+        y, width = top + BAR * index, ratio * scale
         parts.append(f'<rect x="{LEFT}" y="{y}" width="{width:.1f}" height="{BAR - 2}" fill="{COLOURS[index]}"/>'
-                     f'<text x="{LEFT + width + 5:.1f}" y="{y + 11}" fill="#1c2330">{ratio:.2f}</text>')
+                     f'<text x="{LEFT + width + 5:.1f}" y="{y + 11}" fill="#1c2330" '
+                     f'stroke="#ffffff" stroke-width="3" paint-order="stroke">{ratio:.2f}</text>')
     return parts
