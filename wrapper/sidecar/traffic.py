@@ -18,10 +18,12 @@ from wrapper.sidecar.metrics import Family, Sample, histogram_samples
 if TYPE_CHECKING:
     from wrapper.message import Ended
 
+Cell = list[Any]  # how many requests, and the rows of their road
+
 # Seconds: from what a small answer takes on one machine to what people wait for.
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 HELD_TIMES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-SIZES = (256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 16777216.0, 268435456.0)  # bytes
+SIZES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 16777216, 268435456)  # bytes
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"})
 SWITCHING = 101  # an upgraded connection lives for hours; its length is no latency
 SLOT_SECONDS = 5.0  # between two moments that are kept
@@ -44,15 +46,15 @@ class Shard:
     __slots__ = ("cells", "held", "requests", "rows")
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[bool, str, int], list[int]] = {}  # by own, method, status // 100
-        self.cells: dict[tuple[str, int, bool], list[int]] = {}  # the same lists, as `observe` finds them at once
+        self.requests: dict[tuple[bool, str, int], Cell] = {}  # by own, method, status // 100
+        self.cells: dict[tuple[str, int, bool], Cell] = {}  # the same cells, as `observe` finds them at once
         self.rows = (_rows(), _rows())  # of relayed exchanges, and of our own
         self.held = _row(HELD_TIMES)
 
-    def cell(self, method: str, status: int, own: bool) -> list[int]:
+    def cell(self, method: str, status: int, own: bool) -> Cell:
         """Clients invent methods: those nobody knows are counted together."""
         known = method if method in METHODS else "other"
-        cell = self.requests.setdefault((own, known, status // 100), [0])
+        cell = self.requests.setdefault((own, known, status // 100), [0, self.rows[own]])
         if known == method:
             self.cells[method, status, own] = cell
         return cell
@@ -96,31 +98,35 @@ class Traffic:
     def observe(self, ended: Ended) -> None:
         """Called for each exchange by the thread that ends it."""
         try:
-            shard = self._local.lease.shard
+            cells = self._local.cells
         except AttributeError:
-            shard = self._lease()
+            cells = self._lease()
         method, _, status, seconds, first_byte, held, received, sent, own, _, _ = ended
-        try:
-            shard.cells[method, status, own][0] += 1
-        except KeyError:
-            shard.cell(method, status, own)[0] += 1
-        durations, first_bytes, sizes_in, sizes_out = shard.rows[own]
+        cell = cells.get((method, status, own))
+        if cell is None:
+            cell = self._local.lease.shard.cell(method, status, own)
+        cell[0] += 1
+        durations, first_bytes, sizes_in, sizes_out = cell[1]
         if status != SWITCHING:
             durations[bisect_left(TIMES, seconds)] += 1
             durations[-1] += seconds
         first_bytes[bisect_left(TIMES, first_byte)] += 1
         first_bytes[-1] += first_byte
-        sizes_in[bisect_left(SIZES, received)] += 1
-        sizes_in[-1] += received
+        if received:
+            sizes_in[bisect_left(SIZES, received)] += 1
+            sizes_in[-1] += received
+        else:
+            sizes_in[0] += 1
         sizes_out[bisect_left(SIZES, sent)] += 1
         sizes_out[-1] += sent
         if held:
-            shard.held[bisect_left(HELD_TIMES, held)] += 1
-            shard.held[-1] += held
+            waits = self._local.lease.shard.held
+            waits[bisect_left(HELD_TIMES, held)] += 1
+            waits[-1] += held
         if time.monotonic() >= self._next_slot:
             self._keep_moment()
 
-    def _lease(self) -> Shard:
+    def _lease(self) -> dict[tuple[str, int, bool], Cell]:
         try:
             shard = self._free.pop()
         except IndexError:
@@ -128,7 +134,8 @@ class Traffic:
             with self._lock:
                 self._shards.append(shard)
         self._local.lease = _Lease(shard, self._free)
-        return shard
+        self._local.cells = shard.cells
+        return shard.cells
 
     # For those who look
 
