@@ -1,0 +1,98 @@
+"""presets/prometheus.py: what it writes. Debian's own Prometheus and Alertmanager take it in tests/real."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wrapper.presets import prometheus as preset
+from wrapper.testing import FakeService, running
+
+SMTP = {"host": "mail:587", "from": "a@b", "password": "p"}
+
+
+def test_notifiers_become_receivers_and_routes_in_their_order():
+    written = json.loads(preset.alertmanager_file({"smtp": SMTP, "notifiers": [
+        {"severity": "page", "type": "email", "to": "x@y"}, {"type": "webhook", "url": "http://z"}]}))
+    assert [one["name"] for one in written["receivers"]] == ["nobody", "0-email", "1-webhook"]
+    assert written["receivers"][1]["email_configs"] == [
+        {"to": "x@y", "from": "a@b", "smarthost": "mail:587", "auth_password": "p"}]
+    assert written["route"]["routes"] == [
+        {"receiver": "0-email", "continue": True, "matchers": ['severity="page"']},
+        {"receiver": "1-webhook", "continue": True}]
+
+
+def test_a_severity_cannot_break_out_of_its_matcher():
+    written = json.loads(preset.alertmanager_file({"notifiers": [
+        {"severity": 'a"} or {b', "type": "slack", "url": "http://z"}]}))
+    assert written["route"]["routes"][0]["matchers"] == ['severity="a\\"} or {b"']
+
+
+@pytest.mark.parametrize(("notifier", "reason"), [
+    ({"type": "pigeon"}, "no such type of notifier: 'pigeon'"), ({}, "no such type of notifier: None"),
+    ({"type": "webhook"}, "notifier: 'url' is missing"), ({"type": "email", "to": "x"}, "smtp: 'from' is missing"),
+])
+def test_what_is_missing_is_named(notifier, reason):
+    with pytest.raises(ValueError, match=reason):
+        preset.alertmanager_file({"notifiers": [notifier]})
+
+
+class Alertmanager:
+    """A handle that remembers what was asked."""
+
+    def __init__(self, silences):
+        self.silences = silences
+        self.asked = []
+
+    def request(self, method, path, json=None):
+        self.asked.append((method, path.rpartition("/")[2], json))
+        return Answer(self.silences)
+
+
+class Answer:
+    ok = True
+
+    def __init__(self, silences):
+        self._silences = silences
+
+    def json(self):
+        return self._silences
+
+
+def silence(identity, owner, state, **labels):
+    return {"id": identity, "createdBy": owner, "status": {"state": state},
+            "matchers": [{"name": name, "value": value} for name, value in labels.items()]}
+
+
+def test_silences_are_created_and_expired_and_others_left_alone():
+    alertmanager = Alertmanager([
+        silence("keep", "wrapper", "active", alertname="A"), silence("twice", "wrapper", "active", alertname="A"),
+        silence("old", "wrapper", "pending", alertname="B"), silence("gone", "wrapper", "expired", alertname="C"),
+        silence("hand", "a person", "active", alertname="D")])
+    assert preset.reconcile(alertmanager, ["A", {"alertname": "C", "job": "x"}]) == []
+    (_, _, created), *deleted = alertmanager.asked[1:]
+    assert {(one["name"], one["value"]) for one in created["matchers"]} == {("alertname", "C"), ("job", "x")}
+    assert created["createdBy"] == "wrapper"
+    assert sorted(deleted) == [("DELETE", "old", None), ("DELETE", "twice", None)]
+
+
+def test_without_its_variable_it_says_so():
+    with running(preset.build({})) as wrapper:
+        wrapper.wait_until(lambda: "SITE_CONFIGURATION is missing" in str(wrapper.problems()))
+
+
+def test_rules_reach_the_service(tmp_path, monkeypatch):
+    promtool = tmp_path / "promtool"
+    promtool.write_text("#!/bin/sh\ngrep -q bad \"$3\" && exit 1 || exit 0\n")
+    promtool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    site, rules = tmp_path / "site.json", tmp_path / "rules.yml"
+    site.write_text('{"rules": [{"name": "one"}]}')
+    sidecar = preset.build({"SITE_CONFIGURATION": str(site), "SITE_INTERVAL": "50ms", "PROMETHEUS_RULES": str(rules),
+                            "ALERTMANAGER_COMMAND": ""})
+    service = FakeService(lambda asked: "ok")
+    with running(sidecar, service=service) as wrapper:
+        wrapper.wait_until(lambda: rules.exists() and "one" in rules.read_text())
+        wrapper.wait_until(lambda: [asked for asked in service.requests if asked.path == "/-/reload"])
+        assert wrapper.problems() == []
