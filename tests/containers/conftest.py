@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from engine import NEEDED, Podman, base_tar, build, without_shell
+from tests.containers.engine import NEEDED, Podman, base_tar, build, without_shell
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import signal
 import time
 
 import pytest
-from engine import wait_until
+from tests.containers.engine import wait_until
 
 pytestmark = pytest.mark.container
 
