@@ -30,6 +30,12 @@ NO_BAD = [sys.executable, "-c", "import sys; t = open(sys.argv[1]).read(); print
           "sys.exit('bad' in t)", "{file}"]
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Less time in which a service is seen to fall, for services that fall at once."""
+    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 0.3)
+
+
 class Upstream:
     def close(self):
         pass

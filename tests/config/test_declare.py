@@ -24,7 +24,8 @@ def test_a_part_that_is_missing_is_named(document, path):
 @pytest.mark.parametrize(("template", "found", "text"), [
     ("host=$host\n", {"host": "a"}, "host=a\n"), ("${a.b}.", {"a": {"b": 1}}, "1."),
     ("$$x $x.y", {"x": "z"}, "$x z.y"),
-    ("on: $on", {"on": True}, "on: true\n"), ("[$value]", "plain", "[plain]"), ("${rules.yml}", {"rules.yml": "r"}, "r"),
+    ("on: $on", {"on": True}, "on: true\n"), ("[$value]", "plain", "[plain]"),
+    ("${rules.yml}", {"rules.yml": "r"}, "r"),
 ])
 def test_a_template_is_filled_in(template, found, text):
     assert render(template, found).rstrip("\n") == text.rstrip("\n")

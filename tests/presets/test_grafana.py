@@ -35,6 +35,10 @@ class Grafana:
         return {}
 
 
+def results(wrapper):
+    return {one["last_result"] for one in wrapper.get("/sidecar/api/config").json()}
+
+
 def test_the_site_is_brought_into_grafana(tmp_path):
     grafana, site = Grafana(), tmp_path / "site.json"
     pristine, settings = tmp_path / "grafana.ini", tmp_path / "site.ini"
@@ -50,7 +54,8 @@ def test_the_site_is_brought_into_grafana(tmp_path):
         assert set(grafana.datasources) == {"Hand", "P"}
         assert grafana.dashboards["new"]["tags"] == ["mine", preset.TAG]
         wrapper.wait_until(lambda: service.starts == 2)
-        wrapper.wait_until(lambda: wrapper.problems() == [])
+        wrapper.wait_until(lambda: results(wrapper) == {"applied"})
+        assert wrapper.problems() == []
     assert settings.read_text() == pristine.read_text() + (
         "\n# From the site configuration.\n[smtp]\nenabled = true\nhost = mail:587\n")
 

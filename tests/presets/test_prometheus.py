@@ -82,9 +82,13 @@ def test_without_its_variable_it_says_so():
         wrapper.wait_until(lambda: "SITE_CONFIGURATION is missing" in str(wrapper.problems()))
 
 
+def results(wrapper):
+    return {one["last_result"] for one in wrapper.get("/sidecar/api/config").json()}
+
+
 def test_rules_reach_the_service(tmp_path, monkeypatch):
     promtool = tmp_path / "promtool"
-    promtool.write_text("#!/bin/sh\ngrep -q bad \"$3\" && exit 1 || exit 0\n")
+    promtool.write_text('#!/bin/sh\ngrep -q bad "$3" && exit 1 || exit 0\n')
     promtool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     site, rules = tmp_path / "site.json", tmp_path / "rules.yml"
@@ -95,4 +99,5 @@ def test_rules_reach_the_service(tmp_path, monkeypatch):
     with running(sidecar, service=service) as wrapper:
         wrapper.wait_until(lambda: rules.exists() and "one" in rules.read_text())
         wrapper.wait_until(lambda: [asked for asked in service.requests if asked.path == "/-/reload"])
+        wrapper.wait_until(lambda: results(wrapper) == {"applied"})
         assert wrapper.problems() == []

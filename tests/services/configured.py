@@ -2,7 +2,7 @@
 
 It answers with how often it read the file, its pid and the content. It reads at the start, on HUP and for any POST.
 A file that holds `broken` keeps it from starting and is refused with 500 by a POST (the old one stays); `fatal` ends it
-whenever it is read; `late-fatal` half a second after a HUP or a POST.
+whenever it is read; `late-fatal` a moment after a HUP or a POST.
 """
 
 import os
@@ -21,7 +21,7 @@ def read(is_start):
     if "late-fatal" in content:
         if is_start:
             os._exit(5)
-        signal.setitimer(signal.ITIMER_REAL, 0.5)  # ALRM ends us
+        signal.setitimer(signal.ITIMER_REAL, 0.1)  # ALRM ends us
     elif "fatal" in content:
         print("this configuration ends me", flush=True)
         os._exit(4)
