@@ -42,7 +42,7 @@ LAYERS = (
     ("pool", "stream", "message"),
     ("http1", "chunked"),
     ("problems", "events"),
-    ("settings", "values", "address", "sockets", "control", "signals", "log", "deadline", "errors"),
+    ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
 PURE = ("http1", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline")

@@ -14,7 +14,9 @@ import time
 import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
+from wrapper.certificate import Certificate
 from wrapper.deadline import Deadline
+from wrapper.errors import CannotStart
 from wrapper.message import Response
 
 
@@ -410,6 +412,26 @@ def certificate(tmp_path_factory):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key", "-out",
                     folder / "cert", "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
     return folder
+
+
+@pytest.mark.parametrize("key", ["cert", "missing"])
+def test_a_certificate_that_cannot_be_read_is_a_bad_setting(certificate, key):
+    with pytest.raises(CannotStart) as caught:
+        Certificate(str(certificate / "cert"), str(certificate / key))
+    assert caught.value.exit_status == 2
+
+
+def test_a_certificate_is_read_again_when_it_has_changed(certificate, tmp_path):
+    for name in ("cert", "key"):
+        (tmp_path / name).write_bytes((certificate / name).read_bytes())
+    ours = Certificate(str(tmp_path / "cert"), str(tmp_path / "key"))
+    first = ours.context()
+    assert ours.context() is first
+    os.utime(tmp_path / "cert", (1, 1))
+    second = ours.context()
+    assert second is not first
+    (tmp_path / "cert").write_bytes(b"half of it")
+    assert ours.context() is second
 
 
 def secure(made):

@@ -99,6 +99,10 @@ class Entrypoint:
     # Start
 
     def _listen(self) -> socket.socket:
+        if self._settings.tls_cert is not None:
+            from wrapper.certificate import Certificate  # start-up: ssl is loaded only where it is needed
+
+            Certificate(self._settings.tls_cert, self._settings.tls_key)  # a bad one is told before the service starts
         try:
             return sockets.listen(self._settings.listen)
         except OSError as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import http.server
-import os
 import select
 import socket
-import ssl
 import threading
 
+from wrapper.certificate import Certificate
 from wrapper.handler import Awaited, Handler
 from wrapper.log import log
 from wrapper.pool import Lot, Pool, seats
@@ -17,6 +16,7 @@ from wrapper.proxy.relay import AWAIT_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Any
 
     from wrapper.pool import Worker
@@ -171,35 +171,3 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("a connection failed")
-
-
-class Certificate:
-    """The certificate and key of the port, read again when the file has changed."""
-
-    def __init__(self, certificate: str, key: str | None) -> None:
-        self._certificate = certificate
-        self._key = key or certificate
-        self._read_at = self._changed_at()
-        self._context = self._read()
-
-    def context(self) -> ssl.SSLContext:
-        changed_at = self._changed_at()
-        if changed_at != self._read_at:
-            self._read_at = changed_at
-            try:
-                self._context = self._read()
-            except OSError as error:  # half of a pair may have been replaced; the old one still serves
-                log.warning("cannot read the new certificate", cause=error)
-        return self._context
-
-    def _changed_at(self) -> tuple[int, int]:
-        try:
-            return os.stat(self._certificate).st_mtime_ns, os.stat(self._key).st_mtime_ns
-        except OSError:
-            return 0, 0
-
-    def _read(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._certificate, self._key)
-        context.set_alpn_protocols(["http/1.1"])
-        return context

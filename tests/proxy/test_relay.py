@@ -164,7 +164,8 @@ def test_an_answer_until_close_is_chunked_for_the_client(road):
 
 
 def test_a_client_of_http_1_0_gets_no_chunks(road):
-    answer = road(answering(b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).ask(
+    answer = road(answering(b"HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n"
+                            b"3\r\nabc\r\n0\r\n\r\n")).ask(
         b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
     assert answer == b"HTTP/1.1 200 OK\r\nDate: d\r\nVia: 1.1 wrapper\r\nConnection: close\r\n\r\nabc"
 

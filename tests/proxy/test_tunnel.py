@@ -56,6 +56,21 @@ def test_a_refused_upgrade_is_an_answer_like_others(road):
     assert head.startswith(b"HTTP/1.1 403 ") and body == b"no"
 
 
+def test_an_upgrade_to_h2c_is_not_passed_on(road):
+    """RFC 9113 section 3.1 took it out of the registry; a tunnel of HTTP/2 would go around the wrapper's own paths."""
+    def script(line):
+        head = line.head()
+        assert field(head, b"Upgrade") is None and field(head, b"Connection") is None
+        assert field(head, b"HTTP2-Settings") is None
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        line.is_at_end()
+
+    line = road(script).connect()
+    line.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+              b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 200 ")
+
+
 def test_half_close_is_carried_over(road):
     def script(line):
         line.head()
