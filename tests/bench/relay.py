@@ -81,7 +81,8 @@ def measure(point: Point, names: list[str], rounds: int, seconds: float) -> Resu
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="wrapper and Go only, 3 rounds of 1 s; writes no files")
-    parser.add_argument("--only", metavar="POINT,...", help=", ".join(point.name for point in POINTS))
+    parser.add_argument("--only", metavar="POINT,...", help=", ".join(point.name for point in POINTS)
+                        + "; empty: none, to report what --json holds")
     parser.add_argument("--proxies", metavar="NAME,...", help="of " + ", ".join(contestants.PROXIES))
     parser.add_argument("--bare", action="store_true", help="the relay alone, not the whole wrapper: for profiles")
     parser.add_argument("--rounds", type=int, help="default 5, quick 3")
@@ -120,7 +121,9 @@ def figures_in(path: str | None) -> dict[str, list[dict[str, dict[str, float]]]]
 
 def main() -> int:
     options = arguments()
-    only = options.only.split(",") if options.only else [point.name for point in POINTS]
+    only = [point.name for point in POINTS]
+    if options.only is not None:
+        only = [name for name in options.only.split(",") if name]
     if unknown := set(only) - {point.name for point in POINTS}:
         sys.exit(f"no such point: {', '.join(sorted(unknown))}")
     names = chosen_proxies(options)
