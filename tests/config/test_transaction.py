@@ -300,3 +300,9 @@ def test_the_journal_holds_no_content(files):
     with open(beside(str(files[0]))) as file:
         assert "password" not in file.read()
     transaction.undo()
+
+
+def test_an_index_that_changes_meanwhile_harms_nobody(files, tmp_path, monkeypatch):
+    """Several wrappers on one machine share it."""
+    monkeypatch.setattr(journal, "_entries", lambda index: [str(tmp_path / "gone")])
+    assert repair([], str(tmp_path)) == []

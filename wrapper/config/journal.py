@@ -117,10 +117,19 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
     for journal in {beside(os.path.realpath(path)) for path in paths}:
         restored += repair_one(journal)
     for entry in _entries(index) if index is not None else ():
-        restored += repair_one(os.readlink(entry))
+        restored += _repair_entry(entry)
+    return restored
+
+
+def _repair_entry(entry: str) -> list[str]:
+    """Mend what an entry of the index points to, and drop the entry where nothing is there any more."""
+    try:
+        restored = repair_one(os.readlink(entry))
         if not os.path.exists(entry):
             remove(entry)
-    return restored
+        return restored
+    except OSError:
+        return []  # another wrapper on this machine has just dropped it
 
 
 def repair_one(journal: str) -> list[str]:
