@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from wrapper import screen
@@ -39,7 +41,8 @@ def test_helpers_problems_and_configuration_have_their_lines():
     assert "\nmail " in text
     assert "! config:rules: cannot fetch (for 1m 00s, seen 4 times)" in text
     assert "tried: http://a" in text
-    assert "rules: applied aaaaaaaaaaaa, seen bbbbbbbbbbbb, looked 5s ago, stale for 1h 00m, refused" in text
+    assert "rules: applied aaaaaaaaaaaa, seen bbbbbbbbbbbb, looked 5s ago, stale for 1h 00m\n" in text
+    assert re.search(r"^ +refused$", text, re.MULTILINE)
 
 
 def test_a_message_cannot_steer_the_terminal():

@@ -6,6 +6,7 @@ import errno
 import http.client
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -137,7 +138,7 @@ def _refusal(status: int, document: Any) -> Refused:
 
 
 def _gone(error: Exception) -> NoWrapper:
-    if isinstance(error, OSError) and isinstance(error, TimeoutError):
+    if isinstance(error, socket.timeout):  # TimeoutError since CPython 3.10
         return NoWrapper("the wrapper does not answer in time")
     return NoWrapper(f"the wrapper went away: {error or type(error).__name__}")
 

@@ -86,9 +86,9 @@ def config_lines(config: Iterable[Mapping[str, Any]], paint: Paint, now: float) 
             facts.append(f"looked {age(one['last_fetch'], now)} ago")
         if one.get("stale_since"):
             facts.append(paint(BAD, f"stale for {age(one['stale_since'], now)}"))
-        if one.get("last_result"):
-            facts.append(one_line(str(one["last_result"])))
         lines.append(f"{one_line(str(one.get('name') or one.get('source') or '?'))}: " + ", ".join(facts))
+        if one.get("last_result") not in (None, "applied"):
+            lines.append(f"    {one_line(str(one['last_result']))}")
         lines.append("    " + paint(FAINT, f"from {one_line(str(one.get('source')))}"))
     return lines
 
