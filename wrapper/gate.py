@@ -46,10 +46,11 @@ CUT_TIMEOUT = 1.0  # seconds that exchanges whose connections were cut get to le
 class Lane:
     """The road to one run of the service: its upstream, and who is on it."""
 
-    __slots__ = ("inside", "upstream")
+    __slots__ = ("inside", "run", "upstream")
 
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(self, upstream: Upstream, run: object) -> None:
         self.upstream = upstream
+        self.run = run
         self.inside: set[Traveller] = set()
 
 
@@ -96,10 +97,18 @@ class Gate:
             raise Unavailable(self._reason)
         if len(self._held) >= self._hold_max:
             raise Unavailable(f"{self._reason}, and {self._hold_max} requests wait already")
-        self._held[traveller] = time.monotonic()
         if self._usher is None:
-            self._usher = threading.Thread(target=self._usher_in, name="gate", daemon=True)
-            self._usher.start()
+            self._call_usher()
+        self._held[traveller] = time.monotonic()
+
+    def _call_usher(self) -> None:
+        """Raises: Unavailable where no thread can be had."""
+        usher = threading.Thread(target=self._usher_in, name="gate", daemon=True)
+        try:
+            usher.start()  # it waits for our lock, and finds somebody held
+        except RuntimeError as error:
+            raise Unavailable(f"{self._reason}, and nobody can wait: {error}") from None
+        self._usher = usher
 
     def leave(self, lane: Lane, traveller: Traveller) -> None:
         """The exchange is over, however it ended."""
@@ -135,9 +144,9 @@ class Gate:
 
     # For the controller
 
-    def open(self, address: Address) -> Lane | None:
-        """Send everybody to the service at `address` from now on; returns the lane that was open before."""
-        lane = Lane(self._make_upstream(address))
+    def open(self, address: Address, run: object = None) -> Lane | None:
+        """Send everybody to this run of the service from now on; returns the lane that was open before."""
+        lane = Lane(self._make_upstream(address), run)
         with self._lock:
             before, self._lane, self._refusal = self._lane, lane, None
             self._changed.notify_all()
@@ -149,6 +158,18 @@ class Gate:
             before, self._lane, self._refusal = self._lane, None, None
             self._reason = reason
         return before
+
+    def lose(self, run: object, reason: str) -> None:
+        """The run has ended: if the open lane leads there, it is shut and newcomers wait.
+
+        Nothing needs to be drained: whoever is on that lane sees its connection break.
+        """
+        with self._lock:
+            lane = self._lane
+            if lane is None or lane.run is not run:
+                return
+            self._lane, self._refusal, self._reason = None, None, reason
+        lane.upstream.close()
 
     def refuse(self, reason: str) -> Lane | None:
         """Answer newcomers and those who wait with 503 from now on; returns the lane that was open."""
@@ -176,7 +197,7 @@ class Gate:
         return in_time
 
     def hurry(self) -> None:
-        """End every drain now: whoever asked us to end has asked again."""
+        """End every drain now, and those to come: whoever asked us to end has asked again."""
         with self._lock:
             self._hurried = True
             self._changed.notify_all()
@@ -189,7 +210,6 @@ class Gate:
     def _cut(self, lane: Lane) -> None:
         with self._lock:
             inside = list(lane.inside)
-            self._hurried = False
         for traveller in inside:
             traveller.cut()
         self._await_empty(lane, Deadline(CUT_TIMEOUT))

@@ -9,6 +9,10 @@ import stat
 
 from wrapper.address import Address
 
+# Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): any connection of anybody may be given one of those between
+# our choice and the moment when the service, which may take seconds, binds it.
+PORTS = range(18000, 27000)
+PORT_TRIES = 50
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
@@ -113,8 +117,16 @@ def _name(host: str) -> str | bytes:
 
 
 def free_port() -> int:
-    """A loopback TCP port nobody listens on at this moment (the kernel does not hand it out again at once)."""
+    """A loopback TCP port that nobody has at this moment, and that no connection will be given soon."""
+    for _ in range(PORT_TRIES):
+        port = PORTS.start + int.from_bytes(os.urandom(2), "big") % len(PORTS)
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.bind(("127.0.0.1", port))
+                return port
+        except OSError:
+            continue
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        chosen: int = probe.getsockname()[1]
+        return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 import time
 
@@ -15,6 +16,9 @@ from tests.restarts.load import NUMBERS, Noted, counting
 from tests.restarts.raw import Raw, get, post
 from tests.running import Wrapper, service, wait_until
 
+# A client that upgrades and then neither reads nor answers.
+UPGRADE = get("/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+              "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 MODES = pytest.mark.parametrize("mode", ["replace", "overlap"])
 
 
@@ -246,3 +250,32 @@ def test_a_tunnel_that_is_no_websocket_is_cut_after_its_time(run, tmp_path):
         except ConnectionResetError:
             pass
     wait_until(lambda: is_done(wrapper))
+
+
+# The end
+
+def test_the_end_in_the_middle_of_an_overlap_ends_both_runs_in_one_span(sockets):
+    """`docker stop` kills after 10 s: the old run that drains and the new one that serves have their time together."""
+    wrapper = sockets("--restart-mode", "overlap", "--drain-timeout", "1500ms")
+    clients = [Raw(wrapper.port, UPGRADE) for _ in range(2)]
+    clients[0].read_until(b"\r\n\r\n")
+    restart(wrapper)
+    wait_until(lambda: wrapper.status()["generation"] == 2)
+    clients.append(Raw(wrapper.port, UPGRADE))
+    clients[2].read_until(b"\r\n\r\n")
+    begin = time.monotonic()
+    assert wrapper.end(signal.SIGTERM) == 0
+    assert 1 < time.monotonic() - begin < 2.5
+    for client in clients:
+        client.close()
+
+
+def test_a_second_signal_in_the_middle_of_an_overlap_ends_it_at_once(sockets):
+    wrapper = sockets("--restart-mode", "overlap", "--drain-timeout", "20s")
+    with Raw(wrapper.port, UPGRADE) as client:
+        client.read_until(b"\r\n\r\n")
+        restart(wrapper)
+        wait_until(lambda: wrapper.status()["generation"] == 2)
+        wrapper.process.send_signal(signal.SIGTERM)
+        wrapper.wait_line("shutting down")
+        assert wrapper.end(signal.SIGTERM, timeout=5) == 0

@@ -153,6 +153,7 @@ class Exchange:
             self._upload.finish()  # first: its thread uses the connection's descriptor
         if self.connection is not None:
             self.connection.close()
+        self._bell = None  # not left to the garbage collector, because of its descriptors
 
     def _ask(self) -> AnswerHead | None:
         """Send the request and read the answer's head; None where that has to be waited for."""

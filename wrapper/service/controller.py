@@ -16,6 +16,7 @@ from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
 from wrapper.service import probe
 from wrapper.service.agenda import Agenda, Ticket
+from wrapper.service.retirement import Retirement
 from wrapper.service.state import Life, State
 from wrapper.values import signal_name
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from wrapper.service.probe import Probe
     from wrapper.service.process import Process
 
-FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks whether the service is ready
 HASTE = 0.5  # seconds for a run that never served to stop while everything ends
 LATE_LOOK = 1.0  # the same, once it has missed its time
 
@@ -63,6 +63,7 @@ class Controller:
         self._reload = reload
         self._on_over = on_over
         self._agenda = Agenda()
+        self._actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
         # Wakes the controller's thread: a run that ended, or None. What happened is read off the things themselves,
         # so late news of an earlier run changes nothing.
         self._inbox: queue.SimpleQueue[Process | None] = queue.SimpleQueue()
@@ -81,6 +82,7 @@ class Controller:
         self._is_restarting = False
         # True from `begin_trial` or a tentative action up to `end_trial`.
         self._is_on_trial = False
+        self._retirement: Retirement | None = None
 
     # For those who ask
 
@@ -143,11 +145,13 @@ class Controller:
         with self._shutdown_lock:
             is_second = self._shutdown_signal is not None
             self._shutdown_signal = self._shutdown_signal or number
-        process = self._process
+        process, retirement = self._process, self._retirement
         if is_second or self.life.state is State.STOPPING:
             self._gate.hurry()
             if process is not None:
                 process.signal(number)
+        if retirement is not None:
+            retirement.release(number if is_second else None)
         self._agenda.close("the wrapper is shutting down")
         self._inbox.put(None)
 
@@ -194,7 +198,7 @@ class Controller:
         elif self._process is not None and self._process.ended.is_set():
             self._fall(self._process, self._is_on_trial)
         elif (ticket := self._agenda.take()) is not None:
-            self._carry_out(ticket, self._action(ticket.kind))
+            self._carry_out(ticket, self._actions[ticket.kind])
             self._agenda.finish(ticket, ticket.error)
         elif self._fallen_status is not None and not self._is_on_trial:
             self._give_up_or_retry(self.life.reason, self._fallen_status, 0.0)
@@ -204,17 +208,13 @@ class Controller:
         elif self._is_late:
             self._look_again()
 
-    def _action(self, kind: str) -> Callable[[Ticket], str | None]:
-        actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
-        return actions[kind]
-
     def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
-        """Run an action to its end; `ticket.error` says how it went. A fault of ours must not end the thread."""
+        """Run an action to its end; `ticket.error` says how it went."""
         self._ready_timeout = ticket.ready_timeout or self._timeouts.ready
         self._is_on_trial = self._is_on_trial or ticket.tentative
         try:
             ticket.error = action(ticket)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a fault of ours must not end the thread
             log.error(f"cannot {ticket.kind}: {error!r}", service=self._source)
             self._board.report(self._source, f"cannot {ticket.kind}: internal error {error!r}", "controller")
             ticket.error = repr(error)
@@ -261,7 +261,7 @@ class Controller:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
         address = self._launcher.choose_address()
         try:
-            new = self._launcher.launch(address, self._inbox.put)
+            new = self._launch(address)
         except CannotStart as error:
             return self._goes_on(ticket, error.public)
         fault = self._look_until_ready(new, address, self._ready_timeout)
@@ -271,13 +271,20 @@ class Controller:
             return self._goes_on(ticket, fault)
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
-        lane = self._gate.open(address)
+        lane = self._gate.open(address, new)
         self._board.resolve(self._source)
-        if lane is not None:
-            self._gate.drain(lane, Deadline(self._timeouts.drain), "restart")
-        old.stop(self._stop_signal, self._timeouts.stop)
-        self.life.end(old, planned=True)
+        self._retirement = Retirement(self._gate, lane, old, self._timeouts, self._stop_signal)
+        if self._shutdown_signal is None:
+            self._retirement.wait()
+        if self._shutdown_signal is None:
+            self._retire()
         return None
+
+    def _retire(self) -> None:
+        """Wait for the old run of an overlap, where there is one, and put its end on record."""
+        if self._retirement is not None:
+            self._retirement.finish(self.life)
+        self._retirement = None
 
     def _goes_on(self, ticket: Ticket, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
@@ -307,16 +314,19 @@ class Controller:
     def _spawn(self) -> None:
         """Raises: CannotStart."""
         self._address = self._launcher.choose_address()
-        self._look_for_squatter(self._address)
-        self._process = self._launcher.launch(self._address, self._inbox.put)
+        probe.report_squatter(self._address, self._board, self._source)
+        self._process = self._launch(self._address)
         self.life.begin(self._process)
 
-    def _look_for_squatter(self, address: Address) -> None:
-        """A leftover that kept the port would be taken for the new run, and answer as the old version."""
-        if probe.is_taken(address):
-            self._board.report(self._source, f"something else answers at {address} already", "address")
-        else:
-            self._board.resolve(self._source, "address")
+    def _launch(self, address: Address) -> Process:
+        """Raises: CannotStart."""
+
+        def ended(process: Process) -> None:
+            # Newcomers wait from now on, also while the controller's thread is busy with something else.
+            self._gate.lose(process, "the service has ended")
+            self._inbox.put(process)
+
+        return self._launcher.launch(address, ended)
 
     def _bring_up(self, reason: str) -> str | None:
         self._turn_to_starting(reason)
@@ -337,24 +347,12 @@ class Controller:
         return fault
 
     def _look_until_ready(self, process: Process, address: Address, timeout: float) -> str | None:
-        """None once the service is ready; ends at once when the process does, or when we are told to shut down."""
-        deadline, pause = Deadline(timeout), FIRST_LOOK
-        while self._shutdown_signal is None:
-            fault = self._probe.fault(address)
-            if process.ended.is_set():
-                return f"it ended with status {process.exit_status} before it was ready"
-            if fault is None:
-                return None
-            if deadline.has_passed():
-                return f"not ready within {timeout:g} s: {fault}"
-            process.ended.wait(deadline.sooner(pause))
-            pause = min(pause * 1.5, LONGEST_LOOK)
-        return "the wrapper is shutting down"
+        return self._probe.await_ready(process, address, timeout, lambda: self._shutdown_signal is not None)
 
     def _serve(self) -> None:
         assert self._address is not None
         self._ready_since = time.monotonic()
-        self._gate.open(self._address)  # first: whoever reads "running" finds the road open
+        self._gate.open(self._address, self._process)  # first: whoever reads "running" finds the road open
         self.life.turn(State.RUNNING, "ready")
         self._board.resolve(self._source)
 
@@ -439,9 +437,11 @@ class Controller:
             self.life.end(process, planned=False)
         elif process is not None:
             self._take_down(lane, "shutdown", number, reason)
+        exit_status, was_planned = self.life.last_status, self.life.was_planned
+        self._retire()
         if self.life.state is State.STOPPING:
             self.life.turn(State.STOPPED, reason)
-        self._finish(self.life.last_status, self.life.was_planned)
+        self._finish(exit_status, was_planned)
 
     def _finish(self, exit_status: int, planned: bool) -> None:
         self._process = None

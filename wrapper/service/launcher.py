@@ -31,9 +31,15 @@ class Launcher:
         self._environment = environment
         self._spawner = spawner
         self._output = output
+        self._port = 0  # of the latest run
 
     def choose_address(self) -> Address:
-        return self._upstream or address.tcp("127.0.0.1", sockets.free_port())
+        if self._upstream is not None:
+            return self._upstream
+        before = self._port
+        while self._port == before:
+            self._port = sockets.free_port()
+        return address.tcp("127.0.0.1", self._port)
 
     def launch(self, place: Address, on_end: Callable[[Process], None]) -> Process:
         """Start a run that is to listen at `place`.

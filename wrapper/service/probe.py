@@ -11,9 +11,13 @@ from wrapper.deadline import Deadline
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Callable
 
     from wrapper.address import Address
+    from wrapper.problems import Board
+    from wrapper.service.process import Process
 
+FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
 PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
 STATUS_LINE = 1024  # bytes within which the status line must end
 
@@ -34,6 +38,22 @@ class Probe:
                 return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
+
+    def await_ready(self, process: Process, address: Address, timeout: float,
+                    is_over: Callable[[], bool]) -> str | None:
+        """None once the service is ready; ends at once when the process does, and soon when the wrapper `is_over`."""
+        deadline, pause = Deadline(timeout), FIRST_LOOK
+        while not is_over():
+            fault = self.fault(address)
+            if process.ended.is_set():
+                return f"it ended with status {process.exit_status} before it was ready"
+            if fault is None:
+                return None
+            if deadline.has_passed():
+                return f"not ready within {timeout:g} s: {fault}"
+            process.ended.wait(deadline.sooner(pause))
+            pause = min(pause * 1.5, LONGEST_LOOK)
+        return "the wrapper is shutting down"
 
     def _judge(self, status: int) -> str | None:
         if any(first <= status <= last for first, last in self._statuses):
@@ -60,6 +80,14 @@ def status_of(connection: socket.socket, method: str, path: str, address: Addres
     if not words[0].startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
         raise ValueError("what answers is not HTTP")
     return int(words[1])
+
+
+def report_squatter(address: Address, board: Board, source: str) -> None:
+    """A leftover that kept the port would be taken for the new run, and answer as the old version."""
+    if is_taken(address):
+        board.report(source, f"something else answers at {address} already", "address")
+    else:
+        board.resolve(source, "address")
 
 
 def is_taken(address: Address) -> bool:
