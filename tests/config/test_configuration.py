@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -248,10 +249,10 @@ def test_secrets_of_the_source_are_shown_nowhere(place, serve):
 
 def test_killed_at_random_moments_the_files_are_whole_and_the_service_runs(tmp_path):
     """The full fifty are among the real ones."""
-    killed_in_the_middle(tmp_path, 5)
+    killed_in_the_middle(tmp_path, 5, 0.9)
 
 
-def killed_in_the_middle(folder, kills):
+def killed_in_the_middle(folder, kills, longest):
     """SIGKILL of the wrapper while two files change together all the time: the next start finds all old or all new."""
     source, target = folder / "mounted", folder / "files"
     source.mkdir()
@@ -267,11 +268,12 @@ def killed_in_the_middle(folder, kills):
                "--config-min-interval", "0s", "--config-action", "POST /-/reload", "--drain-timeout", "0s")
     seen, cut_short = set(), 0
     for _ in range(kills):
-        with Wrapper(*options, command=service("configured", str(files[0])), wait=False) as wrapper:
-            time.sleep(chance.uniform(0.2, 0.9))  # the random moment itself
+        with Wrapper(*options, command=service("configured", str(files[0])), wait=False,
+                     start_new_session=True) as wrapper:
+            time.sleep(chance.uniform(0.2, longest))  # the random moment itself
             wrapper.process.kill()
             wrapper.process.wait()
-            kill_service(files[0])
+            kill_session(wrapper.process.pid)
         cut_short += bool(journal.repair([], journal.index_folder(make=False)))
         contents = {file.read_text() for file in files}
         assert len(contents) == 1, "both are old, or both are new"
@@ -304,14 +306,19 @@ def change_always(folder, stop):
         mount(folder, number)
 
 
-def kill_service(main):
-    """What the kernel does to a container whose PID 1 is killed."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    words = file.read().split(b"\0")
-            except OSError:
-                continue
-            if str(main).encode() in words and b"wrapper" not in words:
-                os.kill(int(entry), signal.SIGKILL)
+def kill_session(session):
+    """What the kernel does to a container whose PID 1 is killed: everything in it is gone, also what was just forked."""
+    while members := [pid for pid in os.listdir("/proc") if pid.isdigit() and session_of(pid) == session]:
+        for pid in map(int, members):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def session_of(pid):
+    """None for a process that is gone, or is a zombie: that holds nothing any more (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            state, _, _, session = file.read().rpartition(")")[2].split()[:4]
+    except OSError:
+        return None
+    return None if state in "ZX" else int(session)
