@@ -123,13 +123,14 @@ class Stream:
 class SecureStream(Stream):
     """A TLS client connection: the same, over a non-blocking `ssl.SSLSocket`."""
 
-    __slots__ = ("_lock", "tls")
+    __slots__ = ("_is_broken", "_lock", "tls")
 
     is_secure = True
 
     def __init__(self, connection: ssl.SSLSocket, patience: float) -> None:
         super().__init__(connection, patience)
         self.tls = connection
+        self._is_broken = False
         # OpenSSL's objects are not thread-safe, and an upload is read while its answer is written: guards `tls`.
         self._lock = threading.Lock()
         connection.setblocking(False)
@@ -152,8 +153,13 @@ class SecureStream(Stream):
         self._say_goodbye()
         super().finish_writing()
 
+    def reset(self) -> None:
+        self._is_broken = True
+        super().reset()
+
     def close(self) -> None:
-        self._say_goodbye()
+        if not self._is_broken:  # a goodbye would say that nothing is missing
+            self._say_goodbye()
         super().close()
 
     def _say_goodbye(self) -> None:
