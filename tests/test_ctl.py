@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from tests.running import ROOT, Wrapper, run, service, wait_until
+from tests.running import PATIENCE, ROOT, Wrapper, run, service, wait_until
 
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
 
@@ -27,10 +29,26 @@ def ctl(wrapper, *words, **options):
     return run("ctl", "--control", wrapper.control, *words, **options)
 
 
-def follow(wrapper, *words):
-    """A verb that goes on, for the lines it writes."""
-    return subprocess.Popen([sys.executable, "-m", "wrapper", "ctl", "--control", wrapper.control, *words], cwd=ROOT,
+@contextlib.contextmanager
+def following(wrapper, *words):
+    """A verb that goes on until Ctrl-C, for the lines it writes; one that hangs is ended, and its test fails."""
+    verb = subprocess.Popen([sys.executable, "-m", "wrapper", "ctl", "--control", wrapper.control, *words], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
+    guard = threading.Timer(PATIENCE, verb.kill)
+    guard.start()
+    try:
+        yield verb
+        verb.send_signal(signal.SIGINT)
+    finally:
+        verb.communicate()
+        guard.cancel()
+    assert verb.returncode == 130
+
+
+def line_of(verb):
+    line = verb.stdout.readline()
+    assert line, "it ended without the line"
+    return line
 
 
 # To look at
@@ -50,14 +68,9 @@ def test_json_is_the_document_of_the_api(live, words):
 
 
 def test_status_watch_draws_again(live):
-    watching = follow(live, "status", "--watch", "--json")
-    try:
-        first, second = (json.loads(watching.stdout.readline()) for _ in range(2))
-        assert second["uptime_seconds"] > first["uptime_seconds"]
-    finally:
-        watching.send_signal(signal.SIGINT)
-        watching.communicate()
-    assert watching.returncode == 130
+    with following(live, "status", "--watch", "--json") as watch:
+        first, second = (json.loads(line_of(watch)) for _ in range(2))
+    assert second["uptime_seconds"] > first["uptime_seconds"]
 
 
 def test_problems_and_config_say_that_there_is_nothing(live):
@@ -77,14 +90,10 @@ def test_signal_reaches_the_service_and_logs_show_it(live):
 
 def test_logs_follow_as_more_comes(live):
     """The last lines first, so that it does not matter which of the two comes sooner."""
-    following = follow(live, "logs", "--follow")
-    try:
+    with following(live, "logs", "--follow") as logs:
         ctl(live, "signal", "ALRM")
-        while following.stdout.readline() != f"signal {int(signal.SIGALRM)}\n":
-            assert following.poll() is None
-    finally:
-        following.send_signal(signal.SIGINT)
-        following.communicate()
+        while line_of(logs) != f"signal {int(signal.SIGALRM)}\n":
+            pass
 
 
 def test_events_are_what_happened_so_far(live):
@@ -94,14 +103,10 @@ def test_events_are_what_happened_so_far(live):
 
 
 def test_events_follow(live):
-    following = follow(live, "events", "--follow", "--json")
-    try:
+    with following(live, "events", "--follow", "--json") as events:
         ctl(live, "signal", "USR1")
-        while json.loads(following.stdout.readline())["kind"] != "signal":
+        while json.loads(line_of(events))["kind"] != "signal":
             pass
-    finally:
-        following.send_signal(signal.SIGINT)
-        following.communicate()
 
 
 # To do

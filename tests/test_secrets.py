@@ -103,6 +103,6 @@ def test_the_stream_of_events_shows_no_secret(wrapper):
     threading.Thread(target=lambda: wrapper.command("POST", "/sidecar/api/restart?wait=1"), daemon=True).start()
     text = ""
     while '"state": "running", "before": "starting"' not in text.partition("draining")[2]:
-        text += answer.fp.readline().decode()
+        text += answer.readline().decode()
     assert found({"events": text}) == []
     connection.close()

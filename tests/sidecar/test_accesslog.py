@@ -74,8 +74,16 @@ def test_a_reader_that_stalls_costs_lines_not_time(monkeypatch, capfd):
     for _ in range(2000):
         log.observe(ended("/" + "x" * 500))
     assert log._waiting.qsize() <= 10
+    os.set_blocking(reading, False)
+    said = []
     with open(reading, "rb", buffering=0) as pipe:
-        wait_until(lambda: pipe.read(65536) and "lines were dropped" in capfd.readouterr().err)
+
+        def is_told():
+            pipe.read(65536)
+            said.append(capfd.readouterr().err)
+            return "lines were dropped" in "".join(said)
+
+        wait_until(is_told)
 
 
 def test_requests_appear_in_the_wrappers_log():
