@@ -267,3 +267,37 @@ def test_storm():
     subject.open(PLACE)
     wait_until(lambda: not subject.held)
     wait_until(lambda: all(count == 1 for count in heard))
+
+
+def test_a_run_that_ended_is_lost_at_once_and_only_its_own_lane():
+    subject = gate()
+    old, new = object(), object()
+    subject.open(PLACE, old)
+    lane = subject.open(PLACE, new)
+    subject.lose(old, "it ended")
+    assert subject.is_open
+    subject.lose(new, "it ended")
+    assert not subject.is_open
+    waiting = Traveller(subject).go()
+    assert waiting.lane is None
+    subject.refuse("for good")
+    subject.lose(new, "late news")
+    assert waiting.over.wait(5)
+    assert lane is not None
+
+
+def test_without_a_thread_nobody_waits_and_later_ones_can(monkeypatch):
+    subject = gate()
+    subject.hold("test")
+
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(Unavailable, match="nobody can wait"):
+            subject.admit(Traveller(subject))
+    assert subject.held == 0
+    later = Traveller(subject).go()
+    subject.open(PLACE)
+    assert later.over.wait(5)

@@ -15,7 +15,7 @@ import pytest
 from tests.restarts.load import Load, Noted, counting
 from tests.restarts.raw import Raw, get
 from tests.restarts.vitals import vitals
-from tests.running import PATIENCE, Wrapper, service, wait_until
+from tests.running import Wrapper, service, wait_until
 
 MODES = pytest.mark.parametrize("mode", ["replace", "overlap"])
 SIDECAR = """
@@ -56,7 +56,7 @@ def at_once(rounds, *doings):
 
 
 def storm(folder, rounds, *options):
-    """Restarts from a route, over the control socket, by a change of configuration and beside signals, all at a time."""
+    """Restarts from a route, over the control socket, by a change of configuration, beside signals, all at a time."""
     sidecar, source, target = folder / "sidecar.py", folder / "source", folder / "target"
     sidecar.write_text(SIDECAR)
     source.write_text("0")
@@ -196,7 +196,6 @@ def killed_under_load(folder, mode, seconds):
     with Wrapper("--restart", "always", "--backoff", "20ms..100ms", "--capture-output", "--restart-mode", mode,
                  command=counting(log, 0.05)) as wrapper, Load(wrapper.port, 16) as load:
         load.wait(200)
-        before = vitals(wrapper.process.pid)
         end = time.monotonic() + seconds
         for number in itertools.count():
             if time.monotonic() > end:
@@ -208,20 +207,20 @@ def killed_under_load(folder, mode, seconds):
             load.wait(50)
         wrapper.wait_state("running")
         load.wait(500)
-    assert set(what.split("\\r")[0].split(" ", 1)[-1][:3] for *_, what in load.failed) <= {"502", "503"}, load.failed
+    assert {what.split("\\r")[0].split(" ", 1)[-1][:3] for *_, what in load.failed} <= {"502", "503"}, load.failed
     assert len(load.failed) <= 2 * 16 * deaths  # and who came before the kernel said that it is dead
     assert deaths
-    return load, Noted(log), deaths, before
+    return load, Noted(log), deaths
 
 
 @MODES
 def test_deaths_at_random_moments_under_load(tmp_path, mode):
-    load, noted, deaths, _ = killed_under_load(tmp_path, mode, 3)
+    _, noted, _ = killed_under_load(tmp_path, mode, 3)
     assert not noted.repeated
 
 
 @pytest.mark.soak
 @MODES
 def test_deaths_at_random_moments_under_load_for_long(tmp_path, mode):
-    load, noted, deaths, _ = killed_under_load(tmp_path, mode, 40)
+    load, noted, deaths = killed_under_load(tmp_path, mode, 40)
     print(f"{deaths} deaths, {len(load.answered)} answered, {len(load.failed)} failed, {noted.repeated} repeated")

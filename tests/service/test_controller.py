@@ -292,8 +292,11 @@ def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
     life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
     life.wait_state("running")
     ticket = life.controller.ask("restart", "test")
+    wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
     os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
     assert ticket.wait(10)
+    assert life.service.gate.is_open
     assert life.service.life.state is State.RUNNING
     assert life.overs == []
 

@@ -96,6 +96,7 @@ class Controller:
             self._spawn()
         except CannotStart as error:
             self._fail(error.public, tentative=False)
+            self._agenda.close(error.public)
             self.over.set()
             raise
         threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
@@ -297,14 +298,13 @@ class Controller:
         fault = reload(self._process, self._address)
         fault = fault or self._look_until_ready(self._process, self._address, self._ready_timeout)
         if fault is None:
+            self._board.resolve(self._source)
             return None
         if self._process.ended.is_set():
             self._fall(self._process, ticket.tentative)
         elif not ticket.tentative:
             self._report(f"the reload failed: {fault}")
         return f"the reload failed: {fault}"
-
-    # Steps
 
     def _turn_to_starting(self, reason: str) -> None:
         self._next_try = self._fallen_status = None
