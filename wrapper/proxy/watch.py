@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from wrapper.proxy.bell import Bell
 
-LEAVE_TIMEOUT = 0.5  # seconds a client that has ended its side, but may only have half-closed, is given
+LEAVE_TIMEOUT = 0.35  # seconds a client that has ended its side, but may only have half-closed, is given
 _RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
 _BROKEN = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
