@@ -265,6 +265,18 @@ def test_the_environment_is_untouched_but_for_port():
         assert seen == bare
 
 
+def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_path):
+    """`python3 -m` puts the working folder first, and images have all sorts of files in theirs."""
+    for name in ("queue", "signal", "socket", "random", "json", "http"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
+    (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                      "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
+    with Wrapper("--sidecar", "mine", command=service("deaf"), cwd=tmp_path,
+                 environment={"PYTHONPATH": str(ROOT)}) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+        os.kill(wrapper.status()["pid"], signal.SIGKILL)
+
+
 def test_an_empty_environment_does_no_harm():
     result = subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "/bin/sh",
                              "-c", ": {port}; exit 4"], env={}, cwd=ROOT, timeout=20)

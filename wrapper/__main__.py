@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
+
+# `-m` puts the working folder first: a queue.py that an image has there must not stand in for the standard library's.
+# It stays as the last place to look, for sidecars that are named by their module.
+if __name__ == "__main__" and not getattr(sys.flags, "safe_path", False):
+    sys.path.append(sys.path.pop(0))
+
+import os
 
 from wrapper.cli import main
 
