@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 
 from wrapper.log import log
 
@@ -220,11 +221,9 @@ def _entries(index: str) -> list[str]:
 
 
 def _enlist(index: str, journal: str) -> str | None:
-    import hashlib  # start-up: only a transaction needs it
-
-    entry = os.path.join(index, hashlib.sha256(os.fsencode(journal)).hexdigest()[:32])
+    # A name for this transaction alone: whoever drops an entry that leads nowhere must not drop the next one's.
+    entry = os.path.join(index, f"{os.getpid()}-{time.time_ns()}-{os.urandom(4).hex()}")
     try:
-        remove(entry)
         os.symlink(journal, entry)
     except OSError as error:
         log.warning(f"cannot note the journal {journal} in {index}: {error.strerror}")
