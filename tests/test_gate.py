@@ -269,9 +269,22 @@ def test_storm():
     wait_until(lambda: all(count == 1 for count in heard))
 
 
+class Run:
+    def __init__(self):
+        self.ended = threading.Event()
+
+
+def test_a_run_that_has_ended_before_the_gate_opens_is_lost_too():
+    subject, run = gate(), Run()
+    run.ended.set()
+    subject.lose(run, "it ended")
+    subject.open(PLACE, run)
+    assert not subject.is_open
+
+
 def test_a_run_that_ended_is_lost_at_once_and_only_its_own_lane():
     subject = gate()
-    old, new = object(), object()
+    old, new = Run(), Run()
     subject.open(PLACE, old)
     lane = subject.open(PLACE, new)
     subject.lose(old, "it ended")

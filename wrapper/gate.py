@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
         def close(self) -> None: ...
 
+    class Run(Protocol):
+        """One run of the service; its end is told with `lose`, after `ended` was set."""
+
+        ended: threading.Event
+
     class Traveller(Protocol):
         """One exchange as the gate sees it. Every method returns at once and never raises."""
 
@@ -48,7 +53,7 @@ class Lane:
 
     __slots__ = ("inside", "run", "upstream")
 
-    def __init__(self, upstream: Upstream, run: object) -> None:
+    def __init__(self, upstream: Upstream, run: Run | None) -> None:
         self.upstream = upstream
         self.run = run
         self.inside: set[Traveller] = set()
@@ -144,12 +149,14 @@ class Gate:
 
     # For the controller
 
-    def open(self, address: Address, run: object = None) -> Lane | None:
+    def open(self, address: Address, run: Run | None = None) -> Lane | None:
         """Send everybody to this run of the service from now on; returns the lane that was open before."""
         lane = Lane(self._make_upstream(address), run)
         with self._lock:
             before, self._lane, self._refusal = self._lane, lane, None
             self._changed.notify_all()
+        if run is not None and run.ended.is_set():
+            self.lose(run, "the service has ended")  # whoever said so may have come before us
         return before
 
     def hold(self, reason: str) -> Lane | None:
@@ -159,7 +166,7 @@ class Gate:
             self._reason = reason
         return before
 
-    def lose(self, run: object, reason: str) -> None:
+    def lose(self, run: Run, reason: str) -> None:
         """The run has ended: if the open lane leads there, it is shut and newcomers wait.
 
         Nothing needs to be drained: whoever is on that lane sees its connection break.
