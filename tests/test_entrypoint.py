@@ -271,10 +271,10 @@ def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_pa
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
     (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
                                       "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
-    with Wrapper("--sidecar", "mine", command=service("deaf"), cwd=tmp_path,
+    command = [sys.executable, "-I", *service("plain")[1:]]  # isolated: it is not what is tested
+    with Wrapper("--sidecar", "mine", command=command, cwd=tmp_path,
                  environment={"PYTHONPATH": str(ROOT)}) as wrapper:
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
-        os.kill(wrapper.status()["pid"], signal.SIGKILL)
 
 
 def test_an_empty_environment_does_no_harm():
