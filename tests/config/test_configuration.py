@@ -307,7 +307,7 @@ def change_always(folder, stop):
 
 
 def kill_session(session):
-    """What the kernel does to a container whose PID 1 is killed: everything in it is gone, also what was just forked."""
+    """What the kernel does to a container whose PID 1 is killed: all in it is gone, also what was just forked."""
     while members := [pid for pid in os.listdir("/proc") if pid.isdigit() and session_of(pid) == session]:
         for pid in map(int, members):
             with contextlib.suppress(ProcessLookupError):
