@@ -112,6 +112,7 @@ class Wrapper:
 
     def command(self, method: str, path: str, body=None) -> tuple[int, object]:
         """A request over the control socket; the body as JSON."""
+        wait_until(lambda: os.path.exists(self.control), what="the control socket")
         status, _, text = _ask(UnixConnection(self.control), method, path, body, None)
         return status, json.loads(text)
 
