@@ -132,6 +132,12 @@ def test_actions_that_contradict_are_busy(live):
     assert ticket.wait(10)
 
 
+def test_a_stop_contradicts_the_first_start(live):
+    life = live(command=service("slow", "60"))
+    with pytest.raises(Busy, match="a start is under way"):
+        life.controller.ask("stop", "test")
+
+
 def test_status_never_waits_for_an_action(live):
     life = live("--stop-timeout", "2s", command=service("deaf"))
     life.wait_state("running")

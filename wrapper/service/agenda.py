@@ -99,6 +99,14 @@ class Agenda:
                 return ticket
         return None
 
+    def begin(self, ticket: Ticket) -> Ticket:
+        """Have an action under way that nobody asked for: the first start."""
+        with self._lock:
+            assert not self._tickets
+            self._tickets.append(ticket)
+            self._is_under_way = True
+        return ticket
+
     def take(self) -> Ticket | None:
         """The next action, under way from now on."""
         with self._lock:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process
 
 HASTE = 0.5  # seconds for a run that never served to stop while everything ends
-LATE_LOOK = 1.0  # the same, once it has missed its time
+LATE_LOOK = 1.0  # seconds between two looks at a service that has missed its time
 
 
 class Controller:
@@ -80,8 +80,7 @@ class Controller:
         self._fallen_status: int | None = None  # of a run that ended tentatively: nothing was decided about it yet
         self._ready_timeout = timeouts.ready
         self._is_restarting = False
-        # True from `begin_trial` or a tentative action up to `end_trial`.
-        self._is_on_trial = False
+        self._is_on_trial = False  # True from `begin_trial` or a tentative action up to `end_trial`
         self._retirement: Retirement | None = None
 
     # For those who ask
@@ -99,7 +98,8 @@ class Controller:
             self._agenda.close(error.public)
             self.over.set()
             raise
-        threading.Thread(target=self._live, name=f"controller-{self._source}", daemon=True).start()
+        first = self._agenda.begin(Ticket("start", "first start", self._is_on_trial))
+        threading.Thread(target=self._live, args=(first,), name=f"controller-{self._source}", daemon=True).start()
 
     def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
             ready_timeout: float | None = None) -> Ticket:
@@ -168,9 +168,9 @@ class Controller:
 
     # The controller's thread
 
-    def _live(self) -> None:
-        first = Ticket("start", "first start", self._is_on_trial)
+    def _live(self, first: Ticket) -> None:
         self._carry_out(first, lambda ticket: self._settle(ticket, self._await_ready()))
+        self._agenda.finish(first, first.error)
         while not self.over.is_set():
             try:
                 self._inbox.get(timeout=self._nap())
@@ -180,12 +180,11 @@ class Controller:
 
     def _nap(self) -> float | None:
         """Seconds until something is due; None while nothing is."""
-        if not self._agenda.is_empty or self._shutdown_signal is not None:
+        is_undecided = self._fallen_status is not None and not self._is_on_trial
+        if is_undecided or not self._agenda.is_empty or self._shutdown_signal is not None:
             return 0
         if self._next_try is not None:
             return self._next_try.remaining()
-        if self._fallen_status is not None and not self._is_on_trial:
-            return 0
         return LATE_LOOK if self._is_late else None
 
     @property
@@ -273,6 +272,7 @@ class Controller:
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
         lane = self._gate.open(address, new)
+        self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self._board.resolve(self._source)
         self._retirement = Retirement(self._gate, lane, old, self._timeouts, self._stop_signal)
         if self._shutdown_signal is None:

@@ -201,7 +201,6 @@ class Hooks:
         # Guards the hooks and whether their thread runs.
         self._lock = threading.Lock()
         self._hooks: dict[str, list[tuple[str, Callable[..., Any]]]] = {"start": [], "ready": [], "exit": []}
-        self._state = ""  # of the service, as the feed told it last
         self._may_begin = False
         self._has_begun = False
         self._done = threading.Event()
@@ -236,12 +235,9 @@ class Hooks:
         elif event.get("service") != self._service.name:
             return
         elif event["kind"] == "state":
-            self._state = event["state"]
-            if self._state == "running":
+            if event["state"] == "running":
                 self._call("ready", self._service)
         elif event["kind"] == "exit":
-            if event["planned"] and self._state == "running":
-                self._call("ready", self._service)  # restarts that overlap turn no state: the next run is ready already
             self._call("exit", self._service, event)
 
     def _call(self, moment: str, *arguments: Any) -> None:
