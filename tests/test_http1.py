@@ -1,5 +1,7 @@
 """The pure grammar, fuzzed: any split of the same bytes gives the same result, and h11 reads what we pass on alike."""
 
+import time
+
 import h11
 import pytest
 from hypothesis import example, given, settings
@@ -25,10 +27,10 @@ WORDS = st.sampled_from([
 NEARLY = st.lists(WORDS, max_size=14).map(b"".join)
 
 
-def outcome(data, limit=LIMIT):
-    """What becomes of `data`: a status, "more", or facts."""
+def outcome(data, limit=LIMIT, known=0):
+    """What becomes of `data`, of which `known` bytes were judged before: a status, "more", or facts."""
     try:
-        head = http1.read_request(data, limit)
+        head = http1.read_request(data, limit, None, known)
     except Refusal as refusal:
         return refusal.status
     return "more" if head is None else facts(head)
@@ -40,13 +42,13 @@ def facts(head):
 
 
 @settings(max_examples=400)
-@given(NEARLY)
-@example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-@example(b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
-def test_a_request_head_is_judged_alike_however_it_is_split(data):
-    whole = outcome(data)
-    for end in range(len(data) + 1):
-        early = outcome(data[:end])
+@given(NEARLY, st.integers(1, 9))
+@example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 1)
+@example(b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 1)
+def test_a_request_head_is_judged_alike_however_it_is_split(data, step):
+    whole, early, known = outcome(data), "more", 0
+    for end in [*range(0, len(data), step), len(data)]:
+        early, known = outcome(data[:end], known=known), end
         if early != "more":
             break
     assert early == whole
@@ -177,6 +179,19 @@ def test_what_we_chunk_is_read_back(pieces):
     payload, is_done, trailers, surplus = read_chunked([text])
     assert (payload, is_done, trailers, surplus) == (b"".join(pieces), True, b"X-Sum: 1\r\n", b"GET")
 
+
+
+def test_a_head_and_trailers_in_small_pieces_cost_little():
+    """Judged all over again for every piece, these took seconds of a processor each."""
+    began = time.process_time()
+    head = b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a:b\r\n" * 12_000
+    for end in range(20, len(head), 20):
+        assert http1.read_request(head[:end], 65536, None, end - 20) is None
+    body = Chunked(65536)
+    body.feed(b"0\r\n")
+    for _ in range(3_000):
+        body.feed(b"a:b\r\n" * 4)
+    assert time.process_time() - began < 1.0
 
 
 def test_an_over_long_line_is_too_large_however_it_comes():

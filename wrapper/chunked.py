@@ -92,15 +92,24 @@ class Chunked:
         return 2
 
     def _trailers(self, text: bytes) -> int:
+        known = len(self._rest)
+        if known > 2 and b"\r\n\r\n" not in text[known - 3:]:
+            # What is whole has been judged before; all over again for every piece would cost seconds.
+            self._judge_trailers(text[text.rfind(b"\r\n", 0, known) + 2:] if b"\r\n" in text[:known] else text)
+            return 0
         match = _TRAILERS.match(text)
         if match is None:
-            *lines, rest = text.split(b"\r\n")
-            if b"\n" in rest or b"\r" in rest[:-1] or not all(map(FIELD.fullmatch, lines)):
-                raise Malformed("a trailer line is malformed")
+            self._judge_trailers(text)
             return 0
         self.trailers = text[:match.end() - 2]
         self.is_done = True
         return match.end()
+
+    @staticmethod
+    def _judge_trailers(text: bytes) -> None:
+        *lines, rest = text.split(b"\r\n")
+        if b"\n" in rest or b"\r" in rest[:-1] or not all(map(FIELD.fullmatch, lines)):
+            raise Malformed("a trailer line is malformed")
 
 
 def chunk(payload: bytes | memoryview) -> bytes:

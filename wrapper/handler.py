@@ -53,6 +53,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.head_began = 0.0  # when the first byte of a head came that is not complete yet
         self.began = 0.0
         self.last_head: RequestHead | None = None
+        self.known = 0  # bytes of a head that is not complete yet, as far as they have been judged
         self.held_exchange: Exchange | None = None
         self.verdict: tuple[Lane | None, Refusal | None, float] | None = None
 
@@ -180,13 +181,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stream, server = self.stream, self.server
         for _ in range(TURN_MAX):
             try:
-                head = read_request(stream.rest, server.max_header, self.last_head)
+                head = read_request(stream.rest, server.max_header, self.last_head, self.known)
             except Refusal as refusal:
                 self._refuse_head(refusal, worker)
                 return
             if head is None:
+                self.known = len(stream.rest)
                 self._park()
                 return
+            self.known = 0
             if not self.handle_one(head, worker):
                 return
             if not stream.rest:

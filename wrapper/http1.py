@@ -220,11 +220,11 @@ def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def read_request(data: bytes, limit: int, last: RequestHead | None = None) -> RequestHead | None:
+def read_request(data: bytes, limit: int, last: RequestHead | None = None, known: int = 0) -> RequestHead | None:
     """The request head at the beginning of `data`, or None while it is incomplete.
 
     `last` is the one before on this connection: clients mostly repeat their fields to the byte, and what has been
-    judged once need not be judged again.
+    judged once need not be judged again. `known`: how many bytes of `data` were found incomplete before.
 
     Raises: a Refusal, the same for every way of splitting the same bytes.
     """
@@ -234,6 +234,11 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None) -> Re
             method, target = match.groups()
             if method != b"CONNECT":
                 return last.again(method, target, len(data))
+    begun = data.rfind(b"\r\n", 0, known) + 2
+    if begun > 2 and len(data) < limit and b"\r\n\r\n" not in data[known - 3:]:
+        # All over again for every piece would cost whoever sends bit by bit nothing, and us seconds.
+        _judge_lines(data[begun:].split(b"\r\n"))
+        return None
     # RFC 9112 section 2.2: an empty line before the request line is ignored.
     start = 2 if data.startswith(b"\r\n") else 0
     match = _REQUEST.match(data, start)
@@ -250,16 +255,22 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None) -> Re
 
 def _refuse_or_wait(head: bytes, is_full: bool) -> None:
     """Say what is wrong with the first wrong line, or return if more may still make it right."""
-    *lines, rest = head.split(b"\r\n")
-    if lines:
-        _judge_request_line(lines[0])
-    for line in lines[1:]:
+    lines = head.split(b"\r\n")
+    if len(lines) > 1:
+        _judge_request_line(lines.pop(0))
+    _judge_lines(lines)
+    if is_full:
+        raise HeadTooLarge("the request head is too large")
+
+
+def _judge_lines(lines: list[bytes]) -> None:
+    """Field lines, and what there is of the last one."""
+    *whole, rest = lines
+    for line in whole:
         if not FIELD.fullmatch(line):
             raise BadRequest("a header line is malformed")
     if b"\n" in rest or b"\r" in rest[:-1] or b"\0" in rest:
         raise BadRequest("a line ends without CR LF, or holds a control character")
-    if is_full:
-        raise HeadTooLarge("the request head is too large")
 
 
 def _judge_request_line(line: bytes) -> None:

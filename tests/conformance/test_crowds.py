@@ -316,11 +316,8 @@ def test_bodies_over_tls_arrive_whole_both_ways(road, certificate, size):
         line.is_at_end()
 
     line = secure(road(script, **certificate))
-    sender = threading.Thread(target=line.send, daemon=True,
-                              args=(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + body,))
-    sender.start()
+    line.send(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + body)
     assert line.message()[1] == body
-    sender.join()
 
 
 def test_the_end_of_an_answer_over_tls_is_no_truncation(road, certificate):
