@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_the_same_file_twice_is_refused(files, tmp_path):
 
 def test_a_second_one_meanwhile_is_refused(files):
     first = begin(files)
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(Fault, match="another process changes these files") as caught:
         begin(files)
     assert caught.value.retry
     first.undo()
@@ -306,3 +307,82 @@ def test_an_index_that_changes_meanwhile_harms_nobody(files, tmp_path, monkeypat
     """Several wrappers on one machine share it."""
     monkeypatch.setattr(journal, "_entries", lambda index: [str(tmp_path / "gone")])
     assert repair([], str(tmp_path)) == []
+
+
+def test_repair_waits_for_the_repair_of_another_wrapper(files, tmp_path, monkeypatch):
+    """Wrappers on one machine share the index: a service must not start while somebody else puts its files back."""
+    index = tmp_path / "index"
+    index.mkdir(mode=0o700)
+    abandon(files, str(index))
+    half_way, go_on, replace = threading.Event(), threading.Event(), os.replace
+
+    def pause_behind_the_first(source, target):
+        replace(source, target)
+        if not half_way.is_set():
+            half_way.set()
+            go_on.wait(10)
+
+    monkeypatch.setattr(os, "replace", pause_behind_the_first)
+    seen = []
+    other = threading.Thread(target=repair, args=([], str(index)))
+    ours = threading.Thread(target=lambda: (repair([], str(index)), seen.extend(contents(files))))
+    other.start()
+    assert half_way.wait(10)
+    ours.start()
+    ours.join(0.2)  # time to be wrong
+    assert seen == []
+    go_on.set()
+    other.join(10)
+    ours.join(10)
+    assert seen == ["old a", "old b", None]
+
+
+def before_the_next_lock(monkeypatch, act):
+    """Have `act` done between a journal's opening and its locking."""
+    lock = journal.fcntl.flock
+
+    def late(file, how):
+        monkeypatch.setattr(journal.fcntl, "flock", lock)
+        act()
+        lock(file, how)
+
+    monkeypatch.setattr(journal.fcntl, "flock", late)
+
+
+def test_a_journal_that_is_not_the_one_at_its_place_any_more_is_left_alone(files, monkeypatch):
+    """Its transaction ended while a repair opened it, and the next one is under way over the same files."""
+    first, following = begin(files), []
+    first.replace()
+
+    def go_on():
+        first.undo()
+        following.append(begin(files))
+        following[0].replace()
+
+    before_the_next_lock(monkeypatch, go_on)
+    assert journal.repair_one(beside(str(files[0]))) == []
+    assert contents(files) == ["new a", "new b", "new c"]
+    following[0].undo()
+    assert contents(files) == ["old a", "old b", None]
+
+
+def test_a_transaction_whose_journal_is_taken_away_does_not_begin(files, tmp_path, monkeypatch):
+    """A repair may take a journal that is not locked yet for one that was left behind."""
+    before_the_next_lock(monkeypatch, lambda: journal.repair_one(beside(str(files[0]))))
+    with pytest.raises(Fault, match="another process changes these files") as caught:
+        begin(files)
+    assert caught.value.retry
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+def test_the_journals_of_a_folder_are_found_without_the_index(files, tmp_path):
+    """A container that is made anew keeps its volumes only."""
+    abandon(files)
+    assert sorted(repair([f"{tmp_path}/"], None)) == [str(path) for path in files]
+    assert contents(files) == ["old a", "old b", None]
+
+
+def test_an_index_that_is_gone_keeps_no_service_from_starting(files, tmp_path):
+    abandon(files)
+    repair([str(files[0])], str(tmp_path / "gone"))
+    assert contents(files) == ["old a", "old b", None]

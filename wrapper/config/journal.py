@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+SUFFIX = ".wrapper-journal"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
@@ -57,15 +58,13 @@ class Change:
 class Journal:
     """An open transaction over the files at `paths`, which are absolute and without symbolic links.
 
-    Raises: OSError, BlockingIOError among them where another process changes the first file right now.
+    Raises: OSError, BlockingIOError among them where somebody else changes the first file right now.
     """
 
     def __init__(self, paths: Sequence[str], index: str | None) -> None:
         self.path = beside(paths[0])
         repair_one(self.path)
-        # O_NOFOLLOW: in a folder that others can write to, the name may be a trap.
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = _create(self.path)
         self._entry = None if index is None else _enlist(index, self.path)
         self.changes = [Change(path, os.path.lexists(path)) for path in paths]
         self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
@@ -109,17 +108,74 @@ class Journal:
 def beside(path: str) -> str:
     """The name of the journal of a transaction whose first file is `path`."""
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.wrapper-journal")
+    return os.path.join(folder, f".{name}{SUFFIX}")
+
+
+def _create(journal: str) -> int:
+    """A new journal that we hold the lock of. Raises: OSError."""
+    try:
+        # O_NOFOLLOW: in a folder that others can write to, the name may be a trap.
+        file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", journal) from error
+    if not _lock(journal, file):
+        os.close(file)
+        raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", journal)
+    return file
+
+
+def _lock(journal: str, file: int) -> bool:
+    """True where we hold the lock of the journal now.
+
+    Between its opening and its locking its transaction may have ended, and the next one begun: that has another file.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file), os.lstat(journal))
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def repair(paths: Iterable[str], index: str | None) -> list[str]:
-    """Mend what a crash left behind: journals beside `paths`, and those the index knows. Returns the files put back."""
-    restored = []
-    for journal in {beside(os.path.realpath(path)) for path in paths}:
-        restored += repair_one(journal)
-    for entry in _entries(index) if index is not None else ():
-        restored += _repair_entry(entry)
-    return restored
+    """Mend what a crash left behind: journals beside or in `paths`, and those the index knows.
+
+    Returns the files put back. One repair at a time on a machine: the locks of the journals do not tell one that is
+    being mended from one whose transaction is under way, and whoever skips the first must not find it half done.
+    """
+    turn = None if index is None else _await_turn(index)
+    try:
+        restored = []
+        for journal in {journal for path in paths for journal in _journals(os.path.realpath(path))}:
+            restored += repair_one(journal)
+        for entry in _entries(index) if index is not None else ():
+            restored += _repair_entry(entry)
+        return restored
+    finally:
+        if turn is not None:
+            os.close(turn)
+
+
+def _await_turn(index: str) -> int | None:
+    """The lock of the index; None where it cannot be had, which must not keep a service from starting."""
+    try:
+        file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:  # some file systems have no locks for folders
+        log.debug("no lock for the index of journals", index=index, reason=error.strerror)
+    return file
+
+
+def _journals(path: str) -> list[str]:
+    """Where a journal may be, for a file or for any of the files in a folder."""
+    if not os.path.isdir(path):
+        return [beside(path)]
+    try:
+        return [os.path.join(path, name) for name in os.listdir(path) if name.endswith(SUFFIX)]
+    except OSError:
+        return []
 
 
 def _repair_entry(entry: str) -> list[str]:
@@ -130,7 +186,7 @@ def _repair_entry(entry: str) -> list[str]:
             remove(entry)
         return restored
     except OSError:
-        return []  # another wrapper on this machine has just dropped it
+        return []  # its transaction has just dropped it
 
 
 def repair_one(journal: str) -> list[str]:
@@ -154,10 +210,8 @@ def _repair(journal: str, file: int) -> list[str]:
     if os.fstat(file).st_uid != os.geteuid():
         log.warning(f"the journal {journal} belongs to somebody else and is left alone")
         return []
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return []  # its transaction is under way
+    if not _lock(journal, file):
+        return []  # its transaction is under way, or over
     phase, changes = _read(os.read(file, JOURNAL_BYTES))
     restored = [change.path for change in changes if phase == REPLACING and change.restore()]
     _tidy(journal, changes)
