@@ -137,11 +137,16 @@ def die_twenty_times(tmp_path, capture, tolerance):
             wait_until(lambda: wrapper.status()["generation"] > before["generation"])
             wrapper.wait_state("running")
 
+        def come_to_rest():
+            wrapper.get("/")  # from here on one connection to the service is kept
+
         for _ in range(3):
             die()
+        come_to_rest()
         before = vitals(wrapper.process.pid)
         for _ in range(20):
             die()
+        come_to_rest()
         wait_until(lambda: all(now <= then + tolerance for now, then in zip(vitals(wrapper.process.pid), before)),
                    what=f"{before}, then {vitals(wrapper.process.pid)}")
         assert vitals(wrapper.process.pid).children == 1
