@@ -165,10 +165,9 @@ def test_a_start_that_fails_is_1_and_says_why(tmp_path):
 def test_what_contradicts_an_action_under_way_is_1():
     with Wrapper(command=["sleep", "60", "{port}"], wait=False) as wrapper:
         wait_until(lambda: os.path.exists(wrapper.control))
-        ctl(wrapper, "restart", "--no-wait")
-        done = ctl(wrapper, "start")
+        done = ctl(wrapper, "stop")  # it has not started yet
         assert done.returncode == 1
-        assert done.stderr.startswith("wrapper ctl: cannot start: ")
+        assert done.stderr.startswith("wrapper ctl: cannot stop: ")
         assert done.stderr.count("\n") == 1
 
 

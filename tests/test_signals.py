@@ -27,8 +27,9 @@ while (message := signals.inbox.get())[0] == "signal" and message[1] != signal.S
 
 
 def hear(process):
-    ready, _, _ = select.select([process.stdout], [], [], 10)
-    assert ready, "a signal was lost"
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    assert poll.poll(10_000), "a signal was lost"
     return os.read(process.stdout.fileno(), 100)
 
 

@@ -96,7 +96,8 @@ class Pool:
 
     def __init__(self, most: int, seats: int) -> None:
         self._epoll = select.epoll()
-        # Guards the four below and every worker's `is_seated` and `job`. Held for a few lines, never over a call out.
+        # Guards the four below, `_is_closed`, the doorbell, and every worker's `is_seated` and `job`. Held for a few
+        # lines, never over a call out.
         self._lock = threading.Lock()
         self._spares: list[Worker] = []  # the last one in is taken first, so that surplus ones end
         self._free_seats = 0  # nobody sits there: threads could not be had
@@ -110,6 +111,7 @@ class Pool:
         os.set_blocking(self._doorbell_end, False)
         self.is_closing = False  # no connection is to be kept for another request
         self._is_stopping = False
+        self._is_closed = False
         self._next_sweep = float("inf")
         self._alarm = threading.Event()
 
@@ -158,8 +160,8 @@ class Pool:
                 self._epoll.modify(fd, lot.event)
             else:
                 self._epoll.register(fd, lot.event)
-        except OSError as error:
-            # ENOSPC: over fs.epoll.max_user_watches; or the pool is closed.
+        except (OSError, ValueError) as error:
+            # ENOSPC: over fs.epoll.max_user_watches. ValueError: the pool is closed.
             if lot.waiting.pop(fd, None) is parked:
                 log.warning("cannot watch a connection", cause=error)
                 lot.expire(parked)
@@ -174,10 +176,13 @@ class Pool:
         self._ring()
 
     def _ring(self) -> None:
-        try:
-            os.write(self._doorbell_end, b"!")
-        except BlockingIOError:
-            pass  # it rings already
+        with self._lock:
+            if self._is_closed:
+                return  # the number may be somebody else's by now
+            try:
+                os.write(self._doorbell_end, b"!")
+            except BlockingIOError:
+                pass  # it rings already
 
     def _answer_doorbell(self, worker: Worker) -> None:
         if self._is_stopping:
@@ -274,7 +279,22 @@ class Pool:
             elif worker.is_seated or self._await_seat(worker):
                 self._poll(worker)
             elif worker.job is None:
-                return
+                break
+        with self._lock:
+            self._count -= 1
+            self._is_closed = is_last = self._is_stopping and not self._count
+        if is_last:
+            self._close()
+
+    def _close(self) -> None:
+        """Let go of everything, once no thread is left that would use it."""
+        for lot in self._lots:
+            waiting, lot.waiting = lot.waiting, {}
+            for parked in waiting.values():
+                _expire(lot, parked)
+        self._epoll.close()
+        os.close(self._doorbell)
+        os.close(self._doorbell_end)
 
     def _await_seat(self, worker: Worker) -> bool:
         """True with a seat; False with a job, or when there was neither for long: then the thread ends."""
@@ -288,7 +308,6 @@ class Pool:
             with self._lock:
                 if worker in self._spares:
                     self._spares.remove(worker)
-                    self._count -= 1
                     return False
             worker.wake.acquire()  # somebody took it off the list this very moment
         return worker.is_seated
