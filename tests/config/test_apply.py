@@ -199,7 +199,7 @@ def test_the_words_of_the_service_are_in_the_problem(stage):
 
 
 def test_a_probe_of_the_authors_has_the_last_word(stage):
-    problem = only(stage.apply("new", ready_timeout=0.5, probe=lambda service: "the rule is not there"))
+    problem = only(stage.apply("new", ready_timeout=0.3, probe=lambda service: "the rule is not there"))
     assert "the probe fails: the rule is not there" in problem.message
     assert stage.says()[2] == "old"
     answers = iter([False, "not yet", True])
@@ -331,7 +331,8 @@ def test_a_check_that_talks_without_end_costs_no_memory():
     assert len(caught.value.output) == 20
 
 
-def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for():
+def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 0.1)
     begin = time.monotonic()
     with pytest.raises(Fault):
         run_check(["sh", "-c", "setsid sleep 20 & exit 1"])
