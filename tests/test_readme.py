@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
+import shlex
+import sys
 
 import pytest
 
+from tests.running import Wrapper, wait_until
 from wrapper import settings
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
@@ -80,6 +84,36 @@ def test_every_exit_status_is_named():
     text = README.read_text()
     for status in ("126", "127", "2", "1", "128+n"):
         assert f"\n| {status} |" in text
+
+
+def shell_commands() -> list[list[str]]:
+    """Every command of the shell blocks, continued lines joined, in words."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    return [shlex.split(line) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
+
+
+def test_every_wrapper_command_has_good_settings():
+    """`docker run IMAGE WORDS` gives the same words to the entrypoint."""
+    found = 0
+    for words in shell_commands():
+        image = words.index("prometheus-wrapped") if words[:2] == ["docker", "run"] else None
+        if words[:3] == ["python3", "-m", "wrapper"] or image is not None:
+            settings.read(words[3:] if image is None else words[image + 1:], {})
+            found += 1
+    assert found >= 4
+
+
+def test_the_ten_line_sidecar_works_as_pasted(tmp_path):
+    code = re.search(r"Save this as `hello.py`:\n\n```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (tmp_path / "hello.py").write_text(code)
+    words = next(words for words in shell_commands() if "--sidecar" in words)
+    command = words[words.index("--") + 1:]
+    with Wrapper(*words[3:words.index("--")], command=[sys.executable, *command[1:]], cwd=tmp_path,
+                 environment={"PYTHONPATH": str(README.parent)}) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/sidecar/api/hello")[0] == 200)
+        assert json.loads(wrapper.get("/sidecar/api/hello?name=you")) == {"hello": "you", "service": "running"}
+        assert b"hello.py" in wrapper.get("/")
 
 
 def write() -> None:
