@@ -112,7 +112,7 @@ def test_its_pages_api_and_reload_answer_through_the_exposed_port(prometheus):
 def test_it_is_healthy_and_the_status_says_running(prometheus):
     assert "Healthy" in prometheus.get("/-/healthy")
     assert "Ready" in prometheus.get("/-/ready")
-    wait_until(lambda: prometheus.query("up"))
+    wait_until(lambda: len(prometheus.query("up")) == 2)  # both jobs have been scraped
     asked = subprocess.run(["promtool", "query", "instant", f"http://127.0.0.1:{prometheus.listen}", "up"],
                            capture_output=True, text=True, timeout=30, check=False)
     assert asked.returncode == 0, asked.stderr
