@@ -35,7 +35,7 @@ from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
 from wrapper.server import Server
-from wrapper.service.process import Spawner
+from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import MAIN, Service, Surroundings
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.handle import Answer, ServiceHandle
@@ -91,7 +91,7 @@ class FakeService:
         return status, body.encode() if isinstance(body, str) else bytes(body or b""), "text/plain; charset=utf-8"
 
 
-class FakeProcess:
+class FakeProcess(Ending):
     """One run of a fake service, as `wrapper.service.process.Process` looks to the controller."""
 
     _pids = itertools.count(FIRST_PID)
@@ -142,16 +142,6 @@ class FakeProcess:
             self._server.server_close()
         self.ended.set()
         self._on_end(self)
-
-    @property
-    def exit_status(self) -> int:
-        assert self.returncode is not None
-        return 128 - self.returncode if self.returncode < 0 else self.returncode
-
-    @property
-    def exit_signal(self) -> int | None:
-        assert self.returncode is not None
-        return -self.returncode if self.returncode < 0 else None
 
 
 class FakeServer(http.server.ThreadingHTTPServer):

@@ -24,7 +24,24 @@ STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
 
 
-class Process:
+class Ending:
+    """How a run ended, as people and shells say it; `returncode` is Popen's, None before the end."""
+
+    returncode: int | None
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell would report: the status, or 128+n where signal n ended it."""
+        assert self.returncode is not None
+        return 128 - self.returncode if self.returncode < 0 else self.returncode
+
+    @property
+    def exit_signal(self) -> int | None:
+        assert self.returncode is not None
+        return -self.returncode if self.returncode < 0 else None
+
+
+class Process(Ending):
     """One run of a command, in a process group of its own. `ended` is set once its status is known."""
 
     def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None]) -> None:
@@ -79,17 +96,6 @@ class Process:
                 return file.read().rpartition(b")")[2].split()[0] == b"T"
         except OSError:
             return False
-
-    @property
-    def exit_status(self) -> int:
-        """What a shell would report: the status, or 128+n where signal n ended it."""
-        assert self.returncode is not None
-        return 128 - self.returncode if self.returncode < 0 else self.returncode
-
-    @property
-    def exit_signal(self) -> int | None:
-        assert self.returncode is not None
-        return -self.returncode if self.returncode < 0 else None
 
 
 class Spawner:
