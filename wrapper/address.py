@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final NUL
+
 
 class Address(namedtuple("Address", "host port path")):
     """A TCP address (`path` is None) or a unix socket (`path` is set); an empty host means all addresses."""
@@ -52,8 +54,8 @@ def _is_bracketed(host: str) -> bool:
 def _unix_path(path: str) -> str:
     if not path:
         raise ValueError("the path after unix: is empty")
-    if len(path.encode()) > 107:  # unix(7): sun_path holds 108 bytes with the final NUL
-        raise ValueError("the path of a unix socket has at most 107 bytes")
+    if len(path.encode()) > UNIX_PATH_BYTES:
+        raise ValueError(f"the path of a unix socket has at most {UNIX_PATH_BYTES} bytes")
     return path
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 
-from wrapper.address import Address
+from wrapper.address import UNIX_PATH_BYTES, Address
 
 # Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): any connection of anybody may be given one of those between
 # our choice and the moment when the service, which may take seconds, binds it.
@@ -54,17 +54,29 @@ def _listen_tcp(family: int, place: tuple[object, ...]) -> socket.socket:
 
 def _listen_unix(path: str, mode: int | None) -> socket.socket:
     _remove_stale(path)
+    if os.path.lexists(path):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Bound beside its place and moved there once it listens: whoever finds the file can connect, and nobody takes it
+    # for one that was left behind.
+    beside = _name_beside(path)
     try:
         if mode is not None:
             # Before the bind, so that there is no moment in which it is open to others: Linux makes the file from it.
             os.fchmod(listener.fileno(), mode)
-        listener.bind(path)
+        listener.bind(beside)
         listener.listen(BACKLOG)
+        os.rename(beside, path)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def _name_beside(path: str) -> str:
+    """A free name in the same folder; the place itself where that would be too long for sun_path (unix(7))."""
+    beside = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}")
+    return beside if len(os.fsencode(beside)) <= UNIX_PATH_BYTES else path
 
 
 def _remove_stale(path: str) -> None:

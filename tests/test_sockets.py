@@ -1,0 +1,91 @@
+"""sockets.py: listening and connecting, over TCP and unix sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+
+import pytest
+
+from wrapper import address, sockets
+
+
+@pytest.fixture
+def place(tmp_path):
+    return str(tmp_path / "x.sock")
+
+
+def listen(place, mode=None):
+    return sockets.listen(address.unix(place), mode)
+
+
+def test_whoever_finds_the_file_can_connect(place):
+    """bind(2) makes the file, and until listen(2) a connect is refused, as by one that was left behind."""
+    refused, over = [], threading.Event()
+
+    def look():
+        while not over.is_set():
+            if os.path.exists(place):
+                with socket.socket(socket.AF_UNIX) as client:
+                    try:
+                        client.connect(place)
+                    except ConnectionRefusedError:
+                        refused.append(os.path.exists(place))
+                    except FileNotFoundError:
+                        pass
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(200):
+            listener = listen(place)
+            os.unlink(place)
+            listener.close()
+    finally:
+        over.set()
+        thread.join()
+    # One that is found just before it is unlinked and closed is refused, but then its file is gone.
+    assert not any(refused)
+
+
+def test_nothing_but_the_socket_is_left(place):
+    with listen(place, 0o600):
+        assert os.listdir(os.path.dirname(place)) == ["x.sock"]
+        assert os.stat(place).st_mode & 0o777 == 0o600
+
+
+def test_a_live_one_is_not_replaced(place):
+    with listen(place):
+        with pytest.raises(OSError, match="in use") as caught:
+            listen(place)
+        assert caught.value.errno == errno.EADDRINUSE
+        sockets.connect(address.unix(place), 1.0).close()
+
+
+def test_one_that_was_left_behind_is_replaced(place):
+    listen(place).close()
+    with listen(place):
+        sockets.connect(address.unix(place), 1.0).close()
+
+
+def test_a_file_that_is_no_socket_is_kept(place):
+    with open(place, "w") as file:
+        file.write("mine")
+    with pytest.raises(OSError, match="in use"):
+        listen(place)
+    with open(place) as file:
+        assert file.read() == "mine"
+
+
+def test_a_path_as_long_as_can_be(tmp_path):
+    """sun_path leaves no room for a longer name beside it."""
+    place = str(tmp_path / "f") + "/"
+    place += "d" * (address.UNIX_PATH_BYTES - len(place) - 2)
+    os.makedirs(place)
+    place += "/s"
+    assert len(place) == address.UNIX_PATH_BYTES
+    with listen(place):
+        sockets.connect(address.unix(place), 1.0).close()
+        assert os.listdir(os.path.dirname(place)) == ["s"]
