@@ -19,7 +19,7 @@ from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
-from wrapper.service.service import MAIN, Service, Surroundings
+from wrapper.service.service import MAIN, Helper, Service, Surroundings
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -73,7 +73,8 @@ class Entrypoint:
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream)
         self._service = Service(MAIN, settings.command, settings.upstream, self._around, self._main_is_over)
-        self._helpers = [self._helper(*words) for words in settings.helper]
+        self._helpers = [Helper(name, command, None, self._around, route=route)
+                         for name, route, command in settings.helper]
         self._site: Site | None = None
         self._loader: Loader | None = None
         self._server: Server | None = None
@@ -152,7 +153,7 @@ class Entrypoint:
         log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address))
         self._serve_control()
         for helper in self._helpers:
-            self._launch(helper)
+            helper.launch()
         if self._subscription is not None:
             self._site.add_subscription(self._subscription)
             self._subscription.start()
@@ -174,20 +175,6 @@ class Entrypoint:
                 cause = f"{place}: {error.strerror or error}"
         self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
                            "with --control")
-
-    def _helper(self, name: str, route: str, command: tuple[str, ...]) -> Service:
-        def is_over(exit_status: int, planned: bool) -> None:
-            if not planned:
-                self._board.report(name, f"the helper {name} is gone with status {exit_status}", "over")
-
-        return Service(name, command, None, self._around, is_over, route=route,
-                       ready_path=None, reload=None)
-
-    def _launch(self, helper: Service) -> None:
-        try:
-            helper.controller.launch()
-        except CannotStart as error:
-            self._board.report(helper.name, error.public)
 
     # Until the end
 

@@ -383,6 +383,8 @@ def test_a_helper_that_cannot_run_is_a_problem_and_nothing_else(sidecar):
     sidecar.service("second", ["/does/not/exist", "{port}"], route="/second")
     with running(sidecar) as wrapper:
         assert "not found" in wrapper.wait_problem()["message"]
+        assert len(wrapper.problems()) == 1
+        assert "/does/not/exist" not in wrapper.get("/sidecar/api/problems").text  # no word of a command is shown
         assert wrapper.get("/second/").status == 503
         assert wrapper.get("/").status == 200
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from wrapper.errors import CannotStart
 from wrapper.gate import Gate
+from wrapper.log import log
 from wrapper.service import reload
 from wrapper.service.controller import Controller
 from wrapper.service.launcher import Launcher
@@ -77,6 +79,28 @@ class Service:
         if self.controller.is_serving:
             return None
         return f"the service is {self.life.state.value}: {self.life.reason}"
+
+
+class Helper(Service):
+    """A second service beside the main one: what happens to it is a problem, never the container's end.
+
+    `restart` None: as --restart says.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings, *, route: str,
+                 ready_path: str | None = None, restart: str | None = None) -> None:
+        super().__init__(name, command, upstream, around, self._is_over, route=route, ready_path=ready_path,
+                         restart=restart or around.settings.restart, reload=None)
+
+    def _is_over(self, exit_status: int, planned: bool) -> None:
+        if not planned:
+            self.around.board.report(self.name, f"the helper {self.name} is gone with status {exit_status}", "over")
+
+    def launch(self) -> None:
+        try:
+            self.controller.launch()
+        except CannotStart as error:  # the board has it already, without a word of the command
+            log.error(str(error), service=self.name)
 
 
 def _reload(settings: Settings) -> Callable[[Process, Address], str | None] | None:

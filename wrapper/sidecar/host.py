@@ -8,8 +8,7 @@ import time
 
 from wrapper import address
 from wrapper.config.subscription import Subscription
-from wrapper.errors import CannotStart
-from wrapper.service.service import Service
+from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Calls, Guard, fitting
 from wrapper.sidecar.mount import Mount
@@ -127,20 +126,11 @@ class Host:
     def add_service(self, handle: ServiceHandle, command: Sequence[str], *, route: str, upstream: str | None,
                     ready_path: str | None, restart: str) -> None:
         """Raises: ValueError where its name or path is taken."""
-        name, board = handle.name, self._around.board
-
-        def is_over(exit_status: int, planned: bool) -> None:
-            if not planned:
-                board.report(name, f"the service {name} is gone with status {exit_status}", "over")
-
-        service = Service(name, command, address.parse(upstream) if upstream else None, self._around, is_over,
-                          route=route, restart=restart, ready_path=ready_path, reload=None)
-        self._site.add_service(service)
-        handle.bind(service, self._around)
-        try:
-            service.controller.launch()
-        except CannotStart as error:
-            board.report(name, str(error))
+        helper = Helper(handle.name, command, address.parse(upstream) if upstream else None, self._around, route=route,
+                        ready_path=ready_path, restart=restart)
+        self._site.add_service(helper)
+        handle.bind(helper, self._around)
+        helper.launch()
 
     # What is wrong, and how much of what there was
 
