@@ -4,14 +4,11 @@ import contextlib
 import socket
 import threading
 
+import h11
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from tests.proxy.road import PATIENCE, Road
-
-pytest.importorskip("hypothesis")
-h11 = pytest.importorskip("h11")
-
-from hypothesis import given, settings, strategies as st  # noqa: E402
 
 TOKENS = st.sampled_from([b"A", b"x-b", b"Accept", b"X_Y", b"Cookie", b"Via", b"Range"])
 VALUES = st.binary(max_size=8).map(lambda value: bytes(byte for byte in value if byte > 32 and byte != 127))

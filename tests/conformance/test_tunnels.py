@@ -6,6 +6,7 @@ import socket
 import threading
 
 import pytest
+from websockets.sync import client, server
 
 from tests.proxy.road import GET, OK, Road, answering, field
 
@@ -190,8 +191,6 @@ def test_h2c_is_refused_cleanly_otherwise(road):
 
 @pytest.fixture
 def echo_server():
-    server = pytest.importorskip("websockets.sync.server")
-
     def echo(connection):
         for message in connection:
             connection.send(message)
@@ -206,7 +205,6 @@ def echo_server():
 
 def test_a_real_websocket_client_and_server_talk(echo_server):
     """RFC 6455: sub-protocol, compression, text, fragments, large binary, ping, close codes."""
-    client = pytest.importorskip("websockets.sync.client")
     made = Road(answering(), is_open=False)
     try:
         made.gate.open(made.service.address._replace(port=echo_server[1]))
