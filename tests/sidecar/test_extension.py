@@ -11,7 +11,7 @@ import pytest
 
 from wrapper import Problem, Response, Sidecar
 from wrapper.errors import NotFound
-from wrapper.sidecar.isolation import MOST_CALLS
+from wrapper.sidecar.calls import MOST_CALLS
 from wrapper.testing import FakeService, running
 
 

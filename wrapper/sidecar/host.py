@@ -9,8 +9,9 @@ import time
 from wrapper import address
 from wrapper.config.subscription import Subscription
 from wrapper.service.service import Helper
+from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
-from wrapper.sidecar.isolation import Calls, Guard, fitting
+from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
