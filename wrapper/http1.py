@@ -189,9 +189,7 @@ def content_length(lines: list[tuple[int, int, bytes]], error: type[Exception]) 
 
 
 def tokens(lines: list[tuple[int, int, bytes]]) -> frozenset[bytes]:
-    """The members of a comma-separated list field, in lower case."""
-    if len(lines) == 1 and b"," not in lines[0][2]:
-        return frozenset((lines[0][2].lower(),))
+    """The members of a comma-separated list field, in lower case; empty ones say nothing (RFC 9110 section 5.6.1.2)."""
     members = (member.strip(b" \t").lower() for _, _, value in lines for member in value.split(b","))
     return frozenset(member for member in members if member)
 

@@ -14,6 +14,8 @@ TOKENS = st.sampled_from([b"A", b"x-b", b"Accept", b"X_Y", b"Cookie", b"Via", b"
 VALUES = st.binary(max_size=8).map(lambda value: bytes(byte for byte in value if byte > 32 and byte != 127))
 FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=4)
 PIECES = st.lists(st.binary(min_size=1, max_size=300), max_size=4)
+# RFC 9110 section 5.6.1.2: empty members of a list mean nothing, wherever they stand.
+CONNECTIONS = st.sampled_from([b"", b" ", b",", b"\t, ,", b"X_Y", b"x-b,,", b", Range ,"])
 TARGETS = st.sampled_from([b"/", b"/a?b=%20&c", b"//x/../y", b"http://h2/q", b"/%2e%2e;p"])
 
 
@@ -26,6 +28,8 @@ def requests(draw):
     fields += [name + b":" + draw(st.sampled_from([b"", b" ", b" \t"])) + value for name, value in draw(FIELDS)]
     if version == b"1.0":
         fields.append(b"Connection: keep-alive")
+    if draw(st.booleans()):
+        fields.append(b"Connection:" + draw(CONNECTIONS))
     payload, body, how = b"".join(draw(PIECES)), b"", draw(st.sampled_from(["none", "length", "chunked"]))
     if how == "chunked" and version == b"1.1":
         fields.append(draw(st.sampled_from([b"Transfer-Encoding: chunked", b"transfer-encoding:CHUNKED "])))
@@ -65,6 +69,7 @@ class Reader:
                 connection.receive_data(line.sock.recv(65536))
             elif isinstance(event, h11.Request):
                 method = event.method
+                assert b"x-forwarded-for" in dict(event.headers), "our own lines are part of every request"
             elif isinstance(event, h11.Data):
                 payload += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):

@@ -66,6 +66,27 @@ def test_hop_by_hop_fields_stay_behind(road):
     assert field(seen, b"TE") == b"trailers" and field(seen, b"Connection") == b"TE"
 
 
+EMPTY = [b"", b" ", b",", b" ,\t,", b"close,", b", close"]
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_empty_members_of_connection_name_nothing(road, value):
+    """RFC 9110 section 5.6.1.2: they are to be ignored; what follows the section stays where it is."""
+    request = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection:" + value + b"\r\nX: y\r\n\r\n"
+    line = road(echoing).connect().send(request + b"2\r\nhi\r\n0\r\n\r\n")
+    seen = line.message()[1].partition(b"\r\n\r\n")[0] + b"\r\n"
+    assert field(seen, b"X") == b"y" and field(seen, b"Transfer-Encoding") == b"chunked"
+    assert field(seen, b"X-Forwarded-For") == b"127.0.0.1"
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_empty_members_of_an_answers_connection_name_nothing(road, value):
+    answer = b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nConnection:" + value + b"\r\nX: y\r\n\r\nok"
+    head, body = road(answering(answer)).connect().send(GET).message()
+    assert head == b"HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 2\r\nX: y\r\nVia: 1.1 wrapper\r\n\r\n"
+    assert body == b"ok"
+
+
 def test_a_target_in_absolute_form_replaces_host(road):
     """RFC 9112 section 3.2.2."""
     seen = seen_by_service(road, b"GET http://real/p?q HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")

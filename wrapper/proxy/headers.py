@@ -154,8 +154,8 @@ def without(section: bytes, care: Care, dropped: frozenset[bytes], nominated: fr
 
 
 def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
-    lines = section[1:].split(b"\r\n")
-    return b"\n" + b"\r\n".join(line for line in lines if line.partition(b":")[0].lower() not in nominated)
+    lines = section[1:].split(b"\r\n")[:-1]
+    return b"\n" + b"".join(line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in nominated)
 
 
 def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
