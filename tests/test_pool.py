@@ -176,17 +176,16 @@ def test_a_failing_handler_ends_neither_worker_nor_sweeper(pool, thing):
         assert thing.called.acquire(timeout=PATIENCE)
 
 
-def test_what_is_submitted_is_resumed_by_a_worker(pool):
+def test_what_is_submitted_is_called_by_a_worker(pool):
     done = threading.Semaphore(0)
 
-    class Task:
-        def resume(self, worker):
-            assert worker.is_seated
-            done.release()
+    def job(worker):
+        assert worker.is_seated
+        done.release()
 
     pool.start()
     for _ in range(200):
-        pool.submit(Task())
+        pool.submit(job)
     for _ in range(200):
         assert done.acquire(timeout=PATIENCE)
 

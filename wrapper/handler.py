@@ -6,6 +6,7 @@ One road for every request, and one `except` that turns what went wrong into an 
 
 from __future__ import annotations
 
+import functools
 import http.server
 import select
 import socket
@@ -22,7 +23,7 @@ from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any
 
     from wrapper.gate import Lane
     from wrapper.http1 import RequestHead
@@ -158,7 +159,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.close()
 
-    def resume(self, worker: Worker) -> None:
+    def _resume(self, worker: Worker) -> None:
         """The gate has decided about the request that was held."""
         with self.server.held_lock:
             exchange, verdict = self.held_exchange, self.verdict
@@ -169,8 +170,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self._settle(exchange, lane, refusal, worker):
             self._go_on(exchange.keep, exchange.body, worker)
 
-    def answer_came(self, exchange: Exchange, worker: Worker, is_late: bool) -> None:
-        """Something of the awaited answer has come, or it has been awaited without a thread for long enough."""
+    @staticmethod
+    def answer_came(connection: Connection, worker: Worker, _event: int) -> None:
+        """Something of an awaited answer has come."""
+        handler, exchange = connection.awaited_by
+        handler._travel_on(exchange, worker, is_late=False)
+
+    @staticmethod
+    def expire_awaited(connection: Connection) -> None:
+        """An answer has been awaited without a thread for long enough."""
+        handler, exchange = connection.awaited_by
+        handler.server.pool.submit(functools.partial(handler._travel_on, exchange, is_late=True))
+
+    def _travel_on(self, exchange: Exchange, worker: Worker, is_late: bool) -> None:
         if self._settle(exchange, exchange.lane, None, worker, is_late):
             self._go_on(exchange.keep, exchange.body, worker)
 
@@ -195,7 +207,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if not stream.rest:
                 self._park()
                 return
-        server.pool.submit(_Soon(self._serve))
+        server.pool.submit(self._serve)  # when others have had their turn
 
     def _refuse_head(self, refusal: Refusal, worker: Worker) -> None:
         if self.stream.rest.startswith(PREFACE) and self.server.settings.h2c:
@@ -324,14 +336,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if server.pool.is_closing:
                 self.close()
             elif stream.is_secure and stream.has_unseen():  # what the kernel will not tell of any more
-                server.pool.submit(_Soon(self.read))
+                server.pool.submit(self.read)
             else:
                 server.pool.park(self, server.idle)
             return
         now = time.monotonic()
         self.head_began = self.head_began or now
         if stream.is_secure and stream.has_unseen():
-            server.pool.submit(_Soon(self.read))
+            server.pool.submit(self.read)
         else:
             server.pool.park_until(self, server.heading, self.head_began + server.heading.timeout)
 
@@ -342,7 +354,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.verdict is None:
                 self.server.pool.park(self, self.server.holding)
                 return
-        self.server.pool.submit(self)
+        self.server.pool.submit(self._resume)
 
     def proceed(self, lane: Lane | None, refusal: Refusal | None, held: float) -> None:
         """From the gate's own thread, once: the wait is over."""
@@ -353,7 +365,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server = self.server
             if not server.pool.take_out(self, server.holding):
                 server.pool.take_out(self, server.leaving)
-        self.server.pool.submit(self)
+        self.server.pool.submit(self._resume)
 
     # Own paths
 
@@ -405,35 +417,3 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug(format % args)
-
-
-class Awaited:
-    """What the pool does with a connection to the service whose answer is awaited."""
-
-    __slots__ = ("_exchange", "_handler")
-
-    def __init__(self, handler: Handler, exchange: Exchange) -> None:
-        self._handler = handler
-        self._exchange = exchange
-
-    @staticmethod
-    def ready(connection: Connection, worker: Worker, _event: int) -> None:
-        handler, exchange = connection.awaited_by
-        handler.answer_came(exchange, worker, is_late=False)
-
-    @staticmethod
-    def expire(connection: Connection) -> None:
-        handler, exchange = connection.awaited_by
-        handler.server.pool.submit(Awaited(handler, exchange))
-
-    def resume(self, worker: Worker) -> None:
-        self._handler.answer_came(self._exchange, worker, is_late=True)
-
-
-class _Soon:
-    """A connection to go on with in a moment, when others have had their turn."""
-
-    __slots__ = ("resume",)
-
-    def __init__(self, resume: Callable[[Worker], None]) -> None:
-        self.resume = resume

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
         def fileno(self) -> int: ...
 
-    class Submitted(Protocol):
-        def resume(self, worker: Worker) -> None: ...
-
 
 SEATS = 2  # workers that may poll at a time; more make a convoy of threads that wait for the interpreter
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
@@ -105,7 +102,7 @@ class Pool:
         self._most = most
         self._seats = seats
         self._lots: list[Lot] = []
-        self._submitted: deque[Submitted] = deque()
+        self._submitted: deque[Callable[[Worker], None]] = deque()
         self._doorbell, self._doorbell_end = os.pipe()
         os.set_blocking(self._doorbell, False)
         os.set_blocking(self._doorbell_end, False)
@@ -170,9 +167,9 @@ class Pool:
         """True where `parked` waited in `lot` and is the caller's now."""
         return lot.waiting.pop(parked.fileno(), None) is parked
 
-    def submit(self, submitted: Submitted) -> None:
-        """Have `submitted.resume` called by a worker soon; returns at once."""
-        self._submitted.append(submitted)
+    def submit(self, job: Callable[[Worker], None]) -> None:
+        """Have `job` called by a worker with a seat soon; returns at once."""
+        self._submitted.append(job)
         self._ring()
 
     def _ring(self) -> None:
@@ -192,10 +189,10 @@ class Pool:
         except BlockingIOError:
             return
         try:
-            submitted = self._submitted.popleft()
+            job = self._submitted.popleft()
         except IndexError:
             return
-        submitted.resume(worker)
+        job(worker)
 
     def _sweep(self) -> None:
         """Expire what waited too long; sleeps until the first deadline, for ever where there is none."""

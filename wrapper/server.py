@@ -8,7 +8,7 @@ import socket
 import threading
 
 from wrapper.certificate import Certificate
-from wrapper.handler import Awaited, Handler
+from wrapper.handler import Handler
 from wrapper.log import log
 from wrapper.pool import Lot, Pool, seats
 from wrapper.proxy.headers import Peer, TrustedProxies
@@ -96,7 +96,7 @@ class Server(http.server.ThreadingHTTPServer):
         readable = select.EPOLLIN | _RDHUP
         self.idle = pool.add(Lot(readable, settings.idle_timeout, Handler.read, Handler.expire_idle))
         self.heading = pool.add(Lot(readable, settings.header_timeout, Handler.read, Handler.expire_head))
-        self.awaiting = pool.add(Lot(select.EPOLLIN, AWAIT_TIMEOUT, Awaited.ready, Awaited.expire))
+        self.awaiting = pool.add(Lot(select.EPOLLIN, AWAIT_TIMEOUT, Handler.answer_came, Handler.expire_awaited))
         self.greeting = pool.add(Lot(readable, settings.header_timeout, Handler.shake_hands, Handler.expire_idle))
         self.knocking = pool.add(Lot(select.EPOLLIN, _NEVER, Door.answer, Door.open))
         self.shut = pool.add(Lot(0, ACCEPT_PAUSE, Door.answer, Door.open))
