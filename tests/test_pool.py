@@ -159,6 +159,67 @@ def test_a_nearer_deadline_wakes_the_sweeper(pool, thing):
     other.close()
 
 
+def reuse(pool, place, old, new):
+    """What workers may do at any moment: `old` is handled and closed, and `new` gets its descriptor and is parked."""
+    assert pool.take_out(old, place)
+    os.dup2(new.end, old.end)
+    os.close(new.end)
+    new.end, old.end = old.end, os.open(os.devnull, os.O_RDONLY)
+    pool.park(new, place)
+
+
+def test_a_newcomer_with_the_descriptor_of_one_that_is_due_is_not_lost(pool):
+    """The sweeper looks at a snapshot; descriptors are used again at once (POSIX: the lowest that is free)."""
+    first, second, new = things = [Thing() for _ in range(3)]
+
+    def expire(parked):
+        if parked is first:
+            reuse(pool, place, second, new)
+
+    place = lot(pool, lambda parked, *_: parked.called.release(), expire)
+    for thing in (first, second):
+        pool.park_until(thing, place, 0.0)
+    pool._expire_all()
+    assert list(place.waiting.values()) == [new]
+    pool.start()
+    new.poke()
+    assert new.called.acquire(timeout=PATIENCE)
+    for thing in things:
+        thing.close()
+
+
+def test_of_many_who_take_one_thing_out_only_one_gets_it(pool, thing):
+    place, taken, start = lot(pool), [], threading.Barrier(4)
+
+    def take():
+        start.wait(PATIENCE)
+        taken.append(pool.take_out(thing, place))
+
+    for _ in range(50):
+        pool.park(thing, place)
+        takers = [threading.Thread(target=take, daemon=True) for _ in range(4)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join(PATIENCE)
+    assert taken.count(True) == 50 and len(taken) == 200
+
+
+def test_a_fault_of_the_sweeper_does_not_end_it(pool, thing, monkeypatch):
+    sound, passes = pool._expire_all, []
+
+    def fail_once():
+        passes.append(1)
+        return sound() if len(passes) > 1 else 1 / 0
+
+    monkeypatch.setattr(pool, "_expire_all", fail_once)
+    monkeypatch.setattr(pool_room, "FAULT_PAUSE", 0.05)
+    place = lot(pool, expire=lambda parked: parked.called.release(), timeout=0.02)
+    pool.start()
+    pool.park(thing, place)
+    assert thing.called.acquire(timeout=PATIENCE)
+
+
 def test_a_failing_handler_ends_neither_worker_nor_sweeper(pool, thing):
     def fail(*_):
         thing.called.release()

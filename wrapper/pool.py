@@ -35,6 +35,7 @@ SEATS = 2  # workers that may poll at a time; more make a convoy of threads that
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
 BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
 SWEEP_INTERVAL = 0.1  # seconds at least between two sweeps while things expire
+FAULT_PAUSE = 1.0  # seconds until the next sweep where one failed
 BUSY_INTERVAL = 0.25  # seconds at most between two sweeps while short waits come and go
 
 
@@ -102,6 +103,9 @@ class Pool:
         self._most = most
         self._seats = seats
         self._lots: list[Lot] = []
+        # Held by whoever takes something out of a lot, so that a descriptor looked up is still whose it was: numbers
+        # are used again at once. What is parked has nobody who could close it, so parking needs no lock.
+        self._taking = threading.Lock()
         self._submitted: deque[Callable[[Worker], None]] = deque()
         self._doorbell, self._doorbell_end = os.pipe()
         os.set_blocking(self._doorbell, False)
@@ -159,13 +163,24 @@ class Pool:
                 self._epoll.register(fd, lot.event)
         except (OSError, ValueError) as error:
             # ENOSPC: over fs.epoll.max_user_watches. ValueError: the pool is closed.
-            if lot.waiting.pop(fd, None) is parked:
+            if self._take(lot, fd, parked):
                 log.warning("cannot watch a connection", cause=error)
                 lot.expire(parked)
 
     def take_out(self, parked: Parked, lot: Lot) -> bool:
         """True where `parked` waited in `lot` and is the caller's now."""
-        return lot.waiting.pop(parked.fileno(), None) is parked
+        return self._take(lot, parked.fileno(), parked)
+
+    def take_all(self, lot: Lot) -> list[Parked]:
+        """All that waited in `lot`, the caller's now."""
+        return [parked for fd, parked in lot.waiting.copy().items() if self._take(lot, fd, parked)]
+
+    def _take(self, lot: Lot, fd: int, parked: Parked) -> bool:
+        with self._taking:
+            if lot.waiting.get(fd) is not parked:
+                return False
+            del lot.waiting[fd]
+            return True
 
     def submit(self, job: Callable[[Worker], None]) -> None:
         """Have `job` called by a worker with a seat soon; returns at once."""
@@ -200,7 +215,7 @@ class Pool:
         while not self._is_stopping:
             self._alarm.clear()
             self._next_sweep = float("inf")  # from here on whoever parks rings the alarm
-            first = min(self._expire_all(), default=float("inf"))
+            first = self._expire_due()
             now = time.monotonic()
             if has_rung:
                 # More short waits will follow the one that rang: looked at then, they need not ring.
@@ -208,15 +223,23 @@ class Pool:
             self._next_sweep = first = max(first, now + SWEEP_INTERVAL)
             has_rung = self._alarm.wait(None if first == float("inf") else first - now)
 
+    def _expire_due(self) -> float:
+        """The earliest deadline of all that is left."""
+        try:
+            return min(self._expire_all(), default=float("inf"))
+        except Exception as error:  # noqa: BLE001  without this thread nothing would ever time out again
+            log.error("the sweeper failed", cause=repr(error))
+            return time.monotonic() + FAULT_PAUSE
+
     def _expire_all(self) -> list[float]:
         """Expire what is due in every lot; returns the earliest deadline of each lot that is not empty."""
         now = time.monotonic()
         deadlines = []
         for lot in self._lots:
             first = float("inf")
-            for fd, parked in list(lot.waiting.items()):
+            for fd, parked in lot.waiting.copy().items():
                 if parked.deadline <= now:
-                    if lot.waiting.pop(fd, None) is parked:
+                    if self._take(lot, fd, parked):
                         _expire(lot, parked)
                 else:
                     first = min(first, parked.deadline)
@@ -311,21 +334,23 @@ class Pool:
 
     def _poll(self, worker: Worker) -> None:
         """Take events as long as the seat is ours."""
-        poll, lots, doorbell = self._epoll.poll, self._lots, self._doorbell
+        poll, lots, taking, doorbell = self._epoll.poll, self._lots, self._taking, self._doorbell
         while worker.is_seated and not self._is_stopping:
             for fd, event in poll(-1, 1):
                 if fd == doorbell:
                     _guarded(self._answer_doorbell, worker)
                     continue
-                # Whoever takes it out owns it. None: a late event of a descriptor that is somebody's already.
-                for lot in lots:
-                    parked = lot.waiting.pop(fd, None)
-                    if parked is not None:
-                        try:
-                            lot.ready(parked, worker, event)
-                        except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves everybody
-                            log.error("a worker failed", cause=repr(error))
-                        break
+                with taking:
+                    for lot in lots:
+                        parked = lot.waiting.pop(fd, None)
+                        if parked is not None:
+                            break
+                    else:
+                        continue  # a late event of a descriptor that is somebody's already
+                try:
+                    lot.ready(parked, worker, event)
+                except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves everybody
+                    log.error("a worker failed", cause=repr(error))
 
 
 def _expire(lot: Lot, parked: Parked) -> None:

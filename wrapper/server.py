@@ -122,9 +122,8 @@ class Server(http.server.ThreadingHTTPServer):
         for lot in (self.knocking, self.shut):
             self.pool.take_out(self.door, lot)
         self.socket.close()
-        for fd, handler in list(self.idle.waiting.items()):
-            if self.idle.waiting.pop(fd, None) is handler:
-                handler.close()  # type: ignore[attr-defined]
+        for handler in self.pool.take_all(self.idle):
+            handler.close()  # type: ignore[attr-defined]
 
     def close_connections(self) -> None:
         """Cut whatever is left, and end the threads."""
