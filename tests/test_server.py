@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import select
 import socket
 import ssl
 import subprocess
@@ -240,6 +241,21 @@ def test_stop_closes_what_is_idle_and_finishes_what_is_not(road):
     assert busy.is_at_end()
 
 
+def test_a_connection_that_becomes_idle_while_the_port_stops_is_closed(road, monkeypatch):
+    made = road()
+    park = made.server.pool.park
+
+    def stop_first(parked, lot):
+        if lot is made.server.idle and made.site.seen and not made.server.is_closing:
+            made.server.stop()
+        park(parked, lot)
+
+    monkeypatch.setattr(made.server.pool, "park", stop_first)
+    line = made.connect().send(GET)
+    assert line.message()[0].startswith(b"HTTP/1.1 200 ")
+    assert line.is_at_end()
+
+
 def test_unix_sockets_on_both_sides(road, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "in"))
@@ -355,6 +371,18 @@ def test_a_held_client_that_leaves_frees_its_place(road):
     wait_until(lambda: made.gate.held == 1)
     line.close()
     wait_until(lambda: made.gate.held == 0)
+
+
+def test_an_event_that_was_somebody_elses_does_not_end_a_held_request(road):
+    """Descriptors are used again at once, so an event may be the one of whoever had the number before."""
+    made = road(is_open=False)
+    line = made.connect().send(GET)
+    wait_until(lambda: made.server.holding.waiting)
+    handler, = made.server.pool.take_all(made.server.holding)
+    handler.leave_held(None, select.EPOLLIN)
+    assert list(made.server.holding.waiting.values()) == [handler] and not made.server.leaving.waiting
+    made.gate.open(made.service.address)
+    assert line.message()[0].startswith(b"HTTP/1.1 200 ")
 
 
 def test_refused_and_expired_requests_get_their_status_and_keep_the_connection(road):

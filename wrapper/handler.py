@@ -133,13 +133,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._part()
 
     def leave_held(self, worker: Worker, event: int) -> None:
-        """A client that is held ended its side, or broke."""
+        """A client that is held ended its side, or broke; or the event is a late one of somebody else."""
         if event & _BROKEN:
             self.forget_held()
             return
+        has_ended = self.stream.has_ended()
         with self.server.held_lock:
             if self.held_exchange is not None and self.verdict is None:
-                self.server.pool.park(self, self.server.leaving)
+                self.server.pool.park(self, self.server.leaving if has_ended else self.server.holding)
 
     def forget_held(self) -> None:
         exchange = self.held_exchange
@@ -338,7 +339,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             elif stream.is_secure and stream.has_unseen():  # what the kernel will not tell of any more
                 server.pool.submit(self.read)
             else:
-                server.pool.park(self, server.idle)
+                self._park_idle()
             return
         now = time.monotonic()
         self.head_began = self.head_began or now
@@ -346,6 +347,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             server.pool.submit(self.read)
         else:
             server.pool.park_until(self, server.heading, self.head_began + server.heading.timeout)
+
+    def _park_idle(self) -> None:
+        pool, lot = self.server.pool, self.server.idle
+        pool.park(self, lot)
+        if pool.is_closing and pool.take_out(self, lot):
+            self.close()  # the port was being stopped, and may have looked before we came
 
     def _hold(self, exchange: Exchange) -> None:
         """The gate told it to wait: watch only whether the client leaves."""
