@@ -111,7 +111,7 @@ def test_a_spare_ends_after_its_time(pool, thing, monkeypatch):
 
 @pytest.mark.parametrize("fault", [RuntimeError("can't start new thread"), None])
 def test_without_another_thread_the_work_goes_on_later(pool, monkeypatch, fault):
-    """The seat stays free, and whoever is done first takes it."""
+    """The only seat is kept, and the work is done one after the other."""
     if fault is None:
         pool._most = 1
     things = [Thing() for _ in range(3)]
@@ -134,6 +134,42 @@ def test_without_another_thread_the_work_goes_on_later(pool, monkeypatch, fault)
         assert thing.called.acquire(timeout=PATIENCE)
         thing.close()
     assert pool.threads == 1
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("can't start new thread"), None])
+def test_the_last_seat_is_kept_where_no_thread_can_be_had(monkeypatch, fault):
+    """RLIMIT_NPROC, or the pids controller: somebody has to poll, or everybody waits for those who wait."""
+    pool = Pool(most=2 if fault is None else 8, seats=2)
+    go_on, gave, things = threading.Event(), [], [Thing() for _ in range(4)]
+
+    def ready(parked, worker, event):
+        gave.append(worker.step_aside())
+        parked.called.release()
+        if gave[-1]:
+            assert go_on.wait(PATIENCE)
+            parked.called.release()
+
+    place = lot(pool, ready)
+    pool.start()
+    if fault is not None:
+        monkeypatch.setattr(pool_room.threading.Thread, "start", lambda thread: throw(fault))
+    for thing in things[:3]:
+        pool.park(thing, place)
+        thing.poke()
+        assert thing.called.acquire(timeout=PATIENCE)
+    assert gave == [True, False, False] and pool.threads == 2
+    go_on.set()
+    assert things[0].called.acquire(timeout=PATIENCE)
+    pool.park(things[3], place)
+    things[3].poke()
+    assert things[3].called.acquire(timeout=PATIENCE)
+    pool.stop()
+    for thing in things:
+        thing.close()
+
+
+def throw(error):
+    raise error
 
 
 def test_what_waits_too_long_expires_and_only_once(pool, thing):

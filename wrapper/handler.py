@@ -379,9 +379,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer_own(self, head: RequestHead, body: Body, path: str, worker: Worker) -> bool | None:
         """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
         server = self.server
-        worker.step_aside()  # nobody knows how long a sidecar takes
         request = Request(head, path, body, self.peer.address, server.trusted)
-        own = OwnAnswer(self.stream, head, body, head.keep and not server.pool.is_closing)
+        own = OwnAnswer(self.stream, head, body, worker, head.keep and not server.pool.is_closing)
         if not own.answer(server.site, request):
             return None
         if server.site.observes:
@@ -404,7 +403,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _write(self, data: bytes, worker: Worker) -> None:
         sent = self.stream.write_now(data)
         if sent < len(data):
-            worker.step_aside()
+            if not worker.step_aside():
+                raise ClientGone("no thread can be had to wait for the client")
             self.stream.write(memoryview(data)[sent:])
 
     def _part(self, is_whole: bool = False) -> None:

@@ -76,10 +76,12 @@ class Worker:
         self.wake = threading.Lock()  # held while this spare has nothing to do
         self.wake.acquire()
 
-    def step_aside(self) -> None:
-        """Let another thread have the seat, because a long wait begins."""
-        if self.is_seated:
-            self._pool.give_seat(self)
+    def step_aside(self) -> bool:
+        """Let another thread have the seat, because a long wait begins.
+
+        False where none can be had and nobody else polls: then the seat is kept, and nothing may be waited for.
+        """
+        return not self.is_seated or self._pool.give_seat(self)
 
     @property
     def buffer(self) -> memoryview:
@@ -94,11 +96,12 @@ class Pool:
 
     def __init__(self, most: int, seats: int) -> None:
         self._epoll = select.epoll()
-        # Guards the four below, `_is_closed`, the doorbell, and every worker's `is_seated` and `job`. Held for a few
+        # Guards the five below, `_is_closed`, the doorbell, and every worker's `is_seated` and `job`. Held for a few
         # lines, never over a call out.
         self._lock = threading.Lock()
         self._spares: list[Worker] = []  # the last one in is taken first, so that surplus ones end
-        self._free_seats = 0  # nobody sits there: threads could not be had
+        self._free_seats = 0  # nobody sits there: threads could not be had; never all of them
+        self.is_short = False  # of threads, when one was wanted last
         self._count = 0
         self._most = most
         self._seats = seats
@@ -126,7 +129,8 @@ class Pool:
         for _ in range(self._seats):
             with self._lock:
                 self._count += 1
-            self._start_thread(Worker(self, is_seated=True))
+            if not self._start_thread(Worker(self, is_seated=True)):
+                self._free_seats += 1
 
     def stop(self) -> None:
         """End the threads that poll; those at work end after it."""
@@ -249,7 +253,7 @@ class Pool:
 
     # Threads and seats
 
-    def give_seat(self, worker: Worker) -> None:
+    def give_seat(self, worker: Worker) -> bool:
         with self._lock:
             worker.is_seated = False
             spare = self._spares.pop() if self._spares else None
@@ -258,12 +262,22 @@ class Pool:
             elif self._count < self._most:
                 self._count += 1
             else:
-                self._free_seats += 1
-                return
+                return self._leave_seat(worker)
         if spare is not None:
             spare.wake.release()
-        else:
-            self._start_thread(Worker(self, is_seated=True))
+        elif not self._start_thread(Worker(self, is_seated=True)):
+            with self._lock:
+                return self._leave_seat(worker)
+        self.is_short = False
+        return True
+
+    def _leave_seat(self, worker: Worker) -> bool:
+        """Without anybody to take it the seat stays free, unless it is the last one: somebody has to poll."""
+        assert self._lock.locked()
+        self.is_short = True
+        worker.is_seated = self._free_seats + 1 >= self._seats
+        self._free_seats += not worker.is_seated
+        return not worker.is_seated
 
     def lend(self, job: Callable[[Worker], None]) -> bool:
         """Have `job` run by a thread without a seat; False where no thread can be had."""
@@ -286,8 +300,8 @@ class Pool:
         except RuntimeError as error:  # "can't start new thread": a limit on processes or memory
             with self._lock:
                 self._count -= 1
-                self._free_seats += worker.is_seated
-            log.warning("cannot start a thread", cause=error)
+            if not self.is_short:
+                log.warning("cannot start a thread", cause=error)
             return False
         return True
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
         def answer(self, request: Request) -> Response | None:
             """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
 
+        def is_quick(self, path: str) -> bool:
+            """True where the answer to a path of the wrapper's own waits for nobody."""
+
         def gate(self, path: str) -> Gate: ...
 
         def ended(self, ended: Ended) -> None: ...

@@ -6,7 +6,7 @@ import json
 from email.utils import formatdate
 from http import HTTPStatus
 
-from wrapper.errors import Refusal
+from wrapper.errors import Refusal, Unavailable
 from wrapper.chunked import chunk
 from wrapper.log import log
 from wrapper.stream import ClientGone, do_nothing
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from wrapper.http1 import RequestHead
     from wrapper.message import Request, Response
+    from wrapper.pool import Worker
     from wrapper.port import Site
     from wrapper.stream import Body, Stream
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 class OwnAnswer:
     """The answer to a request for one of the wrapper's own paths."""
 
-    def __init__(self, stream: Stream, head: RequestHead, body: Body, keep: bool) -> None:
+    def __init__(self, stream: Stream, head: RequestHead, body: Body, worker: Worker, keep: bool) -> None:
         self._stream = stream
         self._body = body
+        self._worker = worker
         self._is_head = head.method == b"HEAD"
         self._minor = head.minor
         self._has_begun = False
@@ -39,6 +41,9 @@ class OwnAnswer:
     def answer(self, site: Site, request: Request) -> bool:
         """Let `site` answer; False where the path is not one of its own after all."""
         try:
+            # Nobody knows how long a sidecar takes.
+            if not self._worker.step_aside() and not site.is_quick(request.path):
+                raise Unavailable("no thread can be had for this path")
             response = site.answer(request)
             if response is None:
                 self._body.before_wait = do_nothing
@@ -100,7 +105,10 @@ class OwnAnswer:
 
     def _write(self, data: bytes) -> None:
         self._has_begun = True
-        self._stream.write(data)
+        if not self._worker.is_seated:
+            self._stream.write(data)
+        elif self._stream.write_now(data) < len(data):
+            raise ClientGone("no thread can be had to wait for the client")
         self.sent += len(data)
 
 

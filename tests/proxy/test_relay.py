@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields
+from wrapper.message import Response
 
 CLOSE = b"Connection: close\r\n"
 
@@ -432,6 +433,92 @@ def test_no_service_is_a_502(road):
 def test_a_service_that_takes_too_long_is_a_504(road):
     made = road(lambda line: line.all(), upstream_timeout=0.1)
     assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 504 ")
+
+
+# Where no thread can be had (RLIMIT_NPROC, the pids controller): whoever polls goes on polling
+
+
+@pytest.fixture
+def crowded(road):
+    """`crowded(script)`: a road with all the threads it can have, one seat, and a service behind it."""
+    def build(script, **settings):
+        made = road(script, **settings)
+        made.server.pool._most = 2
+        blocked, go_on = threading.Event(), threading.Event()
+        made.site.answers["/sidecar/block"] = lambda request: blocked.set() or (go_on.wait(10) and Response(b""))
+        made.line = made.connect().send(b"GET /sidecar/block HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert blocked.wait(10)
+        made.let_go = go_on.set
+        return made
+
+    builds = []
+    yield lambda *words, **settings: builds.append(build(*words, **settings)) or builds[-1]
+    for made in builds:
+        made.let_go()
+
+
+def test_slow_answers_need_no_thread_where_none_can_be_had(crowded):
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def script(line):
+        line.head()
+        asked.release()
+        assert go_on.wait(10)
+        line.send(OK)
+        line.is_at_end()
+
+    made = crowded(script)
+    lines = [made.connect().send(GET) for _ in range(5)]
+    for _ in lines:
+        assert asked.acquire(timeout=10)
+    threading.Event().wait(0.3)  # past AWAIT_TIMEOUT, when one would sit down and wait
+    assert made.ask(b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"own")
+    assert made.server.threads == 2
+    go_on.set()
+    assert all(line.message()[1] == b"ok" for line in lines)
+
+
+@pytest.mark.parametrize("settings", [{"upstream_timeout": 0.3}, {}])
+def test_who_waits_without_a_thread_is_watched_all_the_same(crowded, settings):
+    left = threading.Event()
+
+    def script(line):
+        line.head()
+        if line.is_at_end():
+            left.set()
+
+    made = crowded(script, **settings)
+    line = made.connect().send(GET)
+    if settings:
+        assert line.head().startswith(b"HTTP/1.1 504 ")
+    else:
+        line.close()
+    assert left.wait(5)
+
+
+@pytest.mark.parametrize("request_bytes", [
+    b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n",
+    b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n",
+], ids=["own", "upload", "tunnel", "stream"])
+def test_what_would_sit_and_wait_is_refused_where_no_thread_can_be_had(crowded, request_bytes):
+    def script(line):
+        path = line.head().split()[1]
+        if path == b"/ws":
+            line.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n")
+        elif path == b"/stream":
+            line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n")
+        line.all()
+
+    made = crowded(script)
+    made.connect().send(b"GET /sidecar/other HTTP/1.1\r\nHost: h\r\n\r\n").head()
+    line = made.connect().send(request_bytes)
+    head = line.head()
+    assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After"), head
+    assert made.ask(b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"own")
+    made.let_go()
+    assert made.line.head().startswith(b"HTTP/1.1 200 ")
 
 
 # What the client does wrong

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrapper.errors import Refusal
+from wrapper.errors import Refusal, Unavailable
 from wrapper.proxy.tunnel import Tunnel
 
 TYPE_CHECKING = False
@@ -29,7 +29,8 @@ class Passage:
         self._stream.cut()
 
     def travel(self, lane: Lane, worker: Worker) -> None:
-        worker.step_aside()
+        if not worker.step_aside():
+            raise Unavailable("no thread can be had for this connection")
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
         connection = upstream.connect()
         try:

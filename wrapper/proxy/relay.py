@@ -15,7 +15,7 @@ from wrapper.proxy import headers
 from wrapper.proxy.bell import Bell
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upload import Upload
-from wrapper.proxy.upstream import INTERIM_MAX
+from wrapper.proxy.upstream import CONNECT_TIMEOUT, INTERIM_MAX
 from wrapper.proxy.watch import Rung, await_service, comes_within
 from wrapper.stream import ClientGone
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
+SEATED_TIMEOUT = 0.1  # seconds a connection may take to be made where no thread can be had to wait for it
 SHORT_WAIT = 0.001  # seconds a worker with a seat waits for the rest of a body, which mostly follows at once
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
@@ -53,10 +54,10 @@ class Exchange:
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_asked_at", "_bell", "_has_sent", "_has_waited", "_interim", "_is_late", "_is_stream_between",
-                 "_request", "_tunnel", "_upload", "_upstream", "_worker", "body", "connection", "first_byte", "gate",
-                 "going", "head", "held", "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer",
-                 "pool", "sent", "status", "stream", "timeout")
+    __slots__ = ("_asked_at", "_bell", "_has_client_ended", "_has_sent", "_has_waited", "_interim", "_is_late",
+                 "_is_stream_between", "_request", "_tunnel", "_upload", "_upstream", "_worker", "body", "connection",
+                 "first_byte", "gate", "going", "head", "held", "is_answered", "is_cut", "keep", "lane", "on_proceed",
+                 "peer", "pool", "sent", "status", "stream", "timeout")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -87,6 +88,7 @@ class Exchange:
         self._interim = 0
         self._has_sent = False
         self._has_waited = False
+        self._has_client_ended = False
         self.is_cut = False
         self._bell: Bell | None = None  # of an event stream: somebody wants it to end
         self._is_stream_between = False  # no event of it is half-sent
@@ -193,8 +195,8 @@ class Exchange:
             raise self._failure(another) from None
 
     def _connect(self) -> Connection:
-        self._worker.step_aside()
-        connection = self._upstream.connect()
+        has_time = self._worker.step_aside()
+        connection = self._upstream.connect(CONNECT_TIMEOUT if has_time else SEATED_TIMEOUT)
         if self.is_cut:
             connection.close()
             raise self._failure(None)
@@ -204,12 +206,18 @@ class Exchange:
         assert self.connection is not None
         self._has_sent = False
         if len(self._request) > LARGE_REQUEST:
-            self._worker.step_aside()
+            self._step_aside()
         self.connection.send(self._request)
         self._has_sent = True
         self._asked_at = time.monotonic()
         if not self.body.is_done:
             self._start_upload(self.connection)
+
+    def _step_aside(self) -> None:
+        """A wait begins that needs a thread. Raises: Unavailable, or Broken, where none can be had for it."""
+        if not self._worker.step_aside():
+            said = "no thread can be had for this request"
+            raise Broken(said) if self.is_answered else Unavailable(said)
 
     def _can_be_parked(self) -> bool:
         """Not while a thread is busy with this exchange anyway, nor when it has been waited for long already."""
@@ -247,7 +255,7 @@ class Exchange:
         return last_chunk(headers.trailers(self.body.trailers, self.head.options)) if self.body.is_done else b""
 
     def _start_upload(self, connection: Connection) -> None:
-        self._worker.step_aside()
+        self._step_aside()
         self._upload = upload = Upload(self.body, connection, self.head)
         if not self.pool.lend(upload.run):
             self._upload = None
@@ -274,7 +282,18 @@ class Exchange:
         """Nothing has come yet. Raises: _Waiting, and what `_await_service` raises."""
         if self._can_be_parked():
             raise _Waiting
+        if self._upload is None and not self._worker.step_aside():
+            self._look_at_client()
+            raise _Waiting
         self._await_service(self.timeout)
+
+    def _look_at_client(self) -> None:
+        """Where no thread can be had that would watch it: it has left when it had ended its side a look ago."""
+        if self.timeout is not None and time.monotonic() >= self._asked_at + self.timeout:
+            raise GatewayTimeout("the service did not answer in time")
+        had_ended, self._has_client_ended = self._has_client_ended, self.stream.has_ended()
+        if had_ended and self._has_client_ended:
+            raise ClientGone("the client left")
 
     def _await_service(self, timeout: float | None) -> None:
         """Wait until the service has sent something; the client is watched meanwhile.
@@ -282,7 +301,7 @@ class Exchange:
         Raises: GatewayTimeout; ClientGone; Rung.
         """
         assert self.connection is not None
-        self._worker.step_aside()
+        self._step_aside()
         bell = self._bell if self._is_stream_between else None
         began = self._asked_at
         while True:
@@ -316,6 +335,8 @@ class Exchange:
             arrived = reader.take_arrived()
         except Malformed as error:
             raise BadGateway(f"the service's answer is not HTTP: {error}") from None
+        if self.pool.is_short and not reader.is_done:
+            self._step_aside()  # now, while another answer can still be given
         self.status = answer.status
         self.is_answered = True
         self.first_byte = time.monotonic()
@@ -367,7 +388,7 @@ class Exchange:
                 if is_chunked:
                     out = chunk(out)
                 if self.sent > LONG_BODY:
-                    self._worker.step_aside()
+                    self._step_aside()
             if is_chunked:
                 out = (bytes(out) if reader.is_done else b"") + last_chunk(
                     headers.trailers(reader.trailers, answer.options))
@@ -399,7 +420,7 @@ class Exchange:
         """To the client, at once; a client that takes its time does not keep a seat."""
         sent = self.stream.write_now(data)
         if sent < len(data):
-            self._worker.step_aside()
+            self._step_aside()
             self.stream.write(memoryview(data)[sent:])
         self.sent += len(data)
 
@@ -411,8 +432,8 @@ class Exchange:
         if self._upload is not None and not self._upload.wait(self.stream.patience):
             raise BadGateway("the service switched protocols before the request had come whole")
         self.keep = False
+        self._step_aside()
         self.status = 101
-        self._worker.step_aside()
         early, connection.answer.data = connection.answer.data, b""
         tunnel = Tunnel(self.stream, connection.sock, early, b"websocket" in self.head.upgrade.lower())
         self.is_answered = True

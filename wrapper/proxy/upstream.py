@@ -149,8 +149,8 @@ class Connection(http.client.HTTPConnection):
 
     response_class = Answer
 
-    def __init__(self, address: Address) -> None:
-        super().__init__(address.host or "localhost", address.port or None)
+    def __init__(self, address: Address, timeout: float) -> None:
+        super().__init__(address.host or "localhost", address.port or None, timeout)
         self._address = address
         self._poll = select.poll()
         self.answer: Answer
@@ -166,7 +166,7 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Raises: OSError."""
-        self.sock = sockets.connect(self._address, CONNECT_TIMEOUT)
+        self.sock = sockets.connect(self._address, self.timeout)
         self.sock.settimeout(None)
         set_timeout(self.sock, socket.SO_RCVTIMEO, PATIENCE)
         self._poll.register(self.sock, select.POLLIN)
@@ -215,12 +215,12 @@ class Upstream:
                 return connection
             connection.close()
 
-    def connect(self) -> Connection:
+    def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """A fresh connection.
 
         Raises: BadGateway.
         """
-        connection = Connection(self.address)
+        connection = Connection(self.address, timeout)
         try:
             connection.connect()
         except OSError as error:

@@ -47,6 +47,9 @@ class OwnPaths:
             raise NotFound(f"{request.path} is not a path of the wrapper's own")
         return response
 
+    def is_quick(self, path: str) -> bool:
+        return self._site.is_quick(path)
+
     def gate(self, path: str) -> Gate:
         return self._site.gate(path)
 

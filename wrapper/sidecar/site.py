@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service, Surroundings
 
 
+QUICK = ("healthz", "readyz", "api/status", "api/problems")  # no code of an author's, no lock held for long
+
+
 class Site:
     """Own paths and the services behind all others. The first of `services` is the main one; helpers follow.
 
@@ -39,6 +42,7 @@ class Site:
         self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
         self.prefixes: tuple[str, ...] = (settings.prefix,)
+        self._quick = frozenset(f"{settings.prefix}/{name}" for name in QUICK)
         self._prefix = settings.prefix
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
@@ -85,6 +89,10 @@ class Site:
         """True where nobody else could answer: under the prefix, and no helper's route."""
         is_under = path == self._prefix or path.startswith(self._prefix + "/")
         return is_under and self.gate(path) is self._main_gate
+
+    def is_quick(self, path: str) -> bool:
+        """True where probes must be answered even when no thread can be had for it."""
+        return path in self._quick
 
     def gate(self, path: str) -> Gate:
         """Through which gate a path goes that is not our own."""
