@@ -1,6 +1,8 @@
 """The relay over raw sockets: what goes to the service, and what comes back. RFC 9110, 9112."""
 
+import contextlib
 import os
+import socket
 import threading
 import time
 
@@ -554,8 +556,6 @@ def test_a_client_that_leaves_a_silent_stream_frees_the_service(road):
 
 
 def test_a_client_that_only_half_closes_is_answered(road):
-    import socket
-
     line = road(answering(OK)).connect().send(GET)
     line.sock.shutdown(socket.SHUT_WR)
     assert line.message()[1] == b"ok"
@@ -581,6 +581,35 @@ def test_a_broken_upload_never_looks_complete(road, framing):
     line.close()
     assert ended.wait(5)
     assert not got[0].endswith(b"0\r\n\r\n") and len(got[0]) < 100
+
+
+@pytest.mark.parametrize("end", ["close", "half"])
+def test_a_service_that_ends_in_the_middle_of_an_upload_is_a_502_at_once(road, end):
+    """Half-closed, it reads no more either: whoever is sending must be woken before the connection is let go."""
+    is_stuck, go_on = threading.Event(), threading.Event()
+
+    def script(line):
+        line.head()
+        if end == "close":
+            line.exactly(1000)
+        else:
+            assert is_stuck.wait(10)
+            line.sock.shutdown(socket.SHUT_WR)
+            assert go_on.wait(10)
+
+    made = road(script)
+    line, began = made.connect(), time.monotonic()
+    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 1000)
+    if end == "half":
+        with contextlib.suppress(OSError):
+            line.sock.settimeout(0.2)
+            line.send(b"x" * 30_000_000)
+        line.sock.settimeout(10)
+        is_stuck.set()
+    assert line.head().startswith(b"HTTP/1.1 502 ")
+    assert time.monotonic() - began < 5  # far from --idle-timeout
+    assert made.site.wait_ended().status == 502 and made.gate.in_flight == 0
+    go_on.set()
 
 
 def test_a_malformed_chunk_is_a_400_and_the_service_is_cut(road):

@@ -151,11 +151,15 @@ class Exchange:
         return is_over
 
     def _end(self) -> None:
-        if self._upload is not None:
-            self._upload.finish()  # first: its thread uses the connection's descriptor
+        self._finish_upload()
         if self.connection is not None:
             self.connection.close()
         self._bell = None  # not left to the garbage collector, because of its descriptors
+
+    def _finish_upload(self) -> None:
+        """Before its connection is closed: its thread would wait at a descriptor that is gone, or somebody else's."""
+        if self._upload is not None:
+            self._upload.finish()
 
     def _ask(self) -> AnswerHead | None:
         """Send the request and read the answer's head; None where that has to be waited for."""
@@ -185,6 +189,7 @@ class Exchange:
         """
         broken, self.connection = self.connection, None
         assert broken is not None
+        self._finish_upload()
         broken.close()
         if not (broken.is_used and self._may_ask_again(broken)):
             raise self._failure(error)
