@@ -267,15 +267,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             is_over = exchange.travel(lane, worker) if is_late is None else exchange.travel_on(worker, is_late)
         except Refusal as said:
             self._refuse(exchange, said, worker)
-        except ClientGone:
+        except (ClientGone, Broken) as error:
+            log.debug("an exchange broke", cause=error)
             exchange.keep = False
             exchange.status = exchange.status or 499
-        except Broken as error:
-            log.debug("an answer broke", cause=error)
-            exchange.keep = False
-            # At once: an end before the reset would look like success where the end is what frames the answer.
-            self.stream.reset()
-            self.close()
+            if exchange.is_answered:
+                # At once: an end before the reset would look like success where the end is what frames the answer.
+                self.stream.reset()
+                self.close()
         except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not everybody's end
             log.error("an exchange failed", cause=repr(error))
             exchange.keep = False

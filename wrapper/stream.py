@@ -109,6 +109,16 @@ class Stream:
         """Wake and fail everybody who uses this connection, from any thread."""
         cut(self.socket)
 
+    def cut_writer(self) -> None:
+        """Fail whoever waits for a slow reader; one without arrears is not told of any end, which might look whole."""
+        poll = select.poll()
+        try:
+            poll.register(self.socket, select.POLLOUT)
+        except ValueError:
+            return  # closed by its owner meanwhile
+        if not poll.poll(0):
+            self.cut()
+
     def reset(self) -> None:
         """Make the coming close a visible break (RST), for a client to whom an end looks like success."""
         try:

@@ -1,14 +1,19 @@
 """The relay over raw sockets: what goes to the service, and what comes back. RFC 9110, 9112."""
 
 import contextlib
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
 import time
 
 import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields
+from tests.running import wait_until
+from wrapper.deadline import Deadline
 from wrapper.message import Response
 
 CLOSE = b"Connection: close\r\n"
@@ -367,6 +372,70 @@ def test_an_answer_cut_short_is_visibly_broken(road, answer):
     except ConnectionResetError:
         pass
     assert not rest.endswith(b"0\r\n\r\n")
+
+
+GET_1_0 = b"GET / HTTP/1.0\r\n\r\n"
+
+
+def streaming(line):
+    """A script: the beginning of an answer that only its end would frame."""
+    line.head()
+    line.send(b"HTTP/1.0 200 OK\r\n\r\npart")
+    line.is_at_end()
+
+
+@pytest.mark.parametrize("request_bytes", [GET, GET_1_0])
+def test_an_answer_cut_by_a_drain_does_not_look_whole(road, request_bytes):
+    """RFC 9112 section 8: what the end of the connection frames is incomplete when it was cut."""
+    made = road(streaming)
+    line = made.connect().send(request_bytes)
+    line.until(b"part")
+    lane = made.gate.hold("the service is restarting")
+    assert not made.gate.drain(lane, Deadline(0.01), "restart")
+    assert line.is_reset() and b"0\r\n\r\n" not in line.rest
+
+
+def sending_much(line):
+    """A script: more than all buffers on the way take."""
+    line.head()
+    with contextlib.suppress(OSError):
+        line.send(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 30_000_000)
+
+
+def test_an_answer_cut_by_a_drain_does_not_wait_for_a_slow_reader(road):
+    made = road(sending_much)
+    line = made.connect().send(GET_1_0)
+    line.until(b"x")
+    wait_until(lambda: made.service.lines and is_stuck(line))
+    lane = made.gate.hold("the service is restarting")
+    assert not made.gate.drain(lane, Deadline(0.01), "restart")
+    assert not lane.inside
+    assert line.is_reset()
+
+
+def is_stuck(line):
+    """Nothing more arrives, because nobody reads."""
+    before = arrived(line)
+    threading.Event().wait(0.02)
+    return before == arrived(line) > 0
+
+
+def arrived(line):
+    return struct.unpack("i", fcntl.ioctl(line.sock, termios.FIONREAD, b"\0" * 4))[0]
+
+
+def test_an_answer_given_up_because_of_its_reader_does_not_look_whole(road):
+    made = road(sending_much, idle_timeout=0.1)
+    line = made.connect().send(GET_1_0)
+    assert made.site.wait_ended().status == 200
+    assert line.is_reset()
+
+
+def test_the_answer_of_a_client_that_half_closed_does_not_look_whole_when_it_is_given_up(road):
+    line = road(streaming).connect().send(GET_1_0)
+    line.until(b"part")
+    line.sock.shutdown(socket.SHUT_WR)
+    assert line.is_reset()
 
 
 def test_surplus_bytes_never_become_another_answer(road):

@@ -112,8 +112,10 @@ class Exchange:
         connection = self.connection
         if connection is not None:
             connection.cut()
-        if self.is_answered:
+        if self._tunnel is not None:
             self.stream.cut()
+        elif self.is_answered:
+            self.stream.cut_writer()
 
     # The road
 
@@ -394,6 +396,8 @@ class Exchange:
                     out = chunk(out)
                 if self.sent > LONG_BODY:
                     self._step_aside()
+            if self.is_cut:  # the end that was read may be our own doing
+                raise Broken("cut in the middle of the answer")
             if is_chunked:
                 out = (bytes(out) if reader.is_done else b"") + last_chunk(
                     headers.trailers(reader.trailers, answer.options))
@@ -426,6 +430,8 @@ class Exchange:
         sent = self.stream.write_now(data)
         if sent < len(data):
             self._step_aside()
+            if self.is_cut and self.is_answered:
+                raise Broken("cut in the middle of the answer")
             self.stream.write(memoryview(data)[sent:])
         self.sent += len(data)
 
