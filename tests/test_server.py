@@ -316,6 +316,74 @@ def test_an_own_path_says_continue_when_it_wants_the_body(road):
     assert line.send(b"hi").message()[1] == b"hi"
 
 
+LONG, SHORT = [("Content-Length", "10")], [("content-length", "2")]
+
+
+@pytest.mark.parametrize(("method", "response", "framing", "body"), [
+    (b"GET", Response(b"abc", headers=LONG), b"3", b"abc"),
+    (b"GET", Response(b"abc", headers=SHORT), b"3", b"abc"),
+    (b"GET", Response(b"abc", headers=[*SHORT, *LONG]), b"3", b"abc"),
+    (b"GET", Response(b"abc", headers=[("Transfer-Encoding", "chunked")]), b"3", b"abc"),
+    (b"HEAD", Response(b"", headers=LONG), b"10", b""),
+    (b"HEAD", Response(b"abc"), b"3", b""),
+    (b"GET", Response(b"", 304, headers=LONG), b"10", b""),
+    (b"GET", Response(b"abc", 204, headers=LONG), None, b""),
+    (b"GET", Response([b"abc", b"def"], headers=SHORT), b"2", b"ab"),
+    (b"GET", Response([b"a", b""], 204), None, b""),
+    (b"GET", Response([b""], 304), None, b""),
+])
+def test_the_framing_of_an_own_answer_is_ours(road, method, response, framing, body):
+    """RFC 9112 section 6: an author's wrong Content-Length must not shift the answers that follow."""
+    made = road()
+    made.site.answers["/sidecar/x"] = lambda request: response
+    line = made.connect().send(method + b" /sidecar/x HTTP/1.1\r\nHost: h\r\n\r\n")
+    head = line.head()
+    assert field(head, b"Content-Length") == framing and field(head, b"Transfer-Encoding") is None
+    assert line.exactly(len(body)) == body
+    assert line.send(GET).head().startswith(b"HTTP/1.1 200 ")
+
+
+def failing():
+    yield b"part"
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("body", [lambda: Response(failing()), lambda: Response(iter([b"part"]), headers=LONG)])
+def test_an_own_answer_that_breaks_off_does_not_look_whole(road, version, body):
+    """RFC 9112 section 8."""
+    made = road()
+    made.site.answers["/sidecar/x"] = lambda request: body()
+    line = made.connect().send(b"GET /sidecar/x HTTP/" + version + b"\r\nHost: h\r\n\r\n")
+    line.until(b"part")
+    assert line.is_reset()
+
+
+def test_nothing_is_said_of_continuing_once_an_own_answer_has_begun(road):
+    """RFC 9110 section 10.1.1."""
+    made = road()
+
+    def pieces(request):
+        yield b"begun"
+        yield request.body()
+
+    made.site.answers["/sidecar/x"] = lambda request: Response(pieces(request))
+    line = made.connect()
+    line.send(b"PUT /sidecar/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 200 ")
+    assert line.until(b"begun\r\n") == b"5\r\nbegun\r\n"
+    assert line.send(b"hi").until(b"0\r\n\r\n") == b"2\r\nhi\r\n0\r\n\r\n"
+
+
+def test_a_client_that_leaves_an_own_path_counts_as_499(road):
+    """nginx's status for it; 0 would be no status at all."""
+    made = road()
+    made.site.answers["/sidecar/x"] = lambda request: Response(request.body())
+    line = made.connect().send(b"PUT /sidecar/x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n")
+    line.close()
+    assert made.site.wait_ended().status == 499
+
+
 def test_a_streamed_answer_is_closed_when_the_client_leaves(road):
     made = road()
     closed = threading.Event()

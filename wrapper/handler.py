@@ -272,9 +272,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             exchange.keep = False
             exchange.status = exchange.status or 499
             if exchange.is_answered:
-                # At once: an end before the reset would look like success where the end is what frames the answer.
-                self.stream.reset()
-                self.close()
+                self._break()
         except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not everybody's end
             log.error("an exchange failed", cause=repr(error))
             exchange.keep = False
@@ -382,6 +380,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         own = OwnAnswer(self.stream, head, body, worker, head.keep and not server.pool.is_closing)
         if not own.answer(server.site, request):
             return None
+        if own.is_broken:
+            self._break()
         if server.site.observes:
             seconds = time.monotonic() - self.began
             server.site.ended(Ended(request.method, request.target, own.status, seconds, seconds, 0.0, body.received,
@@ -414,6 +414,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.stream.finish_writing()
         self.stream.rest = b""
         self.server.pool.park(self, self.server.lingering)
+
+    def _break(self) -> None:
+        """At once: an end before the reset would look like success where the end is what frames the answer."""
+        self.stream.reset()
+        self.close()
 
     def close(self) -> None:
         if not self.is_closed:

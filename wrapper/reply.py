@@ -7,12 +7,13 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 from wrapper.errors import Refusal, Unavailable
-from wrapper.chunked import chunk
+from wrapper.chunked import chunk, last_chunk
 from wrapper.log import log
 from wrapper.stream import ClientGone, do_nothing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from wrapper.http1 import RequestHead
@@ -33,6 +34,7 @@ class OwnAnswer:
         self._minor = head.minor
         self._has_begun = False
         self.keep = keep
+        self.is_broken = False  # it ended before its end
         self.status = 0
         self.sent = 0
         if head.expects:
@@ -52,14 +54,15 @@ class OwnAnswer:
         except Refusal as refusal:
             self._refuse(refusal)
         except ClientGone:
-            self.keep = False
+            self._break_off()
         except Exception as error:  # noqa: BLE001  whatever a sidecar does, the client gets an answer
             log.error("an own path failed", path=request.path, cause=repr(error))
             self._refuse(Refusal("the wrapper failed"))
         return True
 
     def _continue(self) -> None:
-        self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not self._has_begun:
+            self._stream.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _send(self, response: Response) -> None:
         try:
@@ -74,25 +77,46 @@ class OwnAnswer:
             response.close()
 
     def _stream_out(self, response: Response) -> None:
-        has_length = any(name.lower() == "content-length" for name, _ in response.headers)
-        is_chunked = self._minor == 1 and not has_length
-        if not is_chunked and not has_length:
-            self.keep = False
-        framing = [("Transfer-Encoding", "chunked")] if is_chunked else []
-        self._write(head_bytes(response.status, response.headers + framing, not self.keep, self._minor))
-        if self._is_head or response.status in (204, 304):
+        fields, promised = unframed(response.headers)
+        is_chunked = False
+        if promised is not None and response.status != 204:
+            fields.append(("Content-Length", str(promised)))
+        elif not has_no_body(response.status):
+            is_chunked = self._minor == 1
+            self.keep = self.keep and is_chunked
+            fields += [("Transfer-Encoding", "chunked")] if is_chunked else []
+        self._write(head_bytes(response.status, fields, not self.keep, self._minor))
+        if self._is_head or has_no_body(response.status):
             return
-        for piece in response.pieces():
-            if piece:
-                self._write(chunk(piece) if is_chunked else piece)
-            elif self._stream.has_ended():
-                raise ClientGone("the client left")  # an empty piece is how a silent stream asks
+        for piece in self._pieces(response, promised):
+            self._write(chunk(piece) if is_chunked else piece)
         if is_chunked:
-            self._write(b"0\r\n\r\n")
+            self._write(last_chunk())
+
+    def _pieces(self, response: Response, promised: int | None) -> Iterator[bytes]:
+        """What `response` yields, as much as it promised.
+
+        Raises: ValueError where that was less.
+        """
+        left = promised
+        for piece in response.pieces():
+            if not piece:
+                if self._stream.has_ended():
+                    raise ClientGone("the client left")  # an empty piece is how a silent stream asks
+                continue
+            if left is None:
+                yield piece
+                continue
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
+        if left:
+            raise ValueError(f"the body is {left} bytes shorter than its Content-Length")
 
     def _refuse(self, refusal: Refusal) -> None:
-        if self._has_begun:  # nothing honest can be said any more: the end is missing
-            self.keep = False
+        if self._has_begun:
+            self._break_off()
             return
         self.status = refusal.status
         self.keep = self.keep and self._body.is_done
@@ -101,7 +125,13 @@ class OwnAnswer:
             self._write(answer_bytes(refusal.status, refusal.headers, "application/json", text, not self.keep,
                                      self._is_head, self._minor))
         except ClientGone:
-            self.keep = False
+            self._break_off()
+
+    def _break_off(self) -> None:
+        """Nothing honest can be said any more: the end is missing."""
+        self.keep = False
+        self.is_broken = self._has_begun
+        self.status = self.status or 499
 
     def _write(self, data: bytes) -> None:
         self._has_begun = True
@@ -128,14 +158,34 @@ def head_bytes(status: int, fields: Any, close: bool, minor: int = 1) -> bytes:
 def answer_bytes(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
                  minor: int = 1) -> bytes:
     """A whole answer of our own."""
-    fields = list(fields)
+    fields, promised = unframed(fields)
     if content_type is not None:
         fields.append(("Content-Type", content_type))
-    if status in (204, 304) or status < 200:
-        return head_bytes(status, fields, close, minor)
-    if not any(name.lower() == "content-length" for name, _ in fields):
-        fields.append(("Content-Length", str(len(body))))
-    return head_bytes(status, fields, close, minor) + (b"" if is_head else body)
+    length = _length(status, promised, body, is_head)
+    if length is not None:
+        fields.append(("Content-Length", str(length)))
+    return head_bytes(status, fields, close, minor) + (b"" if is_head or has_no_body(status) else body)
+
+
+def _length(status: int, promised: int | None, body: bytes, is_head: bool) -> int | None:
+    """RFC 9110 section 8.6: to a HEAD and in a 304 it may say what a GET would be answered with; a 204 has none."""
+    if status == 304:
+        return promised
+    if has_no_body(status):
+        return None
+    return promised if is_head and promised is not None else len(body)
+
+
+def unframed(fields: Any) -> tuple[list[tuple[str, str]], int | None]:
+    """The fields without those that frame the answer, which is our own business, and the length they promised."""
+    promised = [int(value) for name, value in fields if name.lower() == "content-length" and value.isdecimal()]
+    kept = [(name, value) for name, value in fields if name.lower() not in ("content-length", "transfer-encoding")]
+    return kept, promised[0] if promised else None
+
+
+def has_no_body(status: int) -> bool:
+    """RFC 9112 section 6.3."""
+    return status in (204, 304) or status < 200
 
 
 def reason(status: int) -> str:
