@@ -17,7 +17,8 @@ from wrapper.http1 import read_request
 from wrapper.log import log
 from wrapper.message import Ended, Request, normal_path
 from wrapper.proxy.passage import pass_through
-from wrapper.proxy.relay import Broken, Exchange
+from wrapper.proxy.relay import Exchange
+from wrapper.proxy.watch import Broken
 from wrapper.reply import OwnAnswer, answer_bytes, reason
 from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
 

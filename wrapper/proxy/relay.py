@@ -5,18 +5,17 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 
 from __future__ import annotations
 
-import socket
 import time
 
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
 from wrapper.proxy import headers
-from wrapper.proxy.bell import Bell
+from wrapper.proxy.delivery import SHORT_WAIT, Delivery
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upload import Upload
 from wrapper.proxy.upstream import CONNECT_TIMEOUT, INTERIM_MAX
-from wrapper.proxy.watch import Rung, await_service, comes_within
+from wrapper.proxy.watch import Broken, await_service
 from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from wrapper.gate import Gate, Lane
     from wrapper.http1 import AnswerHead, RequestHead
     from wrapper.pool import Pool, Worker
+    from wrapper.proxy.bell import Bell
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.upstream import Connection, Upstream
     from wrapper.stream import Body, Stream
@@ -33,15 +33,9 @@ if TYPE_CHECKING:
 AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
 SEATED_TIMEOUT = 0.1  # seconds a connection may take to be made where no thread can be had to wait for it
-SHORT_WAIT = 0.001  # seconds a worker with a seat waits for the rest of a body, which mostly follows at once
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
-LONG_BODY = 256 * 1024  # bytes of an answer after which a worker steps aside
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
-
-
-class Broken(Exception):
-    """The answer broke after its head had gone out: all that is left is to cut the connection."""
 
 
 class _Waiting(Exception):
@@ -54,10 +48,10 @@ class Exchange:
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_asked_at", "_bell", "_has_client_ended", "_has_sent", "_has_waited", "_interim", "_is_late",
-                 "_is_stream_between", "_request", "_tunnel", "_upload", "_upstream", "_worker", "body", "connection",
-                 "first_byte", "gate", "going", "head", "held", "is_answered", "is_cut", "keep", "lane", "on_proceed",
-                 "peer", "pool", "sent", "status", "stream", "timeout")
+    __slots__ = ("_asked_at", "_delivery", "_has_client_ended", "_has_sent", "_interim", "_is_late", "_request",
+                 "_tunnel", "_upload", "_upstream", "body", "connection", "first_byte", "gate", "going", "head",
+                 "held", "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent", "status",
+                 "stream", "timeout", "worker")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -80,18 +74,16 @@ class Exchange:
         self.connection: Connection | None = None
         self._tunnel: Tunnel | None = None
         self._upload: Upload | None = None
-        self._worker: Worker
+        self.worker: Worker
         self._upstream: Upstream
         self._request = b""
         self._asked_at = 0.0
         self._is_late = False  # the answer was awaited without a thread, and for long
         self._interim = 0
         self._has_sent = False
-        self._has_waited = False
         self._has_client_ended = False
         self.is_cut = False
-        self._bell: Bell | None = None  # of an event stream: somebody wants it to end
-        self._is_stream_between = False  # no event of it is half-sent
+        self._delivery: Delivery | None = None
 
     # For the gate
 
@@ -100,11 +92,11 @@ class Exchange:
 
     def warn(self, going: str) -> None:
         self.going = going
-        tunnel, bell = self._tunnel, self._bell
+        tunnel, delivery = self._tunnel, self._delivery
         if tunnel is not None:
             tunnel.warn(going)
-        elif bell is not None:
-            bell.ring()
+        elif delivery is not None:
+            delivery.warn()
 
     def cut(self) -> None:
         """A client that has no answer yet still gets one, from us."""
@@ -127,13 +119,13 @@ class Exchange:
 
         Raises: a Refusal as long as the answer has not begun; Broken after that; ClientGone.
         """
-        self._worker = worker
+        self.worker = worker
         self._upstream = lane.upstream  # type: ignore[assignment]
         return self._advance(self._ask)
 
     def travel_on(self, worker: Worker, is_late: bool) -> bool:
         """Go on after a wait without a thread; what `travel` says holds here too."""
-        self._worker = worker
+        self.worker = worker
         self._is_late = is_late
         return self._advance(self._hear)
 
@@ -156,7 +148,7 @@ class Exchange:
         self._finish_upload()
         if self.connection is not None:
             self.connection.close()
-        self._bell = None  # not left to the garbage collector, because of its descriptors
+        self._delivery = None  # not left to the garbage collector, because of its descriptors
 
     def _finish_upload(self) -> None:
         """Before its connection is closed: its thread would wait at a descriptor that is gone, or somebody else's."""
@@ -202,7 +194,7 @@ class Exchange:
             raise self._failure(another) from None
 
     def _connect(self) -> Connection:
-        has_time = self._worker.step_aside()
+        has_time = self.worker.step_aside()
         connection = self._upstream.connect(CONNECT_TIMEOUT if has_time else SEATED_TIMEOUT)
         if self.is_cut:
             connection.close()
@@ -213,16 +205,16 @@ class Exchange:
         assert self.connection is not None
         self._has_sent = False
         if len(self._request) > LARGE_REQUEST:
-            self._step_aside()
+            self.step_aside()
         self.connection.send(self._request)
         self._has_sent = True
         self._asked_at = time.monotonic()
         if not self.body.is_done:
             self._start_upload(self.connection)
 
-    def _step_aside(self) -> None:
+    def step_aside(self) -> None:
         """A wait begins that needs a thread. Raises: Unavailable, or Broken, where none can be had for it."""
-        if not self._worker.step_aside():
+        if not self.worker.step_aside():
             said = "no thread can be had for this request"
             raise Broken(said) if self.is_answered else Unavailable(said)
 
@@ -262,7 +254,7 @@ class Exchange:
         return last_chunk(headers.trailers(self.body.trailers, self.head.options)) if self.body.is_done else b""
 
     def _start_upload(self, connection: Connection) -> None:
-        self._step_aside()
+        self.step_aside()
         self._upload = upload = Upload(self.body, connection, self.head)
         if not self.pool.lend(upload.run):
             self._upload = None
@@ -282,17 +274,17 @@ class Exchange:
                 return answer
             self._interim += 1
             if self.head.minor:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
-                self._send(headers.answer_head(answer, b"", False))
+                self.send(headers.answer_head(answer, b"", False))
         raise Malformed("too many interim answers")
 
     def _await_answer(self) -> None:
-        """Nothing has come yet. Raises: _Waiting, and what `_await_service` raises."""
+        """Nothing has come yet. Raises: _Waiting, and what `await_service` raises."""
         if self._can_be_parked():
             raise _Waiting
-        if self._upload is None and not self._worker.step_aside():
+        if self._upload is None and not self.worker.step_aside():
             self._look_at_client()
             raise _Waiting
-        self._await_service(self.timeout)
+        self.await_service(self.timeout)
 
     def _look_at_client(self) -> None:
         """Where no thread can be had that would watch it: it has left when it had ended its side a look ago."""
@@ -302,14 +294,13 @@ class Exchange:
         if had_ended and self._has_client_ended:
             raise ClientGone("the client left")
 
-    def _await_service(self, timeout: float | None) -> None:
+    def await_service(self, timeout: float | None, bell: Bell | None = None) -> None:
         """Wait until the service has sent something; the client is watched meanwhile.
 
         Raises: GatewayTimeout; ClientGone; Rung.
         """
         assert self.connection is not None
-        self._step_aside()
-        bell = self._bell if self._is_stream_between else None
+        self.step_aside()
         began = self._asked_at
         while True:
             left = None if timeout is None else max(0.0, began + timeout - time.monotonic())
@@ -343,14 +334,15 @@ class Exchange:
         except Malformed as error:
             raise BadGateway(f"the service's answer is not HTTP: {error}") from None
         if self.pool.is_short and not reader.is_done:
-            self._step_aside()  # now, while another answer can still be given
+            self.step_aside()  # now, while another answer can still be given
         self.status = answer.status
         self.is_answered = True
         self.first_byte = time.monotonic()
         if reader.is_done and not is_chunked:
-            self._send(block + arrived)
+            self.send(block + arrived)
         else:
-            self._stream_body(connection, answer, block, arrived, is_chunked)
+            self._delivery = Delivery(self, connection, answer, is_chunked)
+            self._delivery.run(block, arrived)
         if reader.can_be_followed() and not self._is_uploading() and not self.going and not self.is_cut:
             self.connection = None
             self._upstream.put_back(connection)
@@ -365,71 +357,11 @@ class Exchange:
             lines += b"Wrapper-Held: %.3f\r\n" % self.held
         return lines
 
-    def _stream_body(self, connection: Connection, answer: AnswerHead, block: bytes, arrived: bytes,
-                     is_chunked: bool) -> None:
-        """Pass the body on piece by piece, each as soon as it is there."""
-        reader, frame = connection.answer, chunk if is_chunked else bytes
-        is_events = is_chunked and b"text/event-stream" in answer.fields.lower()
-        self._bell = Bell.make() if is_events else None
-        out: bytes | memoryview = block + frame(arrived)
-        tail = arrived[-4:]
-
-        def wait() -> None:
-            if not self._comes_at_once(connection):
-                self._await_service(None)
-
-        try:
-            while not reader.is_done:
-                if out:
-                    self._send(out)
-                if is_events and self._ends_between_events(tail):
-                    break
-                try:
-                    pieces = reader.read_piece(self._worker.buffer, wait, self._read_flags())
-                except Rung:
-                    out = b""
-                    continue
-                out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                if is_events:
-                    tail = (tail + bytes(out[-4:]))[-4:]
-                if is_chunked:
-                    out = chunk(out)
-                if self.sent > LONG_BODY:
-                    self._step_aside()
-            if self.is_cut:  # the end that was read may be our own doing
-                raise Broken("cut in the middle of the answer")
-            if is_chunked:
-                out = (bytes(out) if reader.is_done else b"") + last_chunk(
-                    headers.trailers(reader.trailers, answer.options))
-            if out:
-                self._send(out)
-        except (Malformed, OSError) as error:
-            raise Broken(str(error)) from None
-
-    def _read_flags(self) -> int:
-        return socket.MSG_DONTWAIT if self._worker.is_seated else 0
-
-    def _comes_at_once(self, connection: Connection) -> bool:
-        """The rest of a short body mostly does: that is worth one short wait on a seat."""
-        if not self._worker.is_seated or self._has_waited:
-            return False
-        self._has_waited = True
-        return comes_within(connection.sock, SHORT_WAIT)
-
-    def _ends_between_events(self, tail: bytes) -> bool:
-        """True where the gate wants this event stream to end and no event would be cut in two by that."""
-        is_between = not tail or tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-        self._is_stream_between = is_between
-        if is_between and self.going:
-            self.keep = False
-            return True
-        return False
-
-    def _send(self, data: bytes | memoryview) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """To the client, at once; a client that takes its time does not keep a seat."""
         sent = self.stream.write_now(data)
         if sent < len(data):
-            self._step_aside()
+            self.step_aside()
             if self.is_cut and self.is_answered:
                 raise Broken("cut in the middle of the answer")
             self.stream.write(memoryview(data)[sent:])
@@ -443,17 +375,17 @@ class Exchange:
         if self._upload is not None and not self._upload.wait(self.stream.patience):
             raise BadGateway("the service switched protocols before the request had come whole")
         self.keep = False
-        self._step_aside()
+        self.step_aside()
         self.status = 101
         early, connection.answer.data = connection.answer.data, b""
         tunnel = Tunnel(self.stream, connection.sock, early, b"websocket" in self.head.upgrade.lower())
         self.is_answered = True
         self.first_byte = time.monotonic()
-        self._send(headers.answer_head(answer, self._held_line(), False))
+        self.send(headers.answer_head(answer, self._held_line(), False))
         self._tunnel = tunnel  # only now, so that no warning gets in front of the head
         if self.going:
             tunnel.warn(self.going)
-        tunnel.run(self._worker.buffer)
+        tunnel.run(self.worker.buffer)
         self.sent += tunnel.sent
 
     def _held_line(self) -> bytes:

@@ -18,6 +18,10 @@ _RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some pl
 _BROKEN = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
+class Broken(Exception):
+    """The answer broke after its head had gone out: all that is left is to cut the connection."""
+
+
 class Rung(Exception):
     """Somebody rang the bell."""
 
