@@ -39,7 +39,7 @@ LAYERS = (
     ("server", "handler", "reply", "port"),
     ("proxy", "service"),
     ("gate",),
-    ("pool", "stream", "message"),
+    ("pool", "stream", "secure", "message"),
     ("http1", "chunked"),
     ("problems", "events"),
     ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "deadline", "errors"),

@@ -551,6 +551,24 @@ def test_tls_on_the_listener(road, certificate):
     silent.close()
 
 
+def test_a_service_that_half_closes_a_tunnel_gets_all_over_tls(road, certificate):
+    size, got = 2_000_000, []
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n")
+        line.exactly(1000)
+        line.sock.shutdown(socket.SHUT_WR)
+        got.append(len(line.exactly(size - 1000)))
+
+    made = road(script, tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
+    line = secure(made)
+    line.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n").head()
+    for _ in range(100):
+        line.send(b"x" * (size // 100))
+    wait_until(lambda: got == [size - 1000])
+
+
 def test_pipelined_requests_over_tls(road, certificate):
     made = road(tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
     line = secure(made)

@@ -44,5 +44,6 @@ class Certificate:
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self._certificate, self._key)
+        context.options |= ssl.OP_NO_RENEGOTIATION  # a write would have to wait for the client
         context.set_alpn_protocols(["http/1.1"])
         return context

@@ -20,7 +20,8 @@ from wrapper.proxy.passage import pass_through
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.watch import Broken
 from wrapper.reply import OwnAnswer, answer_bytes, reason
-from wrapper.stream import READ_SIZE, Body, ClientGone, SecureStream, Stream
+from wrapper.secure import SecureStream
+from wrapper.stream import READ_SIZE, Body, ClientGone, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +90,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.head_began = time.monotonic()
         try:
-            connection = context.wrap_socket(self.stream.socket, server_side=True, do_handshake_on_connect=False)
-            self.stream = SecureStream(connection, self.stream.patience)
+            self.stream = SecureStream(self.stream.socket, self.stream.patience, context)
         except (OSError, ValueError) as error:
             log.debug("no TLS with a client", cause=error)
             self.close()

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import select
 import socket
-import ssl
 import struct
-import threading
 import time
 from collections.abc import Iterator
 
@@ -128,105 +126,6 @@ class Stream:
 
     def close(self) -> None:
         self.socket.close()
-
-
-class SecureStream(Stream):
-    """A TLS client connection: the same, over a non-blocking `ssl.SSLSocket`."""
-
-    __slots__ = ("_is_broken", "_lock", "tls")
-
-    is_secure = True
-
-    def __init__(self, connection: ssl.SSLSocket, patience: float) -> None:
-        super().__init__(connection, patience)
-        self.tls = connection
-        self._is_broken = False
-        # OpenSSL's objects are not thread-safe, and an upload is read while its answer is written: guards `tls`.
-        self._lock = threading.Lock()
-        connection.setblocking(False)
-
-    def shake_hands(self) -> bool:
-        """True when the handshake is done, False while more of the client's part has to come.
-
-        Raises: OSError (ssl.SSLError is one) when there is no agreement.
-        """
-        while True:
-            try:
-                self.tls.do_handshake()
-                return True
-            except ssl.SSLWantReadError:
-                return False
-            except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT)
-
-    def finish_writing(self) -> None:
-        self._say_goodbye()
-        super().finish_writing()
-
-    def reset(self) -> None:
-        self._is_broken = True
-        super().reset()
-
-    def close(self) -> None:
-        if not self._is_broken:  # a goodbye would say that nothing is missing
-            self._say_goodbye()
-        super().close()
-
-    def _say_goodbye(self) -> None:
-        """Send close_notify, without which a careful client calls the end a truncation (RFC 8446 section 6.1)."""
-        with self._lock:
-            try:
-                self.tls.unwrap()
-            except (OSError, ValueError):
-                pass  # the client's own may be still to come, or there was no handshake
-
-    def _wait(self, event: int) -> None:
-        poll = select.poll()
-        poll.register(self.socket, event)
-        if not poll.poll(self.patience * 1000):
-            raise OSError("the client took too long")
-
-    def read_now(self, size: int) -> bytes:
-        with self._lock:
-            try:
-                return self.tls.recv(size)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise BlockingIOError from None
-            except ssl.SSLEOFError:
-                return b""
-
-    def read_into_now(self, buffer: memoryview) -> int:
-        with self._lock:
-            try:
-                return self.tls.recv_into(buffer)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise BlockingIOError from None
-
-    def write_now(self, data: bytes | memoryview) -> int:
-        with self._lock:
-            try:
-                return self.tls.send(data)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
-                return 0
-            except OSError as error:
-                raise ClientGone(str(error)) from None
-
-    def write(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        try:
-            while view:
-                sent = self.write_now(view)
-                view = view[sent:]
-                if not sent:
-                    self._wait(select.POLLOUT)
-        except OSError as error:
-            raise ClientGone(str(error)) from None
-
-    def wait_readable(self, seconds: float | None, other: int | None = None) -> bool:
-        return self.tls.pending() > 0 or super().wait_readable(seconds, other)
-
-    def has_unseen(self) -> bool:
-        return self.tls.pending() > 0
 
 
 class Body:
@@ -355,7 +254,6 @@ def cut(connection: socket.socket) -> None:
 
 def _shut(connection: socket.socket, how: int) -> None:
     try:
-        # Not the method of ssl.SSLSocket: that would let others read what is encrypted as if it were not.
-        socket.socket.shutdown(connection, how)
+        connection.shutdown(how)
     except OSError:
         pass
