@@ -54,6 +54,18 @@ def gate(hold=30.0, most=1000):
     return Gate(Road, hold, most)
 
 
+@pytest.mark.parametrize("shut", ["hold", "refuse"])
+def test_who_may_not_wait_is_refused_and_leaves_nothing_behind(shut):
+    """HTTP/2 that is passed through can be told nothing, so it never waits."""
+    subject = gate()
+    getattr(subject, shut)("the service is starting")
+    with pytest.raises(Unavailable):
+        subject.admit(Traveller(subject), may_wait=False)
+    assert subject.held == 0
+    subject.open(PLACE)
+    assert subject.in_flight == 0 and subject.admit(Traveller(subject), may_wait=False) is not None
+
+
 def test_a_new_gate_is_shut():
     with pytest.raises(Unavailable):
         gate().admit(Traveller(None))

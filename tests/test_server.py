@@ -502,6 +502,22 @@ def test_http2_with_prior_knowledge_is_a_tunnel_when_asked_for(road):
     assert road(script, h2c=True).ask(preface + b"abc") == b"frames"
 
 
+def test_http2_is_not_held_and_never_counted_for_ever(road, monkeypatch):
+    made = road(is_open=False, h2c=True)
+    admit = made.gate.admit
+
+    def open_behind(*words, **options):
+        try:
+            return admit(*words, **options)
+        finally:
+            made.gate.open(made.service.address)
+            wait_until(lambda: not made.gate.held)
+
+    monkeypatch.setattr(made.gate, "admit", open_behind)
+    assert made.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") == b""
+    assert made.gate.in_flight == 0
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")

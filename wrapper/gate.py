@@ -81,16 +81,18 @@ class Gate:
 
     # For those who travel
 
-    def admit(self, traveller: Traveller) -> Lane | None:
+    def admit(self, traveller: Traveller, may_wait: bool = True) -> Lane | None:
         """The lane to take now, or None: then `traveller.proceed` is called once, later, from another thread.
 
-        Raises: Unavailable where nobody may wait or too many do already.
+        `may_wait` False: never None. Raises: Unavailable where nobody may wait or too many do already.
         """
         with self._lock:
             lane = self._lane
-            if lane is not None and not self._held:
+            if lane is not None and not (self._held and may_wait):
                 lane.inside.add(traveller)
                 return lane
+            if not may_wait:
+                raise self._refusal or Unavailable(self._reason)
             self._hold_traveller(traveller)
         return None
 

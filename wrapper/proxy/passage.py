@@ -43,12 +43,10 @@ def pass_through(stream: Stream, gate: Gate, worker: Worker) -> None:
     """Tunnel the connection of `stream` to the service behind `gate`; HTTP/2 cannot be held, nor told why not."""
     passage = Passage(stream)
     try:
-        lane = gate.admit(passage)
+        lane = gate.admit(passage, may_wait=False)
     except Refusal:
         return
-    if lane is None:
-        gate.forget(passage)
-        return
+    assert lane is not None
     try:
         passage.travel(lane, worker)
     except Refusal:
