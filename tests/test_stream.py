@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from wrapper import stream as stream_room
 from wrapper.errors import BadRequest, RequestTimeout
 from wrapper.http1 import read_request
 from wrapper.stream import Body, ClientGone, Stream
@@ -39,6 +40,21 @@ def test_a_body_that_came_with_its_head_needs_no_socket(ends):
 def test_what_follows_a_request_without_body_stays(ends):
     stream, body = begin(ends[0], b"GET / HTTP/1.1\r\nHost: h\r\n\r\nGET")
     assert body.is_done and body.take_arrived() == b"" and stream.rest == b"GET"
+
+
+def test_a_client_that_drips_its_body_keeps_a_seat_for_one_short_wait_in_all(ends, monkeypatch):
+    _, body = begin(ends[0], LENGTH.replace(b"5", b"500"))
+    clock = [0.0]
+
+    def drip(seconds):
+        clock[0] += 0.0004
+        ends[1].sendall(b"x")
+        return True
+
+    monkeypatch.setattr(stream_room.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(Stream, "wait_readable", lambda stream, seconds: drip(seconds))
+    assert body.arrive(0.001, 65536) == b"xxx"
+    assert not body.is_done and clock[0] < 0.002
 
 
 @pytest.mark.parametrize(("head", "rest"), [(LENGTH, b"llo"), (CHUNKED, b"llo\r\n0\r\nX: y\r\n\r\n")])

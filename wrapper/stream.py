@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from wrapper.http1 import RequestHead
 
 _RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
-ARRIVE_TIMEOUT = 0.02  # seconds; four of the gaps a relay allows, and what a short body takes from far away
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
 
 
@@ -158,19 +157,18 @@ class Body:
         return b"".join(self._payload(rest)) if rest else b""
 
     def arrive(self, seconds: float, most: int) -> bytes:
-        """What of the payload comes while no gap is longer than `seconds`, up to about `most` bytes.
-
-        A client that sends its bytes one by one has `ARRIVE_TIMEOUT` in all: somebody sits and waits for it here.
+        """What of the payload comes within `seconds` in all, up to about `most` bytes: somebody sits and waits here.
 
         Raises: BadRequest, ClientGone.
         """
         payload = self.take_arrived()
-        end = time.monotonic() + ARRIVE_TIMEOUT
-        while not self.is_done and len(payload) < most and time.monotonic() < end:
+        end = time.monotonic() + seconds
+        while not self.is_done and len(payload) < most:
             try:
                 data = self._stream.read_now(READ_SIZE)
             except BlockingIOError:
-                if not self._stream.wait_readable(seconds):
+                left = end - time.monotonic()
+                if left <= 0 or not self._stream.wait_readable(left):
                     break
                 continue
             except OSError as error:
