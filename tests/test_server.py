@@ -171,6 +171,17 @@ def test_too_many_connections_are_told_so(road):
     assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 200 ")
 
 
+def test_connections_are_probed_and_send_at_once(road):
+    """A client that vanished without a word must not keep a tunnel for ever; Go's server probes every 15 s."""
+    made = road()
+    line = made.connect().send(GET)
+    line.message()
+    handler, = made.server._open
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+               (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), (socket.IPPROTO_TCP, socket.TCP_NODELAY)]
+    assert [handler.stream.socket.getsockopt(*option) for option in options] == [1, 15, 15, 1]
+
+
 def test_hundreds_of_idle_connections_cost_no_threads(road):
     made = road(answering(*[OK] * 2000))
     lines = [made.connect() for _ in range(300)]
@@ -565,6 +576,14 @@ def test_tls_on_the_listener(road, certificate):
     line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     assert line.message()[1].endswith(body)
     silent.close()
+
+
+def test_the_surplus_of_a_tls_port_is_closed_without_a_word(road, certificate):
+    """Plain text would be no answer to a client that begins a handshake."""
+    made = road(tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"), max_connections=1)
+    kept = secure(made)
+    kept.send(GET).message()
+    assert made.connect().all() == b""
 
 
 def test_a_service_that_half_closes_a_tunnel_gets_all_over_tls(road, certificate):

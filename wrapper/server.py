@@ -27,6 +27,7 @@ LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see o
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 LEAVE_TIMEOUT = 0.5  # seconds a held client that has ended its side, but may only have half-closed, keeps its place
 SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
+KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 _NEVER = float("inf")
 _RDHUP = 0x2000  # EPOLLRDHUP of epoll_ctl(2)
 
@@ -75,11 +76,13 @@ class Server(http.server.ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         listener.setblocking(False)
+        self.is_unix = listener.family == socket.AF_UNIX
+        if not self.is_unix:
+            _tune(listener)
         self.site = site
         self.settings = settings
         self.trusted = trusted
         self.max_header: int = settings.max_header
-        self.is_unix = listener.family == socket.AF_UNIX
         self.is_closing = False
         self.accepted = 0
         is_secure = bool(settings.tls_cert) and not trusted
@@ -138,8 +141,6 @@ class Server(http.server.ThreadingHTTPServer):
         """Serve a new connection at once: its first request has mostly come with it."""
         self.accepted += 1
         try:
-            if not self.is_unix:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             handler = Handler(connection, address, self)
         except (OSError, ValueError) as error:
             log.warning("cannot serve a connection", cause=error)
@@ -147,7 +148,8 @@ class Server(http.server.ThreadingHTTPServer):
             return
         self._open.add(handler)
         surplus = len(self._open) - self.settings.max_connections
-        if surplus > SURPLUS_MAX:
+        # There is no answer to give before a TLS handshake, and a handshake is not for the surplus.
+        if surplus > SURPLUS_MAX or (surplus > 0 and self._certificate is not None):
             handler.close()
         elif surplus > 0:
             handler.expire_surplus()
@@ -170,3 +172,12 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("a connection failed")
+
+
+def _tune(listener: socket.socket) -> None:
+    """For the connections it will take: Linux hands these options on to them (tcp_create_openreq_child)."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A client that vanished without a word would keep its tunnel or its silent stream for ever.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_INTERVAL)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
