@@ -40,7 +40,7 @@ LAYERS = (
     ("proxy", "service"),
     ("gate",),
     ("pool", "stream", "secure", "message"),
-    ("http1", "chunked"),
+    ("http1", "chunked", "poll"),
     ("problems", "events"),
     ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "deadline", "errors"),
 )

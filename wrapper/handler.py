@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import http.server
-import select
 import socket
 import time
 
@@ -16,6 +15,7 @@ from wrapper.errors import Refusal, RequestTimeout, Unavailable
 from wrapper.http1 import read_request
 from wrapper.log import log
 from wrapper.message import Ended, Request, normal_path
+from wrapper.poll import BROKEN
 from wrapper.proxy.passage import pass_through
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.watch import Broken
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _NEVER = float("inf")
 TURN_MAX = 16  # pipelined requests that are served before others have their turn
-_BROKEN = select.EPOLLHUP | select.EPOLLERR
 PREFACE = b"PRI * HTTP/2.0\r\n"  # how HTTP/2 begins (RFC 9113 section 3.4), as far as it looks like HTTP/1
 
 
@@ -135,7 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def leave_held(self, worker: Worker, event: int) -> None:
         """A client that is held ended its side, or broke; or the event is a late one of somebody else."""
-        if event & _BROKEN:
+        if event & BROKEN:
             self.forget_held()
             return
         has_ended = self.stream.has_ended()

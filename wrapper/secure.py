@@ -6,11 +6,11 @@ section 6.1 allows and a tunnel needs: on a socket, `unwrap` reads what comes ne
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import threading
 
+from wrapper.poll import WRITABLE, ready
 from wrapper.stream import ClientGone, Stream
 
 BATCH = 64 * 1024  # bytes that one call of recv takes, or that are encrypted for one call of send: four records
@@ -136,9 +136,7 @@ class SecureStream(Stream):
     def write(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view := view[self.write_now(view):]:
-            poll = select.poll()
-            poll.register(self.socket, select.POLLOUT)
-            if not poll.poll(self.patience * 1000):
+            if not ready(self.patience, (self.socket, WRITABLE)):
                 raise ClientGone("the client took too long")
 
     def _encrypt(self, view: memoryview) -> None:

@@ -10,9 +10,11 @@ import threading
 from wrapper.certificate import Certificate
 from wrapper.handler import Handler
 from wrapper.log import log
+from wrapper.poll import ENDED
 from wrapper.pool import Lot, Pool, seats
 from wrapper.proxy.headers import Peer, TrustedProxies
 from wrapper.proxy.relay import AWAIT_TIMEOUT
+from wrapper.proxy.watch import LEAVE_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,11 +27,9 @@ if TYPE_CHECKING:
 
 LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see our answer; nginx waits 5
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
-LEAVE_TIMEOUT = 0.5  # seconds a held client that has ended its side, but may only have half-closed, keeps its place
 SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
 KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 _NEVER = float("inf")
-_RDHUP = 0x2000  # EPOLLRDHUP of epoll_ctl(2)
 
 
 class Door:
@@ -96,14 +96,14 @@ class Server(http.server.ThreadingHTTPServer):
         self.door = Door(self)
 
     def _add_lots(self, pool: Pool, settings: Any) -> None:
-        readable = select.EPOLLIN | _RDHUP
+        readable = select.EPOLLIN | ENDED
         self.idle = pool.add(Lot(readable, settings.idle_timeout, Handler.read, Handler.expire_idle))
         self.heading = pool.add(Lot(readable, settings.header_timeout, Handler.read, Handler.expire_head))
         self.awaiting = pool.add(Lot(select.EPOLLIN, AWAIT_TIMEOUT, Handler.answer_came, Handler.expire_awaited))
         self.greeting = pool.add(Lot(readable, settings.header_timeout, Handler.shake_hands, Handler.expire_idle))
         self.knocking = pool.add(Lot(select.EPOLLIN, _NEVER, Door.answer, Door.open))
         self.shut = pool.add(Lot(0, ACCEPT_PAUSE, Door.answer, Door.open))
-        self.holding = pool.add(Lot(_RDHUP, _NEVER, Handler.leave_held, Handler.forget_held))
+        self.holding = pool.add(Lot(ENDED, _NEVER, Handler.leave_held, Handler.forget_held))
         self.leaving = pool.add(Lot(0, LEAVE_TIMEOUT, Handler.leave_held, Handler.forget_held))
         self.lingering = pool.add(Lot(select.EPOLLIN, LINGER_TIMEOUT, Handler.linger, Handler.expire_idle))
 

@@ -6,7 +6,6 @@ the wait can watch the service's end too. Writes come in two kinds: `write_now` 
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import time
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from wrapper.errors import BadRequest, RequestTimeout
 from wrapper.chunked import Chunked
 from wrapper.http1 import Malformed
+from wrapper.poll import ENDED, READABLE, WRITABLE, ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wrapper.http1 import RequestHead
 
-_RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
 
 
@@ -79,20 +78,16 @@ class Stream:
 
         Raises: BrokenPipeError when the connection of descriptor `other` broke meanwhile.
         """
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        if other is not None:
-            poll.register(other, 0)
-        events = dict(poll.poll(None if seconds is None else seconds * 1000))
+        if other is None:
+            return bool(ready(seconds, (self.socket, READABLE)))
+        events = ready(seconds, (self.socket, READABLE), (other, 0))
         if other in events:
             raise BrokenPipeError("the other side broke")
         return bool(events)
 
     def has_ended(self) -> bool:
         """True where the client has closed its side, or the connection is broken; does not wait."""
-        poll = select.poll()
-        poll.register(self.socket, _RDHUP)
-        return bool(poll.poll(0))
+        return bool(ready(0, (self.socket, ENDED)))
 
     def has_unseen(self) -> bool:
         """True where bytes have come that the kernel does not know of any more, nor `rest` yet."""
@@ -108,12 +103,11 @@ class Stream:
 
     def cut_writer(self) -> None:
         """Fail whoever waits for a slow reader; one without arrears is not told of any end, which might look whole."""
-        poll = select.poll()
         try:
-            poll.register(self.socket, select.POLLOUT)
+            is_free = ready(0, (self.socket, WRITABLE))
         except ValueError:
             return  # closed by its owner meanwhile
-        if not poll.poll(0):
+        if not is_free:
             self.cut()
 
     def reset(self) -> None:

@@ -5,14 +5,12 @@ Nothing is read ahead of what the other side takes; an end of one side is carrie
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 
+from wrapper.poll import BROKEN, READABLE, WRITABLE, ready
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
 from wrapper.stream import ClientGone, Stream, cut
-
-_BROKEN = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class _Way:
@@ -71,27 +69,27 @@ class Tunnel:
 
     def _pump(self, buffer: memoryview) -> bool:
         """Wait for one event of either side and do what it asks for; False when a side is broken."""
-        poll = select.poll()
+        asked = []
         with self._lock:
             for side, source, sink in ((self._stream.socket, self._up, self._down),
                                        (self._service, self._down, self._up)):
                 interest = _interest(source, sink)
                 # A side that has closed reports POLLHUP whatever is asked for, while what it sent still waits here.
                 if interest or not source.pending:
-                    poll.register(side, interest)
+                    asked.append((side, interest))
         client = self._stream.fileno()
         timeout = 0 if self._stream.has_unseen() and not self._up.pending and not self._up.has_ended else None
-        events = dict(poll.poll(timeout))
+        events = ready(timeout, *asked)
         if timeout == 0:
-            events[client] = events.get(client, 0) | select.POLLIN
+            events[client] = events.get(client, 0) | READABLE
         for fd, event in events.items():
             source, sink = (self._up, self._down) if fd == client else (self._down, self._up)
             with self._lock:
-                if event & select.POLLOUT:
+                if event & WRITABLE:
                     self._flush(sink)
-                if event & select.POLLIN and not source.pending and not source.has_ended:
+                if event & READABLE and not source.pending and not source.has_ended:
                     self._move(source, buffer)
-                elif event & _BROKEN and not source.pending:
+                elif event & BROKEN and not source.pending:
                     return False
         return True
 
@@ -162,5 +160,5 @@ class Tunnel:
 
 def _interest(source: _Way, sink: _Way) -> int:
     """What to wait for on one socket: to read where its bytes can go on, to write where some wait."""
-    readable = select.POLLIN if not source.pending and not source.has_ended else 0
-    return readable | (select.POLLOUT if sink.pending else 0)
+    readable = READABLE if not source.pending and not source.has_ended else 0
+    return readable | (WRITABLE if sink.pending else 0)

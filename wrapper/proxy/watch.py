@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import select
-
+from wrapper.poll import BROKEN, ENDED, READABLE, ready
 from wrapper.stream import ClientGone
 
 TYPE_CHECKING = False
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from wrapper.proxy.bell import Bell
 
 LEAVE_TIMEOUT = 0.35  # seconds a client that has ended its side, but may only have half-closed, is given
-_RDHUP = 0x2000  # POLLRDHUP of poll(2), which CPython's select names on some platforms only
-_BROKEN = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
 class Broken(Exception):
@@ -34,19 +31,15 @@ def await_service(service: socket.socket, client: socket.socket, bell: Bell | No
 
     Raises: ClientGone; Rung.
     """
-    poll = select.poll()
-    poll.register(service, select.POLLIN)
-    poll.register(client, _RDHUP)
-    if bell is not None:
-        poll.register(bell, select.POLLIN)
-    events = dict(poll.poll(None if seconds is None else seconds * 1000))
+    asked = ((service, READABLE), (client, ENDED))
+    events = ready(seconds, *asked) if bell is None else ready(seconds, *asked, (bell, READABLE))
     if service.fileno() in events:
         return True
     if bell is not None and bell.fileno() in events:
         raise Rung
     if not events:
         return False
-    if events[client.fileno()] & _BROKEN or _has_left(service, client, progress):
+    if events[client.fileno()] & BROKEN or _has_left(service, client, progress):
         raise ClientGone("the client left")
     return True
 
@@ -54,10 +47,7 @@ def await_service(service: socket.socket, client: socket.socket, bell: Bell | No
 def _has_left(service: socket.socket, client: socket.socket, progress: Callable[[], int | None]) -> bool:
     """A client that ended its side may only have half-closed (`nc -N`): it gets a moment for a quick answer."""
     before = progress()
-    poll = select.poll()
-    poll.register(service, select.POLLIN)
-    poll.register(client, 0)
-    events = dict(poll.poll(LEAVE_TIMEOUT * 1000))
+    events = ready(LEAVE_TIMEOUT, (service, READABLE), (client, 0))
     if service.fileno() in events:
         return False
     after = progress()
@@ -65,6 +55,4 @@ def _has_left(service: socket.socket, client: socket.socket, progress: Callable[
 
 
 def comes_within(service: socket.socket, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(service, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    return bool(ready(seconds, (service, READABLE)))
