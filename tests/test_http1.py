@@ -71,7 +71,8 @@ def test_a_head_judged_again_is_judged_alike(fields, method, target, another):
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.sampled_from([b"GET", b"POST", b"DELETE"]), TARGETS,
-       st.sampled_from([b"", b"Connection: close\r\n", b"Connection: x-a, upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n",
+       st.sampled_from([b"", b"Connection: close\r\n", b"Connection:\r\n", b"Connection: , \r\n",
+                        b"Connection: x-a, upgrade\r\nUpgrade: websocket\r\nX-A: 1\r\n",
                         b"TE: trailers\r\n", b"X-Forwarded-For: 1.1.1.1\r\nForwarded: for=x\r\n",
                         b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n",
                         b"Keep-Alive: 3\r\nProxy-Connection: x\r\n"]),
@@ -99,7 +100,8 @@ def test_h11_reads_what_we_pass_on_as_we_did(fields, method, target, special, is
 
 @settings(max_examples=300)
 @given(st.lists(st.tuples(TOKENS, VALUES), max_size=6), st.integers(200, 599),
-       st.sampled_from([b"", b"Connection: keep-alive\r\n", b"Connection: X-A\r\nX-A: 1\r\n", b"Content-Length: 7\r\n",
+       st.sampled_from([b"", b"Connection:\r\n", b"Connection: , \r\n", b"Connection: keep-alive\r\n",
+                        b"Connection: X-A\r\nX-A: 1\r\n", b"Content-Length: 7\r\n",
                         b"Transfer-Encoding: chunked\r\n", b"Keep-Alive: x\r\nUpgrade: h2c\r\n"]), st.booleans())
 def test_h11_reads_answers_we_pass_on_as_we_did(fields, status, special, is_chunked):
     data = (b"HTTP/1.1 %d Some Reason\r\n" % status + special

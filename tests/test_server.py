@@ -110,7 +110,9 @@ def wait_until(condition):
      400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nbad trailer\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: more\r\n\r\na", 417),    # RFC 9110 10.1.1
-    (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 431),
+    (b"GET http://:80/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),                          # RFC 9110 4.2.1: no host
+    (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),             # RFC 9110 15.5.15
+    (b"GET /" + b"a" * 70_000, 414),
     (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"B: c\r\n" * 20_000 + b"\r\n", 431),
 ])
 def test_what_is_not_http_is_refused_and_the_connection_closed(road, request_bytes, status):

@@ -85,8 +85,14 @@ class ExpectationFailed(Refusal):
     status = 417
 
 
+class LineTooLong(Refusal):
+    """The request line alone is over `--max-header` (RFC 9110 section 15.5.15)."""
+
+    status = 414
+
+
 class HeadTooLarge(Refusal):
-    """The request line or the header section is over `--max-header` (RFC 6585 section 5)."""
+    """The request line and the header section are over `--max-header` (RFC 6585 section 5)."""
 
     status = 431
 

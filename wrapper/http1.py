@@ -12,6 +12,7 @@ from wrapper.errors import (
     BadRequest,
     ExpectationFailed,
     HeadTooLarge,
+    LineTooLong,
     NotImplementedHere,
     Refusal,
     VersionNotSupported,
@@ -101,11 +102,14 @@ class RequestHead:
         if self.target == b"*" and self.method == b"OPTIONS":
             return
         match = _ABSOLUTE.fullmatch(self.target)
-        if match is None or not HOST_FORM.fullmatch(match[1]):
+        # RFC 9110 section 4.2.1: an http URL without a host is none.
+        if match is None or not HOST_FORM.fullmatch(match[1]) or match[1].startswith(b":"):
             raise BadRequest("the request target is neither a path nor an absolute http URL")
         # RFC 9112 section 3.2.2: the target's authority replaces Host.
         self.authority = match[1]
         self.target = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+        if not match[2] and self.method == b"OPTIONS":
+            self.target = b"*"  # section 3.2.4
 
     def _judge_host(self, lines: list[tuple[int, int, bytes]] | None) -> None:
         """RFC 9112 section 3.2: one well-formed Host, which only HTTP/1.0 may leave out."""
@@ -254,11 +258,12 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None, known
 def _refuse_or_wait(head: bytes, is_full: bool) -> None:
     """Say what is wrong with the first wrong line, or return if more may still make it right."""
     lines = head.split(b"\r\n")
-    if len(lines) > 1:
+    is_whole = len(lines) > 1
+    if is_whole:
         _judge_request_line(lines.pop(0))
     _judge_lines(lines)
     if is_full:
-        raise HeadTooLarge("the request head is too large")
+        raise HeadTooLarge("the request head is too large") if is_whole else LineTooLong("the request line is too long")
 
 
 def _judge_lines(lines: list[bytes]) -> None:
@@ -340,7 +345,8 @@ def read_answer(data: bytes, limit: int) -> AnswerHead | None:
     match = _ANSWER.match(data)
     if match is not None and match.end() <= limit:
         minor, status, _, fields = match.groups()
-        return AnswerHead(0 if minor == b"0" else 1, int(status), data[8:match.end(3)], fields, match.end())
+        line = data[8:match.end(3)] if match[3] else data[8:match.end(3)] + b" "  # RFC 9112 section 4
+        return AnswerHead(0 if minor == b"0" else 1, int(status), line, fields, match.end())
     if b"\r\n\r\n" in data[:limit]:
         return _read_mended(data, data.index(b"\r\n\r\n") + 4)
     _judge_beginning(data, limit)
@@ -362,4 +368,4 @@ def _read_mended(data: bytes, end: int) -> AnswerHead:
     if match is None:
         raise Malformed("its head is malformed")
     minor, status, reason, fields = match.groups()
-    return AnswerHead(0 if minor == b"0" else 1, int(status), b" " + status + reason, fields, end)
+    return AnswerHead(0 if minor == b"0" else 1, int(status), b" " + status + (reason or b" "), fields, end)

@@ -102,9 +102,10 @@ def test_a_target_in_absolute_form_replaces_host(road):
     assert field(seen, b"Host") == b"real"
 
 
-def test_options_of_everything(road):
-    """RFC 9112 section 3.2.4."""
-    seen = seen_by_service(road, b"OPTIONS * HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")
+@pytest.mark.parametrize("target", [b"*", b"http://h"])
+def test_options_of_everything(road, target):
+    """RFC 9112 section 3.2.4: also where an absolute target has no path."""
+    seen = seen_by_service(road, b"OPTIONS " + target + b" HTTP/1.1\r\nHost: h\r\n" + CLOSE + b"\r\n")
     assert seen.startswith(b"OPTIONS * HTTP/1.1\r\n")
 
 
@@ -162,6 +163,12 @@ def test_an_answer_keeps_fields_and_gets_via(road):
     head = line.send(GET).head()
     assert head == (b"HTTP/1.1 404 Nope\r\nSet-Cookie: a\r\nDate: d\r\nSet-Cookie: b\r\nServer: s\r\nX-Empty: \r\n"
                     b"Content-Length: 0\r\nVia: 1.1 wrapper\r\n\r\n")
+
+
+def test_a_status_line_without_a_reason_gets_the_space_before_it(road):
+    """RFC 9112 section 4: it is sent even where the reason is empty."""
+    line = road(answering(b"HTTP/1.1 200\r\nDate: d\r\nContent-Length: 0\r\n\r\n")).connect()
+    assert line.send(GET).head().startswith(b"HTTP/1.1 200 \r\nDate: d\r\n")
 
 
 def test_hop_by_hop_fields_of_an_answer_stay_behind(road):
