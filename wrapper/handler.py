@@ -19,7 +19,7 @@ from wrapper.poll import BROKEN
 from wrapper.proxy.passage import pass_through
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.watch import Broken
-from wrapper.reply import OwnAnswer, answer_bytes, reason
+from wrapper.reply import OwnAnswer, refusal_bytes
 from wrapper.secure import SecureStream
 from wrapper.stream import READ_SIZE, Body, ClientGone, Stream
 
@@ -73,8 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._park()
             return
         except OSError:
-            self.close()
-            return
+            data = b""
         if not data:
             self.close()
             return
@@ -117,20 +116,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def expire_head(self) -> None:
         """RFC 9110 section 15.5.9; said without waiting, because this is the sweeper's thread."""
-        try:
-            self.stream.write_now(self._refusal_bytes(RequestTimeout("the request did not come in time"), True, False))
-        except ClientGone:
-            pass
+        self._say_at_once(RequestTimeout("the request did not come in time"))
         self.close()
 
     def expire_surplus(self) -> None:
         """One connection too many."""
-        refusal = Unavailable(f"there are {self.server.settings.max_connections} connections already")
+        self._say_at_once(Unavailable(f"there are {self.server.settings.max_connections} connections already"))
+        self._part()
+
+    def _say_at_once(self, refusal: Refusal) -> None:
         try:
-            self.stream.write_now(self._refusal_bytes(refusal, True, False))
+            self.stream.write_now(refusal_bytes(refusal, close=True))
         except ClientGone:
             pass
-        self._part()
 
     def leave_held(self, worker: Worker, event: int) -> None:
         """A client that is held ended its side, or broke; or the event is a late one of somebody else."""
@@ -216,7 +214,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close()
             return
         try:
-            self._write(self._refusal_bytes(refusal, True, False), worker)
+            self._write(refusal_bytes(refusal, close=True), worker)
         except ClientGone:
             pass
         self._part()
@@ -302,8 +300,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         exchange.keep = exchange.keep and not is_spoilt
         is_head = exchange.head.method == b"HEAD"
         try:
-            self._write(self._refusal_bytes(refusal, not exchange.keep, is_head, exchange.held, exchange.head.minor),
-                        worker)
+            self._write(refusal_bytes(refusal, not exchange.keep, is_head, exchange.held, exchange.head.minor), worker)
         except ClientGone:
             exchange.keep = False
 
@@ -329,21 +326,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _park(self) -> None:
         """Wait for the next bytes, without a thread."""
-        server, stream = self.server, self.stream
-        if not stream.rest:
-            if server.pool.is_closing:
-                self.close()
-            elif stream.is_secure and stream.has_unseen():  # what the kernel will not tell of any more
-                server.pool.submit(self.read)
-            else:
-                self._park_idle()
+        pool, stream = self.server.pool, self.stream
+        if not stream.rest and pool.is_closing:
+            self.close()
             return
-        now = time.monotonic()
-        self.head_began = self.head_began or now
-        if stream.is_secure and stream.has_unseen():
-            server.pool.submit(self.read)
+        if stream.rest:
+            self.head_began = self.head_began or time.monotonic()
+        if stream.is_secure and stream.has_unseen():  # what the kernel will not tell of any more
+            pool.submit(self.read)
+        elif stream.rest:
+            pool.park_until(self, self.server.heading, self.head_began + self.server.heading.timeout)
         else:
-            server.pool.park_until(self, server.heading, self.head_began + server.heading.timeout)
+            self._park_idle()
 
     def _park_idle(self) -> None:
         pool, lot = self.server.pool, self.server.idle
@@ -389,15 +383,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return own.keep
 
     # The end
-
-    def _refusal_bytes(self, refusal: Refusal, close: bool, is_head: bool, held: float = 0.0,
-                       minor: int = 1) -> bytes:
-        """An error of our own for a relayed path: a short page of text."""
-        text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
-        fields = list(refusal.headers)
-        if held:
-            fields.append(("Wrapper-Held", f"{held:.3f}"))
-        return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
 
     def _write(self, data: bytes, worker: Worker) -> None:
         sent = self.stream.write_now(data)

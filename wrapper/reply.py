@@ -176,6 +176,15 @@ def _length(status: int, promised: int | None, body: bytes, is_head: bool) -> in
     return promised if is_head and promised is not None else len(body)
 
 
+def refusal_bytes(refusal: Refusal, close: bool, is_head: bool = False, held: float = 0.0, minor: int = 1) -> bytes:
+    """An error of our own for a relayed path: a short page of text."""
+    text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
+    fields = list(refusal.headers)
+    if held:
+        fields.append(("Wrapper-Held", f"{held:.3f}"))
+    return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
+
+
 def unframed(fields: Any) -> tuple[list[tuple[str, str]], int | None]:
     """The fields without those that frame the answer, which is our own business, and the length they promised."""
     promised = [int(value) for name, value in fields if name.lower() == "content-length" and value.isdecimal()]
