@@ -11,10 +11,13 @@ import ssl
 import subprocess
 import threading
 import time
+import types
 
 import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
+from tests.running import free_port
+from wrapper import address
 from wrapper.certificate import Certificate
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
@@ -464,6 +467,22 @@ def test_an_event_that_was_somebody_elses_does_not_end_a_held_request(road):
     assert list(made.server.holding.waiting.values()) == [handler] and not made.server.leaving.waiting
     made.gate.open(made.service.address)
     assert line.message()[0].startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_request_that_reached_nobody_waits_for_the_next_run(road, is_noticed):
+    """Between a crash and its notice the gate is still open; nothing was sent, so nothing can be done twice."""
+    made = road(is_open=False)
+    run = types.SimpleNamespace(ended=threading.Event())
+    made.gate.open(address.tcp("127.0.0.1", free_port()), run)
+    line = made.connect().send(GET)
+    if is_noticed:
+        run.ended.set()
+        wait_until(lambda: made.gate.held == 1)
+        assert made.gate.in_flight == 0
+        made.gate.open(made.service.address)
+    assert line.message()[0].startswith(b"HTTP/1.1 200 " if is_noticed else b"HTTP/1.1 502 ")
+    wait_until(lambda: made.gate.in_flight == 0)
 
 
 def test_refused_and_expired_requests_get_their_status_and_keep_the_connection(road):

@@ -18,6 +18,7 @@ from wrapper.message import Ended, Request, normal_path
 from wrapper.poll import BROKEN
 from wrapper.proxy.passage import pass_through
 from wrapper.proxy.relay import Exchange
+from wrapper.proxy.upstream import Unreached
 from wrapper.proxy.watch import Broken
 from wrapper.reply import OwnAnswer, refusal_bytes
 from wrapper.secure import SecureStream
@@ -235,20 +236,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if keep is not None:
                 return self._go_on(keep, body, worker, is_serving=True)
         exchange = Exchange(stream, head, body, self.peer, server.pool, server.settings.upstream_timeout)
+        exchange.gate = site.gate(path)
+        exchange.on_proceed = self.proceed
+        return self._enter(exchange, worker) and self._go_on(exchange.keep, body, worker, is_serving=True)
+
+    def _enter(self, exchange: Exchange, worker: Worker) -> bool:
+        """Ask the gate, and relay or refuse; False where somebody else goes on with it later."""
         try:
-            gate = site.gate(path)
-            exchange.gate = gate
-            exchange.on_proceed = self.proceed
-            lane = gate.admit(exchange)
+            lane = exchange.gate.admit(exchange)
         except Refusal as refusal:
-            self._settle(exchange, None, refusal, worker)
-        else:
-            if lane is None:
-                self._hold(exchange)
-                return False
-            if not self._settle(exchange, lane, None, worker):
-                return False
-        return self._go_on(exchange.keep, body, worker, is_serving=True)
+            return self._settle(exchange, None, refusal, worker)
+        if lane is None:
+            self._hold(exchange)
+            return False
+        return self._settle(exchange, lane, None, worker)
 
     def _settle(self, exchange: Exchange, lane: Lane | None, refusal: Refusal | None, worker: Worker,
                 is_late: bool | None = None) -> bool:
@@ -263,6 +264,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             assert lane is not None
             exchange.lane = lane
             is_over = exchange.travel(lane, worker) if is_late is None else exchange.travel_on(worker, is_late)
+        except Unreached as said:
+            if lane is not None and lane.run is not None and exchange.go_back(lane, worker):
+                # The gate may not have been told yet.
+                exchange.gate.lose(lane.run, "the service has ended")
+                exchange.gate.leave(lane, exchange)
+                return self._enter(exchange, worker)
+            self._refuse(exchange, said, worker)
         except Refusal as said:
             self._refuse(exchange, said, worker)
         except (ClientGone, Broken) as error:

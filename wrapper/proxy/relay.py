@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 AWAIT_TIMEOUT = 0.25  # seconds an answer is awaited without a thread; then one waits, and watches the client too
 UPLOAD_TIMEOUT = 0.005  # seconds an answer waits for the end of its request's upload before it gives the client up
+NOTICE_TIMEOUT = 0.05  # seconds until the end of a run has been noticed: a signal, a wait and two threads
 SEATED_TIMEOUT = 0.1  # seconds a connection may take to be made where no thread can be had to wait for it
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 LARGE_REQUEST = 16 * 1024  # bytes of a request that a socket's buffer takes without waiting for the service
@@ -48,10 +49,10 @@ class Exchange:
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_asked_at", "_delivery", "_has_client_ended", "_has_sent", "_interim", "_is_late", "_request",
-                 "_tunnel", "_upload", "_upstream", "body", "connection", "first_byte", "gate", "going", "head",
-                 "held", "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent", "status",
-                 "stream", "timeout", "worker")
+    __slots__ = ("_asked_at", "_delivery", "_has_client_ended", "_has_gone_back", "_has_sent", "_interim", "_is_late",
+                 "_request", "_tunnel", "_upload", "_upstream", "body", "connection", "first_byte", "gate", "going",
+                 "head", "held", "is_answered", "is_cut", "keep", "lane", "on_proceed", "peer", "pool", "sent",
+                 "status", "stream", "timeout", "worker")
 
     def __init__(self, stream: Stream, head: RequestHead, body: Body, peer: Peer, pool: Pool,
                  timeout: float | None) -> None:
@@ -81,6 +82,7 @@ class Exchange:
         self._is_late = False  # the answer was awaited without a thread, and for long
         self._interim = 0
         self._has_sent = False
+        self._has_gone_back = False
         self._has_client_ended = False
         self.is_cut = False
         self._delivery: Delivery | None = None
@@ -128,6 +130,13 @@ class Exchange:
         self.worker = worker
         self._is_late = is_late
         return self._advance(self._hear)
+
+    def go_back(self, lane: Lane, worker: Worker) -> bool:
+        """True, once, where nothing was sent and the run of the service has ended, or is found to have in a moment."""
+        if self._has_sent or self._has_gone_back or self.body.received or self.is_cut or lane.run is None:
+            return False
+        self._has_gone_back = True
+        return lane.run.ended.wait(0.0 if worker.is_seated else NOTICE_TIMEOUT)
 
     def _advance(self, step: Callable[[], AnswerHead | None]) -> bool:
         is_over = True

@@ -33,6 +33,10 @@ ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head
 INTERIM_MAX = 32  # 1xx answers before the final one; CVE-2021-3737 was a client that took them without end
 
 
+class Unreached(BadGateway):
+    """Nobody listens where the service should."""
+
+
 class Answer(http.client.HTTPResponse):
     """Reads one answer after the other from its connection; `data` is what was read and not used yet.
 
@@ -218,13 +222,14 @@ class Upstream:
     def connect(self, timeout: float = CONNECT_TIMEOUT) -> Connection:
         """A fresh connection.
 
-        Raises: BadGateway.
+        Raises: Unreached; BadGateway.
         """
         connection = Connection(self.address, timeout)
         try:
             connection.connect()
         except OSError as error:
-            raise BadGateway(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
+            kind = Unreached if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else BadGateway
+            raise kind(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
         return connection
 
     def put_back(self, connection: Connection) -> None:
@@ -252,4 +257,4 @@ class Upstream:
             connection.close()
 
 
-__all__ = ["Answer", "Connection", "INTERIM_MAX", "Malformed", "Upstream"]
+__all__ = ["Answer", "Connection", "INTERIM_MAX", "Malformed", "Unreached", "Upstream"]
