@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from wrapper.config import journal
+from wrapper.config import transaction as room_of_files
 from wrapper.config.journal import beside, index_folder, repair
 from wrapper.config.transaction import Fault, Transaction
 
@@ -153,6 +154,81 @@ def test_what_fails_half_way_is_put_back(files, tmp_path, monkeypatch):
         transaction.replace()
     assert contents(files) == ["old a", "old b", None]
     assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+def fill_disk(monkeypatch, room):
+    """Let a file that is written whole end after `room` bytes."""
+    write = room_of_files._write
+
+    def short(path, content, *rights):
+        write(path, content[:room], *rights)
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(room_of_files, "_write", short)
+
+
+def test_a_full_disk_leaves_the_live_file_alone(files, tmp_path, monkeypatch):
+    """What was copied before it ended is no copy: it must never come in the place of the file itself."""
+    before = os.stat(files[0])
+    with monkeypatch.context() as patch:
+        fill_disk(patch, 3)
+        with pytest.raises(Fault, match="No space left"):
+            begin(files)
+    assert contents(files) == ["old a", "old b", None]
+    assert os.stat(files[0]).st_ino == before.st_ino
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+    begin(files).undo()
+
+
+def test_a_change_that_is_not_made_leaves_the_file_itself(files):
+    """Without privileges a copy would lose the owner; and what the service itself wrote meanwhile stays."""
+    before = os.stat(files[0]).st_ino
+    transaction = begin(files)
+    with open(files[0], "a") as file:
+        file.write(" and more")
+    files[2].write_text("somebody else's")
+    transaction.undo()
+    assert contents(files) == ["old a and more", "old b", "somebody else's"]
+    assert os.stat(files[0]).st_ino == before
+
+
+def test_a_file_that_is_mounted_by_itself_is_named_and_the_next_change_is_not_refused(files, tmp_path, monkeypatch):
+    """rename(2) onto a mount point is EBUSY, again and again."""
+
+    def busy(source, target):
+        raise OSError(16, "Device or resource busy", source, None, target)
+
+    for _ in range(2):
+        transaction = begin(files[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", busy)
+            with pytest.raises(Fault, match=r"a\.yml: it is mounted by itself; mount its folder instead"):
+                transaction.replace()
+        assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_journal_that_cannot_be_written_refuses_this_change_only(files, tmp_path, monkeypatch, call):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, call, full)
+        with pytest.raises(Fault, match="No space left"):
+            begin(files)
+    assert [name for name in listing(tmp_path) if call == "write" and name.startswith(".")] == []
+    begin(files).undo()
+
+
+def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypatch):
+    transaction = begin(files[:1])
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error", "x")))
+        with pytest.raises(Fault, match="cannot put the files back"):
+            transaction.undo()
+    begin(files[:1]).undo()
+    assert contents(files) == ["old a", "old b", None]
 
 
 # After a crash

@@ -33,13 +33,14 @@ class Change:
     The new one keeps its suffix, for checks that go by it; the old one must not be taken for a file of the service.
     """
 
-    __slots__ = ("existed", "path", "saved", "staged")
+    __slots__ = ("existed", "is_replaced", "path", "saved", "staged")
 
     def __init__(self, path: str, existed: bool) -> None:
         folder, name = os.path.split(path)
         stem, suffix = os.path.splitext(name)
         self.path = path
         self.existed = existed
+        self.is_replaced = False  # by this process, which may have ended before it could copy what was there
         self.staged = os.path.join(folder, f".{stem}.wrapper-new{suffix}")
         self.saved = os.path.join(folder, f".{name}.wrapper-old")
 
@@ -65,10 +66,15 @@ class Journal:
         self.path = beside(paths[0])
         repair_one(self.path)
         self._file = _create(self.path)
-        self._entry = None if index is None else _enlist(index, self.path)
+        self._entry = None
         self.changes = [Change(path, os.path.lexists(path)) for path in paths]
-        self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
-        sync_folder(os.path.dirname(self.path))
+        try:
+            self._entry = None if index is None else _enlist(index, self.path)
+            self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
+            sync_folder(os.path.dirname(self.path))
+        except OSError:
+            self.close()
+            raise
 
     def begin_replacing(self) -> None:
         """From now on a crash means: put the saved files back."""
@@ -80,18 +86,26 @@ class Journal:
         self.close()
 
     def restore(self) -> None:
-        """Put back what was there."""
-        for change in self.changes:
-            change.restore()
-        self.sync()
+        """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
+        replaced = [change for change in self.changes if change.is_replaced]
+        try:
+            for change in replaced:
+                change.restore()
+            if replaced:
+                self.sync()
+        except OSError:
+            os.close(self._file)  # a lock that stayed would say that we are still at it
+            raise
         self.close()
 
     def close(self) -> None:
         """Leave nothing beside the files."""
-        _tidy(self.path, self.changes)
-        if self._entry is not None:
-            remove(self._entry)
-        os.close(self._file)
+        try:
+            _tidy(self.path, self.changes)
+            if self._entry is not None:
+                remove(self._entry)
+        finally:
+            os.close(self._file)
 
     def sync(self) -> None:
         """Make the names in all folders safe on the disk."""
@@ -289,7 +303,7 @@ def remove(path: str) -> bool:
     """True where there was something to remove."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

@@ -83,6 +83,7 @@ class Transaction:
                     remove(change.path)
                 else:
                     os.replace(change.staged, change.path)
+                change.is_replaced = True
             self._journal.sync()
         except OSError as error:
             self.undo()
