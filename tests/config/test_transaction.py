@@ -231,6 +231,35 @@ def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypat
     assert contents(files) == ["old a", "old b", None]
 
 
+def test_what_is_in_force_stays_where_the_journal_cannot_say_so(files, tmp_path, monkeypatch):
+    """A full disk refuses the line; without it a repair would put back what was there before."""
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    transaction = begin(files)
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", full)
+        transaction.keep()
+    repair([str(path) for path in files], None)
+    assert contents(files) == ["new a", "new b", "new c"]
+    assert listing(tmp_path) == ["a.yml", "b.yml", "c.yml"]
+
+
+def test_a_change_that_cannot_end_is_told(files, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    transaction = begin(files)
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.os, "write", broken)
+        patch.setattr(journal.os, "unlink", broken)
+        with pytest.raises(Fault, match="cannot end the change: Input/output error"):
+            transaction.keep()
+    begin(files).undo()
+
+
 # After a crash
 
 

@@ -56,10 +56,7 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
             change.prepare(check)
         except (Fault, ValueError) as error:
             return [_problem(error, change)]
-        if is_stopped(service):
-            change.keep()
-            return []
-        return change.bring_into_force()
+        return change.leave() if is_stopped(service) else change.bring_into_force()
 
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
@@ -127,10 +124,12 @@ class Change:
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner)
 
-    def keep(self) -> None:
-        if self.transaction is not None:
-            self.transaction.keep()
-        self._service.controller.end_trial()
+    def leave(self) -> list[Problem]:
+        """Keep the files for a service that reads them when it is started again."""
+        try:
+            return self._keep()
+        finally:
+            self._service.controller.end_trial()
 
     def bring_into_force(self) -> list[Problem]:
         """Act and verify; keep the files, or put them back."""
@@ -155,9 +154,7 @@ class Change:
 
     def _conclude(self, fault: Fault | None) -> list[Problem]:
         if fault is None:
-            if self.transaction is not None:
-                self.transaction.keep()
-            return []
+            return self._keep()
         problems = [_problem(fault, self, rolled_back=self.transaction is not None)]
         if self.transaction is not None:
             log.warning(f"the change is undone: {fault.message}", service=self._service.name)
@@ -167,6 +164,14 @@ class Change:
             except Fault as second:
                 problems.append(_problem(second, None))
         return problems
+
+    def _keep(self) -> list[Problem]:
+        try:
+            if self.transaction is not None:
+                self.transaction.keep()
+            return []
+        except Fault as fault:
+            return [_problem(fault, self)]
 
     def _fault(self, act: Act) -> Fault | None:
         """Act, and see whether the service lives with it; None where it does."""

@@ -82,7 +82,14 @@ class Journal:
 
     def keep(self) -> None:
         """From now on the new files are the files."""
-        self._append({"phase": KEPT})
+        try:
+            try:
+                self._append({"phase": KEPT})
+            except OSError:
+                remove(self.path)  # says the same, and needs no room on the disk
+        except OSError:
+            os.close(self._file)
+            raise
         self.close()
 
     def restore(self) -> None:
@@ -115,7 +122,9 @@ class Journal:
     def _append(self, entry: dict[str, Any]) -> None:
         import json  # start-up: only a transaction needs it
 
-        os.write(self._file, json.dumps(entry).encode() + b"\n")
+        line = json.dumps(entry).encode() + b"\n"
+        if os.write(self._file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)  # a full disk takes a part first
         os.fsync(self._file)
 
 

@@ -90,10 +90,14 @@ class Transaction:
             raise _cannot_write(error) from error
 
     def keep(self) -> None:
-        """The new files are the files."""
+        """The new files are the files. Raises: Fault where a crash would still undo them."""
         assert self._journal is not None
-        self._journal.keep()
-        self._journal = None
+        journal, self._journal = self._journal, None
+        try:
+            journal.keep()
+        except OSError as error:
+            raise Fault("write", f"cannot end the change: {error.strerror}: {journal.path} stays, and the next start "
+                        "or change undoes what is in force now") from error
 
     def undo(self) -> None:
         """Put back what was there, at whatever step we are.
