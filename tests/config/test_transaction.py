@@ -81,6 +81,33 @@ def test_mode_and_owner_stay(files):
     assert (os.stat(files[0]).st_uid, os.stat(files[0]).st_gid) == (12, 34)
 
 
+def without_privileges(monkeypatch, *groups):
+    """chown(2) for a process that is not root, but of these groups."""
+    give = os.fchown
+
+    def only_groups(file, owner, group):
+        if owner != -1 or group not in groups:
+            raise PermissionError(1, "Operation not permitted")
+        give(file, owner, group)
+
+    monkeypatch.setattr(os, "fchown", only_groups)
+
+
+@pytest.mark.parametrize(("groups", "before", "after"), [
+    ((34,), 0o640, 0o640), ((), 0o640, 0o600), ((), 0o664, 0o644), ((), 0o604, 0o604),
+])
+def test_without_privileges_the_group_is_kept_or_gets_nothing(files, monkeypatch, groups, before, after):
+    """A secret that the old group could read is not for the group that the wrapper happens to have."""
+    os.chmod(files[0], before)
+    os.chown(files[0], 12, 34)
+    without_privileges(monkeypatch, *groups)
+    transaction = begin(files[:1])
+    transaction.replace()
+    transaction.keep()
+    assert mode(files[0]) == after
+    assert os.stat(files[0]).st_gid == (34 if groups else os.getegid())
+
+
 def test_a_new_file_is_not_for_all_and_belongs_to_whoever_owns_the_folder(files, tmp_path):
     os.chown(tmp_path, 12, 34)
     transaction = begin(files[2:])

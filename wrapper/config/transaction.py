@@ -162,14 +162,25 @@ def _write(path: str, content: bytes, mode: int, owner: int, group: int) -> None
     with open(file, "wb") as stream:
         stream.write(content)
         stream.flush()
-        status = os.fstat(file)
-        if (status.st_uid, status.st_gid) != (owner, group):
-            try:
-                os.fchown(file, owner, group)
-            except PermissionError:
-                log.debug("the owner cannot be kept without privileges", file=path)
-        os.fchmod(file, mode)  # behind chown, which clears set-id bits
+        os.fchmod(file, _give(file, mode, owner, group))  # behind chown, which clears set-id bits
         os.fsync(file)
+
+
+def _give(file: int, mode: int, owner: int, group: int) -> int:
+    """Give an open file to its owner and group; returns the mode that is right for those it has then."""
+    status = os.fstat(file)
+    if (status.st_uid, status.st_gid) == (owner, group):
+        return mode
+    try:
+        os.fchown(file, owner, group)
+        return mode
+    except PermissionError:
+        log.debug("the owner cannot be kept without privileges", owner=owner)
+    try:
+        os.fchown(file, -1, group)  # chown(2): without privileges still to any group of one's own
+        return mode
+    except PermissionError:
+        return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
 
 
 def _cannot_write(error: OSError) -> Fault:
