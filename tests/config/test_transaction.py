@@ -166,6 +166,31 @@ def test_a_second_one_meanwhile_is_refused(files):
     first.undo()
 
 
+def test_transactions_that_share_any_file_exclude_each_other(files):
+    """Else the one that is kept would keep what the other's check has not seen yet."""
+    first = begin(files[:2])
+    for others in (files[1:], files[:1], files[1:2]):
+        with pytest.raises(Fault, match="another process changes these files") as caught:
+            begin(others)
+        assert caught.value.retry
+    other = begin(files[2:])
+    other.undo()
+    first.replace()
+    first.keep()
+    begin(files[1:]).undo()
+    assert contents(files) == ["new a", "new b", None]
+
+
+def test_one_that_is_refused_leaves_nothing(files, tmp_path):
+    first = begin(files[1:2])
+    before = listing(tmp_path)
+    with pytest.raises(Fault):
+        begin(files)
+    assert listing(tmp_path) == before
+    first.undo()
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
 def test_what_fails_half_way_is_put_back(files, tmp_path, monkeypatch):
     transaction = begin(files)
     replace, count = os.replace, []
@@ -339,7 +364,7 @@ def test_a_crash_at_any_step_leaves_all_old_or_all_new(tmp_path, ending):
                 pass
         drop_locks()
         repair([], str(index))
-        repair([str(files[0])], str(index))
+        repair([str(path) for path in files], str(index))
         outcomes.add(tuple(contents(files)))
         assert tuple(contents(files)) in {("old a", "old b", None), ("new a", "new b", "new c")}, step
         assert {name for name in listing(folder) if name.startswith(".")} == set(), step
@@ -380,6 +405,29 @@ def test_the_next_transaction_repairs_what_it_finds(files):
     transaction = begin(files)
     transaction.undo()
     assert contents(files) == ["old a", "old b", None]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_whoever_changes_one_of_the_files_repairs_all_of_them_before_it_reads_any(files, tmp_path, number):
+    """Else its own way back would lead to what the crash has left, or one version too far."""
+    abandon(files)
+    transaction = Transaction({str(files[number]): "next"}, None)
+    assert contents(files) == ["old a", "old b", None]
+    assert transaction.is_change
+    assert transaction.old_hash == Transaction({str(files[number]): "other"}, None).old_hash
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+def test_a_note_whose_journal_is_another_ones_is_left_alone(files, tmp_path):
+    """It belongs to a transaction under way, whose files are wanted by nobody else before its end."""
+    abandon(files)
+    os.unlink(beside(str(files[0])))
+    other = begin(files[:1])
+    assert repair([str(path) for path in files], None) == []
+    assert beside(str(files[1])) in map(str, tmp_path.iterdir())
+    other.undo()
+    assert repair([str(path) for path in files], None) == []
+    assert [name for name in listing(tmp_path) if name.endswith("journal")] == []
 
 
 def test_a_transaction_that_is_under_way_is_left_alone(files):

@@ -2,6 +2,8 @@
 
 A line for each phase, appended and synced, so that a torn line says what its absence says. Whoever carries out the
 transaction holds the journal's lock (flock(2), which ends with the process): a journal without a lock was left behind.
+It stands beside the first of the files in order; beside each of the others a note names it, so that whoever wants any
+of the files finds the transaction, alive or left behind.
 
 An early room: a run looks for journals before the service starts. Nothing slow is imported until one is found.
 """
@@ -59,22 +61,33 @@ class Change:
 class Journal:
     """An open transaction over the files at `paths`, which are absolute and without symbolic links.
 
-    Raises: OSError, BlockingIOError among them where somebody else changes the first file right now.
+    Raises: OSError, BlockingIOError among them where somebody else changes one of the files right now.
     """
 
     def __init__(self, paths: Sequence[str], index: str | None) -> None:
-        self.path = beside(paths[0])
-        repair_one(self.path)
+        self.path = beside(min(paths))
         self._file = _create(self.path)
+        self._notes: list[str] = []
         self._entry = None
-        self.changes = [Change(path, os.path.lexists(path)) for path in paths]
+        self.changes: list[Change] = []
         try:
+            self._note_beside(paths)
+            self.changes = [Change(path, os.path.lexists(path)) for path in paths]
             self._entry = None if index is None else _enlist(index, self.path)
             self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
             sync_folder(os.path.dirname(self.path))
         except OSError:
             self.close()
             raise
+
+    def _note_beside(self, paths: Iterable[str]) -> None:
+        for place in sorted({*map(beside, paths)} - {self.path}):
+            note = _create(place)
+            self._notes.append(place)
+            try:
+                _write_line(note, {"journal": self.path})
+            finally:
+                os.close(note)
 
     def begin_replacing(self) -> None:
         """From now on a crash means: put the saved files back."""
@@ -108,7 +121,7 @@ class Journal:
     def close(self) -> None:
         """Leave nothing beside the files."""
         try:
-            _tidy(self.path, self.changes)
+            _tidy(self.path, self.changes, self._notes)
             if self._entry is not None:
                 remove(self._entry)
         finally:
@@ -120,16 +133,20 @@ class Journal:
             sync_folder(folder)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        import json  # start-up: only a transaction needs it
-
-        line = json.dumps(entry).encode() + b"\n"
-        if os.write(self._file, line) < len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)  # a full disk takes a part first
+        _write_line(self._file, entry)
         os.fsync(self._file)
 
 
+def _write_line(file: int, entry: dict[str, Any]) -> None:
+    import json  # start-up: only a transaction needs it
+
+    line = json.dumps(entry).encode() + b"\n"
+    if os.write(file, line) < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk takes a part first
+
+
 def beside(path: str) -> str:
-    """The name of the journal of a transaction whose first file is `path`."""
+    """The name of the journal of a transaction whose first file is `path`, and of the note where it is another one."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}{SUFFIX}")
 
@@ -195,10 +212,7 @@ def _journals(path: str) -> list[str]:
     """Where a journal may be, for a file or for any of the files in a folder."""
     if not os.path.isdir(path):
         return [beside(path)]
-    try:
-        return [os.path.join(path, name) for name in os.listdir(path) if name.endswith(SUFFIX)]
-    except OSError:
-        return []
+    return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names if name.endswith(SUFFIX)]
 
 
 def _repair_entry(entry: str) -> list[str]:
@@ -235,12 +249,35 @@ def _repair(journal: str, file: int) -> list[str]:
         return []
     if not _lock(journal, file):
         return []  # its transaction is under way, or over
-    phase, changes = _read(os.read(file, JOURNAL_BYTES))
+    content = os.read(file, JOURNAL_BYTES)
+    noted = _noted(content)
+    if noted is not None:
+        return _repair_noted(journal, noted)
+    phase, changes = _read(content)
     restored = [change.path for change in changes if phase == REPLACING and change.restore()]
-    _tidy(journal, changes)
+    _tidy(journal, changes, [beside(change.path) for change in changes])
     if restored:
         log.warning(f"a change of configuration was cut short and is undone: {', '.join(restored)}")
     return restored
+
+
+def _repair_noted(note: str, journal: str) -> list[str]:
+    """A note is good for as long as the journal that it names is there."""
+    restored = repair_one(journal)
+    if not os.path.lexists(journal):
+        remove(note)
+    return restored
+
+
+def _noted(content: bytes) -> str | None:
+    """The journal that a note names; None for what is no note."""
+    import json  # start-up: only where something is to be mended
+
+    try:
+        journal = json.loads(content)["journal"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return journal if isinstance(journal, str) and journal.endswith(SUFFIX) else None
 
 
 def _read(content: bytes) -> tuple[str, list[Change]]:
@@ -254,12 +291,15 @@ def _read(content: bytes) -> tuple[str, list[Change]]:
         return STAGING, []  # cut short before anything was written
 
 
-def _tidy(journal: str, changes: Iterable[Change]) -> None:
-    """The journal goes last: as long as it stands, this can be done again."""
+def _tidy(journal: str, changes: Iterable[Change], notes: Iterable[str]) -> None:
+    """As long as the journal stands, this can be done again. Then the notes, each of which may be another's by now."""
     for change in changes:
         change.forget()
     remove(journal)
     sync_folder(os.path.dirname(journal))
+    for note in notes:
+        if note != journal:
+            repair_one(note)
 
 
 # The index: a folder of our own with a link to every journal, because the paths are known only to the sidecars that

@@ -8,7 +8,7 @@ import os
 import stat
 from typing import Union
 
-from wrapper.config.journal import Change, Journal, remove
+from wrapper.config.journal import Change, Journal, beside, remove, repair_one
 from wrapper.log import log
 
 TYPE_CHECKING = False
@@ -44,6 +44,8 @@ class Transaction:
         self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
+        for path in self.contents:
+            repair_one(beside(path))  # before anything is read: what a crash left half done is nobody's old content
         self._index = index
         self._journal: Journal | None = None
         self.old_hash = fingerprint(read(path) for path in self.contents)
