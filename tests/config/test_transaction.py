@@ -62,13 +62,27 @@ def test_all_is_put_back_and_nothing_else_is_left(files, tmp_path, replaced):
     assert os.stat(files[0]).st_mtime == 1000
 
 
-def test_the_new_file_waits_beside_its_place_with_its_suffix(files, tmp_path):
-    """A check goes by the suffix, and relative names in it mean what they will mean."""
+def test_a_new_file_waits_beside_its_place_where_no_pattern_of_the_service_finds_it(files, tmp_path):
+    """Relative names in it mean what they will mean; and Go's patterns match a dot in front (path/filepath, Match)."""
     transaction = Transaction({str(files[0]): "new"}, None)
     staged = transaction.stage()
     assert os.path.dirname(staged[str(files[0])]) == str(tmp_path)
-    assert staged[str(files[0])].endswith(".yml")
+    assert [name for name in listing(tmp_path) if name.endswith((".yml", ".json"))] == ["a.yml", "b.yml"]
     transaction.undo()
+
+
+def test_the_names_of_the_copies_are_safe_before_the_first_file_is_replaced(files, monkeypatch):
+    """fsync(2): a file's name is safe only once its folder is."""
+    done = []
+    sync, replace = journal.sync_folder, os.replace
+    monkeypatch.setattr(journal, "sync_folder", lambda folder: (done.append("sync"), sync(folder)))
+    monkeypatch.setattr(room_of_files, "_write", lambda path, *_, write=room_of_files._write: (
+        done.append("write"), write(path, *_)))
+    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    transaction = begin(files)
+    transaction.replace()
+    transaction.keep()
+    assert "sync" in done[len(done) - done[::-1].index("write"):done.index("replace")]
 
 
 def test_mode_and_owner_stay(files):

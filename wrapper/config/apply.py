@@ -39,9 +39,10 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
     `check`: a command that must exit 0. Where it names `{file}` it runs once for each new file, which then stands
-    beside its place with the same suffix; a mapping has a command for each path that needs one; a callable gets
-    {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path", None or a callable. `probe`: called
-    when the service is ready, until it returns None or True, or `ready_timeout` is over. Callables get `handle`.
+    beside its place under a hidden name without its suffix; a mapping has a command for each path that needs one; a
+    callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path", None or a callable.
+    `probe`: called when the service is ready, until it returns None or True, or `ready_timeout` is over. Callables get
+    `handle`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list.
     """

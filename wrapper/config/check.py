@@ -31,8 +31,8 @@ LAST_WORDS_TIMEOUT = 1.0  # seconds for what is still in the pipe
 def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
     """The commands to run: one for each new file where `{file}` is named, else one for all.
 
-    A mapping has a command for each path that needs one. `{file}` is the new file, beside its place and with its
-    suffix, so that relative names in it mean what they will mean.
+    A mapping has a command for each path that needs one. `{file}` is the new file, beside its place, so that relative
+    names in it mean what they will mean, under a hidden name without its suffix.
     """
     if isinstance(check, dict):
         places = {os.path.realpath(path): command for path, command in check.items()}

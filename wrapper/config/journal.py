@@ -32,18 +32,18 @@ JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larg
 class Change:
     """One file of a transaction: where it goes, where the new and the old content wait; both in the same folder.
 
-    The new one keeps its suffix, for checks that go by it; the old one must not be taken for a file of the service.
+    Neither keeps its suffix: a service that reads `*.yml` must take neither for a file of its own, and Go's patterns,
+    unlike a shell's, match a dot in front too.
     """
 
     __slots__ = ("existed", "is_replaced", "path", "saved", "staged")
 
     def __init__(self, path: str, existed: bool) -> None:
         folder, name = os.path.split(path)
-        stem, suffix = os.path.splitext(name)
         self.path = path
         self.existed = existed
         self.is_replaced = False  # by this process, which may have ended before it could copy what was there
-        self.staged = os.path.join(folder, f".{stem}.wrapper-new{suffix}")
+        self.staged = os.path.join(folder, f".{name}.wrapper-new")
         self.saved = os.path.join(folder, f".{name}.wrapper-old")
 
     def restore(self) -> bool:

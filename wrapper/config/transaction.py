@@ -68,6 +68,7 @@ class Transaction:
                 if content is not None:
                     _write(change.staged, content, *_rights(change.path))
                     staged[change.path] = change.staged
+            self._journal.sync()  # a saved file whose name is lost with the power is none
         except BlockingIOError:
             raise Fault("write", "another process changes these files right now", retry=True) from None
         except OSError as error:
