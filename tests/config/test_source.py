@@ -11,7 +11,8 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
-from wrapper.config.source import CannotLook, document
+from wrapper.config.fingerprint import fingerprint
+from wrapper.config.look import CannotLook, Look, document
 
 
 def look(origin, **options):
@@ -262,15 +263,15 @@ def test_a_callable_that_hangs_costs_one_thread_and_no_more():
     (b"\xff\xfe", None, b"\xff\xfe"), (b"3", True, 3), (b"3", None, "3"),
 ])
 def test_json_is_json_where_it_looks_like_it(content, is_json, value):
-    assert document(source.Look(content, is_json, True), must_be_json=False) == value
+    assert document(Look(content, is_json, True), must_be_json=False) == value
 
 
 @pytest.mark.parametrize("is_json", [True, None])
 def test_half_a_document_is_refused_where_json_is_needed(is_json):
     with pytest.raises(CannotLook, match="not JSON"):
-        document(source.Look(b'{"password": "secr', is_json, True), must_be_json=True)
+        document(Look(b'{"password": "secr', is_json, True), must_be_json=True)
 
 
 def test_equal_values_have_equal_fingerprints():
-    assert source.fingerprint({"a": 1, "b": 2}) == source.fingerprint({"b": 2, "a": 1})
-    assert source.fingerprint({"a": 1}) != source.fingerprint({"a": 2})
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.running import wait_until
+from wrapper.config import look
 from wrapper.config import source as sources
 from wrapper.config import subscription as room
 from wrapper.config.subscription import Pace, Subscription, problems_of
@@ -314,7 +315,7 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
         forgotten = 0
 
         def look(self):
-            return sources.Look(b"{half", None, True)
+            return look.Look(b"{half", None, True)
 
         def forget(self):
             self.forgotten += 1

@@ -9,6 +9,7 @@ import string
 
 from wrapper.config import source
 from wrapper.config.apply import apply, apply_first
+from wrapper.config.look import CannotLook
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
@@ -77,7 +78,7 @@ class Declared:
                 with open(self._template, encoding="utf-8") as file:
                     template = file.read()
             except (OSError, UnicodeDecodeError) as error:
-                raise source.CannotLook(f"cannot read the template {self._template}: {error}") from error
+                raise CannotLook(f"cannot read the template {self._template}: {error}") from error
         return {"part": part(found, self._path), "template": template}
 
     def _files(self, value: dict[str, Any]) -> dict[str, str | bytes | None]:

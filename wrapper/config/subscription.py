@@ -11,7 +11,8 @@ import threading
 import time
 import traceback
 
-from wrapper.config.source import CannotLook, Look, document, fingerprint
+from wrapper.config.fingerprint import fingerprint
+from wrapper.config.look import CannotLook, document
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
 from wrapper.problems import Problem
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from wrapper.config.look import Look
     from wrapper.config.source import Source
     from wrapper.events import Feed
     from wrapper.problems import Board

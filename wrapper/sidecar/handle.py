@@ -6,9 +6,9 @@ import http.client
 import json as json_module
 from collections import namedtuple
 
-from wrapper import sockets, values
+from wrapper import values
 from wrapper.config import apply as configuration
-from wrapper.config.source import Timed
+from wrapper.config.timed import Connection
 from wrapper.deadline import Deadline
 from wrapper.service.state import State
 
@@ -191,19 +191,6 @@ def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
         key = name.lower()
         joined[key] = f"{joined[key]}, {value}" if key in joined else value
     return joined
-
-
-class Connection(http.client.HTTPConnection):
-    """One request to an internal address, TCP or unix; every single wait counts against one deadline."""
-
-    def __init__(self, address: Address, deadline: Deadline) -> None:
-        super().__init__("localhost" if address.is_unix else address.host, address.port or None)
-        self._address = address
-        self._deadline = deadline
-
-    def connect(self) -> None:
-        connected = sockets.connect(self._address, self._deadline.remaining())
-        self.sock: Any = Timed(connected, self._deadline)
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:

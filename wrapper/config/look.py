@@ -1,0 +1,48 @@
+"""What one look at a source found, and what it holds."""
+
+from __future__ import annotations
+
+import json
+from collections import namedtuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
+# where the source says so, None where it does not say.
+Look = namedtuple("Look", "content is_json changed")
+
+
+class CannotLook(Exception):
+    """The source cannot be read now; the sentence holds no credentials."""
+
+
+def document(look: Look, *, must_be_json: bool) -> Any:
+    """The content as Python sees it: JSON where it is JSON, else text, else bytes; a folder is {name: text or bytes}.
+
+    Raises: CannotLook where it has to be JSON and is not.
+    """
+    if isinstance(look.content, dict) and look.is_json is not False:
+        return {name: _text(content) for name, content in look.content.items()}
+    if look.is_json is False or not isinstance(look.content, bytes):
+        return look.content
+    if look.is_json or must_be_json or look.content[:1] in (b"{", b"["):
+        try:
+            return json.loads(look.content)
+        except (ValueError, RecursionError) as error:
+            if look.is_json or must_be_json:
+                raise CannotLook(f"what it holds is not JSON: {_brief(error)}") from error
+    return _text(look.content)
+
+
+def _brief(error: Exception) -> str:
+    """What the JSON reader says, which names places and no content."""
+    return f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
+
+
+def _text(content: bytes) -> str | bytes:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content

@@ -1,0 +1,161 @@
+"""A URL as a source: asked with If-None-Match, bounded in time and size, its credentials shown to nobody."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+
+from wrapper.config.look import CannotLook, Look
+from wrapper.config.timed import Timed
+from wrapper.deadline import Deadline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+REDIRECTS_MAX = 5  # as many as curl's users are told to allow; a loop ends with them
+PIECE_BYTES = 64 * 1024
+
+
+class Url:
+    """Asked with If-None-Match, so that what has not changed costs a few bytes (RFC 9110 section 13.1.2)."""
+
+    def __init__(self, url: str, timeout: float, max_bytes: int, token_file: str | None) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._token_file = token_file
+        self._tag: str | None = None
+        self._date: str | None = None
+        self.name = masked(url)
+        _target(url)
+
+    def look(self) -> Look:
+        deadline = Deadline(self._timeout)
+        try:
+            return self._follow(deadline)
+        except http.client.HTTPException as error:
+            raise CannotLook(f"{self.name}: what answers is no good HTTP: {type(error).__name__}") from error
+        except OSError as error:
+            if deadline.has_passed():
+                raise CannotLook(f"{self.name}: no whole answer within {self._timeout:g} s") from error
+            raise CannotLook(f"{self.name}: {error.strerror or error}") from error
+        except (ValueError, UnicodeError) as error:
+            raise CannotLook(f"{self.name}: {error}") from error
+
+    def forget(self) -> None:
+        self._tag = self._date = None
+
+    def _follow(self, deadline: Deadline) -> Look:
+        url = self._url
+        for _ in range(REDIRECTS_MAX + 1):
+            found = self._ask(url, deadline)
+            if isinstance(found, Look):
+                return found
+            if url.startswith("https:") and found.startswith("http:"):
+                raise CannotLook(f"{self.name}: redirects from https to http")
+            url = found
+        raise CannotLook(f"{self.name}: more than {REDIRECTS_MAX} redirects")
+
+    def _ask(self, url: str, deadline: Deadline) -> Look | str:
+        """The answer, or the URL it points to."""
+        connection = _Connection(url, deadline)
+        try:
+            connection.request("GET", _target(url), headers=self._headers(url))
+            answer = connection.getresponse()
+            if answer.status in (301, 302, 303, 307, 308):
+                return urljoin(url, answer.getheader("Location", ""))
+            if answer.status == 304:
+                return Look(None, None, False)
+            if answer.status != 200:
+                raise CannotLook(f"{self.name}: answers {answer.status}")
+            return self._read(answer)
+        finally:
+            connection.close()
+
+    def _headers(self, url: str) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "wrapper", "Accept": "application/json, */*;q=0.5"}
+        if self._tag is not None:
+            headers["If-None-Match"] = self._tag
+        elif self._date is not None:
+            headers["If-Modified-Since"] = self._date
+        # Credentials are for the place they were given for, never for where a redirect leads (CVE-2018-18074).
+        if _origin(url) == _origin(self._url):
+            headers.update(self._credentials())
+        return headers
+
+    def _credentials(self) -> dict[str, str]:
+        if self._token_file is not None:
+            try:
+                with open(self._token_file, encoding="utf-8") as file:
+                    return {"Authorization": f"Bearer {file.read().strip()}"}
+            except OSError as error:
+                raise CannotLook(f"cannot read the token: {error.strerror}: {self._token_file}") from error
+        parts = urlsplit(self._url)
+        if parts.username is None:
+            return {}
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+    def _read(self, answer: http.client.HTTPResponse) -> Look:
+        if answer.length is not None and answer.length > self._max_bytes:
+            raise CannotLook(f"{self.name}: over {self._max_bytes} bytes")
+        pieces, size = [], 0
+        while piece := answer.read(PIECE_BYTES):
+            size += len(piece)
+            if size > self._max_bytes:
+                raise CannotLook(f"{self.name}: over {self._max_bytes} bytes")
+            pieces.append(piece)
+        if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
+            raise CannotLook(f"{self.name}: the answer ends {answer.length} bytes too early")
+        self._tag, self._date = answer.getheader("ETag"), answer.getheader("Last-Modified")
+        kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+        return Look(b"".join(pieces), True if kind.endswith(("/json", "+json")) else None, True)
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to a URL's origin, on which every single wait counts against one deadline."""
+
+    def __init__(self, url: str, deadline: Deadline) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise CannotLook(f"redirects to what is no http or https URL: {masked(url)}")
+        self._is_secure = parts.scheme == "https"
+        self._deadline = deadline
+        super().__init__(parts.hostname, parts.port or (443 if self._is_secure else 80))
+
+    def connect(self) -> None:
+        self.timeout = self._deadline.remaining() or 0.001
+        super().connect()
+        raw: Any = self.sock
+        if self._is_secure:
+            import ssl  # start-up: a source without TLS does without its 8 ms
+
+            raw.settimeout(self._deadline.remaining() or 0.001)
+            raw = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
+        self.sock: Any = Timed(raw, self._deadline)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _target(url: str) -> str:
+    """Raises: ValueError for a URL whose port is no number, or that holds spaces or control characters."""
+    parts = urlsplit(url)
+    parts.port  # noqa: B018  raises where it is no number
+    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+        raise ValueError("the URL holds characters that must be percent-encoded")
+    return urlunsplit(SplitResult("", "", parts.path or "/", parts.query, ""))
+
+
+def masked(url: str) -> str:
+    """The URL without what may be secret: user, password, and the values of the query."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
+    place = ("***@" if "@" in parts.netloc else "") + parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, place, parts.path, "***" if parts.query else "", ""))
