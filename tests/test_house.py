@@ -41,7 +41,7 @@ LAYERS = (
     ("gate",),
     ("pool", "stream", "secure", "message"),
     ("http1", "chunked", "poll"),
-    ("problems", "events"),
+    ("problems", "events", "cause"),
     ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing

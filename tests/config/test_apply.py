@@ -200,7 +200,7 @@ def test_the_words_of_the_service_are_in_the_problem(stage):
 
 def test_a_probe_of_the_authors_has_the_last_word(stage):
     problem = only(stage.apply("new", ready_timeout=0.3, probe=lambda service: "the rule is not there"))
-    assert "the probe fails: the rule is not there" in problem.message
+    assert "the probe failed: the rule is not there" in problem.message
     assert stage.says()[2] == "old"
     answers = iter([False, "not yet", True])
     assert stage.apply("new", probe=lambda service: next(answers)) == []
@@ -219,8 +219,47 @@ def test_a_service_that_falls_while_it_is_probed_is_put_back(stage):
 
 def test_an_action_of_the_authors_that_raises_is_a_fault(stage):
     problem = only(stage.apply("new", action=lambda service: sys.exit(3)))
-    assert "SystemExit: 3" in problem.message
+    assert "the action failed: SystemExit at test_apply.py:" in problem.message
     assert stage.file.read_text() == "old"
+
+
+@pytest.mark.parametrize("how", ["probe", "action"])
+def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
+    """Everybody may read the board, and messages hold what the code was called with."""
+
+    def leak(service):
+        raise RuntimeError("login with secret-1 failed")
+
+    problem = only(stage.apply("new", ready_timeout=0.1, **{how: leak}))
+    assert f"the {how} failed: RuntimeError at test_apply.py:" in problem.message
+    assert "secret-1" not in str(vars(problem))
+    assert "secret-1" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["probe", "action"])
+def test_an_authors_code_that_hangs_is_late_and_the_change_is_undone(stage, how):
+    """Nobody mends a service that falls while a change is on trial, so a trial must end."""
+    free = threading.Event()
+    problem = only(stage.apply("new", ready_timeout=0.3, **{how: lambda service: free.wait(20)}))
+    free.set()
+    assert f"the {how} has not come back within" in problem.message
+    assert stage.says()[2] == "old"
+
+
+def test_a_check_of_the_authors_that_hangs_is_late(stage, monkeypatch):
+    monkeypatch.setattr(checks, "CHECK_TIMEOUT", 0.1)
+    free = threading.Event()
+    assert "has not come back" in only(stage.apply("new", check=lambda staged: free.wait(20))).message
+    free.set()
+    assert stage.file.read_text() == "old"
+
+
+def test_a_change_from_within_a_change_is_refused(stage):
+    """It would wait for the one that waits for it."""
+    inner = []
+    assert stage.apply("new", action=lambda service: inner.extend(stage.apply("inner"))) == []
+    assert "from within" in only(inner).message
+    assert stage.file.read_text() == "new"
 
 
 def test_where_even_the_old_files_do_not_start_the_policy_decides(stage):

@@ -242,7 +242,15 @@ def test_a_callable_that_raises_or_exits_is_named():
     def leave():
         raise SystemExit(3)
 
-    assert "SystemExit: 3" in refused(leave)
+    assert "leave failed: SystemExit at test_source.py:" in refused(leave)
+
+
+def test_what_a_callable_raises_is_for_the_log_only(capfd):
+    def leak():
+        raise RuntimeError("GET https://vault/v1?token=secret-1")
+
+    assert "secret-1" not in refused(leak)
+    assert "secret-1" in capfd.readouterr().err
 
 
 def test_a_callable_that_hangs_costs_one_thread_and_no_more():

@@ -168,7 +168,7 @@ def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
     wait_until(lambda: stage.problems)
     assert stage.looks >= 3
     assert stage.status["failures"] >= 3
-    assert "never" in stage.status["last_result"] or "OSError: away" in stage.status["last_result"]
+    assert "never" in stage.status["last_result"] or "look failed: OSError at" in stage.status["last_result"]
     assert "has not answered since the start" in stage.problems[0]
     assert stage.status["stale_since"] is not None
     stage.value = "one"
@@ -197,7 +197,7 @@ def test_a_part_that_is_missing_is_named(make):
     stage.value = {}
     stage.subscription.start()
     wait_until(lambda: stage.problems)
-    assert "KeyError: 'alerts'" in stage.problems[0]
+    assert "the selection of rules failed: KeyError at test_subscription.py:" in stage.problems[0]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(1), KeyboardInterrupt()])
@@ -216,6 +216,16 @@ def test_a_handler_that_raises_is_a_problem_and_the_watch_goes_on(make, error):
     stage.value = "two"
     assert stage.next_change() == "two"
     wait_until(lambda: stage.problems == [])
+
+
+def test_what_a_handler_raises_is_for_the_log_only(make, capfd):
+    stage = make()
+    stage.verdict = lambda value: {}["secret-1"]
+    stage.subscription.start()
+    wait_until(lambda: stage.problems)
+    assert "the handler of rules failed: KeyError at test_subscription.py:" in stage.problems[0]
+    assert "secret-1" not in str(stage.board.list()) + str(stage.status)
+    assert "secret-1" in capfd.readouterr().err
 
 
 def test_a_watcher_that_dies_is_started_again(make, monkeypatch):

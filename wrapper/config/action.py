@@ -6,6 +6,7 @@ import http.client
 import re
 
 from wrapper import sockets, values
+from wrapper.config.bounded import verdict
 from wrapper.config.transaction import Fault
 from wrapper.errors import Busy
 from wrapper.service import reload
@@ -124,9 +125,10 @@ class Own(InOwnThread):
         self._handle = handle
 
     def do(self) -> None:
-        fault = verdict(self._action, self._handle)
+        timeout = self._ready_timeout or self._service.around.settings.ready_timeout
+        fault = verdict("the action", self._action, (self._handle,), timeout, self._service)
         if fault is not None:
-            raise Fault("action", f"the action failed: {fault}")
+            raise Fault("action", fault)
 
 
 def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout: float | None) -> Act:
@@ -148,18 +150,6 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
     if asked is None:
         raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
     return Call(service, reason, ready_timeout, asked[1], asked[2])
-
-
-def verdict(judge: Callable[..., Any], *arguments: Any) -> str | None:
-    """What an author's code says was wrong: None, True and an empty list mean that nothing was."""
-    try:
-        said = judge(*arguments)
-    except BaseException as error:  # noqa: BLE001  sys.exit in a sidecar's code must end nothing but this step
-        return f"{type(error).__name__}: {error}"
-    if said is None or said is True or said == []:
-        return None
-    first = said[0] if isinstance(said, list) else said
-    return str(getattr(first, "message", first)) if said is not False else "it says no"
 
 
 def call(address: Address, method: str, path: str) -> tuple[int, str]:

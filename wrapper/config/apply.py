@@ -11,6 +11,7 @@ from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config import journal
 from wrapper.config.action import Act, generation, is_stopped
+from wrapper.config.bounded import matter_of_caller, verdict
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
@@ -47,6 +48,9 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list.
     """
     handle = service if handle is None else handle
+    if matter_of_caller() is service:
+        return [Problem("a change cannot be made from within the check, action or probe of another one",
+                        step="settings")]
     with service.changing:
         change = None
         try:
@@ -119,9 +123,9 @@ class Change:
     def _check(self, check: Check, staged: dict[str, str]) -> None:
         around = self._service.around
         if callable(check):
-            fault = actions.verdict(check, staged)
+            fault = verdict("the check", check, (staged,), checks.CHECK_TIMEOUT, self._service)
             if fault is not None:
-                raise Fault("check", f"the check rejects the new files: {fault}")
+                raise Fault("check", fault)
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner)
 
@@ -191,11 +195,11 @@ class Change:
         pause = FIRST_PROBE
         self._must_be_ready(settle, deadline)
         while self._probe is not None:
-            fault = actions.verdict(self._probe, self._handle)
+            fault = verdict("the probe", self._probe, (self._handle,), deadline.remaining() or 0.001, self._service)
             if fault is None:
                 return
             if deadline.has_passed():
-                raise Fault("probe", f"the probe fails: {fault}")
+                raise Fault("probe", fault)
             self._must_be_ready(deadline.sooner(pause), deadline)
             pause = min(pause * 1.5, LONGEST_PROBE)
 

@@ -79,7 +79,10 @@ class Declared:
                     template = file.read()
             except (OSError, UnicodeDecodeError) as error:
                 raise CannotLook(f"cannot read the template {self._template}: {error}") from error
-        return {"part": part(found, self._path), "template": template}
+        try:
+            return {"part": part(found, self._path), "template": template}
+        except ValueError as error:
+            raise CannotLook(str(error)) from error
 
     def _files(self, value: dict[str, Any]) -> dict[str, str | bytes | None]:
         """Raises: ValueError."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 import time
 
+from wrapper import cause
+from wrapper.config.bounded import Call
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.url import Url
 
@@ -131,33 +132,23 @@ def _regular(path: str, status: os.stat_result) -> os.stat_result:
 
 
 class Callback:
-    """Whatever a callable returns. It runs in a thread of its own, so that one that hangs holds up nothing else."""
+    """Whatever a callable returns."""
 
     def __init__(self, callback: Callable[[], Any], timeout: float) -> None:
         self._callback = callback
         self._timeout = timeout
-        self._thread: threading.Thread | None = None
+        self._call: Call | None = None
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
 
     def look(self) -> Look:
-        if self._thread is not None and self._thread.is_alive():
+        if self._call is not None and not self._call.is_over:
             raise CannotLook(f"{self.name}: has not come back from an earlier look")
-        result: list[tuple[Any, BaseException | None]] = []
-        self._thread = threading.Thread(target=self._call, args=(result,), name=f"source-{self.name}", daemon=True)
-        self._thread.start()
-        self._thread.join(self._timeout)
-        if not result:
+        self._call = call = Call(f"source-{self.name}", self._callback, (), self._timeout)
+        if not call.is_over:
             raise CannotLook(f"{self.name}: did not come back within {self._timeout:g} s")
-        value, error = result[0]
-        if error is not None:
-            raise CannotLook(f"{self.name}: {type(error).__name__}: {error}") from error
-        return Look(value, False, True)
+        if call.error is not None:
+            raise CannotLook(cause.tell(self.name, call.error)) from call.error
+        return Look(call.value, False, True)
 
     def forget(self) -> None:
         """Nothing is remembered."""
-
-    def _call(self, result: list[tuple[Any, BaseException | None]]) -> None:
-        try:
-            result.append((self._callback(), None))
-        except BaseException as error:  # noqa: BLE001  sys.exit in an author's code ends this look only
-            result.append((None, error))

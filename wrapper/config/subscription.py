@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-import traceback
 
+from wrapper import cause
 from wrapper.config.fingerprint import fingerprint
 from wrapper.config.look import CannotLook, document
 from wrapper.deadline import Deadline
@@ -252,9 +252,10 @@ class Subscription:
             return found
         try:
             return self._select(found)
-        except Exception as error:  # the author's code meets a document it was not written for
-            what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            raise CannotLook(f"{self._source.name}: the part that counts is not there: {what}") from error
+        except CannotLook:
+            raise
+        except BaseException as error:  # the author's code meets a document it was not written for
+            raise CannotLook(cause.tell(f"the selection of {self.name}", error)) from error
 
     def _report_failure(self, reason: str) -> None:
         if self._record.failed(reason) >= QUIET_FAILURES:
@@ -293,8 +294,7 @@ class Subscription:
         try:
             return problems_of(self._on_change(value))
         except BaseException as error:  # noqa: BLE001  sys.exit in an author's code must not end the watcher
-            log.error(f"the handler of {self.name} failed:\n{traceback.format_exc()}")
-            return [Problem(f"the handler of {self.name} failed: {type(error).__name__}: {error}", "handler")]
+            return [Problem(cause.tell(f"the handler of {self.name}", error), "handler")]
         finally:
             timer.cancel()
             self._board.resolve(self._key, "slow")

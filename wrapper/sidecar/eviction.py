@@ -10,7 +10,7 @@ import sys
 import threading
 from itertools import groupby
 
-from wrapper.sidecar.isolation import OWN_FOLDER
+from wrapper.cause import OWN_FOLDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ It may raise anything, `SystemExit` included. What may never come back runs in t
 from __future__ import annotations
 
 import inspect
-import os
-import traceback
 
+from wrapper import cause
 from wrapper.log import log
 
 TYPE_CHECKING = False
@@ -18,13 +17,8 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
 
 
-class NoSidecar(LookupError):
+class NoSidecar(ImportError):
     """A module that was named as a sidecar holds none."""
-
-
-OWN_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-# Their messages name modules, files and lines, as whoever mends it must know them.
-HARMLESS = (ImportError, SyntaxError, FileNotFoundError, NoSidecar)
 
 
 class Guard:
@@ -39,9 +33,7 @@ class Guard:
 
     def failed(self, what: str, error: BaseException) -> None:
         """The log gets all of it; the board, which everybody reads, only the kind: messages may hold secrets."""
-        log.error(f"{what} failed", sidecar=self.name, cause=repr(error), traceback=_traceback(error))
-        cause = str(error) if isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
-        self.report(what, f"{what} failed: {cause}; the traceback is in the log")
+        self.report(what, cause.tell(what, error, sidecar=self.name))
 
     def report(self, what: str, message: str) -> None:
         self._failing.add(what)
@@ -61,25 +53,6 @@ class Guard:
             return False
         self.went_well(what)
         return True
-
-
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where it went wrong, from the author's first line on: what is above it is the wrapper's and importlib's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [number for number, frame in enumerate(frames)
-              if not frame.filename.startswith((OWN_FOLDER, "<frozen importlib"))]
-    return frames[theirs[0]:theirs[-1] + 1] if theirs else list(frames)
-
-
-def _place(error: BaseException) -> str:
-    frames = _frames(error)
-    return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-
-
-def _traceback(error: BaseException) -> str:
-    lines = traceback.format_list(_frames(error)) + traceback.format_exception_only(type(error), error)
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "".join(lines) + (f"because of: {_traceback(cause)}" if cause is not None else "")
 
 
 def close(result: Any) -> None:

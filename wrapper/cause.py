@@ -1,0 +1,45 @@
+"""What went wrong in authors' code: all of it is for the log, and for everybody only its kind and place.
+
+What an exception says may hold what the author's code was called with, passwords in URLs among it.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Their messages name modules, files and lines, as whoever mends it must know them.
+HARMLESS = (ImportError, SyntaxError, FileNotFoundError)
+
+
+def tell(what: str, error: BaseException, **facts: Any) -> str:
+    """Log that `what` failed, with all there is to know; returns what everybody may read of it."""
+    log.error(f"{what} failed", **facts, cause=repr(error), traceback=_traceback(error))
+    cause = str(error) if isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
+    return f"{what} failed: {cause}; the traceback is in the log"
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where it went wrong, from the author's first line on: what is above it is the wrapper's and importlib's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [number for number, frame in enumerate(frames)
+              if not frame.filename.startswith((OWN_FOLDER, "<frozen importlib"))]
+    return frames[theirs[0]:theirs[-1] + 1] if theirs else list(frames)
+
+
+def _place(error: BaseException) -> str:
+    frames = _frames(error)
+    return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+
+
+def _traceback(error: BaseException) -> str:
+    lines = traceback.format_list(_frames(error)) + traceback.format_exception_only(type(error), error)
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "".join(lines) + (f"because of: {_traceback(cause)}" if cause is not None else "")
