@@ -71,6 +71,17 @@ def test_a_missing_token_file_is_said():
     assert "cannot read the token" in refused("http://127.0.0.1:1/", token_file="/nowhere/token")
 
 
+@pytest.mark.parametrize("content", [b"secret-1\n# rotated\n", b"secret 1", b"", b"\xff\xfe", "sécret".encode()])
+def test_a_token_that_is_none_is_named_by_its_file_only(serve, tmp_path, content):
+    """http.client names the field that it refuses with its value."""
+    server, token = serve(answer("x")), tmp_path / "token"
+    token.write_bytes(content)
+    said = refused(server.url, token_file=str(token))
+    assert f"{token} holds no token" in said
+    assert "secret" not in said
+    assert server.heads == []
+
+
 def test_credentials_in_the_url_are_used_and_masked(serve):
     server = serve(answer("no", "403 Forbidden"))
     url = f"http://user:pass%20word@127.0.0.1:{server.port}/c?token=hidden"

@@ -41,8 +41,8 @@ class Url:
             if deadline.has_passed():
                 raise CannotLook(f"{self.name}: no whole answer within {self._timeout:g} s") from error
             raise CannotLook(f"{self.name}: {error.strerror or error}") from error
-        except (ValueError, UnicodeError) as error:
-            raise CannotLook(f"{self.name}: {error}") from error
+        except ValueError as error:  # http.client names what it refuses in full, the token too
+            raise CannotLook(f"{self.name}: a URL or a field that cannot be sent: {type(error).__name__}") from error
 
     def forget(self) -> None:
         self._tag = self._date = None
@@ -87,11 +87,7 @@ class Url:
 
     def _credentials(self) -> dict[str, str]:
         if self._token_file is not None:
-            try:
-                with open(self._token_file, encoding="utf-8") as file:
-                    return {"Authorization": f"Bearer {file.read().strip()}"}
-            except OSError as error:
-                raise CannotLook(f"cannot read the token: {error.strerror}: {self._token_file}") from error
+            return {"Authorization": f"Bearer {_token(self._token_file)}"}
         parts = urlsplit(self._url)
         if parts.username is None:
             return {}
@@ -135,6 +131,20 @@ class _Connection(http.client.HTTPConnection):
             raw.settimeout(self._deadline.remaining() or 0.001)
             raw = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
         self.sock: Any = Timed(raw, self._deadline)
+
+
+def _token(path: str) -> str:
+    """Raises: CannotLook."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            token = file.read().strip()
+    except OSError as error:
+        raise CannotLook(f"cannot read the token: {error.strerror}: {path}") from error
+    except UnicodeDecodeError:
+        token = ""
+    if not token or not token.isascii() or any(c <= " " or c == "\x7f" for c in token):
+        raise CannotLook(f"{path} holds no token: it must be one line of ASCII without spaces")  # RFC 6750 section 2.1
+    return token
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
