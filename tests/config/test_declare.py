@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from wrapper.config import declare
 from wrapper.config.declare import part, render
 
 
@@ -43,3 +44,12 @@ def test_no_value_is_in_a_fault():
     with pytest.raises(ValueError) as caught:
         render("$missing", {"other": "password"})
     assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "", ".", "..", "a//b", "a/", "x\0y",
+                                  ".a.yml.wrapper-journal", "sub/.a.yml.wrapper-old"])
+def test_a_name_that_leads_out_of_the_folder_is_refused(name):
+    """Whoever answers for the source may fill the folder, and write nowhere else; nor what a repair would believe."""
+    with pytest.raises(ValueError, match="no name of a file inside the folder"):
+        declare._inside(name)
+    assert declare._inside("sub/.a.yml") == "sub/.a.yml"

@@ -7,7 +7,7 @@ import os
 import re
 import string
 
-from wrapper.config import source
+from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.look import CannotLook
 from wrapper.config.subscription import Pace, Subscription
@@ -90,8 +90,16 @@ class Declared:
         if template is not None:
             return {self._place: render(template, found)}
         if isinstance(found, dict) and (self._place.endswith("/") or os.path.isdir(self._place)):
-            return {os.path.join(self._place, name): _text(content) for name, content in found.items()}
+            return {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
         return {self._place: _text(found)}
+
+
+def _inside(name: str) -> str:
+    """A name from the source, where it stays inside the folder and is none of the journal's. Raises: ValueError."""
+    parts = name.split("/")
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(parts) or journal.is_ours(parts[-1]):
+        raise ValueError(f"{name!r} is no name of a file inside the folder")
+    return name
 
 
 def part(document: Any, path: tuple[str, ...]) -> Any:

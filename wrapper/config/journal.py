@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-SUFFIX = ".wrapper-journal"
+SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
@@ -43,8 +43,8 @@ class Change:
         self.path = path
         self.existed = existed
         self.is_replaced = False  # by this process, which may have ended before it could copy what was there
-        self.staged = os.path.join(folder, f".{name}.wrapper-new")
-        self.saved = os.path.join(folder, f".{name}.wrapper-old")
+        self.staged = os.path.join(folder, f".{name}{STAGED}")
+        self.saved = os.path.join(folder, f".{name}{SAVED}")
 
     def restore(self) -> bool:
         """Put back what was there; False where that has happened already."""
@@ -143,6 +143,11 @@ def _write_line(file: int, entry: dict[str, Any]) -> None:
     line = json.dumps(entry).encode() + b"\n"
     if os.write(file, line) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk takes a part first
+
+
+def is_ours(name: str) -> bool:
+    """True for a name that a transaction may give to a file: what stands there is believed."""
+    return name.endswith((SUFFIX, STAGED, SAVED))
 
 
 def beside(path: str) -> str:
