@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import SERVICES, wait_until
-from wrapper import settings
+from tests.running import SERVICES, free_port, wait_until
+from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.transaction import Fault
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
+from wrapper.service import reload
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import State
@@ -181,6 +182,44 @@ def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, action, c
     assert len(stage.around.board) == 0
     assert stage.apply("new", action=action) == []
     assert stage.says()[2] == "new"
+
+
+def test_what_ends_the_service_when_it_is_told_is_not_tried_again(stage):
+    """Only where nothing was sent may the same content do at another time."""
+    assert "retry" not in only(stage.apply("fatal", action="POST /-/reload")).details
+
+
+def test_a_call_that_nobody_takes_is_tried_again(stage, monkeypatch):
+    def refuse(*_):
+        raise actions.Unsent("Connection refused")
+
+    with pytest.raises(actions.Unsent):
+        actions.call(address.tcp("127.0.0.1", free_port()), "POST", "/")
+    monkeypatch.setattr(actions, "call", refuse)
+    assert only(stage.apply("new", action="POST /-/reload")).details["retry"]
+
+
+def test_a_query_is_not_shown(stage):
+    """It may hold a token."""
+    problem = only(stage.apply("broken", action="POST /-/reload?token=secret-1"))
+    assert "POST /-/reload answers 500" in problem.message
+    assert "secret-1" not in str(vars(problem))
+    assert "secret-1" not in reload.by_path("/x?token=secret-1")(None, address.tcp("127.0.0.1", free_port()))
+
+
+def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
+    monkeypatch.setattr(actions, "CALL_TIMEOUT", 0.3)
+    stop = threading.Event()
+
+    def drip(connection, head):
+        while not stop.wait(0.05):
+            connection.sendall(b"H")
+
+    server, begin = serve(drip), time.monotonic()
+    with pytest.raises(OSError):
+        actions.call(address.tcp("127.0.0.1", server.port), "POST", "/")
+    assert time.monotonic() - begin < 2
+    stop.set()
 
 
 def test_requests_are_held_while_it_is_put_back(stage):
@@ -353,8 +392,9 @@ def run_check(command, timeout=10.0):
 
 def test_a_check_that_hangs_is_ended(tmp_path):
     begin = time.monotonic()
-    with pytest.raises(Fault, match=r"sleep took longer than 0\.2 s"):
+    with pytest.raises(Fault, match=r"sleep took longer than 0\.2 s") as caught:
         run_check(["sleep", "60"], 0.2)
+    assert not caught.value.retry, "it would take as long again, and again"
     assert time.monotonic() - begin < 3
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import re
 
-from wrapper import sockets, values
+from wrapper import values
 from wrapper.config.bounded import verdict
+from wrapper.config.timed import Connection
 from wrapper.config.transaction import Fault
+from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.service import reload
 from wrapper.service.state import State
@@ -28,6 +30,10 @@ CALL_TIMEOUT = 30.0  # seconds the service may take for one call; Prometheus rea
 ANSWER_BYTES = 16 * 1024  # of an answer that says what is wrong
 SIGNAL_SETTLE = 1.0  # seconds in which a service that a signal kills is seen to fall; a signal has no answer
 CALL_SETTLE = 0.2  # the same, behind a call that was answered
+
+
+class Unsent(Exception):
+    """Nothing of a request was sent: whatever is wrong, the files are not to blame."""
 
 
 class Act:
@@ -104,13 +110,15 @@ class Call(InOwnThread):
         self._path = path
 
     def do(self) -> None:
-        what = f"{self._method} {self._path}"
+        what = f"{self._method} {self._path.partition('?')[0]}"  # a query may hold a token
         address = self._service.controller.address
         assert address is not None
         try:
             status, answer = call(address, self._method, self._path)
-        except (OSError, http.client.HTTPException) as error:
-            raise Fault("action", f"{what}: {error or type(error).__name__}", retry=True) from error
+        except Unsent as error:
+            raise Fault("action", f"{what}: {error}", retry=True) from error
+        except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
+            raise Fault("action", f"{what}: {error or type(error).__name__}") from error
         if not 200 <= status < 300:
             raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
 
@@ -155,13 +163,19 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
 def call(address: Address, method: str, path: str) -> tuple[int, str]:
     """Status and the beginning of the body of one request without a body, straight to the service.
 
-    Raises: OSError, http.client.HTTPException.
+    Raises: Unsent where it was not even begun; OSError, http.client.HTTPException.
     """
-    connection = http.client.HTTPConnection(address.host or "localhost", address.port or None)
-    with sockets.connect(address, CALL_TIMEOUT) as connection.sock:
+    connection = Connection(address, Deadline(CALL_TIMEOUT))
+    try:
+        try:
+            connection.connect()
+        except OSError as error:
+            raise Unsent(error.strerror or str(error)) from error
         connection.request(method, path, headers={"Connection": "close"})
         answer = connection.getresponse()
         return answer.status, answer.read(ANSWER_BYTES).decode("utf-8", "replace")
+    finally:
+        connection.close()
 
 
 def generation(service: Service) -> int:

@@ -62,7 +62,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
     listener = Listener(reading)
     if not process.ended.wait(timeout):
         process.stop(signal.SIGTERM, KILL_TIMEOUT)
-        raise Fault("check", f"{name} took longer than {timeout:g} s", listener.lines(), retry=True)
+        raise Fault("check", f"{name} took longer than {timeout:g} s", listener.lines())
     if process.exit_status != 0:
         raise Fault("check", f"{name} rejects the new file with status {process.exit_status}", listener.lines())
     listener.lines()

@@ -20,7 +20,7 @@ class Connection(http.client.HTTPConnection):
     """One request to an internal address, TCP or unix."""
 
     def __init__(self, address: Address, deadline: Deadline) -> None:
-        super().__init__("localhost" if address.is_unix else address.host, address.port or None)
+        super().__init__(address.host or "localhost", address.port or None)
         self._address = address
         self._deadline = deadline
 

@@ -25,13 +25,14 @@ def by_signal(number: int) -> Callable[[Process, Address], str | None]:
 
 def by_path(path: str) -> Callable[[Process, Address], str | None]:
     """POST to `path`; anything but a 2xx is a fault."""
+    what = f"POST {path.partition('?')[0]}"  # a query may hold a token
 
     def post(_: Process, address: Address) -> str | None:
         try:
             with sockets.connect(address, RELOAD_TIMEOUT) as connection:
                 status = probe.status_of(connection, "POST", path, address, RELOAD_TIMEOUT)
         except (OSError, ValueError) as error:
-            return f"POST {path}: {error}"
-        return None if 200 <= status < 300 else f"POST {path} answers {status}"
+            return f"{what}: {error}"
+        return None if 200 <= status < 300 else f"{what} answers {status}"
 
     return post
