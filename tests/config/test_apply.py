@@ -222,6 +222,34 @@ def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
     stop.set()
 
 
+@pytest.mark.parametrize(("verb", "state"), [("restart", State.RUNNING), ("stop", State.STOPPED)])
+def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, monkeypatch, verb, state):
+    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
+    tickets = []
+    thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
+    thread.start()
+    wait_until(lambda: stage.says()[2] == "new")
+    stage.service.controller.ask(verb, "an operator").wait()
+    thread.join(10)
+    assert tickets == [[]]
+    assert stage.state is state
+    assert stage.file.read_text() == "new"
+
+
+def test_a_restart_that_somebody_asks_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
+    """--restart never would otherwise end the container with files that were to be put back."""
+    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(stage.apply("broken", action="signal:HUP")))
+    thread.start()
+    wait_until(lambda: stage.file.read_text() == "broken" and "reads broken" in stage.service.output.lines(5))
+    assert not stage.service.controller.ask("restart", "an operator").wait(10)
+    thread.join(10)
+    assert "undone" in only(found[0]).message
+    assert not stage.over.is_set()
+    assert stage.says()[2] == "old"
+
+
 def test_requests_are_held_while_it_is_put_back(stage):
     held = []
     stage.around.feed.listen(lambda event: held.append(stage.service.gate._refusal is None))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LAST_LINES = 20  # of the service's output, in a problem
 LAST_WORDS_TIMEOUT = 0.2  # seconds in which the last output of a run that ended arrives
+UNDER_WAY = (State.STARTING, State.DRAINING, State.STOPPING)  # of an action that ends by itself
 FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's probes
 
 
@@ -204,9 +205,28 @@ class Change:
             pause = min(pause * 1.5, LONGEST_PROBE)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
-        fault = self._service.controller.verify(settle, deadline.remaining() or 0.001)
-        if fault is not None:
-            raise Fault("ready", fault)
+        """Where somebody restarts the service meanwhile its next run counts; a stopped one reads the files later.
+
+        Raises: Fault.
+        """
+        run = generation(self._service)
+        while (fault := self._service.controller.verify(settle, deadline.remaining() or 0.001)) is not None:
+            self._await_states(*UNDER_WAY)
+            if is_stopped(self._service):
+                return
+            run, before = generation(self._service), run
+            if run == before:
+                raise Fault("ready", fault)
+            settle = 0.0
+
+    def _await_states(self, *passing: State) -> None:
+        """Wait for the end of states that pass by themselves."""
+        feed = self._service.around.feed
+        while not self._service.controller.over.is_set():
+            known = feed.last  # before the look, so that no turn in between is missed
+            if self._service.life.state not in passing:
+                return
+            feed.after(known, 1.0)
 
     def _last_output(self) -> list[str]:
         output = self._service.output

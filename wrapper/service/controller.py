@@ -43,8 +43,8 @@ class Controller:
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back.
     `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
     reload is a restart.
-    A tentative action that fails, and an end of the service on trial, leave the service failed and requests held, for
-    the one who asked to mend it; the policy decides once the trial is over.
+    An action that fails on trial, whoever asked for it, and an end of the service then, leave the service failed and
+    requests held, for whoever tries something out to mend it; the policy decides once the trial is over.
     """
 
     def __init__(self, life: Life, launcher: Launcher, gate: Gate, probe: Probe, policy: Policy, timeouts: Timeouts,
@@ -289,7 +289,7 @@ class Controller:
 
     def _goes_on(self, ticket: Ticket, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
-        return fault if ticket.tentative else self._report(fault)
+        return fault if self._is_on_trial else self._report(fault)
 
     def _do_reload(self, ticket: Ticket) -> str | None:
         reload = ticket.reload or self._reload
@@ -301,8 +301,8 @@ class Controller:
             self._board.resolve(self._source)
             return None
         if self._process.ended.is_set():
-            self._fall(self._process, ticket.tentative)
-        elif not ticket.tentative:
+            self._fall(self._process, self._is_on_trial)
+        elif not self._is_on_trial:
             self._report(f"the reload failed: {fault}")
         return f"the reload failed: {fault}"
 
@@ -385,13 +385,13 @@ class Controller:
         if fault is None or self._shutdown_signal is not None:
             return fault
         if self._process is not None and self._process.ended.is_set():
-            self._fall(self._process, ticket.tentative)
+            self._fall(self._process, self._is_on_trial)
         elif self._process is not None:
-            self._fail(fault, ticket.tentative)  # late, but alive: it is looked at again
+            self._fail(fault, self._is_on_trial)  # late, but alive: it is looked at again
         elif self._cannot_start is not None:
-            self._fail(fault, ticket.tentative)
+            self._fail(fault, self._is_on_trial)
             self._fallen_status = self._cannot_start.exit_status
-            if not ticket.tentative:
+            if not self._is_on_trial:
                 self._give_up_or_retry(fault, self._cannot_start.exit_status, 0.0)
         return fault
 
