@@ -358,6 +358,15 @@ def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
     assert problem.details["retry"]
 
 
+def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monkeypatch):
+    """A moment behind a reload in which it is not ready is no reason to restart it."""
+    late, probe, call = [], stage.service.controller._probe, actions.call
+    monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: late.pop() if late else fault(address))
+    monkeypatch.setattr(actions, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
+    only(stage.apply("broken", action="POST /-/reload"))
+    assert stage.service.life.snapshot()["generation"] == 1
+
+
 def test_an_action_nobody_knows_is_named(stage):
     assert "no such action: 'dance'" in only(stage.apply("new", action="dance")).message
     assert stage.file.read_text() == "old"
@@ -409,6 +418,16 @@ def test_a_first_file_the_check_rejects_is_not_used(tmp_path):
     assert change is None
     assert "rejects" in only(problems).message
     assert stage.file.read_text() == "old"
+
+
+def test_a_service_that_was_stopped_meanwhile_holds_up_no_other_change(tmp_path):
+    stage = Stage(tmp_path)
+    _, change = apply_first(stage.service, {str(stage.file): "first"})
+    stage.start()
+    stage.service.controller.ask("stop", "test").wait()
+    assert change.settle() == []
+    assert stage.file.read_text() == "first"
+    stage.stop()
 
 
 # Checks

@@ -147,12 +147,10 @@ class Change:
 
     def settle(self) -> list[Problem]:
         """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
-        feed = self._service.around.feed
         with self._service.changing:
-            known = feed.last
-            while self._service.life.state in (State.STOPPED, State.STARTING):
-                feed.after(known, None)
-                known = feed.last
+            if generation(self._service) == 0:
+                self._await_states(State.STOPPED)  # it has not been started yet; later STOPPED is for somebody to end
+            self._await_states(*UNDER_WAY)
             try:
                 return self._conclude(self._fault(actions.Nothing(self._service, "", None, actions.SIGNAL_SETTLE)))
             finally:
@@ -192,8 +190,7 @@ class Change:
 
     def _verify(self, settle: float) -> None:
         """Raises: Fault."""
-        deadline = Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
-        pause = FIRST_PROBE
+        deadline, pause = self._deadline(), FIRST_PROBE
         self._must_be_ready(settle, deadline)
         while self._probe is not None:
             fault = verdict("the probe", self._probe, (self._handle,), deadline.remaining() or 0.001, self._service)
@@ -203,6 +200,9 @@ class Change:
                 raise Fault("probe", fault)
             self._must_be_ready(deadline.sooner(pause), deadline)
             pause = min(pause * 1.5, LONGEST_PROBE)
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
         """Where somebody restarts the service meanwhile its next run counts; a stopped one reads the files later.
@@ -253,7 +253,7 @@ class Change:
     def _fault_of_old(self) -> Fault | None:
         try:
             self._act.carry_out()
-            self._must_be_ready(self._act.settle, Deadline(self._ready_timeout))
+            self._must_be_ready(self._act.settle, self._deadline())
             return None
         except Fault as fault:
             return fault
