@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 
@@ -48,13 +49,58 @@ def test_what_has_not_changed_is_not_sent_again(serve):
     assert origin.look().changed
 
 
-def test_without_an_etag_the_date_is_used(serve):
-    date = "Mon, 02 Feb 2026 10:00:00 GMT"
-    server = serve(answer("text", "200 OK", f"Last-Modified: {date}"))
+def test_a_date_is_no_condition(serve):
+    """An older file that is moved into place, or the second change in one second, would never be seen."""
+    server = serve(answer("text", "200 OK", "Last-Modified: Mon, 02 Feb 2026 10:00:00 GMT"))
     origin = source.of(server.url)
+    assert origin.look().changed
+    assert origin.look().changed
+    assert "If-" not in "".join(server.heads)
+
+
+def test_a_tag_goes_to_the_url_that_gave_it(serve):
+    other = serve(answer("text", "200 OK", 'ETag: "v1"'))
+    first = serve(answer("", "302 Found", f"Location: {other.url}"))
+    origin = source.of(first.url)
     origin.look()
     origin.look()
-    assert f"If-Modified-Since: {date}" in server.heads[1]
+    assert ["If-None-Match" in head for head in first.heads + other.heads] == [False, False, False, True]
+
+
+def test_a_304_that_nobody_asked_for_is_no_answer(serve):
+    assert "answers 304" in refused(serve(answer("", "304 Not Modified")).url)
+
+
+@pytest.mark.parametrize(("reply", "reason"), [
+    (answer(""), "the answer is empty"), (answer("x", "200 OK", "Content-Encoding: gzip"), "answers in gzip"),
+])
+def test_what_is_no_content_is_refused(serve, reply, reason):
+    assert reason in refused(serve(reply).url)
+
+
+def test_the_timeout_counts_over_all_addresses_of_a_host(monkeypatch):
+    """A listener whose queue is full lets the next connection wait (listen(2))."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    crowd = [socket.socket() for _ in range(3)]
+    for one in crowd:
+        one.setblocking(False)
+        one.connect_ex(listener.getsockname())
+    places = socket.getaddrinfo(*listener.getsockname(), type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places * 3)
+    begin = time.monotonic()
+    assert "no whole answer within 0.2 s" in refused("http://three/", timeout=0.2)
+    assert time.monotonic() - begin < 0.5
+    for one in (*crowd, listener):
+        one.close()
+
+
+@pytest.mark.parametrize("make", [lambda held: lambda: held.wait(20), None])
+def test_a_look_takes_no_longer_than_it_may_this_time(serve, make):
+    held = threading.Event()
+    origin = source.of(make(held) if make else serve(lambda *_: held.wait(20)).url)
+    with pytest.raises(CannotLook, match=r"within 0\.1 s"):
+        origin.look(0.1)
+    held.set()
 
 
 def test_the_token_is_read_at_every_look_and_never_shown(serve, tmp_path):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
         name: str
 
-        def look(self) -> Look:
-            """What is there now. Raises: CannotLook."""
+        def look(self, within: float | None = None) -> Look:
+            """What is there now, `within` seconds where the source's own time is longer. Raises: CannotLook."""
 
         def forget(self) -> None:
             """What was seen last was no good: look at it anew, even where it is the same."""
@@ -62,7 +62,7 @@ class Path:
         self._max_bytes = max_bytes
         self._seen: object = None
 
-    def look(self) -> Look:
+    def look(self, within: float | None = None) -> Look:  # noqa: ARG002  a disk is not waited for with a timeout
         try:
             for _ in range(ATTEMPTS):
                 before = self._state()
@@ -140,12 +140,13 @@ class Callback:
         self._call: Call | None = None
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
 
-    def look(self) -> Look:
+    def look(self, within: float | None = None) -> Look:
+        timeout = self._timeout if within is None else min(self._timeout, within)
         if self._call is not None and not self._call.is_over:
             raise CannotLook(f"{self.name}: has not come back from an earlier look")
-        self._call = call = Call(f"source-{self.name}", self._callback, (), self._timeout)
+        self._call = call = Call(f"source-{self.name}", self._callback, (), timeout)
         if not call.is_over:
-            raise CannotLook(f"{self.name}: did not come back within {self._timeout:g} s")
+            raise CannotLook(f"{self.name}: did not come back within {timeout:.3g} s")
         if call.error is not None:
             raise CannotLook(cause.tell(self.name, call.error)) from call.error
         return Look(call.value, False, True)

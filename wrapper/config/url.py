@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from wrapper.config.look import CannotLook, Look
@@ -26,26 +27,27 @@ class Url:
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._token_file = token_file
-        self._tag: str | None = None
-        self._date: str | None = None
+        # (URL, its ETag). No date: Last-Modified has seconds, and goes back where an older file is put in place.
+        self._tag: tuple[str, str] | None = None
         self.name = masked(url)
         _target(url)
 
-    def look(self) -> Look:
-        deadline = Deadline(self._timeout)
+    def look(self, within: float | None = None) -> Look:
+        timeout = self._timeout if within is None else min(self._timeout, within)
+        deadline = Deadline(timeout)
         try:
             return self._follow(deadline)
         except http.client.HTTPException as error:
             raise CannotLook(f"{self.name}: what answers is no good HTTP: {type(error).__name__}") from error
         except OSError as error:
             if deadline.has_passed():
-                raise CannotLook(f"{self.name}: no whole answer within {self._timeout:g} s") from error
+                raise CannotLook(f"{self.name}: no whole answer within {timeout:.3g} s") from error
             raise CannotLook(f"{self.name}: {error.strerror or error}") from error
         except ValueError as error:  # http.client names what it refuses in full, the token too
             raise CannotLook(f"{self.name}: a URL or a field that cannot be sent: {type(error).__name__}") from error
 
     def forget(self) -> None:
-        self._tag = self._date = None
+        self._tag = None
 
     def _follow(self, deadline: Deadline) -> Look:
         url = self._url
@@ -62,24 +64,27 @@ class Url:
         """The answer, or the URL it points to."""
         connection = _Connection(url, deadline)
         try:
-            connection.request("GET", _target(url), headers=self._headers(url))
+            headers = self._headers(url)
+            connection.request("GET", _target(url), headers=headers)
             answer = connection.getresponse()
             if answer.status in (301, 302, 303, 307, 308):
                 return urljoin(url, answer.getheader("Location", ""))
-            if answer.status == 304:
+            if answer.status == 304 and "If-None-Match" in headers:
                 return Look(None, None, False)
             if answer.status != 200:
                 raise CannotLook(f"{self.name}: answers {answer.status}")
-            return self._read(answer)
+            content = self._read(answer)
+            tag = answer.getheader("ETag")
+            self._tag = None if tag is None else (url, tag)
+            kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+            return Look(content, True if kind.endswith(("/json", "+json")) else None, True)
         finally:
             connection.close()
 
     def _headers(self, url: str) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity", "User-Agent": "wrapper", "Accept": "application/json, */*;q=0.5"}
-        if self._tag is not None:
-            headers["If-None-Match"] = self._tag
-        elif self._date is not None:
-            headers["If-Modified-Since"] = self._date
+        if self._tag is not None and self._tag[0] == url:
+            headers["If-None-Match"] = self._tag[1]
         # Credentials are for the place they were given for, never for where a redirect leads (CVE-2018-18074).
         if _origin(url) == _origin(self._url):
             headers.update(self._credentials())
@@ -94,7 +99,10 @@ class Url:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
-    def _read(self, answer: http.client.HTTPResponse) -> Look:
+    def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        coding = answer.getheader("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise CannotLook(f"{self.name}: answers in {coding}, which was not asked for")
         if answer.length is not None and answer.length > self._max_bytes:
             raise CannotLook(f"{self.name}: over {self._max_bytes} bytes")
         pieces, size = [], 0
@@ -105,9 +113,9 @@ class Url:
             pieces.append(piece)
         if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
             raise CannotLook(f"{self.name}: the answer ends {answer.length} bytes too early")
-        self._tag, self._date = answer.getheader("ETag"), answer.getheader("Last-Modified")
-        kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
-        return Look(b"".join(pieces), True if kind.endswith(("/json", "+json")) else None, True)
+        if not size:
+            raise CannotLook(f"{self.name}: the answer is empty")
+        return b"".join(pieces)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -122,15 +130,32 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(parts.hostname, parts.port or (443 if self._is_secure else 80))
 
     def connect(self) -> None:
-        self.timeout = self._deadline.remaining() or 0.001
-        super().connect()
-        raw: Any = self.sock
+        raw: Any = _dial(self.host, self.port, self._deadline)
         if self._is_secure:
             import ssl  # start-up: a source without TLS does without its 8 ms
 
             raw.settimeout(self._deadline.remaining() or 0.001)
             raw = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
         self.sock: Any = Timed(raw, self._deadline)
+
+
+def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
+    """A connection to the first address of a host that answers; they share the time, so that the last has some too.
+
+    Raises: OSError.
+    """
+    error = OSError(f"no address for {host}")
+    places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for left, (family, kind, protocol, _, place) in zip(range(len(places), 0, -1), places):
+        connected = socket.socket(family, kind, protocol)
+        connected.settimeout((deadline.remaining() or 0.001) / left)
+        try:
+            connected.connect(place)
+            return connected
+        except OSError as failure:
+            connected.close()
+            error = failure
+    raise error
 
 
 def _token(path: str) -> str:
