@@ -19,6 +19,7 @@ from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.transaction import Fault
+from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
 from wrapper.service import reload
@@ -390,9 +391,21 @@ def test_a_shutdown_in_the_middle_leaves_the_old_files(stage):
 # Before the first start
 
 
+def first(stage, content, check=None, seconds=20.0):
+    return apply_first(stage.service, {str(stage.file): content}, check, "restart", Deadline(seconds))
+
+
+def test_a_check_holds_the_first_start_up_no_longer_than_allowed(tmp_path):
+    stage, begin = Stage(tmp_path), time.monotonic()
+    problems, change = first(stage, "new", ["sleep", "20"], 0.1)
+    assert only(problems).details["retry"]
+    assert change is None
+    assert time.monotonic() - begin < 3
+
+
 def test_a_first_start_with_new_files(tmp_path):
     stage = Stage(tmp_path)
-    problems, change = apply_first(stage.service, {str(stage.file): "new"}, NO_BAD)
+    problems, change = first(stage, "new", NO_BAD)
     assert problems == []
     stage.start()
     assert change.settle() == []
@@ -403,7 +416,7 @@ def test_a_first_start_with_new_files(tmp_path):
 def test_a_first_start_that_fails_with_new_files_is_done_with_the_old_ones(tmp_path):
     """A file the check likes and the service does not would otherwise keep the container from ever starting again."""
     stage = Stage(tmp_path)
-    _, change = apply_first(stage.service, {str(stage.file): "broken"})
+    _, change = first(stage, "broken")
     stage.service.controller.launch()
     problem = only(change.settle())
     assert problem.details["rolled_back"]
@@ -414,7 +427,7 @@ def test_a_first_start_that_fails_with_new_files_is_done_with_the_old_ones(tmp_p
 
 def test_a_first_file_the_check_rejects_is_not_used(tmp_path):
     stage = Stage(tmp_path)
-    problems, change = apply_first(stage.service, {str(stage.file): "bad"}, NO_BAD)
+    problems, change = first(stage, "bad", NO_BAD)
     assert change is None
     assert "rejects" in only(problems).message
     assert stage.file.read_text() == "old"
@@ -422,7 +435,7 @@ def test_a_first_file_the_check_rejects_is_not_used(tmp_path):
 
 def test_a_service_that_was_stopped_meanwhile_holds_up_no_other_change(tmp_path):
     stage = Stage(tmp_path)
-    _, change = apply_first(stage.service, {str(stage.file): "first"})
+    _, change = first(stage, "first")
     stage.start()
     stage.service.controller.ask("stop", "test").wait()
     assert change.settle() == []
@@ -437,9 +450,13 @@ def run_check(command, timeout=10.0):
     checks.run(command, dict(os.environ), Spawner(), timeout)
 
 
-def test_a_check_that_hangs_is_ended(tmp_path):
+def test_a_check_that_hangs_is_ended(monkeypatch):
     begin = time.monotonic()
     with pytest.raises(Fault, match=r"sleep took longer than 0\.2 s") as caught:
+        run_check(["sleep", "60"], 0.2)
+    assert caught.value.retry, "it had less time than a check has"
+    monkeypatch.setattr(checks, "CHECK_TIMEOUT", 0.2)
+    with pytest.raises(Fault) as caught:
         run_check(["sleep", "60"], 0.2)
     assert not caught.value.retry, "it would take as long again, and again"
     assert time.monotonic() - begin < 3

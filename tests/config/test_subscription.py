@@ -236,7 +236,7 @@ def test_a_watcher_that_dies_is_started_again(make, monkeypatch):
     look = stage.subscription._look
     died = []
 
-    def die_once():
+    def die_once(*early):
         if not died:
             died.append(True)
             raise MemoryError
@@ -276,7 +276,8 @@ def test_the_first_value_is_brought_before_the_watch_begins(make):
     rest = threading.Event()
     brought = []
 
-    def bring(value):
+    def bring(value, deadline):
+        assert deadline.remaining() > 4
         brought.append(value)
         return [], lambda: rest.set() or []
 
@@ -294,8 +295,67 @@ def test_a_source_that_does_not_answer_holds_the_start_up_no_longer_than_allowed
     stage = make()
     stage.value = OSError("away")
     begin = time.monotonic()
-    stage.subscription.first(Deadline(0.3), lambda value: pytest.fail("there is no value"))
+    stage.subscription.first(Deadline(0.3), lambda *_: pytest.fail("there is no value"))
     assert 0.25 < time.monotonic() - begin < 2
+    assert stage.problems == []
+    assert stage.status["failures"] == 0, "quick looks before the start are no reason to look more rarely behind it"
+    looks = stage.looks
+    stage.subscription.first(Deadline(0), lambda *_: pytest.fail("there is no value"))
+    assert stage.looks == looks
+
+
+def test_a_hanging_source_holds_the_start_up_no_longer_than_allowed(make):
+    stage, free, begin = make(), threading.Event(), time.monotonic()
+    stage.subscription._source = sources.of(lambda: free.wait(20))
+    stage.subscription.first(Deadline(0.2), lambda *_: pytest.fail("there is no value"))
+    free.set()
+    assert time.monotonic() - begin < 2
+
+
+def test_an_error_of_ours_before_the_start_is_made_good_behind_it(make):
+    stage = make()
+
+    def fail(value, deadline):
+        raise OSError(24, "Too many open files")
+
+    stage.subscription.first(Deadline(5), fail)
+    assert "OSError" in stage.problems[0]
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    wait_until(lambda: stage.problems == [])
+
+
+def test_the_first_change_counts_for_the_least_time_between_two(make):
+    stage = make(Pace(0.01, min_interval=0.4))
+    stage.subscription.first(Deadline(5), lambda value, deadline: ([], None))
+    begin = time.monotonic()
+    stage.value = "two"
+    stage.subscription.start()
+    assert stage.next_change() == "two"
+    assert time.monotonic() - begin > 0.3
+
+
+@pytest.mark.parametrize("value", [map(str, []), {1: "a", "b": 2}, {"a": object()}])
+def test_a_value_that_cannot_be_compared_is_a_look_that_failed(make, value):
+    """What differs from itself at every look would be a change at every look."""
+    stage = make()
+    stage.value = value
+    stage.subscription.start()
+    wait_until(lambda: stage.problems)
+    assert "cannot be compared" in stage.problems[0]
+    assert stage.changes.empty()
+
+
+def test_what_was_rejected_is_still_said_to_be_when_the_source_is_back(make):
+    stage = make()
+    stage.verdict = lambda value: "it is bad"
+    stage.subscription.start()
+    wait_until(lambda: stage.status["last_result"] == "rejected: it is bad")
+    stage.value = OSError("away")
+    wait_until(lambda: "cannot look" in stage.status["last_result"])
+    stage.value = "one"
+    stage.subscription.look_now()
+    wait_until(lambda: stage.status["last_result"] == "rejected: it is bad")
 
 
 def test_events_tell_of_changes(make, feed):
@@ -324,7 +384,7 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
         name = "it"
         forgotten = 0
 
-        def look(self):
+        def look(self, within=None):
             return look.Look(b"{half", None, True)
 
         def forget(self):

@@ -65,9 +65,12 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
         return change.leave() if is_stopped(service) else change.bring_into_force()
 
 
-def apply_first(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
+def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
                 *, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
-    """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes."""
+    """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes.
+
+    A check that is not done at the `deadline` is done again later.
+    """
     with service.changing:
         change = None
         try:
@@ -75,7 +78,7 @@ def apply_first(service: Service, files: Mapping[str, Content], check: Check = N
             change = Change(service, files, act, None, service, None)
             if not change.is_change:
                 return [], None
-            change.prepare(check)
+            change.prepare(check, deadline)
         except (Fault, ValueError) as error:
             return [_problem(error, change)], None
     return [], change
@@ -103,13 +106,13 @@ class Change:
         """True where the files say this already, to a service that is up or has not looked yet."""
         return not self.is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
 
-    def prepare(self, check: Check) -> None:
+    def prepare(self, check: Check, deadline: Deadline | None = None) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
         if self.transaction is None:
             return
         staged = self.transaction.stage()
         try:
-            self._check(check, staged)
+            self._check(check, staged, deadline or Deadline(None))
         except BaseException:
             self.transaction.undo()
             raise
@@ -121,14 +124,14 @@ class Change:
             self._service.controller.end_trial()
             raise
 
-    def _check(self, check: Check, staged: dict[str, str]) -> None:
+    def _check(self, check: Check, staged: dict[str, str], deadline: Deadline) -> None:
         around = self._service.around
         if callable(check):
             fault = verdict("the check", check, (staged,), checks.CHECK_TIMEOUT, self._service)
             if fault is not None:
                 raise Fault("check", fault)
         for command in checks.commands(check, staged):
-            checks.run(command, around.environment, around.spawner)
+            checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
     def leave(self) -> list[Problem]:
         """Keep the files for a service that reads them when it is started again."""

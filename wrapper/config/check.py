@@ -49,7 +49,10 @@ def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
 
 def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner,
         timeout: float = CHECK_TIMEOUT) -> None:
-    """Raises: Fault with the last lines of output where the command does not exit 0 in time."""
+    """Raises: Fault with the last lines of output where the command does not exit 0 in time.
+
+    One that had less than its usual time is worth another try.
+    """
     name = os.path.basename(command[0])
     reading, writing = os.pipe()
     try:
@@ -62,7 +65,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
     listener = Listener(reading)
     if not process.ended.wait(timeout):
         process.stop(signal.SIGTERM, KILL_TIMEOUT)
-        raise Fault("check", f"{name} took longer than {timeout:g} s", listener.lines())
+        raise Fault("check", f"{name} took longer than {timeout:.3g} s", listener.lines(),
+                    retry=timeout < CHECK_TIMEOUT)
     if process.exit_status != 0:
         raise Fault("check", f"{name} rejects the new file with status {process.exit_status}", listener.lines())
     listener.lines()

@@ -54,13 +54,13 @@ class Declared:
         return Subscription(self._name, origin, self._bring, Pace(settings.config_interval, settings.config_splay,
                             settings.config_min_interval), around.board, around.feed, self._select, needs_json)
 
-    def first(self, value: Any) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
+    def first(self, value: Any, deadline: Deadline) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
         """Bring a value into force before the first start; the rest is done once the service has come up, or not."""
         try:
             files = self._files(value)
         except ValueError as error:
             return [Problem(str(error), step="render")], None
-        problems, change = apply_first(self._service, files, self._check, self._action, reason=self._reason)
+        problems, change = apply_first(self._service, files, self._check, self._action, deadline, reason=self._reason)
         return problems, None if change is None else change.settle
 
     def _bring(self, value: Any) -> list[Problem]:
@@ -157,10 +157,7 @@ def before_start(settings: Settings, service: Service) -> Subscription | None:
         return None
     declared = Declared(settings, service)
     subscription = declared.subscription(settings)
-    try:
-        subscription.first(Deadline(settings.config_wait), declared.first)
-    except Exception as error:  # noqa: BLE001  a fault of ours must not keep the service from starting
-        service.around.board.report("config", f"internal error before the start: {error!r}")
+    subscription.first(Deadline(settings.config_wait), declared.first)
     return subscription
 
 

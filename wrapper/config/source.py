@@ -62,7 +62,7 @@ class Path:
         self._max_bytes = max_bytes
         self._seen: object = None
 
-    def look(self, within: float | None = None) -> Look:  # noqa: ARG002  a disk is not waited for with a timeout
+    def look(self, within: float | None = None) -> Look:  # a disk knows no timeout
         try:
             for _ in range(ATTEMPTS):
                 before = self._state()

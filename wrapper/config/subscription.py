@@ -58,7 +58,7 @@ class Record:
         self.hash_applied: str | None = None
         self.hash_rejected: str | None = None
         self.is_unsettled = False  # the last change failed: going back to what was in force is a change, too
-        self.result = "never fetched"
+        self.result = self._rejection = "never fetched"
         self.failures = 0
         self.failed_looks = 0  # in a row
 
@@ -85,6 +85,8 @@ class Record:
             self.hash_seen = seen or self.hash_seen
             if self.hash_seen == self.hash_applied and not self.is_unsettled:
                 self.last_success, self.result = time.time(), "applied"
+            elif self.hash_seen == self.hash_rejected:
+                self.result = self._rejection
 
     def failed(self, reason: str) -> int:
         """A look failed; returns how many did in a row."""
@@ -105,7 +107,7 @@ class Record:
             self.failures += 1
             self.is_unsettled = True
             self.hash_rejected = which if is_final else None
-            self.result = f"rejected: {reason}"
+            self.result = self._rejection = f"rejected: {reason}"
 
 
 class Subscription:
@@ -139,27 +141,34 @@ class Subscription:
 
     # For whoever subscribes
 
-    def first(self, deadline: Deadline, bring: Callable[[Any], Any]) -> None:
+    def first(self, deadline: Deadline, bring: Callable[[Any, Deadline], Any]) -> None:
         """Look until the source answers or the deadline has passed, in the caller's thread, and have `bring` apply it.
 
-        `bring(value)` returns problems, and what is left to be done by the watcher (None: nothing), which returns
-        problems too.
+        `bring(value, deadline)` returns problems, and what is left to be done by the watcher (None: nothing), which
+        returns problems too.
         """
         pause = 0.1
-        while not self._look():
-            if deadline.has_passed():
-                log.warning("the service starts without the configuration of its source", source=self._source.name)
+        while not deadline.has_passed():
+            if self._look(deadline):
+                self._bring_first(deadline, bring)
                 return
             self._wake.wait(deadline.sooner(pause))
             pause = min(pause * 2, 1.0)
-        if self._pending is not None:
-            (which, value), self._pending = self._pending, None
-            problems, rest = bring(value)
-            if rest is None:
-                self._conclude(which, problems)
-            else:
-                self._record.result = "in place, the service starts with it"
-                self._before_watching = lambda: self._conclude(which, rest())
+        log.warning("the service starts without the configuration of its source", source=self._source.name)
+
+    def _bring_first(self, deadline: Deadline, bring: Callable[[Any, Deadline], Any]) -> None:
+        if self._pending is None:
+            return
+        (which, value), self._pending = self._pending, None
+        try:
+            problems, rest = bring(value, deadline)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not keep the service from starting
+            problems, rest = [Problem(cause.tell("the change before the start", error), retry=True)], None
+        if rest is None:
+            self._conclude(which, problems)
+        else:
+            self._record.result = "in place, the service starts with it"
+            self._before_watching = lambda: self._conclude(which, rest())
 
     def start(self) -> None:
         """Begin to watch."""
@@ -230,18 +239,26 @@ class Subscription:
             every = min(every * 2.0 ** min(failures - QUIET_FAILURES + 1, 20), max(every, LONGEST_PAUSE))
         return every * (1 + random.uniform(-JITTER, JITTER))
 
-    def _look(self) -> bool:
-        """True where the source answered, and what it said was understood."""
+    def _look(self, early: Deadline | None = None) -> bool:
+        """True where the source answered, and what it said was understood.
+
+        `early`: by when, before the first start; then a failure does not count, for the source may start with us.
+        """
         self._record.looked()
         try:
-            look = self._source.look()
+            look = self._source.look(None if early is None else early.remaining())
             if look.changed:
                 self._take(self._selected(look))
             else:
                 self._record.answered(None)
-        except CannotLook as error:
+        except Exception as error:  # noqa: BLE001  an author's values may do anything when they are looked at
+            is_plain = isinstance(error, CannotLook)
+            reason = str(error) if is_plain else cause.tell(f"a look at {self._source.name}", error)
             self._source.forget()
-            self._report_failure(str(error))
+            if early is None:
+                self._report_failure(reason)
+            else:
+                self._record.result = f"cannot look: {reason}"
             return False
         self._board.resolve(self._key, "source")
         return True
@@ -266,7 +283,11 @@ class Subscription:
 
     def _take(self, value: Any) -> None:
         """Remember a value that is neither in force nor rejected; the newest replaces the one that waits."""
-        seen = fingerprint(value)
+        try:
+            seen = fingerprint(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise CannotLook(f"{self._source.name}: what it holds cannot be compared; it must be made of text, bytes, "
+                             f"numbers, lists and dicts: {type(error).__name__}") from error
         self._record.answered(seen)
         record = self._record
         if seen == record.hash_rejected or (seen == record.hash_applied and not record.is_unsettled):
@@ -283,7 +304,6 @@ class Subscription:
             return
         (which, value), self._pending = self._pending, None
         self._conclude(which, self._bring(value))
-        self._next_change = Deadline(self._pace.min_interval)
 
     def _bring(self, value: Any) -> list[Problem]:
         """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""
@@ -304,6 +324,7 @@ class Subscription:
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
         """Note how a change went. One whose content is not to blame is tried again."""
+        self._next_change = Deadline(self._pace.min_interval)
         if not problems:
             self._record.applied(which)
             self._board.replace(self._change_key, ())

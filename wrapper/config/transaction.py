@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from typing import Union
 
+from wrapper.config.fingerprint import fingerprint
 from wrapper.config.journal import Change, Journal, beside, remove, repair_one
 from wrapper.log import log
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Content = Union[str, bytes, None]
 NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
-HASH_LENGTH = 12  # hexadecimal digits: enough to tell configurations apart, short enough to read aloud
 
 
 class Fault(Exception):
@@ -48,8 +47,8 @@ class Transaction:
             repair_one(beside(path))  # before anything is read: what a crash left half done is nobody's old content
         self._index = index
         self._journal: Journal | None = None
-        self.old_hash = fingerprint(read(path) for path in self.contents)
-        self.new_hash = fingerprint(self.contents.values())
+        self.old_hash = _hash([read(path) for path in self.contents])
+        self.new_hash = _hash([*self.contents.values()])
 
     @property
     def is_change(self) -> bool:
@@ -126,13 +125,8 @@ def read(path: str) -> bytes | None:
         raise Fault("write", f"cannot read {path}: {error.strerror}", retry=True) from error
 
 
-def fingerprint(contents: object) -> str:
-    """A short hash over several contents, in order; an absent file differs from an empty one."""
-    total = hashlib.sha256()
-    for content in contents:  # type: ignore[attr-defined]
-        part = b"-" if content is None else b"+" + hashlib.sha256(content).digest()
-        total.update(part)
-    return total.hexdigest()[:HASH_LENGTH]
+def _hash(contents: list[bytes | None]) -> str:
+    return fingerprint(contents[0] if len(contents) == 1 and contents[0] is not None else contents)
 
 
 def _encoded(content: Content) -> bytes | None:
