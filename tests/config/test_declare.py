@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import pytest
 
+from tests.config.test_apply import Stage
 from wrapper.config import declare
-from wrapper.config.declare import part, render
+from wrapper.config.declare import Declared, part, render
 
 
 @pytest.mark.parametrize(("document", "path", "found"), [
@@ -53,3 +57,89 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(name):
     with pytest.raises(ValueError, match="no name of a file inside the folder"):
         declare._inside(name)
     assert declare._inside("sub/.a.yml") == "sub/.a.yml"
+
+
+class Site:
+    """A source, its destination and what brings the one into the other, looked at by hand; the service is stopped."""
+
+    def __init__(self, folder, place, *options):
+        self.source = folder / "source"
+        self.place = folder / place
+        self.stage = Stage(folder, "--config-source", str(self.source), "--config-file",
+                           str(self.place) + ("/" if place.endswith("/") else ""), "--config-action", "none",
+                           "--config-min-interval", "0s", *options)
+        self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription(
+            self.stage.around.settings)
+
+    def look(self):
+        assert self.subscription._look(), self.subscription.status()
+        self.subscription._bring_pending()
+        return [entry["message"] for entry in self.stage.around.board.list()]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    site = Site(tmp_path, "place/")
+    site.source.mkdir()
+    site.place.mkdir()
+    (site.place / "image.yml").write_text("of the image")
+    (site.source / "a.yml").write_text("a")
+    (site.source / "b.yml").write_text("b")
+    return site
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_goes_from_a_folder_goes_and_what_did_not_come_from_it_stays(folders):
+    assert folders.look() == []
+    assert names(folders.place) == ["a.yml", "b.yml", "image.yml"]
+    (folders.source / "b.yml").unlink()
+    assert folders.look() == []
+    assert names(folders.place) == ["a.yml", "image.yml"]
+
+
+def test_folders_in_a_folder_come_too(folders):
+    (folders.source / "sub").mkdir()
+    (folders.source / "sub" / "c.yml").write_text("c")
+    assert folders.look() == []
+    assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
+
+
+def test_a_document_cannot_write_outside_the_folder(tmp_path):
+    site = Site(tmp_path, "place/")
+    site.place.mkdir()
+    site.source.write_text(json.dumps({"ok.yml": "fine", "../escaped": "no"}))
+    assert "no name of a file inside the folder" in str(site.look())
+    assert names(site.place) == []
+    assert not (tmp_path / "escaped").exists()
+
+
+@pytest.mark.parametrize("content", [b'{"version": 1.10, "id": 12345678901234567890.5, "a": 1, "a": 2}', b"\xff\xfe"])
+def test_without_a_selection_the_bytes_go_through(tmp_path, content):
+    site = Site(tmp_path, "place")
+    site.source.write_bytes(content)
+    assert site.look() == []
+    assert site.place.read_bytes() == content
+
+
+def test_null_is_nothing_to_write(tmp_path):
+    site = Site(tmp_path, "place", "--config-select", "a.b")
+    site.source.write_text('{"a": {"b": null}}')
+    assert "a.b is null" in str(site.look())
+    assert not site.place.exists()
+
+
+def test_a_change_of_the_template_is_a_change(tmp_path):
+    template = tmp_path / "template"
+    template.write_text("one $a")
+    os.utime(template, (1, 1))
+    site = Site(tmp_path, "place", "--config-template", str(template))
+    site.source.write_text('{"a": 1}')
+    os.utime(site.source, (1, 1))
+    assert site.look() == []
+    assert site.place.read_text() == "one 1"
+    template.write_text("two $a")
+    assert site.look() == []
+    assert site.place.read_text() == "two 1"

@@ -282,6 +282,13 @@ def test_a_file_in_a_folder_as_kubernetes_mounts_it(tmp_path):
     assert origin.look().content == b"two"
 
 
+def test_a_link_that_leads_nowhere_is_no_file(tmp_path):
+    """An editor's lock is such a link, and must not keep the folder from being read."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / ".#a").symlink_to("somebody@host.123:1")
+    assert look(str(tmp_path)).content == {"a": b"a"}
+
+
 def test_a_link_to_itself_ends(tmp_path):
     (tmp_path / "a").write_text("a")
     (tmp_path / "loop").symlink_to(tmp_path)

@@ -9,18 +9,23 @@ import string
 
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
-from wrapper.config.look import CannotLook
+from wrapper.config.look import CannotLook, document
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
+    from wrapper.config.look import Look
+    from wrapper.config.source import Source
+    from wrapper.config.transaction import Content
     from wrapper.service.service import Service
     from wrapper.settings import Settings
+
+    Files = dict[str, Content]
 
 
 class Template(string.Template):
@@ -44,31 +49,54 @@ class Declared:
         self._template = settings.config_template
         self._check = settings.config_check
         self._action = settings.config_action
+        self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
     def subscription(self, settings: Settings) -> Subscription:
         assert settings.config_source is not None
         around = self._service.around
         origin = source.of(settings.config_source, timeout=settings.config_timeout,
                            token_file=settings.config_token_file)
-        needs_json = bool(self._path or self._template)
+        if self._template is not None:
+            origin = WithTemplate(origin, source.of(self._template))
         return Subscription(self._name, origin, self._bring, Pace(settings.config_interval, settings.config_splay,
-                            settings.config_min_interval), around.board, around.feed, self._select, needs_json)
+                            settings.config_min_interval), around.board, around.feed, self._select, self._read)
 
     def first(self, value: Any, deadline: Deadline) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
         """Bring a value into force before the first start; the rest is done once the service has come up, or not."""
-        try:
-            files = self._files(value)
-        except ValueError as error:
-            return [Problem(str(error), step="render")], None
+        files, problems = self._rendered(value)
+        if problems:
+            return problems, None
         problems, change = apply_first(self._service, files, self._check, self._action, deadline, reason=self._reason)
-        return problems, None if change is None else change.settle
+        if change is None:
+            return self._noted(files, problems), None
+        return problems, lambda: self._noted(files, change.settle())
 
     def _bring(self, value: Any) -> list[Problem]:
+        files, problems = self._rendered(value)
+        return problems or self._noted(
+            files, apply(self._service, files, self._check, self._action, reason=self._reason))
+
+    def _rendered(self, value: Any) -> tuple[Files, list[Problem]]:
         try:
-            files = self._files(value)
+            return self._files(value), []
         except ValueError as error:
-            return [Problem(str(error), step="render")]
-        return apply(self._service, files, self._check, self._action, reason=self._reason)
+            return {}, [Problem(str(error), step="render")]
+
+    def _noted(self, files: Files, problems: list[Problem]) -> list[Problem]:
+        if not problems:
+            self._placed = {place for place, content in files.items() if content is not None}
+        return problems
+
+    def _read(self, look: Look) -> Any:
+        """What is to become the file as it stands is not looked into: JSON that is read and written is another text."""
+        needs_json = bool(self._path or self._template)
+        if isinstance(look.content, bytes) and not needs_json and not self._is_folder:
+            return look.content
+        return document(look, must_be_json=needs_json)
+
+    @property
+    def _is_folder(self) -> bool:
+        return self._place.endswith("/") or os.path.isdir(self._place)
 
     def _select(self, found: Any) -> dict[str, Any]:
         """The part that counts, with the template it is to be rendered by: a change of either is a change."""
@@ -84,14 +112,41 @@ class Declared:
         except ValueError as error:
             raise CannotLook(str(error)) from error
 
-    def _files(self, value: dict[str, Any]) -> dict[str, str | bytes | None]:
+    def _files(self, value: dict[str, Any]) -> Files:
         """Raises: ValueError."""
         found, template = value["part"], value["template"]
+        if found is None:
+            raise ValueError(f"there is nothing to write: {'.'.join(self._path) or 'the source'} is null")
         if template is not None:
             return {self._place: render(template, found)}
-        if isinstance(found, dict) and (self._place.endswith("/") or os.path.isdir(self._place)):
-            return {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
+        if isinstance(found, dict) and self._is_folder:
+            return self._files_inside(found)
         return {self._place: _text(found)}
+
+    def _files_inside(self, found: dict[str, Any]) -> Files:
+        """What the source has now, and no more what came from it before."""
+        files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
+        if os.path.isdir(self._place):
+            for place in files:
+                os.makedirs(os.path.dirname(place), exist_ok=True)
+        return {**dict.fromkeys(self._placed), **files}
+
+
+class WithTemplate:
+    """A source that is looked at anew when the template for it has changed."""
+
+    def __init__(self, origin: Source, template: Source) -> None:
+        self.name = origin.name
+        self._origin = origin
+        self._template = template
+
+    def look(self, within: float | None = None) -> Look:
+        if self._template.look().changed:
+            self._origin.forget()
+        return self._origin.look(within)
+
+    def forget(self) -> None:
+        self._origin.forget()
 
 
 def _inside(name: str) -> str:
@@ -102,24 +157,20 @@ def _inside(name: str) -> str:
     return name
 
 
-def part(document: Any, path: tuple[str, ...]) -> Any:
+def part(found: Any, path: tuple[str, ...]) -> Any:
     """The part of a document at a path of keys and list positions. A key may hold dots itself, as names of files do.
 
     Raises: ValueError that names what is missing.
     """
     if not path:
-        return document
+        return found
     for length in range(len(path), 0, -1):
-        for found in _at(document, ".".join(path[:length])):
-            return part(found, path[length:])
+        key = ".".join(path[:length])
+        if isinstance(found, dict) and key in found:
+            return part(found[key], path[length:])
+        if isinstance(found, list) and key.isascii() and key.isdigit() and int(key) < len(found):
+            return part(found[int(key)], path[length:])
     raise ValueError(f"there is no {path[0]!r}" + (f" on the way to {'.'.join(path)!r}" if len(path) > 1 else ""))
-
-
-def _at(document: Any, key: str) -> Iterator[Any]:
-    if isinstance(document, dict) and key in document:
-        yield document[key]
-    elif isinstance(document, list) and key.isascii() and key.isdigit() and int(key) < len(document):
-        yield document[int(key)]
 
 
 class _Names:

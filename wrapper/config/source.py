@@ -115,7 +115,10 @@ def _files_under(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]
         path = os.path.join(folder, name)
         if name.startswith(".."):
             continue
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:  # a link that leads nowhere, as editors make for a lock
+            continue
         if stat.S_ISDIR(status.st_mode) and depth > 0:
             yield from _files_under(path, depth - 1)
         elif stat.S_ISREG(status.st_mode):

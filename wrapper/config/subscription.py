@@ -6,6 +6,7 @@ the good one counts as a change. While a change waits for its time, only the new
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 QUIET_FAILURES = 3  # looks in a row that may fail before it is a problem; a source may start later than we do
 LONGEST_PAUSE = 60.0  # seconds between two looks at a source that keeps failing, unless its interval is longer
+EARLY_PAUSE = 0.1  # seconds between the first two looks before the start; doubles up to one second
 JITTER = 0.1  # of the interval, so that replicas do not all ask at once
 SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem
 REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
@@ -114,11 +116,11 @@ class Subscription:
     """Watches one source. `on_change(value)` brings a value into force and returns what went wrong, or nothing.
 
     `select` takes the part that counts out of the document (JSON, text, bytes, or a folder's {name: text}); with it the
-    document `must_be_json` unless that says otherwise.
+    document must be JSON. `read` makes the document of a look; default: `look.document`.
     """
 
     def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,
-                 select: Callable[[Any], Any] | None = None, must_be_json: bool | None = None) -> None:
+                 select: Callable[[Any], Any] | None = None, read: Callable[[Look], Any] | None = None) -> None:
         self.name = name
         self._source = source
         self._on_change = on_change
@@ -126,7 +128,7 @@ class Subscription:
         self._board = board
         self._feed = feed
         self._select = select
-        self._must_be_json = select is not None if must_be_json is None else must_be_json
+        self._read = read or functools.partial(document, must_be_json=select is not None)
         self._key = f"source:{name}"
         self._change_key = f"config:{name}"
         self._record = Record()
@@ -147,11 +149,13 @@ class Subscription:
         `bring(value, deadline)` returns problems, and what is left to be done by the watcher (None: nothing), which
         returns problems too.
         """
-        pause = 0.1
+        pause = EARLY_PAUSE
         while not deadline.has_passed():
             if self._look(deadline):
                 self._bring_first(deadline, bring)
                 return
+            if pause == EARLY_PAUSE:
+                log.info("the service waits for its configuration", reason=self._record.result)
             self._wake.wait(deadline.sooner(pause))
             pause = min(pause * 2, 1.0)
         log.warning("the service starts without the configuration of its source", source=self._source.name)
@@ -264,7 +268,7 @@ class Subscription:
         return True
 
     def _selected(self, look: Look) -> Any:
-        found = document(look, must_be_json=self._must_be_json)
+        found = self._read(look)
         if self._select is None:
             return found
         try:
