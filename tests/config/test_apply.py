@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
-from wrapper.config.apply import apply, apply_first
+from wrapper.config.apply import Change, apply, apply_first
 from wrapper.config.transaction import Fault
 from wrapper.deadline import Deadline
 from wrapper.events import Feed
@@ -441,6 +442,55 @@ def test_a_service_that_was_stopped_meanwhile_holds_up_no_other_change(tmp_path)
     assert change.settle() == []
     assert stage.file.read_text() == "first"
     stage.stop()
+
+
+# Whatever it is given, it never raises
+
+
+@pytest.mark.parametrize("check", ["/bin/false {file}", "grep -q ^old$ '{file}'"])
+def test_a_check_may_be_one_text(stage, check):
+    assert "rejects the new file" in only(stage.apply("new", check=check)).message
+    assert stage.file.read_text() == "old"
+
+
+def test_a_mapping_of_any_kind_has_a_check_for_a_path(stage):
+    check = types.MappingProxyType({str(stage.file): "/bin/false {file}"})
+    assert "rejects the new file" in only(stage.apply("new", check=check)).message
+
+
+@pytest.mark.parametrize("odd", [{"check": []}, {"check": 5}, {"check": {"/x": [1]}}, {"check": "'"}, {"action": 5}])
+def test_what_makes_no_sense_is_named_before_anything_is_done(stage, odd):
+    assert only(stage.apply("new", **odd)).details["step"] == "settings"
+    assert stage.file.read_text() == "old"
+    assert "text, bytes or None, not int" in only(stage.apply(5)).message
+
+
+def test_a_destination_that_is_a_pipe_is_named(stage, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in only(apply(stage.service, {str(tmp_path / "pipe"): "x"})).message
+
+
+@pytest.mark.parametrize("step", ["_verify", "_check"])
+def test_a_fault_of_ours_undoes_the_change(stage, monkeypatch, step):
+    def fail(*_):
+        raise KeyError("oh")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Change, step, fail)
+        problem = only(stage.apply("new"))
+    assert "the change failed: KeyError at" in problem.message
+    assert stage.file.read_text() == "old"
+    assert stage.apply("new") == []
+
+
+def test_a_service_that_is_gone_for_good_is_said_to_be(stage):
+    """Nothing brings it back, so nothing is changed, and nothing is tried again."""
+    stage.service.controller.signal(9)
+    assert stage.over.wait(5)
+    problem = only(stage.apply("new"))
+    assert "gone for good" in problem.message
+    assert "retry" not in problem.details
+    assert stage.file.read_text() == "old"
 
 
 # Checks

@@ -152,6 +152,8 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
         return Restart(service, reason, ready_timeout, 0.0)
     if action == "reload":
         return Reload(service, reason, ready_timeout, SIGNAL_SETTLE)
+    if not isinstance(action, str):
+        raise ValueError(f"no such action: {action!r}")  # noqa: TRY004  as for any other that there is not
     if action.startswith("signal:"):
         return Signal(service, reason, ready_timeout, values.signal_number(action[len("signal:"):]))
     asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)

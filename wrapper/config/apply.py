@@ -6,7 +6,7 @@ service goes on with what worked before.
 
 from __future__ import annotations
 
-
+from wrapper import cause
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config import journal
@@ -40,11 +40,11 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
           reason: str = "configuration") -> list[Problem]:
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
-    `check`: a command that must exit 0. Where it names `{file}` it runs once for each new file, which then stands
-    beside its place under a hidden name without its suffix; a mapping has a command for each path that needs one; a
-    callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path", None or a callable.
-    `probe`: called when the service is ready, until it returns None or True, or `ready_timeout` is over. Callables get
-    `handle`.
+    `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
+    file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
+    path that needs one; a callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path",
+    None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout` is
+    over. Callables get `handle`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list.
     """
@@ -53,16 +53,27 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
         return [Problem("a change cannot be made from within the check, action or probe of another one",
                         step="settings")]
     with service.changing:
-        change = None
         try:
-            act = actions.of(action, service, handle, reason, ready_timeout)
-            change = Change(service, files, act, probe, handle, ready_timeout)
-            if change.is_in_force:
-                return []
-            change.prepare(check)
-        except (Fault, ValueError) as error:
-            return [_problem(error, change)]
-        return change.leave() if is_stopped(service) else change.bring_into_force()
+            return _apply(service, files, check, action, ready_timeout, probe, handle, reason)
+        except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
+            return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
+
+
+def _apply(service: Service, files: Mapping[str, Content], check: Check, action: Action, ready_timeout: float | None,
+           probe: Callable[..., Any] | None, handle: Any, reason: str) -> list[Problem]:
+    if service.controller.over.is_set():
+        return [Problem(f"{service.name} is gone for good: {service.life.reason}", step="settings")]
+    change = None
+    try:
+        act = actions.of(action, service, handle, reason, ready_timeout)
+        checks.refuse_unknown(check)
+        change = Change(service, files, act, probe, handle, ready_timeout)
+        if change.is_in_force:
+            return []
+        change.prepare(check)
+    except (Fault, ValueError) as error:
+        return [_problem(error, change)]
+    return change.leave() if is_stopped(service) else change.bring_into_force()
 
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
@@ -75,6 +86,7 @@ def apply_first(service: Service, files: Mapping[str, Content], check: Check, ac
         change = None
         try:
             act = actions.of(action, service, service, reason, None)
+            checks.refuse_unknown(check)
             change = Change(service, files, act, None, service, None)
             if not change.is_change:
                 return [], None
@@ -145,6 +157,9 @@ class Change:
         self._service.controller.begin_trial()
         try:
             return self._conclude(self._fault(self._act))
+        except BaseException:
+            self._conclude(Fault("internal", "a fault of the wrapper"))
+            raise
         finally:
             self._service.controller.end_trial()
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
+from collections.abc import Mapping
 
 from wrapper.config.transaction import Fault
 from wrapper.errors import CannotStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Union
 
     from wrapper.service.process import Process, Spawner
 
-    Command = Sequence[str]
+    Command = Union[str, Sequence[str]]
     Check = Union[Command, Mapping[str, Command], Callable[[dict[str, str]], Any], None]
 
 PLACEHOLDER = "{file}"
@@ -31,20 +33,42 @@ LAST_WORDS_TIMEOUT = 1.0  # seconds for what is still in the pipe
 def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
     """The commands to run: one for each new file where `{file}` is named, else one for all.
 
-    A mapping has a command for each path that needs one. `{file}` is the new file, beside its place, so that relative
-    names in it mean what they will mean, under a hidden name without its suffix.
+    A command is a list of words, or a text that is split as a shell splits it. A mapping has a command for each path
+    that needs one. `{file}` is the new file, beside its place, so that relative names in it mean what they will mean,
+    under a hidden name without its suffix.
+
+    Raises: ValueError for what is no check.
     """
-    if isinstance(check, dict):
+    if check is None:
+        return
+    if isinstance(check, Mapping):
         places = {os.path.realpath(path): command for path, command in check.items()}
         for path, command in places.items():
             if path in staged:
                 yield from commands(command, {path: staged[path]})
-    elif isinstance(check, (list, tuple)):
-        if not any(PLACEHOLDER in word for word in check):
-            yield list(check)
-            return
-        for file in staged.values():
-            yield [word.replace(PLACEHOLDER, file) for word in check]
+        return
+    words = _words(check)
+    if not any(PLACEHOLDER in word for word in words):
+        yield words
+        return
+    for file in staged.values():
+        yield [word.replace(PLACEHOLDER, file) for word in words]
+
+
+def refuse_unknown(check: Check) -> None:
+    """Raises: ValueError for what is no check."""
+    if isinstance(check, Mapping):
+        for command in check.values():
+            _words(command)
+    elif check is not None and not callable(check):
+        _words(check)
+
+
+def _words(command: Any) -> list[str]:
+    words = shlex.split(command) if isinstance(command, str) else command
+    if not isinstance(words, (list, tuple)) or not words or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"no check: {command!r}; a check is a command in words, a callable, or commands by path")
+    return list(words)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner,
@@ -54,7 +78,10 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
     One that had less than its usual time is worth another try.
     """
     name = os.path.basename(command[0])
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError as error:
+        raise Fault("check", f"the check cannot run: {error.strerror}", retry=True) from error
     try:
         process = _spawn(command, environment, spawner, writing)
     except CannotStart as error:

@@ -36,7 +36,7 @@ class Fault(Exception):
 class Transaction:
     """The files of one change by path; None as content means that there must be no such file.
 
-    Raises: Fault where a path cannot be written to.
+    Raises: Fault where a path cannot be written to; ValueError for what can be no content.
     """
 
     def __init__(self, files: Mapping[str, Content], index: str | None) -> None:
@@ -117,6 +117,8 @@ class Transaction:
 def read(path: str) -> bytes | None:
     """What is at `path` now; None where nothing is. Raises: Fault."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for for ever (fifo(7))
+            raise Fault("write", f"cannot replace {path}: it is no regular file", retry=True)
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError:
@@ -130,7 +132,12 @@ def _hash(contents: list[bytes | None]) -> str:
 
 
 def _encoded(content: Content) -> bytes | None:
-    return content.encode() if isinstance(content, str) else content
+    """Raises: ValueError for what can be no content of a file."""
+    if content is None or isinstance(content, bytes):
+        return content
+    if not isinstance(content, str):
+        raise ValueError(f"the content of a file is text, bytes or None, not {type(content).__name__}")  # noqa: TRY004
+    return content.encode()
 
 
 def _save(change: Change) -> None:
