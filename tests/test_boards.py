@@ -11,7 +11,7 @@ import pytest
 from wrapper.deadline import Deadline
 from wrapper.events import HISTORY, Feed
 from wrapper.log import Log, one_line
-from wrapper.problems import Board, Problem
+from wrapper.problems import MOST, Board, Problem
 
 
 @pytest.fixture
@@ -38,6 +38,31 @@ def test_the_problems_of_a_source_are_replaced_as_a_whole(board):
     assert [entry["message"] for entry in board.list()] == ["stays", "two again", "three"]
     board.replace("rules", [])
     assert len(board) == 1
+
+
+def test_the_board_is_bounded(board):
+    """Ever new keys must not fill the memory of the container."""
+    for number in range(MOST + 300):
+        board.report("sidecar", f"disk {number} is full", key=str(number))
+    board.report("other", "stays")
+    messages = [entry["message"] for entry in board.list()]
+    assert len(messages) == MOST + 2
+    assert messages[-2:] == ["and 300 more", "stays"]
+    board.resolve("sidecar", "0")
+    board.report("sidecar", "there is room again", key="new")
+    assert "and 300 more" not in [entry["message"] for entry in board.list()]
+    assert len(board) == MOST + 1
+
+
+def test_details_are_what_json_can_say(board):
+    """One odd value would keep everybody from reading any problem."""
+    loop = []
+    loop.append(loop)
+    board.report("a", "b", nan=float("nan"), pair={(1, 2): {3}}, thing=b"x", loop=loop, fine=[1, 2.5, None, True, "t"])
+    details = json.loads(json.dumps(board.list()[0]["details"], allow_nan=False))
+    assert details["nan"] == "nan"
+    assert details["pair"] == {"(1, 2)": [3]}
+    assert details["fine"] == [1, 2.5, None, True, "t"]
 
 
 def test_only_news_makes_an_event():

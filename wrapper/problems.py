@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 from wrapper.log import log, timestamp
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.events import Feed
+
+
+MOST = 200  # problems of one source; more are told as a number
+MORE = "more"  # the key of that
 
 
 class Problem:
@@ -37,10 +42,13 @@ class Board:
 
     def report(self, source: str, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again: then the newer message and details count."""
-        now = timestamp()
+        now, details = timestamp(), _plain(details)
         with self._lock:
+            if (source, key) not in self._entries and self._is_full(source):
+                key, details = MORE, {}
+                message = f"and {self._more(source)} more"
             entry = self._entries.get((source, key))
-            is_news = entry is None or entry["message"] != message
+            is_news = entry is None or (entry["message"] != message and key != MORE)
             if entry is None:
                 name = f"{source}/{key}" if key else source
                 entry = self._entries[source, key] = {"id": name, "source": source, "since": now, "count": 0}
@@ -53,9 +61,19 @@ class Board:
         """Take a problem off the board; nothing happens where there is none."""
         with self._lock:
             entry = self._entries.pop((source, key), None)
+            if entry is not None:
+                self._entries.pop((source, MORE), None)  # there is room again: they come when they are seen again
         if entry is not None:
             log.info(f"problem gone: {entry['message']}", source=source)
             self._feed.publish("resolved", problem=entry["id"], source=source, message=entry["message"])
+
+    def _is_full(self, source: str) -> bool:
+        assert self._lock.locked()
+        return sum(name == source for name, _ in self._entries) >= MOST
+
+    def _more(self, source: str) -> int:
+        entry = self._entries.get((source, MORE))
+        return 1 if entry is None else entry["count"] + 1
 
     def replace(self, source: str, problems: Iterable[Problem]) -> None:
         """Make these the problems of `source`: new ones come, those not named any more go."""
@@ -75,3 +93,15 @@ class Board:
     def __len__(self) -> int:
         return len(self._entries)
 
+
+def _plain(value: Any, depth: int = 8) -> Any:
+    """Details as JSON can say them: what else there is, as the text that it is to people."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)  # RFC 8259 section 6 has no NaN
+    if depth and isinstance(value, dict):
+        return {str(key): _plain(part, depth - 1) for key, part in value.items()}
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(part, depth - 1) for part in value]
+    return str(value)
