@@ -13,7 +13,7 @@ from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
 from wrapper.config.fingerprint import fingerprint
-from wrapper.config.look import CannotLook, Look, document
+from wrapper.config.look import JSON_BYTES, CannotLook, Look, document
 
 
 def look(origin, **options):
@@ -342,6 +342,14 @@ def test_json_is_json_where_it_looks_like_it(content, is_json, value):
 def test_half_a_document_is_refused_where_json_is_needed(is_json):
     with pytest.raises(CannotLook, match="not JSON"):
         document(Look(b'{"password": "secr', is_json, True), must_be_json=True)
+
+
+def test_json_is_bounded_by_what_it_takes_in_memory():
+    """16 MiB of `[],[]` are half a gigabyte of lists."""
+    content = b"[" + b"[]," * (JSON_BYTES // 3) + b"1]"
+    with pytest.raises(CannotLook, match="JSON of over 4194304 bytes"):
+        document(Look(content, None, True), must_be_json=True)
+    assert document(Look(content, None, True), must_be_json=False) == content.decode()
 
 
 def test_equal_values_have_equal_fingerprints():

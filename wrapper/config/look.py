@@ -9,6 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it takes thirty times the room
+
 # `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
 # where the source says so, None where it does not say.
 Look = namedtuple("Look", "content is_json changed")
@@ -28,8 +30,11 @@ def document(look: Look, *, must_be_json: bool) -> Any:
     if look.is_json is False or not isinstance(look.content, bytes):
         return look.content
     if look.is_json or must_be_json or look.content[:1] in (b"{", b"["):
+        is_too_much = len(look.content) > JSON_BYTES
+        if is_too_much and (look.is_json or must_be_json):
+            raise CannotLook(f"what it holds is JSON of over {JSON_BYTES} bytes")
         try:
-            return json.loads(look.content)
+            return _text(look.content) if is_too_much else json.loads(look.content)
         except (ValueError, RecursionError) as error:
             if look.is_json or must_be_json:
                 raise CannotLook(f"what it holds is not JSON: {_brief(error)}") from error
