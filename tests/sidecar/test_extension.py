@@ -330,6 +330,18 @@ def test_a_hook_that_fails_does_not_silence_the_others(sidecar):
         assert "on_ready fails failed: SystemExit" in wrapper.wait_problem()["message"]
 
 
+def test_watches_of_one_name_are_told_apart(sidecar):
+    """Python's `_` is a common one."""
+    for _ in range(2):
+        @sidecar.watch(lambda: 1, every=10)
+        def _(value):
+            pass
+
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: {"mine._", "mine._-2"} == {
+            one["name"] for one in wrapper.get("/sidecar/api/config").json()})
+
+
 def test_a_watch_is_called_with_what_changed(sidecar):
     document, seen = {"alerts": [1], "noise": 0}, []
 

@@ -47,6 +47,7 @@ class Host:
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
+        self._watches: list[str] = []
         self._tasks: list[threading.Thread] = []
         self._hooks = Hooks(self.guard, self._main, site.around.feed)
 
@@ -112,11 +113,15 @@ class Host:
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
         work = fitting(function)
+        # Problems go by the name: of two with one name each would take the other's off the board.
+        self._watches.append(name)
+        number = self._watches.count(name)
+        title = f"{self.guard.name}.{name}" + (f"-{number}" if number > 1 else "")
 
         def on_change(value: Any) -> Any:
             return work(value, self._main)
 
-        subscription = Subscription(f"{self.guard.name}.{name}", source, on_change, pace, self._around.board,
+        subscription = Subscription(title, source, on_change, pace, self._around.board,
                                     self._around.feed, select)
         self._subscriptions.append(subscription)
         self._site.add_subscription(subscription)
