@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import stat
 
 import pytest
 
 from wrapper.presets import prometheus as preset
+from wrapper.sidecar import handle
 from wrapper.testing import FakeService, running
 
 SMTP = {"host": "mail:587", "from": "a@b", "password": "p"}
@@ -58,6 +60,56 @@ class Answer:
 
     def json(self):
         return self._silences
+
+
+def test_yaml_keeps_every_character():
+    """A JSON escape in two halves is two characters to a YAML reader, and none to Prometheus."""
+    assert "on fire 🔥" in preset.rule_file([{"name": "on fire 🔥"}])
+    assert "kritisch-ä" in preset.alertmanager_file({"notifiers": [
+        {"type": "slack", "url": "http://z/🔥", "severity": "kritisch-ä"}]})
+
+
+def test_the_first_file_is_not_for_all_and_its_folder_is_made(tmp_path):
+    """A password of the mail server comes into it, with the rights that it has."""
+    file = tmp_path / "etc" / "alertmanager.yml"
+    preset.put_first_file(str(file))
+    assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0
+    file.write_text("mine")
+    preset.put_first_file(str(file))
+    assert file.read_text() == "mine"
+
+
+def test_without_a_place_for_alertmanager_the_rules_go_on(tmp_path):
+    (tmp_path / "file").write_text("")
+    sidecar = preset.build({"SITE_CONFIGURATION": str(tmp_path / "site"),
+                            "ALERTMANAGER_CONFIG": str(tmp_path / "file" / "alertmanager.yml")})
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: "Alertmanager is not started" in str(wrapper.problems()))
+        names = {one["name"] for one in wrapper.get("/sidecar/api/config").json()}
+    assert names == {"prometheus.rules"}
+
+
+class Trouble:
+    def __init__(self, reply):
+        self.reply = reply
+
+    def request(self, method, path, json=None):
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return Answer([]) if method == "GET" else handle.Answer(self.reply, {}, b"why")
+
+
+@pytest.mark.parametrize(("reply", "retry"), [
+    (ConnectionResetError("dropped"), True), (ValueError("no HTTP"), True), (503, True), (400, None)])
+def test_only_what_may_pass_is_tried_again(reply, retry):
+    """A silence that the site has removed must not stay for ten years because of one connection."""
+    problem, = preset.reconcile(Trouble(reply), ["A"])
+    assert problem.details.get("retry") is retry
+
+
+def test_what_is_no_silence_is_named():
+    problem, = preset.reconcile(Trouble(200), [None])
+    assert "the name of an alert, or an object of labels" in problem.message
 
 
 def silence(identity, owner, state, **labels):

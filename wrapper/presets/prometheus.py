@@ -47,8 +47,13 @@ Matchers = frozenset[tuple[str, str]]
 
 
 def rule_file(rules: list[Any]) -> str:
-    """The site's groups as a rule file; JSON is YAML."""
-    return json.dumps({"groups": rules}, indent=2) + "\n"
+    """The site's groups as a rule file."""
+    return yaml({"groups": rules})
+
+
+def yaml(document: Any) -> str:
+    """JSON is YAML but for characters beyond U+FFFF: its two escapes for one of them (RFC 8259 section 7) are none."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def alertmanager_file(site: Mapping[str, Any]) -> str:
@@ -59,9 +64,9 @@ def alertmanager_file(site: Mapping[str, Any]) -> str:
         receivers.append({"name": name, **receiver(notifier, site.get("smtp") or {})})
         severity = notifier.get("severity")
         routes.append({"receiver": name, "continue": True,
-                       **({"matchers": [f"severity={json.dumps(severity)}"]} if severity else {})})
+                       **({"matchers": [f"severity={json.dumps(severity, ensure_ascii=False)}"]} if severity else {})})
     route = {"receiver": NOBODY, "group_by": ["alertname"], "routes": routes}
-    return json.dumps({"route": route, "receivers": receivers}, indent=2) + "\n"
+    return yaml({"route": route, "receivers": receivers})
 
 
 def receiver(notifier: Mapping[str, Any], smtp: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,22 +93,35 @@ def needed(part: Mapping[str, Any], name: str, where: str) -> Any:
 
 
 def matchers(wanted: str | Mapping[str, str]) -> Matchers:
-    """A silence by the labels it matches; a name alone is the name of an alert."""
+    """A silence by the labels it matches; a name alone is the name of an alert. Raises: ValueError."""
+    if not isinstance(wanted, (str, dict)):
+        raise ValueError("a silence is the name of an alert, or an object of labels")  # noqa: TRY004  as `needed`
     labels = {"alertname": wanted} if isinstance(wanted, str) else wanted
     return frozenset((str(name), str(value)) for name, value in labels.items())
 
 
 def reconcile(alertmanager: ServiceHandle, silences: list[Any]) -> list[Problem]:
     """Make our silences those of the site: create what is missing, expire what is not wanted any more."""
-    wanted = {matchers(silence) for silence in silences}
-    present = our_silences(alertmanager)
-    answers = [alertmanager.request("POST", f"{ROUTE}/api/v2/silences", json=silence(one))
-               for one in sorted(wanted - present.keys(), key=sorted)]
-    answers += [alertmanager.request("DELETE", f"{ROUTE}/api/v2/silence/{identity}")
-                for one, identities in present.items()
-                for identity in (identities if one not in wanted else identities[1:])]
-    return [Problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", retry=True)
-            for answer in answers if not answer.ok]
+    try:
+        wanted = {matchers(silence) for silence in silences}
+    except ValueError as error:
+        return [Problem(str(error))]
+    try:
+        present = our_silences(alertmanager)
+        answers = [alertmanager.request("POST", f"{ROUTE}/api/v2/silences", json=silence(one))
+                   for one in sorted(wanted - present.keys(), key=sorted)]
+        answers += [alertmanager.request("DELETE", f"{ROUTE}/api/v2/silence/{identity}")
+                    for one, identities in present.items()
+                    for identity in (identities if one not in wanted else identities[1:])]
+    except (OSError, ValueError) as error:
+        return [Problem(f"cannot ask Alertmanager for its silences: {type(error).__name__}", retry=True)]
+    return [problem(answer) for answer in answers if not answer.ok]
+
+
+def problem(answer: Any) -> Problem:
+    """What Alertmanager says of a silence that it cannot read stays true; what it has trouble with may pass."""
+    trouble: dict[str, Any] = {"retry": True} if answer.status >= 500 else {}
+    return Problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", **trouble)
 
 
 def our_silences(alertmanager: ServiceHandle) -> dict[Matchers, list[str]]:
@@ -142,32 +160,49 @@ def build(environment: Mapping[str, str]) -> Sidecar:
 
 
 def add_rules(sidecar: Sidecar, source: str, file: str, options: dict[str, Any]) -> None:
-    @sidecar.watch(source, name="rules", select=lambda site: site.get("rules", []), **options)
+    @sidecar.watch(source, name="rules", select=lambda site: site.get("rules") or [], **options)
     def on_rules(rules: list[Any], service: ServiceHandle) -> list[Problem]:
         return service.apply({file: rule_file(rules)}, check=["promtool", "check", "rules", "{file}"],
                              action="POST /-/reload")
 
 
+def put_first_file(file: str) -> None:
+    """Alertmanager does not start without one. Raises: OSError."""
+    os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+    try:
+        first = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)  # it will hold the password of the mail
+    except FileExistsError:
+        return
+    with open(first, "w", encoding="utf-8") as content:
+        content.write(alertmanager_file({}))
+
+
 def add_alertmanager(sidecar: Sidecar, source: str, command: list[str], file: str, options: dict[str, Any]) -> None:
-    if not os.path.exists(file):
-        with open(file, "x", encoding="utf-8") as first:  # it does not start without one
-            first.write(alertmanager_file({}))
+    try:
+        put_first_file(file)
+    except OSError as error:
+        sidecar.problem(f"Alertmanager is not started: cannot write {file}: {error.strerror}", "alertmanager")
+        return
     alertmanager = sidecar.service(
         "alertmanager", [*command, f"--config.file={file}", "--web.listen-address=127.0.0.1:{port}",
                          f"--web.route-prefix={ROUTE}", "--cluster.listen-address="],
         route=ROUTE, ready_path=f"{ROUTE}/-/ready")
 
-    @sidecar.watch(source, name="notifiers", select=lambda site: {"notifiers": site.get("notifiers", []),
-                                                                  "smtp": site.get("smtp", {})}, **options)
+    @sidecar.watch(source, name="notifiers", select=lambda site: {"notifiers": site.get("notifiers") or [],
+                                                                  "smtp": site.get("smtp") or {}}, **options)
     def on_notifiers(site: dict[str, Any]) -> list[Problem]:
-        return alertmanager.apply({file: alertmanager_file(site)}, check=["amtool", "check-config", "{file}"],
+        try:
+            content = alertmanager_file(site)
+        except ValueError as error:
+            return [Problem(str(error))]
+        return alertmanager.apply({file: content}, check=["amtool", "check-config", "{file}"],
                                   action=f"POST {ROUTE}/-/reload")
 
-    wanted: list[Any] = []
+    wanted: list[list[Any]] = []  # the latest, once there is one
 
-    @sidecar.watch(source, name="silences", select=lambda site: site.get("silences", []), **options)
+    @sidecar.watch(source, name="silences", select=lambda site: site.get("silences") or [], **options)
     def on_silences(silences: list[Any]) -> list[Problem]:
-        wanted[:] = silences
+        wanted[:] = [silences]
         if not alertmanager.wait_ready(30):
             return [Problem("Alertmanager is not ready", retry=True)]
         return reconcile(alertmanager, silences)
@@ -177,7 +212,7 @@ def add_alertmanager(sidecar: Sidecar, source: str, command: list[str], file: st
         """Alertmanager forgets them where its data folder is lost, and people remove them by hand."""
         while not stopping.wait(RECONCILE_INTERVAL):
             if alertmanager.is_ready and wanted:
-                reconcile(alertmanager, list(wanted))
+                reconcile(alertmanager, wanted[0])
 
 
 sidecar = build(os.environ)
