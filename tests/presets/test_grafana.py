@@ -7,6 +7,7 @@ import json
 import pytest
 
 from wrapper.presets import grafana as preset
+from wrapper.sidecar.handle import Answer
 from wrapper.testing import FakeService, running
 
 
@@ -69,3 +70,57 @@ def test_the_same_settings_twice_come_from_the_pristine_ones():
 def test_a_setting_cannot_become_two(settings):
     with pytest.raises(ValueError, match="one line"):
         preset.ini_file("", settings)
+
+
+@pytest.mark.parametrize(("value", "written"), [
+    ("plain", "plain"), ("abc#def;x", '"""abc#def;x"""'), ("it's", '"""it\'s"""'), (" spaced ", '""" spaced """'),
+    (["a"], '"""["a"]"""'), (True, "true"),
+])
+def test_a_value_comes_whole_out_of_the_file(value, written):
+    """`#` and `;` begin a comment for the reader of the file, and a password may hold either."""
+    assert f"password = {written}\n" in preset.ini_file("", {"smtp": {"password": value}})
+
+
+class Refusing:
+    """A Grafana that answers everything with one status."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def request(self, method, path, **_):
+        return Answer(self.status, {}, b"[]")
+
+
+def test_only_a_data_source_need_not_be_there():
+    """An API that is served from elsewhere answers 404 to everything: that is no success."""
+    api = preset.Api(Refusing(404), {})
+    with pytest.raises(preset.Refused, match="404 to POST /api/datasources"):
+        preset.put_datasources(api, [{"name": "P"}])
+    with pytest.raises(preset.Refused, match="404 to GET /api/search"):
+        preset.put_dashboards(api, [])
+
+
+def test_a_dashboard_without_a_uid_is_named():
+    with pytest.raises(ValueError, match="dashboard Overview: 'uid' is missing"):
+        preset.put_dashboards(preset.Api(Refusing(200), {}), [{"title": "Overview"}])
+
+
+@pytest.mark.parametrize(("status", "counts"), [(503, True), (400, False)])
+def test_only_what_may_pass_is_tried_again(tmp_path, status, counts):
+    site = tmp_path / "site.json"
+    site.write_text(json.dumps({"dashboards": [{"uid": "a", "title": "A"}]}))
+    sidecar = preset.build({"SITE_CONFIGURATION": str(site), "SITE_INTERVAL": "20ms",
+                            "GRAFANA_PRISTINE": str(site), "GRAFANA_SETTINGS": str(tmp_path / "site.ini")})
+    asked = []
+
+    def answer(one):
+        if one.path == "/api/dashboards/db":
+            asked.append(one)
+        return (status, "no") if one.path.startswith("/api") else "ready"
+
+    with running(sidecar, service=FakeService(answer)) as wrapper:
+        wrapper.wait_until(lambda: f"Grafana answers {status}" in str(wrapper.problems()))
+        if counts:
+            wrapper.wait_until(lambda: len(asked) > 1)
+        else:
+            assert "retry" not in str(wrapper.problems())

@@ -48,13 +48,20 @@ class Api:
         self._environment = environment
 
     def ask(self, method: str, path: str, json: Any = None) -> Any:
-        """The answer as JSON; None where there is no such thing. Raises: Refused."""
+        """The answer as JSON. Raises: Refused."""
         answer = self._service.request(method, path, json=json, headers={"Authorization": self._authorization()})
-        if answer.status == 404:
-            return None
         if not answer.ok:
-            raise Refused(f"Grafana answers {answer.status} to {method} {path}: {answer.text[:200]}")
+            raise Refused(f"Grafana answers {answer.status} to {method} {path}: {answer.text[:200]}", answer.status)
         return answer.json()
+
+    def find(self, path: str) -> Any:
+        """The same for what need not be there: None where it is not."""
+        try:
+            return self.ask("GET", path)
+        except Refused as error:
+            if error.status == 404:
+                return None
+            raise
 
     def _authorization(self) -> str:
         password, file = "admin", self._environment.get("GRAFANA_PASSWORD_FILE")
@@ -66,13 +73,17 @@ class Api:
 
 
 class Refused(Exception):
-    """Grafana does not do what it was asked to."""
+    """Grafana does not do what it was asked to; `status` says whose fault that is."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def put_datasources(api: Api, datasources: list[dict[str, Any]]) -> None:
     """Create those that are missing, and bring those of the same name to what is wanted."""
     for wanted in datasources:
-        present = api.ask("GET", f"/api/datasources/name/{quote(wanted['name'], safe='')}")
+        present = api.find(f"/api/datasources/name/{quote(needed(wanted, 'name', 'data source'), safe='')}")
         if present is None:
             api.ask("POST", "/api/datasources", wanted)
         elif any(present.get(key) != value for key, value in wanted.items()):
@@ -80,14 +91,21 @@ def put_datasources(api: Api, datasources: list[dict[str, Any]]) -> None:
 
 
 def put_dashboards(api: Api, dashboards: list[dict[str, Any]]) -> None:
-    """Make our dashboards those of the site."""
+    """Make our dashboards those of the site. Raises: ValueError for one without a uid, by which we know it again."""
+    wanted = {needed(one, "uid", "dashboard") for one in dashboards}
     for one in dashboards:
         tagged = {**one, "id": None, "tags": sorted({*one.get("tags", []), TAG})}
         api.ask("POST", "/api/dashboards/db", {"dashboard": tagged, "overwrite": True, "message": "site configuration"})
-    wanted = {one["uid"] for one in dashboards}
-    for found in api.ask("GET", f"/api/search?type=dash-db&tag={TAG}") or []:
+    for found in api.ask("GET", f"/api/search?type=dash-db&tag={TAG}"):
         if found["uid"] not in wanted:
             api.ask("DELETE", f"/api/dashboards/uid/{found['uid']}")
+
+
+def needed(part: Mapping[str, Any], name: str, what: str) -> str:
+    """Raises: ValueError that names what is missing."""
+    if not part.get(name):
+        raise ValueError(f"{what} {part.get('title') or part.get('name') or ''}: {name!r} is missing")
+    return str(part[name])
 
 
 def ini_file(pristine: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,7 +121,10 @@ def ini_file(pristine: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ini_value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as Grafana's reader takes it whole: `#` and `;` begin a comment, quotes go (gopkg.in/ini.v1)."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    is_plain = text == text.strip() and not set(text) & set("#;\"'`\\")
+    return text if is_plain else f'"""{text}"""'  # it ends with the last three quotes, whatever stands before them
 
 
 def one_line(text: str) -> str:
@@ -133,16 +154,19 @@ def add_api(sidecar: Sidecar, source: str, environment: Mapping[str, str], optio
         try:
             action(Api(service, environment))
         except Refused as error:
+            trouble: dict[str, Any] = {"retry": True} if error.status >= 500 else {}
+            return [Problem(str(error), **trouble)]
+        except ValueError as error:
             return [Problem(str(error))]
         except OSError as error:
             return [Problem(f"cannot ask Grafana: {error}", retry=True)]
         return []
 
-    @sidecar.watch(source, name="datasources", select=lambda site: site.get("datasources", []), **options)
+    @sidecar.watch(source, name="datasources", select=lambda site: site.get("datasources") or [], **options)
     def on_datasources(datasources: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_datasources(api, datasources))
 
-    @sidecar.watch(source, name="dashboards", select=lambda site: site.get("dashboards", []), **options)
+    @sidecar.watch(source, name="dashboards", select=lambda site: site.get("dashboards") or [], **options)
     def on_dashboards(dashboards: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_dashboards(api, dashboards))
 
@@ -150,10 +174,17 @@ def add_api(sidecar: Sidecar, source: str, environment: Mapping[str, str], optio
 def add_settings(sidecar: Sidecar, source: str, environment: Mapping[str, str], options: dict[str, Any]) -> None:
     pristine = environment.get("GRAFANA_PRISTINE", "/etc/grafana/grafana.ini")
     file = environment.get("GRAFANA_SETTINGS", "/etc/grafana/site.ini")
-    @sidecar.watch(source, name="settings", select=lambda site: site.get("settings", {}), min_interval="10s", **options)
+
+    @sidecar.watch(source, name="settings", select=lambda site: site.get("settings") or {}, min_interval="10s",
+                   **options)
     def on_settings(settings: dict[str, Any], service: ServiceHandle) -> list[Problem]:
-        with open(pristine, encoding="utf-8") as image:
-            text = ini_file(image.read(), settings)
+        try:
+            with open(pristine, encoding="utf-8") as image:
+                text = ini_file(image.read(), settings)
+        except OSError as error:
+            return [Problem(f"cannot read {pristine}: {error.strerror}", retry=True)]
+        except ValueError as error:
+            return [Problem(str(error))]
         return service.apply({file: text}, action="restart")
 
 
