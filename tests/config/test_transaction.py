@@ -576,6 +576,16 @@ def test_the_journals_of_a_folder_are_found_without_the_index(files, tmp_path):
     assert contents(files) == ["old a", "old b", None]
 
 
+def test_the_journals_of_folders_in_a_folder_are_found_too(tmp_path):
+    files = [tmp_path / "one" / "a.yml", tmp_path / "two" / "b.yml"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("old")
+    abandon(files)
+    assert sorted(repair([str(tmp_path)], None)) == [str(file) for file in files]
+    assert contents(files) == ["old", "old"]
+
+
 def test_an_index_that_is_gone_keeps_no_service_from_starting(files, tmp_path):
     abandon(files)
     repair([str(files[0])], str(tmp_path / "gone"))

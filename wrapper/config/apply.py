@@ -46,7 +46,9 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
     None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout` is
     over. Callables get `handle`.
 
-    One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list.
+    One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
+    crash of an earlier one left beside these files is put back first; before the start of the service only where the
+    index of journals outlived the crash, see `journal.PLACES`.
     """
     handle = service if handle is None else handle
     if matter_of_caller() is service:
