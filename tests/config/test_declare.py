@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
@@ -122,6 +123,16 @@ def test_without_a_selection_the_bytes_go_through(tmp_path, content):
     site.source.write_bytes(content)
     assert site.look() == []
     assert site.place.read_bytes() == content
+    assert site.subscription.status()["hash_applied"] == hashlib.sha256(content).hexdigest()[:12]
+
+
+def test_what_was_rejected_has_one_hash_everywhere(tmp_path):
+    """Whoever reads the problem and whoever asks for the subscription must know that they speak of the same."""
+    site = Site(tmp_path, "place", "--config-check", "false {file}")
+    site.source.write_text("no good")
+    assert site.look()
+    details = site.stage.around.board.list()[0]["details"]
+    assert site.subscription.status()["hash_rejected"] == details["rejected"]
 
 
 def test_null_is_nothing_to_write(tmp_path):

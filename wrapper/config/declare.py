@@ -98,27 +98,25 @@ class Declared:
     def _is_folder(self) -> bool:
         return self._place.endswith("/") or os.path.isdir(self._place)
 
-    def _select(self, found: Any) -> dict[str, Any]:
-        """The part that counts, with the template it is to be rendered by: a change of either is a change."""
-        template = None
-        if self._template is not None:
-            try:
-                with open(self._template, encoding="utf-8") as file:
-                    template = file.read()
-            except (OSError, UnicodeDecodeError) as error:
-                raise CannotLook(f"cannot read the template {self._template}: {error}") from error
+    def _select(self, document: Any) -> Any:
+        """The part that counts; with the template it is to be rendered by, where there is one: both may change."""
         try:
-            return {"part": part(found, self._path), "template": template}
+            found = part(document, self._path)
+            if self._template is None:
+                return found
+            with open(self._template, encoding="utf-8") as file:
+                return {"part": found, "template": file.read()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise CannotLook(f"cannot read the template {self._template}: {error}") from error
         except ValueError as error:
             raise CannotLook(str(error)) from error
 
-    def _files(self, value: dict[str, Any]) -> Files:
+    def _files(self, found: Any) -> Files:
         """Raises: ValueError."""
-        found, template = value["part"], value["template"]
+        if self._template is not None:
+            return {self._place: render(found["template"], found["part"])}
         if found is None:
             raise ValueError(f"there is nothing to write: {'.'.join(self._path) or 'the source'} is null")
-        if template is not None:
-            return {self._place: render(template, found)}
         if isinstance(found, dict) and self._is_folder:
             return self._files_inside(found)
         return {self._place: _text(found)}
