@@ -299,7 +299,7 @@ def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
     def leak(service):
         raise RuntimeError("login with secret-1 failed")
 
-    problem = only(stage.apply("new", ready_timeout=0.1, **{how: leak}))
+    problem = only(stage.apply("new", ready_timeout=1.5, **{"action": "signal:HUP", how: leak}))
     assert f"the {how} failed: RuntimeError at test_apply.py:" in problem.message
     assert "secret-1" not in str(vars(problem))
     assert "secret-1" in capfd.readouterr().err
@@ -309,7 +309,7 @@ def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
 def test_an_authors_code_that_hangs_is_late_and_the_change_is_undone(stage, how):
     """Nobody mends a service that falls while a change is on trial, so a trial must end."""
     free = threading.Event()
-    problem = only(stage.apply("new", ready_timeout=0.3, **{how: lambda service: free.wait(20)}))
+    problem = only(stage.apply("new", ready_timeout=1, **{"action": "signal:HUP", how: lambda service: free.wait(20)}))
     free.set()
     assert f"the {how} has not come back within" in problem.message
     assert stage.says()[2] == "old"
