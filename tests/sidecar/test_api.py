@@ -9,6 +9,7 @@ import pytest
 from tests.sidecar.parts import make_request, make_service, make_site
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.service.state import State
+from wrapper.sidecar.places import MOST_STREAMS
 from wrapper.sidecar.router import Route
 
 FIELDS = {"state", "since", "ready", "pid", "generation", "restarts", "last_exit", "in_flight", "held",
@@ -256,3 +257,21 @@ def test_readyz_is_ready_while_the_service_serves(site):
     service.gate.open(None)
     status, document = ask(site, "GET", "/sidecar/readyz")
     assert (status, document["ready"]) == (200, True)
+
+
+@pytest.mark.parametrize("target", ["/sidecar/api/events", "/sidecar/api/logs?follow=1"])
+def test_streams_are_bounded_because_each_costs_a_thread(target):
+    site = make_site("--capture-output", "--token", "t")
+    headers = [("Authorization", "Bearer t")]
+    streams = [site.answer(make_request("GET", target, headers=headers)) for _ in range(MOST_STREAMS)]
+    with pytest.raises(Unavailable) as refusal:
+        site.answer(make_request("GET", target, headers=headers))
+    assert dict(refusal.value.headers)["Retry-After"]
+    assert site.answer(make_request("GET", target, trusted=True)), "whoever steers the wrapper is not kept out"
+    for stream in streams[:2]:
+        stream.close()
+        stream.close()
+    for _ in range(2):
+        site.answer(make_request("GET", target, headers=headers))
+    with pytest.raises(Unavailable):
+        site.answer(make_request("GET", target, headers=headers))

@@ -8,16 +8,17 @@ import time
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
+from wrapper.sidecar.places import Placed, Places
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, FeedStream
 from wrapper.sidecar.sse import response as event_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any, Protocol
 
-    from wrapper.message import Request
+    from wrapper.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
     from wrapper.sidecar.router import Answer
@@ -45,6 +46,7 @@ class Api:
         self._services = services
         self._subscriptions = subscriptions
         self._stream = FeedStream(around.feed)
+        self._places = Places()
         self._started = time.monotonic()
 
     def routes(self, prefix: str) -> Iterator[Route]:
@@ -92,7 +94,11 @@ class Api:
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
-        return event_stream(self._stream.pieces(self._stream.known(known)))
+        return event_stream(self._placed(request, self._stream.pieces(self._stream.known(known))))
+
+    def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
+        """Everybody may look, so there is a bound; it keeps nobody out who could end the wrapper anyway."""
+        return pieces if request.trusted else Placed(pieces, self._places.take())
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output
@@ -104,7 +110,8 @@ class Api:
         except ValueError as error:
             raise BadRequest(f"lines={text}: {error}") from None
         if _is_on(request, "follow"):
-            return Response(_follow(output, count), headers=NO_STORE, content_type="text/plain; charset=utf-8")
+            return Response(self._placed(request, _follow(output, count)), headers=NO_STORE,
+                            content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
         return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
 
