@@ -118,6 +118,32 @@ def test_the_old_write_comes_first():
     assert ask(application).whole() == b"written and returned"
 
 
+def test_what_was_written_counts_for_the_length():
+    def application(environ, start_response):
+        write = start_response("200 OK", [TEXT, ("Content-Length", "10")])
+        write(b"hello")
+        yield b"world"
+
+    assert b"".join(ask(application).pieces()) == b"helloworld"
+
+    def just_enough(environ, start_response):
+        start_response("200 OK", [TEXT, ("Content-Length", "5")])(b"hello")
+        yield b"world"
+
+    response = ask(just_enough)
+    assert b"".join(response.pieces()) == b"hello"
+
+
+@pytest.mark.parametrize("length", ["3", "10"])
+def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(length):
+    def application(environ, start_response):
+        start_response("200 OK", [TEXT, ("Content-Length", length)])
+        return [b"hello"]
+
+    with pytest.raises(ValueError, match="Content-Length"):
+        ask(application)
+
+
 def test_an_error_may_replace_the_head_before_it_is_sent():
     """PEP 3333, "The start_response() Callable"."""
     def application(environ, start_response):

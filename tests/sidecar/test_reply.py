@@ -171,3 +171,21 @@ def test_a_generator_nobody_looked_at_is_closed(answer):
     answer(generator).close()
     assert list(generator) == []
     assert not began
+
+
+@pytest.mark.parametrize("result", [(200, "hello", {"Content-Length": "3"}), (200, "", {"Content-Length": "3"}),
+                                    (200, "\xe4", {"Content-Length": "1"})])
+def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
+    with pytest.raises(ValueError, match="Content-Length"):
+        answer(result)
+
+
+def test_an_answer_to_head_may_have_only_a_length(board):
+    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", is_head=True)
+    assert ("Content-Length", "3") in response.headers
+
+
+def test_a_stream_that_is_longer_than_it_says_ends_there_and_is_a_problem(answer, board):
+    endless = iter(lambda: "ab", None)
+    assert b"".join(answer((200, Response(endless, headers=[("Content-Length", "3")]))).pieces()) == b"aba"
+    assert len(board) == 1

@@ -74,7 +74,9 @@ class Host:
 
         def respond(request: Request) -> Response:
             request.limit = limit
-            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what), timeout)
+            is_head = request.method == "HEAD"
+            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what, is_head),
+                              timeout)
 
         return respond
 

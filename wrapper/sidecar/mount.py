@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from wrapper.log import log
 from wrapper.message import Response
 from wrapper.sidecar.isolation import close
-from wrapper.sidecar.reply import Stream, clean, length_of
+from wrapper.sidecar.reply import Stream, clean, judge_length, length_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,15 +46,17 @@ class Mount:
             iterator = iter(pieces)
             first = next((piece for piece in iterator if piece), b"")
             status, headers = start.head()
+            first = b"".join((*start.written, first))
             # PEP 3333, "Handling the Content-Length Header": a body of one piece is whole.
             is_whole = length_of(headers) == len(first) or (isinstance(pieces, (list, tuple)) and len(pieces) == 1)
         except BaseException:
             close(pieces)
             raise
-        first = b"".join(start.written) + first
         if is_whole or not first:
             close(pieces)
-            return Response(first, status, headers)
+            response = Response(first, status, headers)
+            judge_length(response, request.method == "HEAD")
+            return response
         body = Body(first, iterator, pieces)
         return Response(Stream(body, self._guard, f"mount {self._root}", length_of(headers)), status, headers)
 

@@ -27,20 +27,32 @@ NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", 
 FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NO_CONTENT = 204
+NOT_MODIFIED = 304
 QUEUED_EVENTS = 16  # that a slow client may be behind its generator
 
 
-def response_of(result: Any, guard: Guard, what: str) -> Response:
-    """Raises: TypeError for what nobody can send, ValueError for a field or a status that is none."""
+def response_of(result: Any, guard: Guard, what: str, is_head: bool = False) -> Response:
+    """Raises: TypeError for what nobody can send, ValueError for a field, a length or a status that is none."""
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
     given = body if isinstance(body, Response) else _response(body, guard, what)
     # A new one: an author may keep an answer and return it again and again.
     response = Response(given.body, status or given.status, clean([*given.headers, *headers]))
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
-    if not isinstance(response.body, (bytes, bytearray, str, Events)):
+    if isinstance(response.body, (bytes, bytearray, str)):
+        judge_length(response, is_head)
+    elif not isinstance(response.body, Events):
         response.body = Stream(response.body, guard, what, length_of(response.headers))
     return response
+
+
+def judge_length(response: Response, is_head: bool) -> None:
+    """Raises: ValueError for a whole body that is not as long as its Content-Length says."""
+    length, body = length_of(response.headers), response.whole()
+    # RFC 9110 section 8.6: an answer to HEAD, or a 304, has the length of what GET would get.
+    is_absent = not body and (is_head or response.status == NOT_MODIFIED)
+    if length not in (None, len(body)) and not is_absent:
+        raise ValueError(f"the body has {len(body)} bytes, and its Content-Length is {length}")
 
 
 def _taken_apart(result: tuple[Any, ...]) -> tuple[int, Any, Iterable[tuple[str, str]]]:
@@ -106,7 +118,10 @@ class Stream:
     def __iter__(self) -> Iterator[bytes]:
         while (piece := self._next()) is not None:
             if self._left is not None:
-                piece = piece[:self._left]
+                if len(piece) > self._left:
+                    self._guard.failed(self._what, ValueError("more bytes than its Content-Length"))
+                    yield piece[:self._left]
+                    return
                 self._left -= len(piece)
             yield piece
         if self._left:
