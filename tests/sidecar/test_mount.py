@@ -12,6 +12,8 @@ import pytest
 
 from tests.sidecar.parts import make_request, surroundings
 from wrapper import Sidecar
+from wrapper.errors import Refusal
+from wrapper.sidecar import mount
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
 from wrapper.testing import running
@@ -155,6 +157,36 @@ def test_an_error_may_replace_the_head_before_it_is_sent():
         return [b"broken"]
 
     assert ask(application).status == 500
+
+
+def test_an_error_behind_the_head_is_raised_again(capfd):
+    """PEP 3333, "Error Handling": start_response raises it where the head is out, and the answer breaks off."""
+    def application(environ, start_response):
+        start_response("200 OK", [TEXT])
+        yield b"one"
+        try:
+            raise ValueError("too late")
+        except ValueError as error:
+            start_response("500 Broken", [TEXT], (type(error), error, error.__traceback__))
+        yield b"two"
+
+    pieces = ask(application).pieces()
+    assert next(pieces) == b"one"
+    with pytest.raises(Refusal):
+        next(pieces)
+    assert "too late" in capfd.readouterr().err
+
+
+def test_what_is_written_is_bounded(monkeypatch):
+    monkeypatch.setattr(mount, "WRITTEN_MAX", 10)
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [TEXT])
+        while True:
+            write(b"1234")
+
+    with pytest.raises(ValueError, match="return an iterable"):
+        ask(application)
 
 
 @pytest.mark.parametrize("status", ["", "abc", "20", "2000 OK", "200\r\nX: y"])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
+WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the answer begins
 STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 
 
@@ -98,19 +99,32 @@ class StartResponse:
 
     def __init__(self) -> None:
         self._head: tuple[int, list[tuple[str, str]]] | None = None
+        self._is_out = False
+        self._left = WRITTEN_MAX
         self.written: list[bytes] = []
 
     def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Any:
+        if exc_info is not None and self._is_out:
+            raise exc_info[1].with_traceback(exc_info[2])
         if self._head is not None and exc_info is None:
             raise AssertionError("start_response was called twice")
         if STATUS.fullmatch(status) is None:
             raise ValueError(f"{status!r} is no status line")
         self._head = int(status[:3]), clean(headers)
-        return self.written.append
+        return self._write
+
+    def _write(self, piece: bytes) -> None:
+        """PEP 3333, "The write() Callable": for applications of old; all of it waits for the first piece."""
+        self._left -= len(piece)
+        if self._left < 0:
+            raise ValueError(f"over {WRITTEN_MAX} bytes through write(): return an iterable, which is streamed")
+        self.written.append(piece)
 
     def head(self) -> tuple[int, list[tuple[str, str]]]:
+        """The head, which goes out now."""
         if self._head is None:
             raise AssertionError("the application did not call start_response")
+        self._is_out = True
         return self._head
 
 
