@@ -103,6 +103,16 @@ def test_an_answer_of_many_pieces_is_streamed_from_the_first_one_on():
     assert pieces.closed
 
 
+def test_head_of_a_stream_has_no_length():
+    """RFC 9110 section 8.6: none, or that of GET; Flask and others send no body for HEAD."""
+    def application(environ, start_response):
+        start_response("200 OK", [TEXT])
+        return []
+
+    assert ask(application, "HEAD").is_streamed
+    assert not ask(application, "GET").is_streamed
+
+
 def test_start_response_may_come_with_the_first_piece():
     def application(environ, start_response):
         start_response("200 OK", [TEXT])
@@ -283,6 +293,7 @@ def test_a_real_flask_runs():
         answer = wrapper.post("/sidecar/app/json", json={"a": 1})
         assert (answer.status, answer.json()) == (201, {"a": 1})
         assert wrapper.get("/sidecar/app/stream").text == "012"
+        assert "content-length" not in wrapper.request("HEAD", "/sidecar/app/stream").headers
         assert wrapper.get("/sidecar/app/fail").status == 500
         assert wrapper.get("/sidecar/app/nothing").status == 404
         head = wrapper.request("HEAD", "/sidecar/app/hello/you")

@@ -55,9 +55,7 @@ class Mount:
             raise
         if is_whole or not first:
             close(pieces)
-            response = Response(first, status, headers)
-            judge_length(response, request.method == "HEAD")
-            return response
+            return _whole(first, status, headers, request.method == "HEAD")
         body = Body(first, iterator, pieces)
         return Response(Stream(body, self._guard, f"mount {self._root}", length_of(headers)), status, headers)
 
@@ -92,6 +90,16 @@ def _variable(field: str) -> str:
 def _bytes_as_text(path: str) -> str:
     """PEP 3333, "Unicode Issues": text whose every character is one byte of the path."""
     return path.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:
+    """Raises: ValueError where the body is not as long as it says."""
+    if is_head and not body and status not in (204, 304) and length_of(headers) is None:
+        # RFC 9110 section 8.6: nobody knows what GET would get, so there is no length; a stream has none.
+        return Response(iter(()), status, headers)
+    response = Response(body, status, headers)
+    judge_length(response, is_head)
+    return response
 
 
 class StartResponse:
