@@ -53,7 +53,8 @@ class Headers(Mapping):  # type: ignore[type-arg]
 class Request:
     """One request to an own path. `path` is its normal form, `target` what the client sent.
 
-    `peer` is the client's address, None on a unix socket; `is_trusted` on the control socket only.
+    `host` is what the client asked, the target's authority before Host (RFC 9112 section 3.2.2). `peer` is the
+    client's address, None on a unix socket; `trusted` on the control socket only.
     """
 
     def __init__(self, head: RequestHead, path: str, source: Source, peer: str | None, trusted: bool) -> None:
@@ -61,6 +62,7 @@ class Request:
         self.path = path
         self.target = head.target.decode("latin-1")
         self.version = f"1.{head.minor}"
+        self.host = head.host.decode("latin-1")
         self.peer = peer
         self.trusted = trusted
         self.params: dict[str, str] = {}

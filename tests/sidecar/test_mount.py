@@ -10,9 +10,11 @@ import bottle
 import flask
 import pytest
 
-from tests.sidecar.parts import make_request, surroundings
+from tests.sidecar.parts import Body, make_request, surroundings
 from wrapper import Sidecar
 from wrapper.errors import Refusal
+from wrapper.http1 import read_request
+from wrapper.message import Request
 from wrapper.sidecar import mount
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
@@ -21,13 +23,13 @@ from wrapper.testing import running
 TEXT = ("Content-Type", "text/plain")
 
 
-def mounted(application, root="/app"):
-    around = surroundings()
+def mounted(application, root="/app", settings=()):
+    around = surroundings(*settings)
     return Mount(root, application, around.settings, Guard("mine", around.board))
 
 
-def ask(application, method="GET", target="/app/x", body=b"", **options):
-    return mounted(application).answer(make_request(method, target, body, **options))
+def ask(application, method="GET", target="/app/x", body=b"", settings=(), **options):
+    return mounted(application, settings=settings).answer(make_request(method, target, body, **options))
 
 
 def environment_of(method="GET", target="/app/x", body=b"", **options):
@@ -57,6 +59,59 @@ def test_paths_are_bytes_as_latin_1():
 
 def test_a_field_with_an_underscore_cannot_pose_as_another():
     assert "HTTP_X_ONE" not in environment_of(headers=[("X_One", "1")])
+
+
+def environment_with_host(host, target="/app/x"):
+    seen = {}
+
+    def application(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [TEXT])
+        return [b"ok"]
+
+    around = surroundings()
+    head = read_request(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(), 65536)
+    request = Request(head, "/app/x", Body(), "192.0.2.1", False)
+    Mount("/app", application, around.settings, Guard("mine", around.board)).answer(request)
+    return seen
+
+
+@pytest.mark.parametrize(("host", "name", "port"), [
+    ("[::1]", "[::1]", "80"), ("[::1]:8080", "[::1]", "8080"), ("a.example", "a.example", "80"),
+    ("a.example:81", "a.example", "81"), ("a.example:", "a.example", "80"), ("", "localhost", "80")])
+def test_the_server_is_who_the_client_asked(host, name, port):
+    """RFC 3875 section 4.1.14: an IPv6 address stands in brackets."""
+    seen = environment_with_host(host)
+    assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == (name, port)
+
+
+def test_the_authority_of_the_target_replaces_the_host():
+    """RFC 9112 section 3.2.2."""
+    seen = environment_with_host("evil.example", "http://good.example:81/app/x")
+    assert (seen["HTTP_HOST"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("good.example:81", "good.example", "81")
+
+
+@pytest.mark.parametrize("field", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Prefix", "Forwarded"])
+def test_only_a_trusted_proxy_says_who_is_behind_it(field):
+    name = "HTTP_" + field.upper().replace("-", "_")
+    assert name not in environment_of(headers=[(field, "x")])
+    believed = environment_of(headers=[(field, "x")], settings=("--trusted-proxies", "192.0.2.0/24"))
+    assert believed[name] == "x"
+
+
+def test_a_body_that_came_in_chunks_is_taken_apart_already():
+    sidecar = Sidecar()
+    seen = []
+
+    def application(environ, start_response):
+        seen.append((environ.get("HTTP_TRANSFER_ENCODING"), environ["wsgi.input"].read()))
+        start_response("200 OK", [TEXT])
+        return [b"ok"]
+
+    sidecar.mount("/app", application)
+    with running(sidecar) as wrapper:
+        wrapper.post("/app", body=iter([b"in ", b"pieces"]))
+    assert seen == [(None, b"in pieces")]
 
 
 def test_the_root_itself_has_no_path_info():

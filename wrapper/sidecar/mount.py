@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from wrapper.log import log
 from wrapper.message import Response
+from wrapper.sidecar.environment import Environment
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import Stream, clean, judge_length, length_of
 
@@ -32,9 +33,8 @@ class Mount:
     def __init__(self, root: str, application: Application, settings: Settings, guard: Guard) -> None:
         self._root = root
         self._application = application
-        self._settings = settings
+        self._environment = Environment(root, settings, ErrorLog(guard.name))
         self._guard = guard
-        self._errors = ErrorLog(guard.name)
 
     def answer(self, request: Request) -> Response:
         """Run it until its head is known, that is until its first bytes; the rest is streamed.
@@ -42,7 +42,7 @@ class Mount:
         Raises: what the application raises.
         """
         start = StartResponse()
-        pieces = self._application(self._environment(request), start)
+        pieces = self._application(self._environment.of(request), start)
         try:
             iterator = iter(pieces)
             first = next((piece for piece in iterator if piece), b"")
@@ -58,38 +58,6 @@ class Mount:
             return _whole(first, status, headers, request.method == "HEAD")
         body = Body(first, iterator, pieces)
         return Response(Stream(body, self._guard, f"mount {self._root}", length_of(headers)), status, headers)
-
-    def _environment(self, request: Request) -> dict[str, Any]:
-        name, _, port = request.headers.get("host", "localhost").rpartition(":")
-        scheme = "https" if self._settings.tls_cert and not request.trusted else "http"
-        environment = {
-            "REQUEST_METHOD": request.method, "SCRIPT_NAME": _bytes_as_text(self._root),
-            "PATH_INFO": _bytes_as_text(request.path[len(self._root):]), "QUERY_STRING": request.query_string,
-            "SERVER_NAME": name or port or "localhost",
-            "SERVER_PORT": port if name and port.isdigit() else {"https": "443", "http": "80"}[scheme],
-            "SERVER_PROTOCOL": f"HTTP/{request.version}", "REMOTE_ADDR": request.peer or "",
-            "wsgi.version": (1, 0), "wsgi.url_scheme": scheme, "wsgi.input": request.stream(),
-            # Not of the PEP, but what every server says whose input ends with the body, chunked or not.
-            "wsgi.input_terminated": True,
-            "wsgi.errors": self._errors, "wsgi.multithread": True, "wsgi.multiprocess": False,
-            "wsgi.run_once": False}
-        for field, value in request.headers.items():
-            if "_" not in field:  # it would read as its twin with a hyphen
-                environment[_variable(field)] = value
-        if request.content_length:
-            environment["CONTENT_LENGTH"] = str(request.content_length)
-        return environment
-
-
-def _variable(field: str) -> str:
-    """RFC 3875 section 4.1: two fields have no prefix."""
-    name = field.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-
-
-def _bytes_as_text(path: str) -> str:
-    """PEP 3333, "Unicode Issues": text whose every character is one byte of the path."""
-    return path.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:
