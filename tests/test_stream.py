@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import pytest
 
@@ -96,6 +97,24 @@ def test_an_upload_ends_when_the_other_side_breaks(ends):
         list(body.pieces())
     service.close()
     other.close()
+
+
+def test_a_body_can_be_given_a_time_to_end_however_its_bytes_drip(ends):
+    _, body = begin(ends[0], CHUNKED, patience=10)
+    body.end = time.monotonic() + 0.1
+    is_over = threading.Event()
+
+    def drip():
+        while not is_over.wait(0.01):
+            ends[1].sendall(b"1\r\na\r\n")
+
+    dripping = threading.Thread(target=drip, daemon=True)
+    dripping.start()
+    with pytest.raises(RequestTimeout):
+        list(body.pieces())
+    assert body.is_awaited
+    is_over.set()
+    dripping.join(10)
 
 
 def test_the_first_wait_is_announced_once(ends):

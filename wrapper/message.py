@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     class Source(Protocol):
         """Where the body comes from: pieces as they arrive, once."""
 
+        end: float
+        is_awaited: bool
+
         def pieces(self) -> Iterator[bytes]: ...
 
 
@@ -122,6 +125,16 @@ class Request:
         if self._reader is None:
             self._reader = Reader(self._source.pieces())
         return self._reader
+
+
+    def expect_body(self, end: float) -> None:
+        """Whoever reads the body waits no longer for it than until `end` on the monotonic clock. For the wrapper."""
+        self._source.end = end
+
+    @property
+    def awaits_client(self) -> bool:
+        """True while somebody waits for more of the body, and where that was in vain."""
+        return self._source.is_awaited
 
 
 class Reader:

@@ -127,7 +127,8 @@ class Body:
     `other` is the descriptor of the service's connection: an upload ends when that breaks.
     """
 
-    __slots__ = ("_chunked", "_left", "_stream", "before_wait", "is_done", "other", "received", "trailers")
+    __slots__ = ("_chunked", "_left", "_stream", "before_wait", "end", "is_awaited", "is_done", "other", "received",
+                 "trailers")
 
     def __init__(self, stream: Stream, head: RequestHead, max_trailers: int) -> None:
         self._stream = stream
@@ -137,6 +138,8 @@ class Body:
         self.received = 0
         self.trailers = b""
         self.other: int | None = None
+        self.end = float("inf")  # when all of it must be there, on the monotonic clock
+        self.is_awaited = False  # somebody waits for more of it now, or has waited in vain
         self.before_wait = do_nothing  # called before the first wait: where 100 Continue goes out
 
     def take_arrived(self) -> bytes:
@@ -207,8 +210,11 @@ class Body:
     def _wait(self) -> None:
         self.before_wait()
         self.before_wait = do_nothing
-        if not self._stream.wait_readable(self._stream.patience, self.other):
+        self.is_awaited = True
+        seconds = min(self._stream.patience, self.end - time.monotonic())
+        if seconds <= 0 or not self._stream.wait_readable(seconds, self.other):
             raise RequestTimeout("the request's body did not come in time")
+        self.is_awaited = False
 
     def _payload(self, data: bytes | memoryview) -> list[bytes]:
         if self._chunked is None:

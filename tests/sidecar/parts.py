@@ -20,6 +20,8 @@ class Upstream:
 class Body:
     """A request's body as the server hands it over, in pieces."""
 
+    is_awaited = False
+
     def __init__(self, *pieces):
         self._pieces = pieces
 

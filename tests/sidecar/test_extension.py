@@ -235,6 +235,43 @@ def test_a_client_that_sends_slowly_is_no_handler_that_hangs(sidecar):
         assert not wrapper.problems()
 
 
+def slow_client(port, path):
+    client = socket.create_connection(("127.0.0.1", port), 10)
+    client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n".encode())
+    return client
+
+
+def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, monkeypatch):
+    """RFC 9110 section 15.5.9: that is the client's fault, no problem of the handler's."""
+    monkeypatch.setattr("wrapper.sidecar.host.MOST_CALLS", 3)
+
+    @sidecar.route("POST", "/x", timeout=0.05)
+    def x(request):
+        return request.body()
+
+    with running(sidecar) as wrapper:
+        clients = [slow_client(wrapper.port, "/x") for _ in range(3)]
+        for client in clients:
+            assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
+            client.close()
+        wrapper.wait_until(lambda: wrapper.post("/x", body="x").status == 200)
+        assert not wrapper.problems()
+
+
+def test_a_handler_that_hangs_beside_a_body_that_is_not_whole_is_still_the_one_at_fault(sidecar):
+    go_on = threading.Event()
+
+    @sidecar.route("POST", "/x", timeout=0.05)
+    def x(request):
+        go_on.wait()
+
+    with running(sidecar) as wrapper:
+        with slow_client(wrapper.port, "/x") as client:
+            assert client.recv(65536).startswith(b"HTTP/1.1 504 ")
+        assert "did not answer" in wrapper.wait_problem()["message"]
+        go_on.set()
+
+
 # In the background
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 
-from wrapper.errors import GatewayTimeout, Refusal, Unavailable
+from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
 from wrapper.log import log
 from wrapper.sidecar.eviction import Overdue, evict
 from wrapper.sidecar.isolation import close
@@ -40,14 +40,19 @@ class Calls:
         self._under_way = 0
         self._idle: list[tuple[threading.Thread, queue.SimpleQueue[Call]]] = []
 
-    def run(self, what: str, work: Callable[[], Any], timeout: float | None) -> Any:
+    def run(self, what: str, work: Callable[[], Any], timeout: float | None,
+            awaits_client: Callable[[], bool] = bool) -> Any:
         """What `work` returns within `timeout` seconds; None waits for ever.
 
-        Raises: the refusals that the work itself chose; Refusal (500), GatewayTimeout or Unavailable.
+        `awaits_client`: whether it is the client that the work waits for.
+        Raises: the refusals that the work itself chose; Refusal (500), GatewayTimeout, RequestTimeout or Unavailable.
         """
         call = Call(f"{self._guard.name} {what}", work)
         self._start(call)
         if not call.wait(timeout):
+            if awaits_client():
+                self._show_out(call)
+                raise RequestTimeout(f"the request's body did not come within {timeout:g} s")
             self._guard.report(what, f"{what} did not answer within {timeout:g} s")
             log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout, stack=call.stack())
             self._show_out(call)

@@ -9,7 +9,7 @@ import time
 from wrapper import address
 from wrapper.config.subscription import Subscription
 from wrapper.service.service import Helper
-from wrapper.sidecar.calls import Calls
+from wrapper.sidecar.calls import MOST_CALLS, Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
@@ -43,7 +43,7 @@ class Host:
         self._site = site
         self._around = site.around
         self.guard = Guard(name, site.around.board)
-        self._calls = Calls(self.guard)
+        self._calls = Calls(self.guard, MOST_CALLS)
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
@@ -84,7 +84,9 @@ class Host:
         length = request.content_length
         if length is not None and 0 < length <= min(BODY_AHEAD, request.limit):
             request.body()  # a client that sends slowly must not look like a handler that hangs
-        response: Response = self._calls.run(what, work, timeout)
+        if timeout is not None:
+            request.expect_body(time.monotonic() + timeout)
+        response: Response = self._calls.run(what, work, timeout, lambda: request.awaits_client)
         return response
 
     def add_route(self, route: Route) -> None:
