@@ -272,3 +272,51 @@ def test_without_ctypes_nothing_is_raised(calls, monkeypatch):
     assert not ended(calls)
     over.set()
     wait_until(lambda: ended(calls))
+
+
+def test_a_thread_that_got_the_number_of_one_that_ended_is_left_alone(monkeypatch):
+    """A thread's ident is free again as soon as it has ended."""
+    monkeypatch.setattr(eviction, "TRIES", 3)
+    go_on, caught = threading.Event(), []
+
+    def innocent():
+        try:
+            while not go_on.wait(0.001):
+                pass
+        except eviction.Overdue as error:
+            caught.append(error)
+
+    victim = threading.Thread(target=innocent, daemon=True)
+    victim.start()
+
+    class Ended:
+        ident = victim.ident
+
+        def is_alive(self):
+            return True  # as it was a moment ago
+
+        def join(self, timeout=None):
+            victim.join(0.01)
+
+    monkeypatch.setattr(eviction, "is_in_theirs", lambda frame: True)
+    stay = eviction.Stay()
+    stay.thread = Ended()
+    stay.leave()
+    stay.evict()
+    go_on.set()
+    victim.join(5)
+    assert not caught
+
+
+def test_what_cannot_be_ended_makes_nobody_take_short_turns_for_ever(calls, monkeypatch):
+    """It waits in the kernel, and computes nothing there."""
+    monkeypatch.setattr(eviction, "TRIES", 1)
+    monkeypatch.setattr(eviction, "FIRST_PAUSE", 0.01)
+    usual, go_on = sys.getswitchinterval(), threading.Lock()
+    go_on.acquire()
+    overdue(calls, go_on.acquire)
+    wait_until(lambda: sys.getswitchinterval() == usual)
+    assert not ended(calls)
+    go_on.release()
+    wait_until(lambda: ended(calls))
+    assert sys.getswitchinterval() == usual

@@ -13,7 +13,7 @@ import traceback
 
 from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
 from wrapper.log import log
-from wrapper.sidecar.eviction import Overdue, evict
+from wrapper.sidecar.eviction import Overdue, Stay
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.turns import turns
 from wrapper.stream import ClientGone
@@ -72,12 +72,12 @@ class Calls:
             self._under_way += 1
             idle = self._idle.pop() if self._idle else None
         if idle is not None:
-            call.thread, inbox = idle
+            call.stay.thread, inbox = idle
             inbox.put(call)
             return
-        call.thread = threading.Thread(target=self._serve, args=(call,), name=call.name, daemon=True)
+        call.stay.thread = threading.Thread(target=self._serve, args=(call,), name=call.name, daemon=True)
         try:
-            call.thread.start()
+            call.stay.thread.start()
         except RuntimeError as error:  # "can't start new thread"
             with self._lock:
                 self._under_way -= 1
@@ -110,8 +110,10 @@ class Calls:
         """See to it that a call nobody waits for ends, and count it no longer once it has."""
 
         def wait() -> None:
-            evict(call.thread)
-            call.end()
+            call.stay.evict()
+            call.end_turns()  # it has ended, or waits in the kernel and computes nothing
+            call.stay.thread.join()
+            close(call.result)
             log.info(f"{call.name} has ended after all")
             with self._lock:
                 self._under_way -= 1
@@ -147,7 +149,7 @@ class Call:
         self._lock = threading.Lock()
         self._is_long = False
         self.is_abandoned = False
-        self.thread: threading.Thread
+        self.stay = Stay()
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -157,11 +159,12 @@ class Call:
             result = self._work()
         except BaseException as raised:  # noqa: BLE001  # sys.exit() too
             error = raised
+        self.stay.leave()
         with self._lock:
             self.result, self.error = result, error
             self._done.release()
         if not self.is_abandoned:
-            self._end_turns()
+            self.end_turns()
 
     def wait(self, timeout: float | None) -> bool:
         """False where the work took too long; then nobody waits for it any more."""
@@ -180,16 +183,11 @@ class Call:
             if self._is_long:
                 turns.shorten()
 
-    def _end_turns(self) -> None:
+    def end_turns(self) -> None:
         if self._is_long:
             turns.lengthen()
 
-    def end(self) -> None:
-        """The thread of an abandoned call has ended."""
-        self._end_turns()
-        close(self.result)
-
     def stack(self) -> str:
         """Where the work is now."""
-        frame = sys._current_frames().get(self.thread.ident or 0)
+        frame = sys._current_frames().get(self.stay.thread.ident or 0)
         return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"

@@ -24,16 +24,37 @@ class Overdue(BaseException):
     """Raised in a handler that has not come back in time; nobody hears what it would answer."""
 
 
-def evict(thread: threading.Thread) -> None:
-    """Wait for the end of `thread`, whose code takes too long, and bring it about where that can be done."""
-    pause = FIRST_PAUSE
-    for _ in range(TRIES):
-        if not thread.is_alive():
-            return
-        _raise_in(thread)
-        thread.join(pause)
-        pause = min(pause * 2, LONGEST_PAUSE)
-    thread.join()
+class Stay:
+    """The time a thread spends in an author's code; it may be ended from outside only meanwhile."""
+
+    thread: threading.Thread
+
+    def __init__(self) -> None:
+        # Guards whether it is over. Held while something is raised in the thread, so that it is still this one: the
+        # ident of a thread that ended goes to the next one.
+        self._lock = threading.Lock()
+        self._is_over = False
+
+    def leave(self) -> None:
+        """The thread has come back from the author's code."""
+        while not self._is_over:
+            try:
+                with self._lock:
+                    self._is_over = True
+            except Overdue:
+                pass  # too late
+
+    def evict(self) -> None:
+        """Bring its end about, and wait for it; give up where that cannot be done."""
+        pause = FIRST_PAUSE
+        for _ in range(TRIES):
+            if not self.thread.is_alive():
+                return
+            with self._lock:
+                if not self._is_over:
+                    _raise_in(self.thread)
+            self.thread.join(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def _raise_in(thread: threading.Thread) -> None:
