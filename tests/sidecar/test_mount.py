@@ -18,6 +18,7 @@ from wrapper.message import Request
 from wrapper.sidecar import mount
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
+from wrapper.sidecar.places import Places
 from wrapper.testing import running
 
 TEXT = ("Content-Type", "text/plain")
@@ -25,7 +26,7 @@ TEXT = ("Content-Type", "text/plain")
 
 def mounted(application, root="/app", settings=()):
     around = surroundings(*settings)
-    return Mount(root, application, around.settings, Guard("mine", around.board))
+    return Mount(root, application, around.settings, Guard("mine", around.board), Places())
 
 
 def ask(application, method="GET", target="/app/x", body=b"", settings=(), **options):
@@ -72,7 +73,7 @@ def environment_with_host(host, target="/app/x"):
     around = surroundings()
     head = read_request(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(), 65536)
     request = Request(head, "/app/x", Body(), "192.0.2.1", False)
-    Mount("/app", application, around.settings, Guard("mine", around.board)).answer(request)
+    Mount("/app", application, around.settings, Guard("mine", around.board), Places()).answer(request)
     return seen
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
-from tests.running import thread_names, wait_until
-from wrapper.errors import Refusal
 from wrapper.events import Feed
 from wrapper.message import Response
 from wrapper.problems import Board
-from wrapper.sidecar import sse
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.reply import event, response_of
+from wrapper.sidecar.places import Places
+from wrapper.sidecar.reply import response_of
 
 
 @pytest.fixture
@@ -23,7 +19,7 @@ def board():
 
 @pytest.fixture
 def answer(board):
-    return lambda result: response_of(result, Guard("mine", board), "GET /x")
+    return lambda result: response_of(result, Guard("mine", board), "GET /x", Places())
 
 
 def content_type(response):
@@ -76,103 +72,6 @@ def test_framing_is_the_servers(answer):
     assert response.headers == []
 
 
-def test_a_streamed_body_comes_piece_by_piece(answer):
-    response = answer(Response(iter(["a", b"b"])))
-    assert list(response.pieces()) == [b"a", b"b"]
-
-
-def test_a_streamed_body_that_breaks_is_a_problem(answer, board):
-    def pieces():
-        yield b"a"
-        raise SystemExit
-
-    response = answer(Response(pieces()))
-    got = []
-    with pytest.raises(Refusal):
-        got.extend(response.pieces())
-    assert "SystemExit" in board.list()[0]["message"]
-
-
-def test_a_streamed_body_keeps_to_its_content_length(answer, board):
-    """Else the rest would be taken for the next answer, or the client would wait for ever."""
-    long = answer(Response(iter([b"abc", b"def"]), headers=[("Content-Length", "4")]))
-    assert b"".join(long.pieces()) == b"abcd"
-    short = answer(Response(iter([b"abc"]), headers=[("Content-Length", "4")]))
-    with pytest.raises(Refusal):
-        list(short.pieces())
-    assert "ValueError" in board.list()[0]["message"]
-
-
-def test_a_generator_is_a_stream_of_events(answer):
-    def ticks():
-        yield {"n": 1}
-        yield "text"
-        yield "alert", [1]
-        yield b": raw\n\n"
-
-    response = answer(ticks())
-    assert content_type(response).startswith("text/event-stream")
-    assert list(response.pieces()) == [b'data: {"n": 1}\n\n', b"data: text\n\n", b"event: alert\ndata: [1]\n\n",
-                                       b": raw\n\n"]
-    assert event(None) == sse.HEARTBEAT
-
-
-def test_a_generator_that_fails_is_a_problem_and_the_answer_is_broken_off(answer, board):
-    def ticks():
-        yield 1
-        raise ValueError
-
-    pieces = answer(ticks()).pieces()
-    assert next(pieces) == b"data: 1\n\n"
-    with pytest.raises(Refusal):
-        next(pieces)
-    assert "ValueError" in board.list()[0]["message"]
-
-
-def test_a_silent_generator_does_not_silence_the_stream(answer, monkeypatch):
-    monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL", 0.01)
-    go_on = threading.Event()
-
-    def ticks():
-        go_on.wait()
-        yield 1
-
-    pieces = answer(ticks()).pieces()
-    assert next(pieces) == sse.HEARTBEAT
-    go_on.set()
-    wait_until(lambda: next(pieces) == b"data: 1\n\n")
-
-
-def test_a_generator_ends_when_its_client_has_left(answer):
-    ended = threading.Event()
-
-    def ticks():
-        try:
-            while True:
-                yield 1
-        finally:
-            ended.set()
-
-    response = answer(ticks())
-    assert next(response.pieces()) == b"data: 1\n\n"
-    response.close()
-    assert ended.wait(5)
-    wait_until(lambda: "mine GET /x" not in thread_names())
-
-
-def test_a_generator_nobody_looked_at_is_closed(answer):
-    began = []
-
-    def ticks():
-        began.append(1)
-        yield 1
-
-    generator = ticks()
-    answer(generator).close()
-    assert list(generator) == []
-    assert not began
-
-
 @pytest.mark.parametrize("result", [(200, "hello", {"Content-Length": "3"}), (200, "", {"Content-Length": "3"}),
                                     (200, "\xe4", {"Content-Length": "1"})])
 def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
@@ -181,11 +80,5 @@ def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
 
 
 def test_an_answer_to_head_may_have_only_a_length(board):
-    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", is_head=True)
+    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", Places(), is_head=True)
     assert ("Content-Length", "3") in response.headers
-
-
-def test_a_stream_that_is_longer_than_it_says_ends_there_and_is_a_problem(answer, board):
-    endless = iter(lambda: "ab", None)
-    assert b"".join(answer((200, Response(endless, headers=[("Content-Length", "3")]))).pieces()) == b"aba"
-    assert len(board) == 1

@@ -62,7 +62,8 @@ class Calls:
         if call.error is not None:
             self._guard.failed(what, call.error)
             raise Refusal("the sidecar's code failed")
-        self._guard.went_well(what)
+        if not getattr(call.result, "is_streamed", False):  # a stream has only begun; it says itself how it went
+            self._guard.went_well(what)
         return call.result
 
     def _start(self, call: Call) -> None:

@@ -13,6 +13,7 @@ from wrapper.sidecar.calls import MOST_CALLS, Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
+from wrapper.sidecar.places import Places
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
 
@@ -44,6 +45,7 @@ class Host:
         self._around = site.around
         self.guard = Guard(name, site.around.board)
         self._calls = Calls(self.guard, MOST_CALLS)
+        self._places = Places()
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
@@ -75,8 +77,8 @@ class Host:
         def respond(request: Request) -> Response:
             request.limit = limit
             is_head = request.method == "HEAD"
-            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what, is_head),
-                              timeout)
+            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what,
+                                                                 self._places, is_head), timeout)
 
         return respond
 
@@ -94,7 +96,7 @@ class Host:
         self._site.add(route)
 
     def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool) -> None:
-        mount = Mount(root, application, self._around.settings, self.guard)
+        mount = Mount(root, application, self._around.settings, self.guard, self._places)
         what = f"mount {root}"
 
         def respond(request: Request) -> Response:

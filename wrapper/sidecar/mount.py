@@ -9,7 +9,8 @@ from wrapper.log import log
 from wrapper.message import Response
 from wrapper.sidecar.environment import Environment
 from wrapper.sidecar.isolation import close
-from wrapper.sidecar.reply import Stream, clean, judge_length, length_of
+from wrapper.sidecar.reply import clean, judge_length, length_of
+from wrapper.sidecar.streams import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wrapper.message import Request
     from wrapper.settings import Settings
     from wrapper.sidecar.isolation import Guard
+    from wrapper.sidecar.places import Places
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -30,16 +32,18 @@ STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 class Mount:
     """One application. `root` is its path without a slash at the end."""
 
-    def __init__(self, root: str, application: Application, settings: Settings, guard: Guard) -> None:
+    def __init__(self, root: str, application: Application, settings: Settings, guard: Guard,
+                 places: Places) -> None:
         self._root = root
         self._application = application
         self._environment = Environment(root, settings, ErrorLog(guard.name))
         self._guard = guard
+        self._places = places
 
     def answer(self, request: Request) -> Response:
         """Run it until its head is known, that is until its first bytes; the rest is streamed.
 
-        Raises: what the application raises.
+        Raises: what the application raises; Unavailable where too many streams are open.
         """
         start = StartResponse()
         pieces = self._application(self._environment.of(request), start)
@@ -56,8 +60,9 @@ class Mount:
         if is_whole or not first:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
-        body = Body(first, iterator, pieces)
-        return Response(Stream(body, self._guard, f"mount {self._root}", length_of(headers)), status, headers)
+        stream = Stream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
+        stream.admit(self._places)
+        return Response(stream, status, headers)
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import queue
 import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import GeneratorType
 
-from wrapper.errors import Refusal
 from wrapper.message import Response
 from wrapper.sidecar import sse
-from wrapper.sidecar.isolation import close
+from wrapper.sidecar.streams import Events, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.message import Piece
     from wrapper.sidecar.isolation import Guard
+    from wrapper.sidecar.places import Places
 
 # The server frames and dates its answers itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
@@ -28,11 +25,13 @@ FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NO_CONTENT = 204
 NOT_MODIFIED = 304
-QUEUED_EVENTS = 16  # that a slow client may be behind its generator
 
 
-def response_of(result: Any, guard: Guard, what: str, is_head: bool = False) -> Response:
-    """Raises: TypeError for what nobody can send, ValueError for a field, a length or a status that is none."""
+def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: bool = False) -> Response:
+    """A stream takes one of `places`.
+
+    Raises: TypeError for what nobody can send, ValueError for a field, a length or a status that is none; Unavailable.
+    """
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
     given = body if isinstance(body, Response) else _response(body, guard, what)
     # A new one: an author may keep an answer and return it again and again.
@@ -41,8 +40,11 @@ def response_of(result: Any, guard: Guard, what: str, is_head: bool = False) -> 
         raise ValueError(f"{response.status!r} is no status of an answer")
     if isinstance(response.body, (bytes, bytearray, str)):
         judge_length(response, is_head)
-    elif not isinstance(response.body, Events):
-        response.body = Stream(response.body, guard, what, length_of(response.headers))
+    elif isinstance(response.body, Events):
+        response.body.admit(places)
+    else:
+        response.body = stream = Stream(response.body, guard, what, length_of(response.headers))
+        stream.admit(places)
     return response
 
 
@@ -103,105 +105,3 @@ def length_of(headers: Iterable[tuple[str, str]]) -> int | None:
     if lengths or not (length.isascii() and length.isdigit()):
         raise ValueError("the Content-Length of the answer is malformed")
     return int(length)
-
-
-class Stream:
-    """Pieces of an author's body on their way out. What goes wrong breaks the answer off: an end would be a lie."""
-
-    def __init__(self, pieces: Iterable[Piece], guard: Guard, what: str, length: int | None = None) -> None:
-        self._source = pieces
-        self._pieces = iter(pieces)
-        self._guard = guard
-        self._what = what
-        self._left = length
-
-    def __iter__(self) -> Iterator[bytes]:
-        while (piece := self._next()) is not None:
-            if self._left is not None:
-                if len(piece) > self._left:
-                    self._guard.failed(self._what, ValueError("more bytes than its Content-Length"))
-                    yield piece[:self._left]
-                    return
-                self._left -= len(piece)
-            yield piece
-        if self._left:
-            self._break(ValueError(f"{self._left} bytes less than its Content-Length"))
-
-    def _next(self) -> bytes | None:
-        try:
-            piece = next(self._pieces)
-            return piece.encode() if isinstance(piece, str) else bytes(piece)
-        except StopIteration:
-            return None
-        except BaseException as error:  # sys.exit() too
-            self._break(error)
-            raise AssertionError from error
-
-    def _break(self, error: BaseException) -> None:
-        self._guard.failed(self._what, error)
-        raise Refusal("the sidecar's code failed") from None
-
-    def close(self) -> None:
-        close(self._source)
-
-
-class Events:
-    """Events of an author's generator as they come, from a thread of its own.
-
-    So a generator that is silent for long is no reason not to notice that the client left.
-    """
-
-    def __init__(self, generator: GeneratorType[Any, None, None], guard: Guard, what: str) -> None:
-        self._generator = generator
-        self._guard = guard
-        self._what = what
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(QUEUED_EVENTS)
-        self._has_begun = False
-        self._is_closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._has_begun = True
-        threading.Thread(target=self._pump, name=f"{self._guard.name} {self._what}", daemon=True).start()
-        while True:
-            try:
-                item = self._queue.get(timeout=sse.HEARTBEAT_INTERVAL)
-            except queue.Empty:
-                yield sse.HEARTBEAT
-                continue
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                self._guard.failed(self._what, item)
-                raise Refusal("the sidecar's code failed")
-            yield item
-
-    def _pump(self) -> None:
-        last: BaseException | None = None
-        try:
-            for item in self._generator:
-                self._queue.put(event(item))
-                if self._is_closed:
-                    break
-        except BaseException as error:  # noqa: BLE001  # sys.exit() too
-            last = error
-        close(self._generator)
-        self._queue.put(last)
-
-    def close(self) -> None:
-        """Let the generator end at its next event: it cannot be ended while it runs."""
-        self._is_closed = True
-        if not self._has_begun:
-            close(self._generator)
-        while not self._queue.empty():
-            self._queue.get_nowait()
-
-
-def event(item: Any) -> bytes:
-    """What one `yield` says: data, or (event, data); None is a sign of life; bytes go out as they are."""
-    if item is None:
-        return sse.HEARTBEAT
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
-        return sse.message(item[1], item[0])
-    return sse.message(item)
