@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-# Their messages name modules, files and lines, as whoever mends it must know them.
+# Raised by an import, their messages name modules, files and lines, as whoever mends it must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError)
 
 
-def tell(what: str, error: BaseException, **facts: Any) -> str:
+def tell(what: str, error: BaseException, is_import: bool = False, **facts: Any) -> str:
     """Log that `what` failed, with all there is to know; returns what everybody may read of it."""
     log.error(f"{what} failed", **facts, cause=repr(error), traceback=_traceback(error))
-    cause = str(error) if isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
+    cause = str(error) if is_import and isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
     return f"{what} failed: {cause}; the traceback is in the log"
 
 

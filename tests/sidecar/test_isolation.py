@@ -34,6 +34,17 @@ def test_one_failure_is_one_line_of_the_log(guard, capfd):
     assert len(failed) == 1
 
 
+def test_what_a_client_asked_for_is_not_on_the_board(guard):
+    """Everybody reads the board; only what an import says names nothing but modules and files."""
+    def fail():
+        raise FileNotFoundError(2, "No such file", "/home/of-another-client")
+
+    guard.attempt("GET /x", fail)
+    assert "another-client" not in guard._board.list()[0]["message"]
+    guard.attempt("the import", fail, is_import=True)
+    assert "another-client" in guard._board.list()[1]["message"]
+
+
 def test_a_function_gets_as_many_arguments_as_it_needs():
     assert fitting(lambda: "none")(1, 2) == "none"
     assert fitting(lambda a: a)(1, 2) == 1

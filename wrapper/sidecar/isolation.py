@@ -31,9 +31,9 @@ class Guard:
         # What failed last time. A set of its own, so that a call that goes well costs one look and no lock.
         self._failing: set[str] = set()
 
-    def failed(self, what: str, error: BaseException) -> None:
+    def failed(self, what: str, error: BaseException, is_import: bool = False) -> None:
         """The log gets all of it; the board, which everybody reads, only the kind: messages may hold secrets."""
-        self.report(what, cause.tell(what, error, sidecar=self.name))
+        self.report(what, cause.tell(what, error, is_import, sidecar=self.name))
 
     def report(self, what: str, message: str) -> None:
         self._failing.add(what)
@@ -44,12 +44,12 @@ class Guard:
             self._failing.discard(what)
             self._board.resolve(self.source, what)
 
-    def attempt(self, what: str, work: Callable[[], object]) -> bool:
+    def attempt(self, what: str, work: Callable[[], object], is_import: bool = False) -> bool:
         """Do it in this thread; True where it went well."""
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # sys.exit() in an author's code ends no thread of ours
-            self.failed(what, error)
+            self.failed(what, error, is_import)
             return False
         self.went_well(what)
         return True

@@ -71,7 +71,7 @@ class Loader:
             guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
 
     def _load(self, word: str, guard: Guard, loaded: threading.Event) -> None:
-        is_loaded = guard.attempt("the import", lambda: self.load(word))
+        is_loaded = guard.attempt("the import", lambda: self.load(word), is_import=True)
         loaded.set()
         if is_loaded:
             log.info("sidecar loaded", sidecar=word)
