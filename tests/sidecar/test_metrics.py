@@ -48,6 +48,36 @@ def test_a_gauge_goes_up_and_down(registry):
     assert lines(registry) == ['depth{queue="mail"} 2']
 
 
+@pytest.mark.parametrize("value", [pytest.param(10**400, id="huge"), None, object(), "text"])
+def test_what_is_no_number_is_said_at_the_authors_line(registry, value):
+    """One that came through would spoil the scrape, the wrapper's own numbers included."""
+    counter, gauge, histogram = (
+        registry.counter("a", "A."), registry.gauge("b", "B."), registry.histogram("c", "C."))
+    for use in (counter.inc, gauge.set, gauge.inc, gauge.dec, histogram.observe):
+        with pytest.raises((TypeError, ValueError)):
+            use(value)
+    assert registry.render()
+
+
+def test_one_family_that_cannot_be_read_leaves_the_others_whole(registry, capfd):
+    def fails():
+        yield Family("before", "gauge", "Before.", [Sample("", (), 1)])
+        raise KeyError("a fault")
+
+    registry.collector(fails)
+    registry.collector(lambda: [Family("odd", "gauge", "Odd.", [Sample("", (), "text")]),
+                                Family("now", "gauge", "Now.", [Sample("", (), 7)])])
+    assert lines(registry) == ["before 1", "now 7"]
+    assert capfd.readouterr().err.count("error: ") == 2
+
+
+def test_what_is_no_number_at_all_counts_above_every_bound(registry):
+    """As Prometheus' own clients count NaN."""
+    histogram = registry.histogram("size", "Size.", buckets=[1, 2])
+    histogram.observe(math.nan)
+    assert lines(registry)[:3] == ['size_bucket{le="1"} 0', 'size_bucket{le="2"} 0', 'size_bucket{le="+Inf"} 1']
+
+
 def test_a_histogram_counts_up_to_and_with_each_bound(registry):
     """The exposition format's rules for histograms: cumulative, +Inf equals the count."""
     histogram = registry.histogram("size", "Size.", buckets=[1, 2])

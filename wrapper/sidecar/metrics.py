@@ -9,8 +9,10 @@ import math
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Callable, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, TypeVar
+
+from wrapper.log import log
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
@@ -83,6 +85,13 @@ class Metric:
                 self.dropped += 1
         return row
 
+    def _number(self, value: Any) -> float:
+        """Raises: ValueError, at the author's line: in a scrape it would be everybody's."""
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{self.name}: {error}") from None
+
     def collect(self) -> Family:
         with self._lock:
             rows = [(key, list(row)) for key, row in self._series.items()]
@@ -102,6 +111,7 @@ class Counter(Metric):
         super().__init__(name if name.endswith("_total") else name + "_total", help, labels)
 
     def inc(self, amount: float = 1, **labels: object) -> None:
+        amount = self._number(amount)
         if not amount >= 0:
             raise ValueError(f"{self.name} is a counter: it cannot go up by {amount}")
         with self._lock:
@@ -114,15 +124,17 @@ class Gauge(Metric):
     kind = "gauge"
 
     def set(self, value: float, **labels: object) -> None:
+        value = self._number(value)
         with self._lock:
             self._at(labels)[0] = value
 
     def inc(self, amount: float = 1, **labels: object) -> None:
+        amount = self._number(amount)
         with self._lock:
             self._at(labels)[0] += amount
 
     def dec(self, amount: float = 1, **labels: object) -> None:
-        self.inc(-amount, **labels)
+        self.inc(-self._number(amount), **labels)
 
 
 class Histogram(Metric):
@@ -142,9 +154,12 @@ class Histogram(Metric):
         return [0] * (len(self.bounds) + 2)  # one count for each bound and for infinity, then the sum
 
     def observe(self, value: float, **labels: object) -> None:
+        value = self._number(value)
+        # NaN is below no bound, as Prometheus' own clients have it.
+        place = len(self.bounds) if math.isnan(value) else bisect_left(self.bounds, value)
         with self._lock:
             row = self._at(labels)
-            row[bisect_left(self.bounds, value)] += 1
+            row[place] += 1
             row[-1] += value
 
     def _samples(self, labels: Sequence[tuple[str, str]], row: list[float]) -> Iterable[Sample]:
@@ -200,7 +215,7 @@ class Registry:
     def render(self) -> str:
         with self._lock:
             metrics, collectors = list(self._metrics.values()), list(self._collectors)
-        families = [family for collect in collectors for family in collect()]
+        families = [family for collect in collectors for family in _whatever_comes(collect)]
         families += [metric.collect() for metric in metrics]
         if metrics:
             families.append(Family("wrapper_metric_series_dropped_total", "counter",
@@ -209,11 +224,22 @@ class Registry:
         return render(families)
 
 
+def _whatever_comes(collect: Collector) -> Iterator[Family]:
+    try:
+        yield from collect()
+    except Exception as error:  # noqa: BLE001  # one that cannot be read is no reason to show none
+        log.error("a metric cannot be read", cause=repr(error))
+
+
 def render(families: Iterable[Family]) -> str:
-    """The text of a scrape. A family without samples is left out."""
+    """The text of a scrape. A family without samples is left out, and one that cannot be written."""
     lines: list[str] = []
     for family in families:
-        samples = [_line(family.name, sample) for sample in family.samples]
+        try:
+            samples = [_line(family.name, sample) for sample in family.samples]
+        except Exception as error:  # noqa: BLE001  # as above
+            log.error("a metric cannot be written", name=family.name, cause=repr(error))
+            continue
         if samples:
             lines.append(f"# HELP {family.name} {_escaped_help(family.help)}")
             lines.append(f"# TYPE {family.name} {family.kind}")
