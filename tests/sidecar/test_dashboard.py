@@ -11,6 +11,7 @@ import pytest
 
 from tests.sidecar.parts import make_request, make_site
 from wrapper.message import Ended
+from wrapper.sidecar.metrics import Counter
 from wrapper.sidecar.dashboard import INLINE
 
 
@@ -82,7 +83,7 @@ def test_the_scrape_is_text_0_0_4_and_holds_every_family(site):
 
 
 def test_authors_metrics_are_in_the_same_scrape(site):
-    site.registry.counter("jobs", "Jobs.").inc()
+    site.registry.add(Counter("jobs", "Jobs.")).inc()
     assert "\njobs_total 1\n" in get(site, "/sidecar/metrics")[0].body
 
 

@@ -473,6 +473,41 @@ def test_metrics_of_the_authors_own_are_scraped(sidecar):
     assert 'mine_seconds_bucket{le="2"} 1' in text
 
 
+def test_a_metric_that_is_declared_again_is_the_same(sidecar):
+    """Also in a handler, each time: nothing grows."""
+    @sidecar.route("GET", "/sidecar/x")
+    def x():
+        sidecar.counter("mine_visits", "Visits.").inc()
+        return "x"
+
+    with running(sidecar) as wrapper:
+        for _ in range(5):
+            wrapper.get("/sidecar/x")
+        assert "mine_visits_total 5" in wrapper.metrics()
+        assert len(sidecar._declared) == 2
+        with pytest.raises(ValueError, match="already"):
+            sidecar.gauge("mine_visits_total", "Visits.")
+
+
+def test_what_was_refused_while_it_runs_is_not_remembered(sidecar):
+    sidecar.route("GET", "/sidecar/x")(lambda: "x")
+    with running(sidecar):
+        for _ in range(3):
+            with pytest.raises(ValueError, match="taken"):
+                sidecar.route("GET", "/sidecar/x")(lambda: "x")
+    with running(sidecar) as wrapper:
+        assert not wrapper.problems()
+
+
+def test_numbers_begin_anew_with_every_run(sidecar):
+    hits = sidecar.counter("mine_hits", "Hits.")
+    for _ in range(2):
+        hits.inc()
+        with running(sidecar) as wrapper:
+            hits.inc()
+            assert "mine_hits_total 2" in wrapper.metrics()
+
+
 # The sidecar as a whole
 
 

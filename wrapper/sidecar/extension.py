@@ -44,10 +44,11 @@ class Sidecar:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        # Guards the two below: a declaration is carried out once by each host there is.
+        # Guards what is below: a declaration is carried out once by each host there is.
         self._lock = threading.Lock()
         self._declared: list[tuple[str, Callable[[Host], None]]] = []
         self._host: Host | None = None
+        self._metrics: dict[str, Metric] = {}
 
     def go_live(self, host: Host) -> None:
         """Carry out what was declared so far, and from now on every declaration at once. For the wrapper itself.
@@ -63,16 +64,21 @@ class Sidecar:
         host.begin()
 
     def retire(self) -> None:
-        """Have no host any more; another one may come. For the test kit."""
+        """Have no host any more; another one may come, and counts anew. For the test kit."""
         with self._lock:
             self._host = None
+            for metric in self._metrics.values():
+                metric.reset()
 
     def _declare(self, what: str, action: Callable[[Host], None]) -> None:
         with self._lock:
-            self._declared.append((what, action))
             host = self._host
-        if host is not None:
-            action(host)
+            if host is None:
+                self._declared.append((what, action))
+                return
+        action(host)
+        with self._lock:
+            self._declared.append((what, action))  # one that was refused is not tried again by the next host
 
     def _tell(self, what: str, action: Callable[[Host], None]) -> None:
         """News: remembered only until there is a host."""
@@ -211,8 +217,13 @@ class Sidecar:
         return self._metric(Histogram(name, help, labels, buckets))
 
     def _metric(self, metric: Kind) -> Kind:
-        self._declare(f"metric {metric.name}", lambda host: host.add_metric(metric))
-        return metric
+        """One that is declared again is the same: a handler may say each time what it counts with."""
+        with self._lock:
+            present = self._metrics.setdefault(metric.name, metric)
+        present.judge_second(metric)
+        if present is metric:
+            self._declare(f"metric {metric.name}", lambda host: host.add_metric(metric))
+        return present  # type: ignore[return-value]  # the same kind, as judged
 
 
 def _nobody(request: Request) -> Response:

@@ -43,6 +43,16 @@ class Family(NamedTuple):
 Collector = Callable[[], Iterable[Family]]
 
 
+class Series:
+    """A row of numbers for each set of label values of one metric."""
+
+    def __init__(self) -> None:
+        # Guards the rows, and that whoever changes one does so where the metric has its series now.
+        self.lock = threading.Lock()
+        self.rows: dict[tuple[str, ...], list[float]] = {}
+        self.dropped = 0  # observations for label sets over SERIES_MAX
+
+
 class Metric:
     """What the three kinds share: a name, label names and a value for each set of label values."""
 
@@ -51,39 +61,75 @@ class Metric:
     def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a metric: letters, digits and _, not a digit first")
+        if name.startswith(OWN_NAMES):
+            raise ValueError(f"{name}: names that begin with {OWN_NAMES} are the wrapper's own")
         for label in labels:
             if not LABEL.fullmatch(label) or label == "le":
                 raise ValueError(f"{label!r} is no name for a label of {name}")
         self.name = name
         self.help = help
         self.labels = tuple(labels)
-        self.dropped = 0  # observations for label sets over SERIES_MAX
-        # Guards the series and what they hold.
-        self._lock = threading.Lock()
-        self._series: dict[tuple[str, ...], list[float]] = {}
+        self.bounds: tuple[float, ...] = ()  # of a histogram
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, and alone."""
+        self._series = Series()
         if not self.labels:
-            self._series[()] = self._zero()
+            self._series.rows[()] = self._zero()
 
     def _zero(self) -> list[float]:
         return [0]
 
-    def _at(self, labels: Mapping[str, object]) -> list[float]:
+    def _change(self, labels: Mapping[str, object], change: Callable[[list[float]], None]) -> None:
         """Raises: ValueError where the labels are not those of this metric."""
-        assert self._lock.locked()
+        while True:
+            series = self._series
+            with series.lock:
+                if series is self._series:  # else it has become one with another meanwhile
+                    change(self._at(series, labels))
+                    return
+
+    def _at(self, series: Series, labels: Mapping[str, object]) -> list[float]:
+        assert series.lock.locked()
         try:
             key = tuple(str(labels[name]) for name in self.labels)
         except KeyError as error:
             raise ValueError(f"{self.name}: the label {error} is missing") from None
         if len(labels) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
-        row = self._series.get(key)
+        row = series.rows.get(key)
         if row is None:
             row = self._zero()
-            if len(self._series) < SERIES_MAX:
-                self._series[key] = row
+            if len(series.rows) < SERIES_MAX:
+                series.rows[key] = row
             else:
-                self.dropped += 1
+                series.dropped += 1
         return row
+
+    def judge_second(self, other: Metric) -> None:
+        """Raises: ValueError where `other`, of the same name, is another metric."""
+        if (type(self), self.labels, self.bounds) != (type(other), other.labels, other.bounds):
+            raise ValueError(f"{self.name} is a {self.kind} with the labels {self.labels} already"
+                             + (f" and the buckets {self.bounds}" if self.bounds else ""))
+
+    def join(self, present: Metric) -> None:
+        """Be one with `present` from now on, and bring along what was counted so far."""
+        mine, theirs = self._series, present._series
+        with theirs.lock, mine.lock:
+            for key, row in mine.rows.items():
+                found = theirs.rows.setdefault(key, row)
+                if found is not row:
+                    found[:] = self._joined(found, row)
+            theirs.dropped += mine.dropped
+            self._series = theirs
+
+    def _joined(self, present: list[float], row: list[float]) -> list[float]:
+        return [one + other for one, other in zip(present, row)]
+
+    @property
+    def dropped(self) -> int:
+        return self._series.dropped
 
     def _number(self, value: Any) -> float:
         """Raises: ValueError, at the author's line: in a scrape it would be everybody's."""
@@ -93,8 +139,9 @@ class Metric:
             raise ValueError(f"{self.name}: {error}") from None
 
     def collect(self) -> Family:
-        with self._lock:
-            rows = [(key, list(row)) for key, row in self._series.items()]
+        series = self._series
+        with series.lock:
+            rows = [(key, list(row)) for key, row in series.rows.items()]
         return Family(self.name, self.kind, self.help, [
             sample for key, row in rows for sample in self._samples(tuple(zip(self.labels, key)), row)])
 
@@ -114,8 +161,11 @@ class Counter(Metric):
         amount = self._number(amount)
         if not amount >= 0:
             raise ValueError(f"{self.name} is a counter: it cannot go up by {amount}")
-        with self._lock:
-            self._at(labels)[0] += amount
+        self._change(labels, lambda row: add(row, amount))
+
+
+def add(row: list[float], amount: float) -> None:
+    row[0] += amount
 
 
 class Gauge(Metric):
@@ -124,17 +174,18 @@ class Gauge(Metric):
     kind = "gauge"
 
     def set(self, value: float, **labels: object) -> None:
-        value = self._number(value)
-        with self._lock:
-            self._at(labels)[0] = value
+        number = self._number(value)
+        self._change(labels, lambda row: row.__setitem__(0, number))
 
     def inc(self, amount: float = 1, **labels: object) -> None:
-        amount = self._number(amount)
-        with self._lock:
-            self._at(labels)[0] += amount
+        number = self._number(amount)
+        self._change(labels, lambda row: add(row, number))
 
     def dec(self, amount: float = 1, **labels: object) -> None:
         self.inc(-self._number(amount), **labels)
+
+    def _joined(self, present: list[float], row: list[float]) -> list[float]:
+        return present  # of two values of one thing only one can be true
 
 
 class Histogram(Metric):
@@ -147,8 +198,9 @@ class Histogram(Metric):
         bounds = tuple(float(bound) for bound in buckets if bound != math.inf)
         if not bounds or sorted(set(bounds)) != list(bounds):
             raise ValueError(f"{name}: the buckets must rise: {buckets}")
-        self.bounds = bounds
         super().__init__(name, help, labels)
+        self.bounds = bounds
+        self.reset()
 
     def _zero(self) -> list[float]:
         return [0] * (len(self.bounds) + 2)  # one count for each bound and for infinity, then the sum
@@ -157,10 +209,12 @@ class Histogram(Metric):
         value = self._number(value)
         # NaN is below no bound, as Prometheus' own clients have it.
         place = len(self.bounds) if math.isnan(value) else bisect_left(self.bounds, value)
-        with self._lock:
-            row = self._at(labels)
+
+        def count(row: list[float]) -> None:
             row[place] += 1
             row[-1] += value
+
+        self._change(labels, count)
 
     def _samples(self, labels: Sequence[tuple[str, str]], row: list[float]) -> Iterable[Sample]:
         return histogram_samples(labels, self.bounds, row)
@@ -187,25 +241,17 @@ class Registry:
         self._metrics: dict[str, Metric] = {}
         self._collectors: list[Collector] = []
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
-        return self.add(Counter(name, help, labels))
-
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        return self.add(Gauge(name, help, labels))
-
-    def histogram(self, name: str, help: str, labels: Sequence[str] = (),
-                  buckets: Sequence[float] = DEFAULT_BUCKETS) -> Histogram:
-        return self.add(Histogram(name, help, labels, buckets))
-
     def add(self, metric: Kind) -> Kind:
-        """The metric, or the one that has its name already. Raises: ValueError where that one is different."""
-        if metric.name.startswith(OWN_NAMES):
-            raise ValueError(f"{metric.name}: names that begin with {OWN_NAMES} are the wrapper's own")
+        """The metric, or the one that has its name already, which it becomes one with.
+
+        Raises: ValueError where that one is different.
+        """
         with self._lock:
             present = self._metrics.setdefault(metric.name, metric)
-        if type(present) is not type(metric) or present.labels != metric.labels:
-            raise ValueError(f"{metric.name} is a {present.kind} with the labels {present.labels} already")
-        return present
+            if present is not metric:
+                present.judge_second(metric)
+                metric.join(present)
+        return present  # type: ignore[return-value]  # the same kind, as judged
 
     def collector(self, collect: Collector) -> None:
         """`collect` is called at each scrape; what it raises leaves the other families whole."""
