@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.running import wait_until
 from tests.sidecar.parts import make_request
 from wrapper.errors import Forbidden, Unauthorized
 from wrapper.events import Feed
@@ -65,6 +66,49 @@ def test_a_token_file_is_read_again_when_it_changes(board, tmp_path):
     access.check(bearer("other"))
     with pytest.raises(Unauthorized):
         access.check(bearer("first"))
+
+
+def test_a_token_given_with_a_line_break_is_the_token(board):
+    """As `--token "$(cat file)"` never has one, but a variable from a secret has."""
+    Access("s3cret\n", None, board).check(bearer("s3cret"))
+
+
+@pytest.mark.parametrize("token", ["", " \n"])
+def test_a_token_that_is_empty_lets_nobody_in(board, token):
+    with pytest.raises(Forbidden):
+        Access(token, None, board).check(bearer(token.strip()))
+
+
+def test_a_file_that_is_written_over_in_place_is_read_again(board, tmp_path):
+    """The same inode, size and time: ctime is the one thing that cannot be set back."""
+    file = tmp_path / "token"
+    file.write_text("first")
+    os.utime(file, (1, 1))
+    access = Access(None, str(file), board)
+    access.check(bearer("first"))
+
+    def rewritten():
+        file.write_text("other")
+        os.utime(file, (1, 1))
+        try:
+            access.check(bearer("other"))
+        except Unauthorized:
+            return False  # within one tick of the file system's clock
+        return True
+
+    wait_until(rewritten)
+
+
+def test_a_token_file_is_looked_at_when_the_wrapper_starts(board, tmp_path):
+    """Not only when somebody tries it."""
+    Access(None, str(tmp_path / "missing"), board)
+    assert "token file" in board.list()[0]["message"]
+
+
+def test_whoever_is_kept_out_by_a_bad_token_file_hears_of_the_file(board, tmp_path):
+    (tmp_path / "token").touch()
+    with pytest.raises(Forbidden, match="the token file is empty or cannot be read"):
+        Access(None, str(tmp_path / "token"), board).check(bearer("x"))
 
 
 @pytest.mark.parametrize("content", [None, "", " \n"])

@@ -24,12 +24,14 @@ class Access:
     """Judges requests. `path` names a token file, which is read again whenever it changes."""
 
     def __init__(self, token: str | None, path: str | None, board: Board) -> None:
-        self._token = None if token is None else token.encode()
+        self._token = None if token is None else token.strip().encode()
         self._path = path
         self._board = board
         # Guards the token as it was read last and what the file looked like then.
         self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[int, int, int, int] | None = None
+        if path is not None:
+            self._from_file(path)  # what is wrong with it is said at the start, not when somebody needs it
 
     def check(self, request: Request) -> None:
         """Return where the request may act.
@@ -39,6 +41,8 @@ class Access:
         if request.trusted:
             return
         token = self._token if self._path is None else self._from_file(self._path)
+        if not token and self._path is not None:
+            raise Forbidden("the token file is empty or cannot be read; see the problems")
         if not token:
             raise Forbidden("this path needs a token and none is configured (--token-file); "
                             "it works over the control socket: wrapper ctl")
@@ -53,8 +57,9 @@ class Access:
         with self._lock:
             try:
                 facts = os.stat(path)
-                # Kubernetes swaps secrets by symlink: the inode changes even where time and size do not.
-                seen = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+                # Kubernetes swaps secrets by symlink: the inode changes even where time and size do not. Written over
+                # in place, with its time set back, it has another ctime, which nobody can set (inode(7)).
+                seen = (facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size)
                 if seen != self._seen:
                     with open(path, "rb") as file:
                         self._token, self._seen = file.read(TOKEN_BYTES).strip(), seen
