@@ -109,3 +109,12 @@ def test_a_tree_cannot_be_taken_twice():
 def test_the_fixed_part_of_a_pattern():
     assert fixed_part("/a/{x}/b") == "/a/"
     assert fixed_part("/a") == "/a"
+
+
+def test_a_path_whose_parameters_have_other_names_is_taken_too():
+    """The second would never be reached."""
+    router = table(("GET", "/p/{a}"))
+    with pytest.raises(ValueError, match="taken"):
+        router.add(Route("GET", "/p/{b}", answer))
+    router.add(Route("POST", "/p/{b}", answer))
+    assert found(router, "POST", "/p/x") == ("/p/{b}", {"b": "x"})

@@ -6,13 +6,12 @@ has started the service; a declaration that fails then is a problem, and the oth
 
 from __future__ import annotations
 
-import inspect
 import threading
 
-from wrapper import values
 from wrapper.config import source as configuration
 from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
+from wrapper.sidecar.declaration import bound, judge_details, judge_mount, judge_service, name_of, seconds, size
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
 from wrapper.sidecar.router import Route
@@ -20,16 +19,16 @@ from wrapper.sidecar.router import Route
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Callable, TypeVar, Union
+    from typing import Any, Callable, TypeVar
 
     from wrapper.config.source import Source
     from wrapper.message import Request, Response
+    from wrapper.sidecar.declaration import Span
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric
     from wrapper.sidecar.mount import Application
 
     Handler = TypeVar("Handler", bound=Callable[..., Any])
-    Span = Union[float, str, None]
     Kind = TypeVar("Kind", bound=Metric)
 
 HANDLER_TIMEOUT = "30s"
@@ -49,6 +48,7 @@ class Sidecar:
         self._declared: list[tuple[str, Callable[[Host], None]]] = []
         self._host: Host | None = None
         self._metrics: dict[str, Metric] = {}
+        self._services: set[str] = set()
 
     def go_live(self, host: Host) -> None:
         """Carry out what was declared so far, and from now on every declaration at once. For the wrapper itself.
@@ -100,10 +100,10 @@ class Sidecar:
         The handler returns a dict or list (JSON), str, bytes, None (204), (status, body), a `Response`, or is a
         generator: then each `yield` is one server-sent event.
         """
-        seconds, most = _bound(timeout), limit if isinstance(limit, int) else values.size(limit)
+        seconds, most = bound(timeout), size(limit)
 
         def take(handler: Handler) -> Handler:
-            _name(handler)  # a handler that is none is said here
+            name_of(handler, may_yield=True)  # a handler that is none is said here
 
             def declare(host: Host) -> None:
                 host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded))
@@ -118,7 +118,7 @@ class Sidecar:
     def mount(self, path: str, application: Application, *, guarded: bool = False,
               timeout: Span = HANDLER_TIMEOUT) -> None:
         """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`."""
-        seconds, root = _bound(timeout), path.rstrip("/")
+        seconds, root = bound(timeout), judge_mount(path, application)
         Route("GET", root, _nobody)
 
         def declare(host: Host) -> None:
@@ -133,7 +133,7 @@ class Sidecar:
 
         One that raises is a problem, and is called again after a pause; one that returns is done.
         """
-        name = _name(function)
+        name = name_of(function)
         self._declare(f"task {name}", lambda host: host.add_task(name, function))
         return function
 
@@ -147,13 +147,15 @@ class Sidecar:
         several of them), or nothing where the value is in force now. `timeout` bounds one look; `token_file` holds the
         bearer token of a URL; `splay` spreads a fleet; `min_interval` is the least time between two changes.
         """
-        pace = Pace(_seconds(every), _seconds(splay), _seconds(min_interval))
+        pace = Pace(bound(every) or 0.0, seconds(splay), seconds(min_interval))
+        patience = bound(timeout) or 0.0
 
         def origin() -> Source:
-            return configuration.of(source, timeout=_seconds(timeout), token_file=token_file)
+            return configuration.of(source, timeout=patience, token_file=token_file)
 
         def take(function: Handler) -> Handler:
-            title = name or _name(function)
+            given = name_of(function)
+            title = name or given
             self._declare(f"watch {title}", lambda host: host.add_watch(title, origin(), function, pace, select))
             return function
 
@@ -173,7 +175,7 @@ class Sidecar:
         return self._hook("exit", function)
 
     def _hook(self, moment: str, function: Handler) -> Handler:
-        name = _name(function)
+        name = name_of(function)
         self._declare(f"on_{moment} {name}", lambda host: host.add_hook(moment, name, function))
         return function
 
@@ -186,9 +188,12 @@ class Sidecar:
         Requests reach it with their whole path, as it came. It never keeps the main service from starting; its troubles
         are problems. The handle steers it like `service` the main one.
         """
-        handle = ServiceHandle(name)
-        words = tuple(command)
-        _judge_service(name, words, route, upstream)
+        judge_service(name, command, route, upstream, restart)
+        handle, words = ServiceHandle(name), tuple(command)
+        with self._lock:
+            if name in self._services:
+                raise ValueError(f"this sidecar has a service {name!r} already")
+            self._services.add(name)
         self._declare(f"service {name}", lambda host: host.add_service(
             handle, words, route=route, upstream=upstream, ready_path=ready_path, restart=restart))
         return handle
@@ -197,6 +202,7 @@ class Sidecar:
 
     def problem(self, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again. `key` tells several of one sidecar apart."""
+        judge_details(details)
         self._tell("problem", lambda host: host.report(message, key, details))
 
     def resolve(self, key: str = "") -> None:
@@ -229,31 +235,3 @@ class Sidecar:
 def _nobody(request: Request) -> Response:
     """Stands in where a route is only judged."""
     raise NotImplementedError
-
-
-def _seconds(span: float | str) -> float:
-    """Raises: ValueError for what is no duration."""
-    return values.duration(span) if isinstance(span, str) else float(span)
-
-
-def _bound(span: Span) -> float | None:
-    return None if span is None else _seconds(span)
-
-
-def _name(function: Callable[..., Any]) -> str:
-    """Raises: TypeError for what cannot be called by a thread."""
-    if not callable(function) or inspect.iscoroutinefunction(function):
-        raise TypeError(f"{function!r} is no plain function: sidecar code runs in threads, without an event loop")
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _judge_service(name: str, command: Sequence[str], route: str, upstream: str | None) -> None:
-    """Raises: ValueError, at the author's line."""
-    if not values.is_service_name(name):
-        raise ValueError(f"{name!r} is no name for a service: lower case letters, digits, _ and -")
-    if not command:
-        raise ValueError(f"the service {name!r} has no command")
-    if upstream is None and not any("{port}" in word for word in command):
-        raise ValueError(f"the service {name!r}: put {{port}} into its command, or say where it listens (upstream=)")
-    if route:
-        values.prefix(route)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Answer = Callable[[Request], Response]
 
 PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
+GROUP_NAME = re.compile(r"\(\?P<\w+>")
 METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 
@@ -67,8 +68,10 @@ class Router:
         assert self._lock.locked()
         expression = compiled(route.pattern)
         for known, methods in self._patterns:
-            if known.pattern == expression.pattern:
+            if _nameless(known) == _nameless(expression):
                 _refuse_second(route, methods)
+        for known, methods in self._patterns:
+            if known.pattern == expression.pattern:
                 methods[route.method] = route
                 return
         self._patterns = (*self._patterns, (expression, {route.method: route}))
@@ -124,6 +127,11 @@ def compiled(pattern: str) -> re.Pattern[str]:
     for index, part in enumerate(parts):
         parts[index] = f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part)
     return re.compile("".join(parts))
+
+
+def _nameless(expression: re.Pattern[str]) -> str:
+    """What it matches, whatever its parameters are called."""
+    return GROUP_NAME.sub("(", expression.pattern)
 
 
 def fixed_part(pattern: str) -> str:
