@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -160,6 +161,23 @@ def test_a_signal_is_named_in_the_query_or_the_body(site):
     assert act(site, "/sidecar/api/signal?name=HUP")[0] == 202
     assert act(site, "/sidecar/api/signal", b'{"name": "SIGUSR1"}')[0] == 202
     assert sent == [1, 10]
+
+
+def test_a_plus_in_the_query_is_a_plus(site):
+    """In a form it would be a space; RTMIN+3 is a signal's name, and no signal's name has a space."""
+    sent = []
+    site.services[0].controller.signal = sent.append
+    assert act(site, "/sidecar/api/signal?name=RTMIN+3")[0] == 202
+    assert act(site, "/sidecar/api/signal?name=RTMIN%2B3")[0] == 202
+    assert sent == [signal.SIGRTMIN + 3] * 2
+
+
+def test_the_reason_may_stand_in_the_body_too(site):
+    asked = []
+    site.services[0].controller.ask = lambda kind, reason: asked.append(reason)
+    act(site, "/sidecar/api/stop", b'{"reason": "night"}')
+    act(site, "/sidecar/api/stop?reason=day", b'{"reason": "night"}')
+    assert asked == ["night (asked by the control socket)", "day (asked by the control socket)"]
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"name": 1}', b'{"name": "NOPE"}', b"[]", b"{", b"\xff"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+import pytest
+
 from wrapper.events import Feed
 from wrapper.sidecar import sse
 
@@ -14,6 +16,12 @@ def test_a_message_has_its_fields_and_ends_with_an_empty_line():
 
 def test_every_line_of_text_is_a_data_line_of_its_own():
     assert sse.message("a\nb\r\nc\rd") == b"data: a\ndata: b\ndata: c\ndata: d\n\n"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\ndata: forged"])
+def test_a_name_is_one_line(name):
+    with pytest.raises(ValueError, match="line break"):
+        sse.message("x", name)
 
 
 def stream(feed):
@@ -51,7 +59,7 @@ def test_what_is_no_id_is_no_id():
     feed = Feed()
     feed.publish("x")
     events = stream(feed)
-    assert [events.known(text) for text in (None, "", "x", "\u0661", "5", "99-")] == [0] * 6
+    assert [events.known(text) for text in (None, "", "x", "\u0661", "5", "99-", "9" * 5000)] == [0] * 7
     assert events.known("1") == 1
     assert events.known("now") == 1
 

@@ -131,7 +131,8 @@ class Api:
 
     def _signal(self, request: Request) -> Response:
         service = self._service(request)
-        name = request.query.get("name") or _fact(request, "name")
+        # A plus in a query may be meant as one (RTMIN+3); it comes as a space.
+        name = request.query.get("name", "").replace(" ", "+") or _fact(request, "name")
         if name is None:
             raise BadRequest('which signal? ?name=HUP, or {"name": "HUP"} as the body')
         try:
@@ -203,5 +204,5 @@ def _fact(request: Request, name: str) -> str | None:
 def _reason(request: Request) -> str:
     """Why, and who says so: it is shown wherever the state is."""
     who = "the control socket" if request.trusted else request.peer or "a local client"
-    said = request.query.get("reason", "")[:REASON_LENGTH]
+    said = (request.query.get("reason") or _fact(request, "reason") or "")[:REASON_LENGTH]
     return f"{said} (asked by {who})" if said else f"asked by {who}"

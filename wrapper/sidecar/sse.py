@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 HEARTBEAT_INTERVAL = 15.0  # seconds: gone clients are noticed, and no proxy in between takes silence for the end
 HEARTBEAT = b": \n\n"
+DIGITS_MAX = 18  # of an event's number; int() refuses what is very long (CVE-2020-10735)
 RETRY_MS = 1000  # how long a browser waits before it comes back
 
 
@@ -30,6 +31,8 @@ def response(pieces: Iterable[Piece]) -> Response:
 def message(data: Any, event: str | None = None, name: str | None = None) -> bytes:
     """One event: `data` as it is where it is text, else as JSON; `event` its type, `name` its id."""
     text = data if isinstance(data, str) else json.dumps(data, default=str)
+    if any(character in f"{event}{name}" for character in "\r\n"):
+        raise ValueError("a line break in the name of an event")  # it would begin another field
     lines = [f"id: {name}"] if name is not None else []
     if event is not None:
         lines.append(f"event: {event}")
@@ -49,7 +52,7 @@ class FeedStream:
         if text == "now":
             return self._feed.last
         run, _, number = (text or "").rpartition("-")
-        if run not in ("", self._run) or not (number.isascii() and number.isdigit()):
+        if run not in ("", self._run) or not (number.isascii() and number.isdigit()) or len(number) > DIGITS_MAX:
             return 0
         return int(number) if int(number) <= self._feed.last else 0
 
