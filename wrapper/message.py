@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         def pieces(self) -> Iterator[bytes]: ...
 
 
+BYTES = (bytes, bytearray, memoryview)
 DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
@@ -98,17 +99,25 @@ class Request:
     def body(self, limit: int | None = None) -> bytes:
         """The whole body, at most `limit` bytes of it: None means `self.limit`.
 
-        Raises: ContentTooLarge; BadRequest or RequestTimeout when it does not come whole.
+        Raises: ContentTooLarge; BadRequest or RequestTimeout when it does not come whole; RuntimeError where a part
+        of it has been read as a stream.
         """
         most = self.limit if limit is None else limit
         if self._body is None:
             if self.content_length is not None and self.content_length > most:
                 raise ContentTooLarge(f"the body is over {most} bytes")
+            if self.stream().has_begun:
+                raise RuntimeError("a part of the body has been read as a stream already")
             self._body = self.stream().read(most + 1)
             self._reader = Reader(iter((self._body,)))
         if len(self._body) > most:
             raise ContentTooLarge(f"the body is over {most} bytes")
         return self._body
+
+    def read_ahead(self) -> None:
+        """Have the whole body here before anybody asks for it; its length must be known. For the wrapper."""
+        assert self.content_length is not None
+        self._reader = Reader(iter((self.stream().read(self.content_length),)))
 
     def json(self, limit: int | None = None) -> Any:
         """The body as JSON.
@@ -143,8 +152,10 @@ class Reader:
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = b""
+        self.has_begun = False
 
     def read(self, size: int | None = -1) -> bytes:
+        self.has_begun = True
         if size is None or size < 0:
             rest, self._rest = self._rest, b""
             return rest + b"".join(self._pieces)
@@ -160,6 +171,7 @@ class Reader:
         return joined[:size]
 
     def readline(self, size: int | None = -1) -> bytes:
+        self.has_begun = True
         most = -1 if size is None else size
         line = self._rest
         while b"\n" not in line and not 0 <= most <= len(line):
@@ -199,6 +211,9 @@ class Response:
         headers: Iterable[tuple[str, str]] = (),
         content_type: str | None = None,
     ) -> None:
+        if not _is_body(body):
+            raise TypeError(f"{type(body).__name__} is no body: give text, bytes or an iterable of them; "
+                            "a handler returns JSON as a dict or list alone, or in (status, body)")
         self.body = body
         self.status = status
         self.headers = list(headers)
@@ -211,15 +226,15 @@ class Response:
 
     def pieces(self) -> Iterator[bytes]:
         if isinstance(self.body, (bytes, bytearray, str)):
-            yield _encoded(self.body)
+            yield encoded(self.body)
             return
         for piece in self.body:
-            yield _encoded(piece)
+            yield encoded(piece)
 
     def whole(self) -> bytes:
         """The body of a response that is not streamed."""
         assert isinstance(self.body, (bytes, bytearray, str))
-        return _encoded(self.body)
+        return encoded(self.body)
 
     def close(self) -> None:
         close: Callable[[], None] | None = getattr(self.body, "close", None)
@@ -227,8 +242,20 @@ class Response:
             close()
 
 
-def _encoded(piece: Piece) -> bytes:
-    return piece.encode() if isinstance(piece, str) else bytes(piece)
+def encoded(piece: Piece) -> bytes:
+    """Raises: TypeError for what is neither text nor bytes; a number would become as many zeros."""
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    if isinstance(piece, BYTES):
+        return bytes(piece)
+    raise TypeError(f"{type(piece).__name__} is neither text nor bytes")
+
+
+def _is_body(body: Any) -> bool:
+    """False for what would go out as something else than its author meant, such as the keys of a dict."""
+    if isinstance(body, (list, tuple)):
+        return all(isinstance(piece, (str, *BYTES)) for piece in body)
+    return isinstance(body, (str, *BYTES)) or (isinstance(body, Iterable) and not isinstance(body, Mapping))
 
 
 def normal_path(target: str) -> str:

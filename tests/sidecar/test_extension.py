@@ -81,6 +81,25 @@ def test_a_body_can_be_read_as_it_comes(sidecar):
         assert wrapper.post("/sum", body=b"x" * 3_000_000).text == "3000000"
 
 
+@pytest.mark.parametrize("body", [b"abcdef", (b"abcdef",)], ids=["length", "chunks"])
+def test_a_body_is_whole_or_a_stream(sidecar, body):
+    """Whatever its framing: the rest alone would look like all of it."""
+    @sidecar.route("POST", "/x")
+    def x(request):
+        first = request.stream().read(3)
+        with pytest.raises(RuntimeError, match="as a stream"):
+            request.body()
+        return first + request.stream().read()
+
+    @sidecar.route("POST", "/y")
+    def y(request):
+        return request.body() + request.stream().read() + request.body()
+
+    with running(sidecar) as wrapper:
+        assert wrapper.post("/x", body=body if isinstance(body, bytes) else iter(body)).text == "abcdef"
+        assert wrapper.post("/y", body=body if isinstance(body, bytes) else iter(body)).text == "abcdef" * 3
+
+
 def test_what_is_no_json_is_400(sidecar):
     @sidecar.route("POST", "/json")
     def json(request):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
 from wrapper.events import Feed
@@ -53,7 +55,7 @@ def test_an_answer_that_is_kept_and_returned_again_stays_as_it_is(answer):
     assert (kept.status, kept.headers) == (200, [("X-A", "1")])
 
 
-@pytest.mark.parametrize("result", [object(), 7, (1, 2, 3, 4), (200,), {1, 2}, {"a": object()}])
+@pytest.mark.parametrize("result", [object(), 7, (1, 2, 3, 4), (200,), {1, 2}])
 def test_what_nobody_can_send_is_refused(answer, result):
     with pytest.raises(TypeError):
         answer(result)
@@ -82,3 +84,20 @@ def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
 def test_an_answer_to_head_may_have_only_a_length(board):
     response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", Places(), is_head=True)
     assert ("Content-Length", "3") in response.headers
+
+
+def test_what_json_does_not_know_is_written_as_text(answer):
+    """As events are."""
+    moment = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
+    assert answer({"at": moment}).whole() == b'{"at": "2026-01-31 12:00:00+00:00"}\n'
+
+
+def test_half_a_character_does_not_spoil_a_text(answer):
+    """A path that is no UTF-8 is told so that its bytes are kept, and a text may hold it."""
+    assert answer("a\udcffb").whole() == b"a?b"
+
+
+@pytest.mark.parametrize("body", [{"a": "b"}, [3, 4], (b"x", None), 7, None, object()])
+def test_what_is_no_body_is_said_at_the_authors_line(body):
+    with pytest.raises(TypeError, match="no body"):
+        Response(body)

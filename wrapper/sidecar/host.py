@@ -85,7 +85,7 @@ class Host:
     def _call(self, what: str, request: Request, work: Callable[[], Response], timeout: float | None) -> Response:
         length = request.content_length
         if length is not None and 0 < length <= min(BODY_AHEAD, request.limit):
-            request.body()  # a client that sends slowly must not look like a handler that hangs
+            request.read_ahead()  # a client that sends slowly must not look like a handler that hangs
         if timeout is not None:
             request.expect_body(time.monotonic() + timeout)
         response: Response = self._calls.run(what, work, timeout, lambda: request.awaits_client)

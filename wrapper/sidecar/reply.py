@@ -68,7 +68,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
     if body is None:
         return Response(status=NO_CONTENT)
     if isinstance(body, (dict, list)):
-        return Response(json.dumps(body) + "\n", content_type="application/json")
+        return Response(json.dumps(body, default=str) + "\n", content_type="application/json")
     if isinstance(body, str):
         return Response(body, content_type="text/plain; charset=utf-8")
     if isinstance(body, (bytes, bytearray)):

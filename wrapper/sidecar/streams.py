@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from wrapper.errors import Refusal, Unavailable
 from wrapper.log import log
+from wrapper.message import encoded
 from wrapper.sidecar import sse
 from wrapper.sidecar.eviction import Overdue, Stay
 from wrapper.sidecar.isolation import close
@@ -91,8 +92,7 @@ class Stream(Outgoing):
 
     def _next(self) -> bytes | None:
         try:
-            piece = next(self._pieces)
-            return piece.encode() if isinstance(piece, str) else bytes(piece)
+            return encoded(next(self._pieces))
         except StopIteration:
             return None
         except BaseException as error:  # noqa: BLE001  # sys.exit() too
