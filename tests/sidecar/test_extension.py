@@ -427,6 +427,16 @@ def test_watches_of_one_name_are_told_apart(sidecar):
             one["name"] for one in wrapper.get("/sidecar/api/config").json()})
 
 
+def test_a_hook_that_hangs_is_a_problem_until_it_comes_back(sidecar, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.host.SLOW_SECONDS", 0.01)
+    go_on = threading.Event()
+    sidecar.on_start(lambda service: go_on.wait())
+    with running(sidecar) as wrapper:
+        assert "has not returned" in wrapper.wait_problem("on_start")["message"]
+        go_on.set()
+        wrapper.wait_until(lambda: not wrapper.problems())
+
+
 def test_a_watch_is_called_with_what_changed(sidecar):
     document, seen = {"alerts": [1], "noise": 0}, []
 

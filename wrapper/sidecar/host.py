@@ -7,7 +7,7 @@ import threading
 import time
 
 from wrapper import address
-from wrapper.config.subscription import Subscription
+from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.calls import MOST_CALLS, Calls
 from wrapper.sidecar.handle import ServiceHandle
@@ -246,7 +246,18 @@ class Hooks:
         with self._lock:
             hooks = list(self._hooks[moment])
         for what, hook in hooks:
-            self._guard.attempt(what, functools.partial(hook, *arguments))
+            timer = threading.Timer(SLOW_SECONDS, self._report_slow, [what])
+            timer.daemon = True
+            timer.name = f"{what} slow"
+            timer.start()
+            try:
+                self._guard.attempt(what, functools.partial(hook, *arguments))
+            finally:
+                timer.cancel()
+
+    def _report_slow(self, what: str) -> None:
+        """The only thing that can be said of one that hangs."""
+        self._guard.report(what, f"{what} has not returned for {SLOW_SECONDS:g} s; the other hooks wait for it")
 
     def finish(self, deadline: Deadline) -> None:
         """Wait until everything up to the feed's last event, which the caller made, has been heard."""
