@@ -220,6 +220,17 @@ def test_logs_are_the_last_lines_as_text():
     assert next(follow) == b"four\n"
 
 
+def test_a_line_that_is_not_whole_yet_goes_on_where_it_was():
+    site = make_site("--capture-output")
+    site.services[0].output._keep(b"one\ntw")
+    answer = site.answer(make_request("GET", "/sidecar/api/logs?lines=1&follow=1", trusted=True))
+    assert ("X-Accel-Buffering", "no") in answer.headers
+    follow = answer.pieces()
+    assert next(follow) == b"tw"
+    site.services[0].output._keep(b"o\n")
+    assert next(follow) == b"o\n"
+
+
 def test_logs_that_nobody_keeps_say_how_to_keep_them(site):
     with pytest.raises(NotFound, match="--capture-output"):
         site.answer(make_request("GET", "/sidecar/api/logs", trusted=True))

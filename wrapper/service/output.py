@@ -99,6 +99,12 @@ class Output:
             kept = b"".join(self._pieces)[-KEPT_BYTES:]
         return kept.decode("utf-8", "replace").splitlines()[-count:] if count > 0 else []
 
+    def tail(self, count: int) -> tuple[int, bytes]:
+        """The position behind what is kept, and its last `count` lines as they came; the last may not be whole yet."""
+        with self._changed:
+            position, kept = self._total, b"".join(self._pieces)[-KEPT_BYTES:]
+        return position, b"".join(kept.splitlines(keepends=True)[-count:]) if count > 0 else b""
+
     def after(self, position: int | None, timeout: float | None) -> tuple[int, bytes]:
         """Output past `position` (bytes since the beginning; None: from now on) and the position behind it.
 

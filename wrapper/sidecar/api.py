@@ -10,7 +10,7 @@ from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
 from wrapper.sidecar.places import Placed, Places
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, FeedStream
+from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
 
 TYPE_CHECKING = False
@@ -110,7 +110,7 @@ class Api:
         except ValueError as error:
             raise BadRequest(f"lines={text}: {error}") from None
         if _is_on(request, "follow"):
-            return Response(self._placed(request, _follow(output, count)), headers=NO_STORE,
+            return Response(self._placed(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
         return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
@@ -172,8 +172,8 @@ def as_json(value: Any, status: int = 200) -> Response:
 
 def _follow(output: Output, count: int) -> Iterator[bytes]:
     """The last lines, then what comes; an empty piece is no output but lets a client that left be noticed."""
-    position, _ = output.after(None, 0)
-    yield "".join(line + "\n" for line in output.lines(count)).encode()
+    position, piece = output.tail(count)
+    yield piece
     while True:
         position, piece = output.after(position, HEARTBEAT_INTERVAL)
         yield piece

@@ -19,12 +19,13 @@ CONTENT_TYPE = "text/event-stream; charset=utf-8"
 HEARTBEAT_INTERVAL = 15.0  # seconds: gone clients are noticed, and no proxy in between takes silence for the end
 HEARTBEAT = b": \n\n"
 DIGITS_MAX = 18  # of an event's number; int() refuses what is very long (CVE-2020-10735)
+NO_BUFFER = ("X-Accel-Buffering", "no")  # nginx gathers what it passes on unless told otherwise
 RETRY_MS = 1000  # how long a browser waits before it comes back
 
 
 def response(pieces: Iterable[Piece]) -> Response:
-    """A stream that nothing in between may keep or gather (nginx gathers unless told otherwise)."""
-    headers = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
+    """A stream that nothing in between may keep or gather."""
+    headers = (("Cache-Control", "no-store"), NO_BUFFER)
     return Response(pieces, headers=headers, content_type=CONTENT_TYPE)
 
 
