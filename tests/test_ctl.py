@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
 
 from tests.running import PATIENCE, ROOT, Wrapper, run, service, wait_until
+from wrapper.ctl import CLEAR
 
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
 
@@ -73,6 +78,27 @@ def test_status_watch_draws_again(live):
     assert second["uptime_seconds"] > first["uptime_seconds"]
 
 
+def test_status_watch_fits_the_terminal(live):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 4, 30, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("LINES", "COLUMNS")}
+    watch = subprocess.Popen([sys.executable, "-m", "wrapper", "ctl", "--control", live.control, "status", "--watch"],
+                             cwd=ROOT, stdout=theirs, env={**environment, "NO_COLOR": "1"})
+    os.close(theirs)
+    try:
+        shown = b""
+        while shown.count(CLEAR.encode()) < 2:
+            shown += os.read(ours, 65536)
+    finally:
+        watch.send_signal(signal.SIGINT)
+        watch.wait(PATIENCE)
+        os.close(ours)
+    lines = shown.decode().split(CLEAR)[1].replace("\r", "").splitlines()
+    assert re.match("service +running for ", lines[0])
+    assert len(lines) == 3, "the fourth is where the cursor stands"
+    assert max(map(len, lines)) <= 30
+
+
 def test_problems_and_config_say_that_there_is_nothing(live):
     assert ctl(live, "problems").stdout == "no problems\n"
     assert json.loads(ctl(live, "problems", "--json").stdout) == []
@@ -94,6 +120,37 @@ def test_logs_follow_as_more_comes(live):
         ctl(live, "signal", "ALRM")
         while line_of(logs) != f"signal {int(signal.SIGALRM)}\n":
             pass
+
+
+def test_logs_keep_characters_whole_however_they_come(tmp_path):
+    go_on = tmp_path / "go-on"
+    script = ("import os, sys, time, http.server, pathlib, threading\n"
+              "def work():\n"
+              "    os.write(1, b'caf\\xc3')\n"
+              f"    while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(.01)\n"
+              "    os.write(1, b'\\xa9 done\\n')\n"
+              "threading.Thread(target=work, daemon=True).start()\n"
+              "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler)"
+              ".serve_forever()\n")
+    with Wrapper("--capture-output", command=[sys.executable, "-c", script, "{port}"]) as wrapper:
+        wait_until(lambda: "caf" in ctl(wrapper, "logs").stdout)
+        with following(wrapper, "logs", "--follow") as logs:
+            assert logs.stdout.read(3) == "caf"
+            go_on.touch()
+            assert line_of(logs) == "\xe9 done\n"
+
+
+def test_a_terminal_of_few_characters_is_no_fault(live):
+    done = ctl(live, "restart", "--reason", "caf\xe9", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "caf\\xe9" in done.stdout
+
+
+@pytest.mark.parametrize("words", ["restart", "status", "logs"])
+def test_nobody_need_hear_what_it_says(live, words):
+    command = f"{sys.executable} -m wrapper ctl --control {live.control} {words} >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_events_are_what_happened_so_far(live):

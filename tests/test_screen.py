@@ -75,3 +75,11 @@ def test_every_event_is_one_line(event, text):
 def test_colours_only_where_they_are_wanted():
     assert PLAIN.state("failed") == "failed"
     assert COLOURED.state("failed") == "\x1b[31mfailed\x1b[0m"
+
+
+def test_what_does_not_fit_is_cut_from_below_and_at_the_right():
+    """A terminal that scrolls would show the end, and the state stands at the beginning."""
+    lines = [COLOURED("31", "abcdef") + "ghi", "second", "third", "fourth"]
+    assert screen.fitting(lines, 8, 4) == ["\x1b[31mabcdef\x1b[0mgh", "second", "third", "fourth"]
+    assert screen.fitting(lines, 4, 3) == ["\x1b[31mabcd\x1b[0m", "seco", "2 mo"]
+    assert screen.fitting(lines, 80, 1) == lines[:1]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -27,6 +30,7 @@ ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until 
 
 def main(argv: Sequence[str]) -> int:
     """`argv` begins with `ctl` or `health`; the result is the exit status."""
+    _plug_streams()
     try:
         options = _parser().parse_args(argv)
     except SystemExit as stop:
@@ -41,6 +45,16 @@ def main(argv: Sequence[str]) -> int:
         # Whoever read our lines has left, as `head` does; the interpreter must not complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+
+
+def _plug_streams() -> None:
+    """What nobody can read, or a terminal cannot show, is no reason to fail."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it came closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # until this process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(verb: str, message: str) -> int:
@@ -161,7 +175,9 @@ def _status(options: argparse.Namespace) -> int:
         except NoWrapper as error:
             lines = [str(error), "", "looking again every second"]
         if sys.stdout.isatty() and not _wants_json(options):
-            lines = [CLEAR + lines[0], *lines[1:]]
+            columns, rows = shutil.get_terminal_size()
+            first, *others = screen.fitting(lines, columns, rows - 1)  # the last row is the cursor's
+            lines = [CLEAR + first, *others]
         _show(lines)
         wait_again()
 
@@ -199,8 +215,10 @@ def _logs(options: argparse.Namespace) -> int:
         _show_json(text.splitlines()) if _wants_json(options) else _write(text)
         return DONE
     answer = _client(options, None).open("GET", "api/logs", follow="1", **query)
+    # A character may come in two pieces.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while piece := answer.read1(65536) if not _wants_json(options) else answer.readline():
-        text = piece.decode("utf-8", "replace")
+        text = decoder.decode(piece)
         _show_json(text.rstrip("\n")) if _wants_json(options) else _write(text)
     raise NoWrapper("the wrapper went away")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from wrapper.log import one_line
 
 GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
 COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
+SGR = re.compile("(\x1b\\[[0-9;]*m)")
 GUTTER = "  "
 
 
@@ -114,6 +116,21 @@ def _told(event: Mapping[str, Any], paint: Paint) -> str:
     facts = " ".join(f"{key}={one_line(str(value))}" for key, value in event.items()
                      if key not in ("id", "at", "time", "kind", "service"))
     return f"{one_line(str(kind))}  {facts}".rstrip()
+
+
+def fitting(lines: Sequence[str], columns: int, rows: int) -> list[str]:
+    """What a terminal of that size can show at once, from the top; colours take no room."""
+    if len(lines) > rows:
+        lines = [*lines[:rows - 1], f"{len(lines) - rows + 1} more lines"] if rows > 1 else lines[:1]
+    return [_cut(line, columns) for line in lines]
+
+
+def _cut(line: str, columns: int) -> str:
+    kept, left = [], columns
+    for index, piece in enumerate(SGR.split(line)):
+        kept.append(piece if index % 2 else piece[:left])
+        left -= 0 if index % 2 else len(kept[-1])
+    return "".join(kept)
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
