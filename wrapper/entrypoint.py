@@ -229,6 +229,8 @@ class Entrypoint:
             self._loader.stop()
         if self._control is not None:
             self._control.stop()
+        if self._site is not None:
+            self._site.finish()
         for service in (self._service, *services):
             if service.output is not None:
                 service.output.finish()

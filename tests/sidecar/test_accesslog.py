@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 
 import pytest
 
@@ -64,6 +66,35 @@ def test_every_line_comes_out_whole():
     with open(reading, encoding="utf-8") as pipe:
         found = [json.loads(pipe.readline())["target"] for _ in range(500)]
     assert found == [f"/{number}" for number in range(500)]
+
+
+def test_the_last_lines_are_there_when_it_is_over(monkeypatch):
+    """What ends while the wrapper drains must not be lost with the pace of the writer."""
+    monkeypatch.setattr(accesslog, "GATHER_INTERVAL", 30.0)
+    reading, writing = os.pipe()
+    log = AccessLog(as_json=True, descriptor=writing)
+    log.observe(ended("/last"))
+    log.finish()
+    assert b"/last" in os.read(reading, 65536)
+
+
+def test_a_reader_that_stalls_does_not_keep_the_wrapper_from_its_end(monkeypatch):
+    monkeypatch.setattr(accesslog, "END_TIMEOUT", 0.05)
+    reading, writing = os.pipe()
+    log = AccessLog(as_json=True, descriptor=writing)
+    for _ in range(500):
+        log.observe(ended("/" + "x" * 500))
+    log.finish()
+    os.close(reading)
+
+
+def test_a_request_that_ends_with_the_wrapper_is_logged():
+    with Wrapper("--access-log", "--drain-timeout", "50ms", command=service("slow", "0")) as wrapper, \
+            socket.create_connection(("127.0.0.1", wrapper.port)) as client:
+        client.sendall(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: wrapper.status()["in_flight"] == 1)
+        wrapper.end(signal.SIGTERM)
+        assert '"GET /late HTTP/1.1"' in wrapper.stderr
 
 
 def test_a_reader_that_stalls_costs_lines_not_time(monkeypatch, capfd):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WAITING_MAX = 10_000  # exchanges that may wait for the writer: a few MiB
 GATHER_INTERVAL = 0.05  # seconds in which the writer lets lines gather: 20 writes a second, however busy the road is
+END_TIMEOUT = 0.5  # seconds for the last lines: whoever stops the container waits for it
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: what is longer may be torn apart by another line (pipe(7))
 NO_VALUE = "-"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -34,7 +35,9 @@ class AccessLog:
     def __init__(self, as_json: bool, descriptor: int = STDERR) -> None:
         self._line = json_line if as_json else combined_line
         self._descriptor = descriptor
-        self._waiting: SimpleQueue[tuple[float, Ended]] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[float, Ended] | None] = SimpleQueue()  # None is the end
+        self._is_ending = threading.Event()
+        self._is_over = threading.Event()
         # Guards the number of exchanges nobody will read of.
         self._lock = threading.Lock()
         self._dropped = 0
@@ -47,10 +50,15 @@ class AccessLog:
         with self._lock:
             self._dropped += 1
 
+    def finish(self) -> None:
+        """Write what has been observed so far; nothing is written behind it. For a moment at most."""
+        self._is_ending.set()
+        self._waiting.put(None)
+        self._is_over.wait(END_TIMEOUT)
+
     def _write_all(self) -> None:
-        while True:
-            first = self._waiting.get()
-            time.sleep(GATHER_INTERVAL)  # the pace itself, not a wait for something
+        while (first := self._waiting.get()) is not None:
+            self._is_ending.wait(GATHER_INTERVAL)
             try:
                 self._write_waiting(first)
             except Exception as error:  # noqa: BLE001  # one odd line must not be the last one
@@ -59,14 +67,19 @@ class AccessLog:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
                 log.warning("access log: lines were dropped, stderr is too slow for them", lines=dropped)
+        self._is_over.set()
 
     def _write_waiting(self, first: tuple[float, Ended]) -> None:
         piece, size = [self._bytes(first)], 0
         while True:
             try:
-                line = self._bytes(self._waiting.get_nowait())
+                fact = self._waiting.get_nowait()
             except Empty:
                 break
+            if fact is None:
+                self._waiting.put(None)  # for whoever called this
+                break
+            line = self._bytes(fact)
             size += len(piece[-1])
             if size + len(line) > PIECE_BYTES:
                 self._write(piece)

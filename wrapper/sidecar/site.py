@@ -50,8 +50,9 @@ class Site:
         self.dashboard = Dashboard(self)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
-        if settings.access_log:
-            self.observers.append(AccessLog(settings.log_format == "json").observe)
+        self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
+        if self._access_log is not None:
+            self.observers.append(self._access_log.observe)
         self._learn_routes()
 
     # For the server
@@ -105,6 +106,11 @@ class Site:
         """One exchange is over."""
         for observer in self.observers:
             observer(facts)
+
+    def finish(self) -> None:
+        """No exchange will end any more."""
+        if self._access_log is not None:
+            self._access_log.finish()
 
     # For whoever adds to it
 
