@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 
 import pytest
@@ -89,14 +91,16 @@ def test_every_exit_status_is_named():
 def shell_commands() -> list[list[str]]:
     """Every command of the shell blocks, continued lines joined, in words."""
     blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for line in "\n".join(blocks).replace("\\\n", " ").splitlines()]
+    return [shlex.split(line) for line in "\n".join(blocks).replace("\\\n", " ").splitlines() if line]
 
 
 def test_every_wrapper_command_has_good_settings():
     """`docker run IMAGE WORDS` gives the same words to the entrypoint."""
     found = 0
     for words in shell_commands():
-        image = words.index("prometheus-wrapped") if words[:2] == ["docker", "run"] else None
+        image = words.index("grafana-wrapped") if words[:2] == ["docker", "run"] else None
+        while "=" in words[0]:
+            del words[0]  # a variable before the command
         if words[:3] == ["python3", "-m", "wrapper"] or image is not None:
             settings.read(words[3:] if image is None else words[image + 1:], {})
             found += 1
@@ -114,6 +118,32 @@ def test_the_ten_line_sidecar_works_as_pasted(tmp_path):
         wait_until(lambda: wrapper.request("GET", "/sidecar/api/hello")[0] == 200)
         assert json.loads(wrapper.get("/sidecar/api/hello?name=you")) == {"hello": "you", "service": "running"}
         assert b"hello.py" in wrapper.get("/")
+
+
+def python_block(before: str) -> str:
+    return re.search(before + r"\n\n```python\n(.*?)```", README.read_text(), re.DOTALL)[1]
+
+
+def test_the_second_sidecar_and_its_test_work_as_pasted(tmp_path):
+    (tmp_path / "jobs.py").write_text(python_block("Save this as `jobs.py`:"))
+    (tmp_path / "test_jobs.py").write_text(python_block(r"Its test, `test_jobs.py`.*?:"))
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_jobs.py"], cwd=tmp_path, capture_output=True,
+                          text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(README.parent)})
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_second_sidecar_answers_as_its_curl_line_asks(tmp_path):
+    (tmp_path / "jobs.py").write_text(python_block("Save this as `jobs.py`:"))
+    asked = next(words for words in shell_commands() if words[0] == "curl" and "-d" in words)
+    words = next(words for words in shell_commands() if "jobs.py" in words)
+    variable, command = words[0].split("="), words[words.index("--") + 1:]
+    with Wrapper(*words[4:words.index("--")], command=[sys.executable, *command[1:]], cwd=tmp_path,
+                 environment={"PYTHONPATH": str(README.parent), variable[0]: variable[1]}) as wrapper:
+        path = asked[-1].partition(":8080")[2]
+        header = dict([asked[asked.index("-H") + 1].split(": ")])
+        body = asked[asked.index("-d") + 1]
+        wait_until(lambda: wrapper.request("POST", path, body, header)[0] == 202)
+        assert wrapper.request("POST", path, body)[0] == 401
 
 
 def write() -> None:
