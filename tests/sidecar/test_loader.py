@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -9,7 +10,9 @@ import time
 import pytest
 
 from tests.running import Wrapper, service, wait_until
-from tests.sidecar.parts import make_site
+from tests.sidecar.parts import make_request, make_site
+from wrapper.errors import Unavailable
+from wrapper.service.state import State
 from wrapper.sidecar.isolation import NoSidecar
 from wrapper.sidecar.loader import Loader, sidecars, title
 
@@ -111,6 +114,72 @@ def test_an_import_that_hangs_is_a_problem_until_it_ends(loader, tmp_path, monke
     go_on.set()
     wait_until(lambda: not loader.site.around.board.list())
     assert "/sidecar/slow" in routes(loader)
+
+
+# While it loads
+
+
+def asked(token="sesame", target="/admin/rotate", **options):
+    return make_request("POST", target, headers=[("Authorization", f"Bearer {token}")], **options)
+
+
+def readiness(site):
+    site.services[0].life._state = State.RUNNING
+    site.services[0].gate.open(None)
+    return json.loads(site.answer(make_request("GET", "/sidecar/readyz")).whole())["sidecars"]
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A site with a sidecar whose import ends when the file `go-on` says how."""
+    text = ("import pathlib, time\n"
+            f"go_on = pathlib.Path({str(tmp_path / 'go-on')!r})\n"
+            "while not go_on.exists(): time.sleep(.01)\n"
+            "exec(go_on.read_text())\n")
+    word = write(tmp_path, "slow.py", text)
+    site = make_site("--sidecar", word, "--token", "sesame")
+    loader = Loader(site)
+    yield site, loader, word, tmp_path / "go-on"
+    (tmp_path / "go-on").write_text("pass")
+    loader.stop()
+
+
+def test_a_token_is_not_relayed_while_the_path_it_is_for_may_still_come(slow):
+    """The service would get the token of whoever steers the wrapper."""
+    site, loader, word, go_on = slow
+    assert "/admin/rotate".startswith(site.prefixes)
+    with pytest.raises(Unavailable) as refusal:
+        site.answer(asked())
+    assert dict(refusal.value.headers)["Retry-After"]
+    assert site.answer(asked("of the service's own")) is None
+    assert site.answer(make_request("POST", "/admin/rotate")) is None
+    loader.start([word])
+    assert readiness(site) == {"loading": [word], "failed": []}
+    go_on.write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
+                     "sidecar.route('POST', '/admin/rotate', guarded=True)(lambda: 'done')\n")
+    wait_until(lambda: readiness(site) == {"loading": [], "failed": []})
+    assert site.prefixes == ("/sidecar", "/admin/rotate")
+    assert site.answer(asked()).whole() == b"done"
+    assert site.answer(asked(target="/other")) is None
+
+
+def test_the_service_is_served_as_ever_where_the_import_failed(slow):
+    """Sidecar code can never take the service down."""
+    site, loader, word, go_on = slow
+    loader.start([word])
+    go_on.write_text("raise ValueError")
+    wait_until(lambda: readiness(site) == {"loading": [], "failed": [word]})
+    assert site.prefixes == ("/sidecar",)
+    assert site.answer(asked()) is None
+
+
+def test_an_import_that_hangs_counts_as_failed_until_it_ends(slow, monkeypatch):
+    site, loader, word, go_on = slow
+    monkeypatch.setattr("wrapper.sidecar.loader.LOAD_TIMEOUT", 0.05)
+    loader.start([word])
+    wait_until(lambda: readiness(site) == {"loading": [], "failed": [word]})
+    go_on.write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n")
+    wait_until(lambda: readiness(site) == {"loading": [], "failed": []})
 
 
 def test_no_sidecar_says_what_to_write(loader, tmp_path):

@@ -40,17 +40,26 @@ class Access:
         """
         if request.trusted:
             return
-        token = self._token if self._path is None else self._from_file(self._path)
+        token = self._now()
         if not token and self._path is not None:
             raise Forbidden("the token file is empty or cannot be read; see the problems")
         if not token:
             raise Forbidden("this path needs a token and none is configured (--token-file); "
                             "it works over the control socket: wrapper ctl")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        # Compared whatever the scheme: the time says nothing about the token.
-        is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
-        if scheme.lower() != "bearer" or not is_same:
+        if not _holds(request, token):
             raise Unauthorized("this path needs the header Authorization: Bearer TOKEN, and the right token")
+
+    @property
+    def has_token(self) -> bool:
+        return self._token is not None or self._path is not None
+
+    def holds_token(self, request: Request) -> bool:
+        """Whether the request brings the token, wherever it is going."""
+        token = self._now() if "authorization" in request.headers else None
+        return bool(token) and _holds(request, token or b"")
+
+    def _now(self) -> bytes | None:
+        return self._token if self._path is None else self._from_file(self._path)
 
     def _from_file(self, path: str) -> bytes | None:
         """The token that the file holds now; None where it cannot be read: then nobody has it."""
@@ -72,3 +81,10 @@ class Access:
         else:
             self._board.report("access", f"cannot read the token file: {fault}")
         return token
+
+
+def _holds(request: Request, token: bytes) -> bool:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # Compared whatever the scheme: the time says nothing about the token.
+    is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
+    return scheme.lower() == "bearer" and is_same

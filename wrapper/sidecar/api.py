@@ -16,7 +16,7 @@ from wrapper.sidecar.sse import response as event_stream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any, Protocol
+    from typing import Any, Callable, Protocol
 
     from wrapper.message import Piece, Request
     from wrapper.service.output import Output
@@ -41,10 +41,11 @@ class Api:
     """Answers for all services of one wrapper; both lists may grow while it does."""
 
     def __init__(self, around: Surroundings, services: Sequence[Service],
-                 subscriptions: Sequence[Subscription]) -> None:
+                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]]) -> None:
         self._around = around
         self._services = services
         self._subscriptions = subscriptions
+        self._sidecars = sidecars
         self._stream = FeedStream(around.feed)
         self._places = Places()
         self._started = time.monotonic()
@@ -71,7 +72,8 @@ class Api:
         if reason is not None:
             raise Unavailable(reason)
         stale = [status for status in self._config_status() if status.get("stale_since")]
-        return as_json({"ready": True, "state": main.life.state.value, "stale": stale})
+        return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
+                        "sidecars": self._sidecars()})
 
     def _status(self, request: Request) -> Response:
         return as_json(self.status())

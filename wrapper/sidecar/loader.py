@@ -68,11 +68,13 @@ class Loader:
 
     def _watch(self, word: str, guard: Guard, loaded: threading.Event) -> None:
         if not loaded.wait(LOAD_TIMEOUT):
+            self._site.note_loaded(word, False)
             guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
 
     def _load(self, word: str, guard: Guard, loaded: threading.Event) -> None:
         is_loaded = guard.attempt("the import", lambda: self.load(word), is_import=True)
         loaded.set()
+        self._site.note_loaded(word, is_loaded)
         if is_loaded:
             log.info("sidecar loaded", sidecar=word)
 

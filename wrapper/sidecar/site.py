@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from wrapper.errors import MethodNotAllowed, NotFound
+from wrapper.errors import MethodNotAllowed, NotFound, Unavailable
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import Api
@@ -41,12 +41,17 @@ class Site:
         # Held by those who add prefixes and services; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
-        self.prefixes: tuple[str, ...] = (settings.prefix,)
+        self._starts: tuple[str, ...] = (settings.prefix,)
+        # Their words, while they load and where that failed: their paths are not known yet.
+        self.loading: set[str] = set(settings.sidecar)
+        self.failed: set[str] = set()
+        self.prefixes: tuple[str, ...]
+        self._see_to_prefixes()
         self._quick = frozenset(f"{settings.prefix}/{name}" for name in QUICK)
         self._prefix = settings.prefix
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
-        self.api = Api(around, services, self.subscriptions)
+        self.api = Api(around, services, self.subscriptions, self.sidecars)
         self.dashboard = Dashboard(self)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
@@ -69,11 +74,20 @@ class Site:
         """
         found = self._find(request)
         if found is None:
+            self._keep_token(request)
             return None
         route, request.params = found
         if route.is_guarded:
             self.access.check(request)
         return route.answer(request)
+
+    def _keep_token(self, request: Request) -> None:
+        """Raises: Unavailable for a request that may be for a path of a sidecar that is still loading.
+
+        It brings the token, which is nothing for the service to see.
+        """
+        if self.loading and not request.trusted and self.access.holds_token(request):
+            raise Unavailable("a sidecar is still loading, and it may be the one that this is for")
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]] | None:
         try:
@@ -107,6 +121,11 @@ class Site:
         for observer in self.observers:
             observer(facts)
 
+    def sidecars(self) -> dict[str, list[str]]:
+        """What of --sidecar is not there, by what became of it."""
+        with self._lock:
+            return {"loading": sorted(self.loading), "failed": sorted(self.failed)}
+
     def finish(self) -> None:
         """No exchange will end any more."""
         if self._access_log is not None:
@@ -125,8 +144,20 @@ class Site:
 
     def _learn_prefix(self, start: str) -> None:
         with self._lock:
-            if not start.startswith(self.prefixes):
-                self.prefixes = (*self.prefixes, start)
+            if not start.startswith(self._starts):
+                self._starts = (*self._starts, start)
+            self._see_to_prefixes()
+
+    def _see_to_prefixes(self) -> None:
+        """While a sidecar loads, every path is looked at for a token that is none of the service's business."""
+        self.prefixes = (*self._starts, "/") if self.loading and self.access.has_token else self._starts
+
+    def note_loaded(self, word: str, is_loaded: bool) -> None:
+        """The import of a sidecar has ended, or hangs."""
+        with self._lock:
+            self.loading.discard(word)
+            (self.failed.discard if is_loaded else self.failed.add)(word)
+            self._see_to_prefixes()
 
     def add_subscription(self, subscription: Any) -> None:
         """A source of configuration that is watched, shown beside the others."""
