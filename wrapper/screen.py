@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import calendar
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wrapper.log import one_line
+from wrapper.moment import epoch
 
 GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
 COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
@@ -156,13 +155,6 @@ def span(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit} {whole % size // part:02d}{lesser}"
     return f"{whole}s"
-
-
-def epoch(moment: str | None) -> float | None:
-    try:
-        return calendar.timegm(time.strptime((moment or "")[:19], "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
 
 
 def _plural(count: int, word: str) -> str:

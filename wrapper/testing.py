@@ -38,7 +38,7 @@ from wrapper.server import Server
 from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import MAIN, Service, Surroundings
 from wrapper.sidecar.extension import Sidecar
-from wrapper.sidecar.handle import Answer, ServiceHandle
+from wrapper.sidecar.handle import Answer, ServiceHandle, joined
 from wrapper.sidecar.loader import Loader
 from wrapper.sidecar.site import Site
 
@@ -232,11 +232,7 @@ class Wrapper:
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
-            found: dict[str, str] = {}
-            for name, value in response.getheaders():
-                key = name.lower()
-                found[key] = f"{found[key]}, {value}" if key in found else value
-            return Answer(response.status, found, response.read())
+            return Answer(response.status, joined(response.getheaders()), response.read())
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)

@@ -73,9 +73,3 @@ def test_the_process_is_this_one():
     assert 1e6 < found["wrapper_process_resident_memory_bytes"] < 4e9
     assert found["wrapper_process_cpu_seconds_total"] > 0
     assert time.time() - 3600 * 24 < found["wrapper_process_start_time_seconds"] <= time.time() + 1
-
-
-def test_epoch_reads_what_the_log_writes():
-    assert vitals.epoch("1970-01-01T00:01:00Z") == 60
-    assert vitals.epoch(None) is None
-    assert vitals.epoch(5.5) == 5.5

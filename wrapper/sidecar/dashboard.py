@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from wrapper.message import Response
 from wrapper.sidecar import metrics, vitals
+from wrapper.sidecar.api import NO_STORE, as_json
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.traffic import SLOT_SECONDS, TIMES, Traffic
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 PAGE = os.path.join(os.path.dirname(__file__), "dashboard.html")
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
-NO_STORE = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 PAGE_HEADERS = (
     ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "no-referrer"), ("Cross-Origin-Opener-Policy", "same-origin"),
@@ -73,7 +72,7 @@ class Dashboard:
         document = {"bounds": TIMES, "interval": SLOT_SECONDS, "now": self.traffic.moment()}
         if "history" in request.query:
             document["history"] = self.traffic.history()
-        return Response(json.dumps(document), headers=NO_STORE, content_type="application/json")
+        return as_json(document)
 
     def _scrape(self, request: Request) -> Response:
         return Response(self._site.registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)

@@ -40,8 +40,6 @@ class Environment:
         environment.update((_variable(field), value) for field, value in self._fields(request))
         if request.host:
             environment["HTTP_HOST"] = request.host
-        if request.content_length:
-            environment["CONTENT_LENGTH"] = str(request.content_length)  # the field may say it twice
         return environment
 
     def _fields(self, request: Request) -> Iterator[tuple[str, str]]:

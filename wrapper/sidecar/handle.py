@@ -165,7 +165,7 @@ class ServiceHandle:
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
-            return Answer(response.status, _joined(response.getheaders()), _whole(response))
+            return Answer(response.status, joined(response.getheaders()), _whole(response))
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
         finally:
@@ -185,12 +185,13 @@ class ServiceHandle:
         return configuration.apply(self.service, files, check, action, ready_timeout, probe, handle=self, reason=reason)
 
 
-def _joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    joined: dict[str, str] = {}
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Values by name in lower case, repeated ones joined by ", " (RFC 9110 section 5.3)."""
+    found: dict[str, str] = {}
     for name, value in fields:
         key = name.lower()
-        joined[key] = f"{joined[key]}, {value}" if key in joined else value
-    return joined
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
 
 
 def _whole(response: http.client.HTTPResponse) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import os
 import platform
 import resource
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import wrapper
+from wrapper.moment import epoch
 from wrapper.sidecar.metrics import Family, Sample
 from wrapper.service.state import State
 
@@ -137,10 +137,3 @@ def _start_time() -> float:
 
 
 START_TIME = _start_time()
-
-
-def epoch(moment: str | float | None) -> float | None:
-    """Seconds since the epoch of an RFC 3339 timestamp in UTC; numbers are taken as they are."""
-    if moment is None or isinstance(moment, (int, float)):
-        return moment
-    return calendar.timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S"))
