@@ -246,6 +246,7 @@ def test_another_prefix_is_no_hindrance():
     """ctl is another process: it cannot know what --prefix the wrapper was given."""
     with Wrapper("--prefix", "/elsewhere", command=service("plain"), wait=False) as wrapper:
         wrapper.wait_line("starting -> running")
+        wait_until(lambda: os.path.exists(wrapper.control))  # the service may be ready before it
         assert json.loads(ctl(wrapper, "--json", "status").stdout)["state"] == "running"
         assert run("health", "--ready", "--control", wrapper.control).returncode == 0
 
