@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
 from wrapper.sidecar.places import Placed, Places
+from wrapper.sidecar.plain import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
@@ -169,7 +169,7 @@ NO_STORE = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    return Response(json.dumps(value, default=str) + "\n", status, NO_STORE, "application/json")
+    return Response(dumps(value) + "\n", status, NO_STORE, "application/json")
 
 
 def _follow(output: Output, count: int) -> Iterator[bytes]:

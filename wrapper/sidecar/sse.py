@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from wrapper.message import Response
+from wrapper.sidecar.plain import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def response(pieces: Iterable[Piece]) -> Response:
 
 def message(data: Any, event: str | None = None, name: str | None = None) -> bytes:
     """One event: `data` as it is where it is text, else as JSON; `event` its type, `name` its id."""
-    text = data if isinstance(data, str) else json.dumps(data, default=str)
+    text = data if isinstance(data, str) else dumps(data)
     if any(character in f"{event}{name}" for character in "\r\n"):
         raise ValueError("a line break in the name of an event")  # it would begin another field
     lines = [f"id: {name}"] if name is not None else []
