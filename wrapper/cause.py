@@ -5,7 +5,10 @@ What an exception says may hold what the author's code was called with, password
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import threading
 import traceback
 
 from wrapper.log import log
@@ -24,6 +27,27 @@ def tell(what: str, error: BaseException, is_import: bool = False, **facts: Any)
     log.error(f"{what} failed", **facts, cause=repr(error), traceback=_traceback(error))
     cause = str(error) if is_import and isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
     return f"{what} failed: {cause}; the traceback is in the log"
+
+
+# Guards the collector's being off in between.
+_looking = threading.Lock()
+
+
+def place_of(thread: threading.Thread) -> str:
+    """The stack of a thread, as text.
+
+    Without the collector: CPython up to 3.11 keeps a lock meanwhile that the end of a `threading.local` waits for, and
+    the whole interpreter with it.
+    """
+    with _looking:
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            frame = sys._current_frames().get(thread.ident or 0)
+        finally:
+            if was_on:
+                gc.enable()
+    return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:

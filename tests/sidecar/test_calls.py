@@ -212,21 +212,19 @@ def test_one_that_catches_everything_once_is_ended_too(calls):
     assert {type(error) for error in caught} == {eviction.Overdue}
 
 
-def test_code_of_ours_that_an_author_called_is_left_to_come_to_its_end(calls, monkeypatch):
+def test_a_change_of_the_service_comes_to_its_end(calls, monkeypatch):
     """Half a transaction must not be left behind."""
     monkeypatch.setattr(eviction, "LONGEST_PAUSE", 0.1)
     go_on, order = threading.Event(), []
 
-    def transaction():  # stands in the wrapper's own folder, as far as its frames tell
+    @eviction.sheltered
+    def transaction():
         while not go_on.wait(0.01):
             pass
         order.append("whole")
 
-    ours = type(transaction)(transaction.__code__.replace(co_filename=eviction.OWN_FOLDER + "config/apply.py"),
-                             transaction.__globals__, closure=transaction.__closure__)
-
     def handler():
-        ours()
+        transaction()
         order.append("back")
         while True:
             pass
@@ -298,7 +296,6 @@ def test_a_thread_that_got_the_number_of_one_that_ended_is_left_alone(monkeypatc
         def join(self, timeout=None):
             victim.join(0.01)
 
-    monkeypatch.setattr(eviction, "is_in_theirs", lambda frame: True)
     stay = eviction.Stay()
     stay.thread = Ended()
     stay.leave()

@@ -7,10 +7,9 @@ ones.
 from __future__ import annotations
 
 import queue
-import sys
 import threading
-import traceback
 
+from wrapper import cause
 from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
 from wrapper.log import log
 from wrapper.sidecar.eviction import Overdue, Stay
@@ -54,7 +53,8 @@ class Calls:
                 self._show_out(call)
                 raise RequestTimeout(f"the request's body did not come within {timeout:g} s")
             self._guard.report(what, f"{what} did not answer within {timeout:g} s")
-            log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout, stack=call.stack())
+            log.error(f"{what} hangs", sidecar=self._guard.name, timeout=timeout,
+                      stack=cause.place_of(call.stay.thread))
             self._show_out(call)
             raise GatewayTimeout(f"the sidecar did not answer within {timeout:g} s")
         if isinstance(call.error, (Refusal, ClientGone)):
@@ -156,6 +156,7 @@ class Call:
 
     def run(self) -> None:
         result, error = None, None
+        self.stay.arrive()
         try:
             result = self._work()
         except BaseException as raised:  # noqa: BLE001  # sys.exit() too
@@ -187,8 +188,3 @@ class Call:
     def end_turns(self) -> None:
         if self._is_long:
             turns.lengthen()
-
-    def stack(self) -> str:
-        """Where the work is now."""
-        frame = sys._current_frames().get(self.stay.thread.ident or 0)
-        return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"

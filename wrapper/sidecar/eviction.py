@@ -6,15 +6,14 @@ What waits in the kernel or in an extension is reached once it comes back; meanw
 
 from __future__ import annotations
 
-import sys
+import functools
 import threading
-from itertools import groupby
-
-from wrapper.cause import OWN_FOLDER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
+    from typing import Any, Callable, TypeVar
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds between two tries; code may catch whatever is raised in it, and go on
 TRIES = 20  # then it is left alone
@@ -30,10 +29,15 @@ class Stay:
     thread: threading.Thread
 
     def __init__(self) -> None:
-        # Guards whether it is over. Held while something is raised in the thread, so that it is still this one: the
-        # ident of a thread that ended goes to the next one.
+        # Guards the two below. Held while something is raised in the thread, so that it is still this one: the ident of
+        # a thread that ended goes to the next one.
         self._lock = threading.Lock()
         self._is_over = False
+        self._shelters = 0
+
+    def arrive(self) -> None:
+        """This thread is about to enter the author's code."""
+        _here.stay = self
 
     def leave(self) -> None:
         """The thread has come back from the author's code."""
@@ -44,6 +48,10 @@ class Stay:
             except Overdue:
                 pass  # too late
 
+    def shelter(self, change: int) -> None:
+        with self._lock:
+            self._shelters += change
+
     def evict(self) -> None:
         """Bring its end about, and wait for it; give up where that cannot be done."""
         pause = FIRST_PAUSE
@@ -51,29 +59,36 @@ class Stay:
             if not self.thread.is_alive():
                 return
             with self._lock:
-                if not self._is_over:
+                if not self._is_over and not self._shelters:
                     _raise_in(self.thread)
             self.thread.join(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
 
+_here = threading.local()  # `stay`: that of this thread, in threads that serve authors' code
+
+
+def sheltered(function: Function) -> Function:
+    """Have `function` come to its end whoever calls it: half a change of the service must not be left behind."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        stay: Stay | None = getattr(_here, "stay", None)
+        if stay is None:
+            return function(*arguments, **options)
+        stay.shelter(+1)
+        try:
+            return function(*arguments, **options)
+        finally:
+            stay.shelter(-1)
+
+    return call  # type: ignore[return-value]  # the same as far as its callers see
+
+
 def _raise_in(thread: threading.Thread) -> None:
-    """Not while it is in code of ours that the author called: half a transaction must not be left behind."""
     try:
         import ctypes  # an image may have no libffi
     except ImportError:
         return
-    ident = thread.ident or 0
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc  # through PyDLL, which keeps the interpreter's lock
-    overdue = ctypes.py_object(Overdue)
-    if is_in_theirs(sys._current_frames().get(ident)):
-        raise_in(ctypes.c_ulong(ident), overdue)
-
-
-def is_in_theirs(frame: FrameType | None) -> bool:
-    """True where a stack is, from its inner end: code of authors and libraries, ours that called it, `threading`."""
-    kinds = []
-    while frame is not None:
-        kinds.append(frame.f_code.co_filename.startswith(OWN_FOLDER))
-        frame = frame.f_back
-    return [is_ours for is_ours, _ in groupby(kinds)] == [False, True, False]
+    # Through PyDLL, which keeps the interpreter's lock.
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Overdue))

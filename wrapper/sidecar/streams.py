@@ -134,6 +134,7 @@ class Events(Outgoing):
         self._has_begun = True
 
     def _pump(self) -> None:
+        self._stay.arrive()
         try:
             self._pump_all()
         except Overdue:

@@ -1,0 +1,50 @@
+"""cause.py: what went wrong in authors' code, as far as everybody may read it, and where a thread is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+from tests.running import PATIENCE, ROOT
+from wrapper import cause
+
+# CPython up to 3.11 keeps its list of threads locked while it makes frames; a collection in between that ends a
+# threading.local waits for that very lock, in the same thread.
+LOOK = """
+import gc, threading
+from wrapper import cause
+gc.set_threshold(1)
+for _ in range(300):
+    for _ in range(20):
+        cycle = [threading.local()]
+        cycle.append(cycle)
+    cause.place_of(threading.current_thread())
+assert gc.isenabled()
+"""
+
+
+def test_a_look_at_a_stack_never_stops_the_interpreter():
+    subprocess.run([sys.executable, "-c", LOOK], cwd=ROOT, check=True, timeout=PATIENCE)
+
+
+def test_the_stack_of_a_thread_says_where_it_is():
+    go_on = threading.Event()
+    thread = threading.Thread(target=go_on.wait, daemon=True)
+    thread.start()
+    try:
+        assert "in wait" in cause.place_of(thread)
+    finally:
+        go_on.set()
+        thread.join()
+    assert cause.place_of(thread) == "it has just ended"
+
+
+def test_everybody_reads_the_kind_and_the_place_only(capfd):
+    try:
+        raise ValueError("s3cret")
+    except ValueError as error:
+        said = cause.tell("GET /x", error, sidecar="mine")
+    assert "s3cret" not in said
+    assert "ValueError at test_cause.py:" in said
+    assert "s3cret" in capfd.readouterr().err
