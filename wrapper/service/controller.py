@@ -15,6 +15,7 @@ from wrapper.deadline import Deadline
 from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
 from wrapper.service import probe
+from wrapper.service.aftermath import Aftermath
 from wrapper.service.agenda import Agenda, Ticket
 from wrapper.service.retirement import Retirement
 from wrapper.service.state import Life, State
@@ -43,8 +44,7 @@ class Controller:
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back.
     `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
     reload is a restart.
-    An action that fails on trial, whoever asked for it, and an end of the service then, leave the service failed and
-    requests held, for whoever tries something out to mend it; the policy decides once the trial is over.
+    A tentative action leaves the next step to whoever asked, and so does the service on trial: see `Aftermath`.
     """
 
     def __init__(self, life: Life, launcher: Launcher, gate: Gate, probe: Probe, policy: Policy, timeouts: Timeouts,
@@ -63,6 +63,7 @@ class Controller:
         self._reload = reload
         self._on_over = on_over
         self._agenda = Agenda()
+        self._aftermath = Aftermath(life, gate, policy, board, source, self._give_up)
         self._actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
         # Wakes the controller's thread: a run that ended, or None. What happened is read off the things themselves,
         # so late news of an earlier run changes nothing.
@@ -75,12 +76,8 @@ class Controller:
         self._process: Process | None = None
         self._address: Address | None = None
         self._ready_since: float | None = None
-        self._next_try: Deadline | None = None
-        self._cannot_start: CannotStart | None = None
-        self._fallen_status: int | None = None  # of a run that ended tentatively: nothing was decided about it yet
         self._ready_timeout = timeouts.ready
         self._is_restarting = False
-        self._is_on_trial = False  # True from `begin_trial` or a tentative action up to `end_trial`
         self._retirement: Retirement | None = None
 
     # For those who ask
@@ -94,11 +91,11 @@ class Controller:
         try:
             self._spawn()
         except CannotStart as error:
-            self._fail(error.public, tentative=False)
+            self._aftermath.fail(error.public, tentative=False)
             self._agenda.close(error.public)
             self.over.set()
             raise
-        first = self._agenda.begin(Ticket("start", "first start", self._is_on_trial))
+        first = self._agenda.begin(Ticket("start", "first start", self._aftermath.is_on_trial))
         threading.Thread(target=self._live, args=(first,), name=f"controller-{self._source}", daemon=True).start()
 
     def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
@@ -114,10 +111,10 @@ class Controller:
 
     def begin_trial(self) -> None:
         """From now on an end of the service is not the end: whoever tries something out mends it, up to `end_trial`."""
-        self._is_on_trial = True
+        self._aftermath.is_on_trial = True
 
     def end_trial(self) -> None:
-        self._is_on_trial = False
+        self._aftermath.is_on_trial = False
         self._inbox.put(None)
 
     def verify(self, settle: float, timeout: float | None) -> str | None:
@@ -180,11 +177,10 @@ class Controller:
 
     def _nap(self) -> float | None:
         """Seconds until something is due; None while nothing is."""
-        is_undecided = self._fallen_status is not None and not self._is_on_trial
-        if is_undecided or not self._agenda.is_empty or self._shutdown_signal is not None:
+        if self._aftermath.is_due or not self._agenda.is_empty or self._shutdown_signal is not None:
             return 0
-        if self._next_try is not None:
-            return self._next_try.remaining()
+        if self._aftermath.next_try is not None:
+            return self._aftermath.next_try.remaining()
         return LATE_LOOK if self._is_late else None
 
     @property
@@ -196,13 +192,13 @@ class Controller:
         if self._shutdown_signal is not None:
             self._end(self._shutdown_signal)
         elif self._process is not None and self._process.ended.is_set():
-            self._fall(self._process, self._is_on_trial)
+            self._fall(self._process, self._aftermath.is_on_trial)
         elif (ticket := self._agenda.take()) is not None:
             self._carry_out(ticket, self._actions[ticket.kind])
             self._agenda.finish(ticket, ticket.error)
-        elif self._fallen_status is not None and not self._is_on_trial:
-            self._give_up_or_retry(self.life.reason, self._fallen_status, 0.0)
-        elif self._next_try is not None and self._next_try.has_passed():
+        elif self._aftermath.is_due:
+            self._aftermath.decide()
+        elif self._aftermath.next_try is not None and self._aftermath.next_try.has_passed():
             self.life.count_restart("exit")
             self._carry_out(Ticket("start", "again after an exit"), self._start)
         elif self._is_late:
@@ -211,7 +207,7 @@ class Controller:
     def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
         """Run an action to its end; `ticket.error` says how it went."""
         self._ready_timeout = ticket.ready_timeout or self._timeouts.ready
-        self._is_on_trial = self._is_on_trial or ticket.tentative
+        self._aftermath.is_on_trial = self._aftermath.is_on_trial or ticket.tentative
         try:
             ticket.error = action(ticket)
         except Exception as error:  # noqa: BLE001  a fault of ours must not end the thread
@@ -228,11 +224,11 @@ class Controller:
             return None
         if ticket.reason != "again after an exit":
             self._policy.reset()
-        return self._settle(ticket, self._bring_up(ticket.reason))
+        return self._bring_up(ticket)
 
     def _stop(self, ticket: Ticket) -> str | None:
         reason = f"stopped: {ticket.reason}"
-        self._next_try = self._fallen_status = None
+        self._aftermath.forget()
         if self._process is None:
             self._gate.refuse(reason)
             if self.life.state is not State.STOPPED:
@@ -246,7 +242,7 @@ class Controller:
     def _restart(self, ticket: Ticket) -> str | None:
         self.life.count_restart("planned")
         self._policy.reset()
-        self._next_try = None
+        self._aftermath.next_try = None
         if self._overlaps and self._process is not None and self.life.state is State.RUNNING:
             return self._overlap(ticket, self._process)
         self._is_restarting = self._process is not None
@@ -255,7 +251,7 @@ class Controller:
             self._take_down(lane, "restart", self._stop_signal, ticket.reason)
         if self._shutdown_signal is not None:
             return "the wrapper is shutting down"
-        return self._settle(ticket, self._bring_up(ticket.reason))
+        return self._bring_up(ticket)
 
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
@@ -289,7 +285,7 @@ class Controller:
 
     def _goes_on(self, ticket: Ticket, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
-        return fault if self._is_on_trial else self._report(fault)
+        return fault if ticket.tentative else self._aftermath.report(fault)
 
     def _do_reload(self, ticket: Ticket) -> str | None:
         reload = ticket.reload or self._reload
@@ -301,13 +297,13 @@ class Controller:
             self._board.resolve(self._source)
             return None
         if self._process.ended.is_set():
-            self._fall(self._process, self._is_on_trial)
-        elif not self._is_on_trial:
-            self._report(f"the reload failed: {fault}")
+            self._fall(self._process, ticket.tentative)
+        elif not ticket.tentative:
+            self._aftermath.report(f"the reload failed: {fault}")
         return f"the reload failed: {fault}"
 
     def _turn_to_starting(self, reason: str) -> None:
-        self._next_try = self._fallen_status = None
+        self._aftermath.forget()
         self._gate.hold("the service is starting")
         self.life.turn(State.STARTING, reason)
 
@@ -328,15 +324,15 @@ class Controller:
 
         return self._launcher.launch(address, ended)
 
-    def _bring_up(self, reason: str) -> str | None:
-        self._turn_to_starting(reason)
+    def _bring_up(self, ticket: Ticket) -> str | None:
+        self._turn_to_starting(ticket.reason)
         try:
             self._spawn()
         except CannotStart as error:
-            self._cannot_start = error
             log.error(str(error), service=self._source)
+            self._aftermath.fall(error.public, error.exit_status, 0.0, ticket.tentative)
             return error.public
-        return self._await_ready()
+        return self._settle(ticket, self._await_ready())
 
     def _await_ready(self) -> str | None:
         assert self._process is not None
@@ -372,62 +368,30 @@ class Controller:
             log.warning("the service did not end in time and was killed", service=self._source,
                         signal=signal_name(number), timeout=self._timeouts.stop)
         self.life.end(self._process, planned=True)
-        self._process = None
+        self._process = self._ready_since = None
 
     # When it goes wrong
 
-    def _report(self, fault: str) -> str:
-        self._board.report(self._source, fault)
-        return fault
-
     def _settle(self, ticket: Ticket, fault: str | None) -> str | None:
-        """What a start that failed leaves behind: a named state with a reason, and a problem."""
-        if fault is None or self._shutdown_signal is not None:
-            return fault
-        if self._process is not None and self._process.ended.is_set():
-            self._fall(self._process, self._is_on_trial)
-        elif self._process is not None:
-            self._fail(fault, self._is_on_trial)  # late, but alive: it is looked at again
-        elif self._cannot_start is not None:
-            self._fail(fault, self._is_on_trial)
-            self._fallen_status = self._cannot_start.exit_status
-            if not self._is_on_trial:
-                self._give_up_or_retry(fault, self._cannot_start.exit_status, 0.0)
+        """What a run that did not become ready leaves behind: a named state with a reason, and a problem."""
+        assert self._process is not None
+        if fault is not None and self._shutdown_signal is None:
+            if self._process.ended.is_set():
+                self._fall(self._process, ticket.tentative)
+            else:
+                self._aftermath.fail(fault, ticket.tentative)  # late, but alive: it is looked at again
         return fault
 
-    def _fail(self, fault: str, tentative: bool) -> None:
-        self._report(fault)
-        if tentative:
-            self._gate.hold(f"the service is being mended: {fault}")
-        else:
-            self._gate.refuse(f"the service failed: {fault}")
-        self.life.turn(State.FAILED, fault)
-
-    def _fall(self, process: Process, tentative: bool = False) -> None:
+    def _fall(self, process: Process, tentative: bool) -> None:
         """The service ended and nobody had asked for it."""
         ready_seconds = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
         self._process = self._ready_since = None
         self.life.end(process, planned=False)
         fault = f"the service ended by itself with status {process.exit_status}"
-        if tentative:
-            self._fallen_status = process.exit_status
-            self._fail(fault, tentative)
-        else:
-            self._report(fault)
-            self._give_up_or_retry(fault, process.exit_status, ready_seconds)
+        self._aftermath.fall(fault, process.exit_status, ready_seconds, tentative)
 
-    def _give_up_or_retry(self, fault: str, exit_status: int, ready_seconds: float) -> None:
-        self._fallen_status = None
-        pause = self._policy.pause(exit_status, ready_seconds)
-        if pause is None:
-            self._gate.refuse(fault)
-            if self.life.state is not State.FAILED:
-                self.life.turn(State.FAILED, fault)
-            self._finish(exit_status, planned=False)
-            return
-        self._next_try = Deadline(pause)
-        self._gate.hold(f"{fault} and is started again")
-        self.life.turn(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
+    def _give_up(self, exit_status: int) -> None:
+        self._finish(exit_status, planned=False)
 
     def _end(self, number: int) -> None:
         """Drain, pass the signal on, wait: the end of the service's life."""

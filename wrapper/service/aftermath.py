@@ -1,0 +1,84 @@
+"""What follows when the service cannot be started or ends by itself: somebody mends it, another start, or the end."""
+
+from __future__ import annotations
+
+from wrapper.deadline import Deadline
+from wrapper.service.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from wrapper.gate import Gate
+    from wrapper.problems import Board
+    from wrapper.service.policy import Policy
+    from wrapper.service.state import Life
+
+
+class Aftermath:
+    """Only the controller's thread comes here, but for `is_on_trial`.
+
+    What goes wrong tentatively or on trial leaves the service failed and requests held, for the one who asked to mend
+    it; the policy decides once the trial is over. `on_end(exit_status)`: nothing will bring the service back.
+    """
+
+    def __init__(self, life: Life, gate: Gate, policy: Policy, board: Board, source: str,
+                 on_end: Callable[[int], None]) -> None:
+        self.next_try: Deadline | None = None
+        self.is_on_trial = False
+        self._life = life
+        self._gate = gate
+        self._policy = policy
+        self._board = board
+        self._source = source
+        self._on_end = on_end
+        self._undecided: int | None = None  # the exit status of what went wrong on trial
+
+    def forget(self) -> None:
+        """Somebody starts or stops the service: what went wrong before needs no decision any more."""
+        self.next_try = self._undecided = None
+
+    @property
+    def is_due(self) -> bool:
+        """True where a trial is over that left the service ended."""
+        return self._undecided is not None and not self.is_on_trial
+
+    def report(self, fault: str) -> str:
+        self._board.report(self._source, fault)
+        return fault
+
+    def fail(self, fault: str, tentative: bool) -> None:
+        """The service is not as it should be, whether it runs or not."""
+        self.report(fault)
+        if tentative:
+            self._gate.hold(f"the service is being mended: {fault}")
+        else:
+            self._gate.refuse(f"the service failed: {fault}")
+        self._life.turn(State.FAILED, fault)
+
+    def fall(self, fault: str, exit_status: int, ready_seconds: float, tentative: bool) -> None:
+        """No run is left, and nobody had asked for that."""
+        if tentative:
+            self._undecided = exit_status
+            self.fail(fault, tentative)
+        else:
+            self.report(fault)
+            self._decide(fault, exit_status, ready_seconds)
+
+    def decide(self) -> None:
+        """The trial is over."""
+        assert self._undecided is not None
+        self._decide(self._life.reason, self._undecided, 0.0)
+
+    def _decide(self, fault: str, exit_status: int, ready_seconds: float) -> None:
+        self._undecided = None
+        pause = self._policy.pause(exit_status, ready_seconds)
+        if pause is None:
+            self._gate.refuse(fault)
+            if self._life.state is not State.FAILED:
+                self._life.turn(State.FAILED, fault)
+            self._on_end(exit_status)
+            return
+        self.next_try = Deadline(pause)
+        self._gate.hold(f"{fault} and is started again")
+        self._life.turn(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
