@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 
 import pytest
 
 from tests.running import service, wait_until
-from wrapper import settings
+from wrapper import settings, sockets
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.problems import Board
@@ -314,6 +315,52 @@ def test_a_command_that_cannot_be_run_raises_at_launch(live):
     assert error.value.exit_status == 127
     assert life.controller.over.is_set()
     assert "/no/such/program" not in str(life.board.list())
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("can't start new thread"),
+                                   subprocess.SubprocessError("Exception occurred in preexec_fn.")])
+def test_whatever_keeps_it_from_starting_is_a_failure_with_a_name(live, monkeypatch, error):
+    """And the next start works: nothing is left half done."""
+    life = live()
+    life.wait_state("running")
+    spawn = life.service.around.spawner.spawn
+
+    def refuse(*words, **options):
+        raise error
+
+    monkeypatch.setattr(life.service.around.spawner, "spawn", refuse)
+    assert str(error) in life.ask("restart", tentative=True)  # else it would be the end
+    assert life.service.life.state is State.FAILED
+    monkeypatch.setattr(life.service.around.spawner, "spawn", spawn)
+    assert life.ask("restart", tentative=True) is None
+    assert life.service.life.state is State.RUNNING
+    assert life.overs == []
+
+
+def test_whatever_keeps_it_from_starting_again_ends_with_126(live, monkeypatch):
+    life = live()
+    life.wait_state("running")
+    monkeypatch.setattr(sockets, "free_port", lambda: os.fstat(-1))
+    assert "Bad file descriptor" in life.ask("restart")
+    assert life.controller.over.wait(10)
+    assert life.overs == [(126, False)]
+
+
+def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
+    life = Life(command=service("plain"))
+    start = threading.Thread.start
+
+    def scarce(thread):
+        if thread.name.startswith("controller"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    with pytest.raises(CannotStart, match="new thread") as error:
+        life.controller.launch()
+    assert error.value.exit_status == 126
+    with pytest.raises(ProcessLookupError):
+        os.kill(life.controller._process.pid, 0)
 
 
 def test_five_hundred_rounds_of_everything_at_once_end(live):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.running import wait_until
 from wrapper.errors import CannotStart
-from wrapper.service.process import Spawner
+from wrapper.service.process import Process, Spawner
 
 
 @pytest.fixture
@@ -148,6 +148,20 @@ def test_what_cannot_be_run_is_126_or_127(spawner, command, status, word):
     with pytest.raises(CannotStart, match=word) as error:
         spawn(spawner, command)
     assert error.value.exit_status == status
+
+
+def test_a_process_that_nobody_can_watch_does_not_live_on(spawner, monkeypatch):
+    pids = []
+
+    def no_thread(process):
+        pids.append(process.pid)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Process, "watch", no_thread)
+    with pytest.raises(RuntimeError):
+        shell(spawner, "exec sleep 60")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_inheritable_descriptors_go_on_and_ours_do_not(spawner):

@@ -221,6 +221,24 @@ def test_a_line_of_any_length_blocks_nobody_and_the_newest_100_kib_are_kept(outp
     assert len("".join(output.lines(10))) <= KEPT_BYTES
 
 
+def test_a_second_pipe_that_cannot_be_had_leaves_none(monkeypatch):
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    subject, before, pipe, made = Output(Board(Feed()), "service"), descriptors(), os.pipe, []
+
+    def scarce():
+        if made:
+            raise OSError(24, "Too many open files")
+        made.append(1)
+        return pipe()
+
+    monkeypatch.setattr(os, "pipe", scarce)
+    with pytest.raises(OSError, match="Too many"):
+        subject.streams()
+    wait_until(lambda: descriptors() == before)
+
+
 def test_binary_output_is_shown_with_replacements(output):
     send(output, b"\xff\xfe ok\n")
     output.finish()

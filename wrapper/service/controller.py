@@ -8,8 +8,10 @@ waits for an action.
 from __future__ import annotations
 
 import queue
+import signal
 import threading
 import time
+from subprocess import SubprocessError
 
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy, CannotStart
@@ -17,6 +19,7 @@ from wrapper.log import log
 from wrapper.service import probe
 from wrapper.service.aftermath import Aftermath
 from wrapper.service.agenda import Agenda, Ticket
+from wrapper.service.process import cannot_start
 from wrapper.service.retirement import Retirement
 from wrapper.service.state import Life, State
 from wrapper.values import signal_name
@@ -90,13 +93,23 @@ class Controller:
         self._turn_to_starting("first start")
         try:
             self._spawn()
+            self._come_alive(Ticket("start", "first start", self._aftermath.is_on_trial))
         except CannotStart as error:
             self._aftermath.fail(error.public, tentative=False)
             self._agenda.close(error.public)
             self.over.set()
             raise
-        first = self._agenda.begin(Ticket("start", "first start", self._aftermath.is_on_trial))
-        threading.Thread(target=self._live, args=(first,), name=f"controller-{self._source}", daemon=True).start()
+
+    def _come_alive(self, first: Ticket) -> None:
+        """Raises: CannotStart where no thread can be had; then nothing runs."""
+        self._agenda.begin(first)
+        life = threading.Thread(target=self._live, args=(first,), name=f"controller-{self._source}", daemon=True)
+        try:
+            life.start()
+        except RuntimeError as error:
+            if self._process is not None:
+                self._process.stop(signal.SIGKILL, 0.0)
+            raise cannot_start(error) from error
 
     def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
             ready_timeout: float | None = None) -> Ticket:
@@ -255,9 +268,8 @@ class Controller:
 
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
-        address = self._launcher.choose_address()
         try:
-            new = self._launch(address)
+            new, address = self._launch()
         except CannotStart as error:
             return self._goes_on(ticket, error.public)
         fault = self._look_until_ready(new, address, self._ready_timeout)
@@ -309,20 +321,26 @@ class Controller:
 
     def _spawn(self) -> None:
         """Raises: CannotStart."""
-        self._address = self._launcher.choose_address()
-        probe.report_squatter(self._address, self._board, self._source)
-        self._process = self._launch(self._address)
+        self._process, self._address = self._launch()
         self.life.begin(self._process)
 
-    def _launch(self, address: Address) -> Process:
-        """Raises: CannotStart."""
+    def _launch(self) -> tuple[Process, Address]:
+        """A new run, and where it is to listen.
+
+        Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
+        """
 
         def ended(process: Process) -> None:
             # Newcomers wait from now on, also while the controller's thread is busy with something else.
             self._gate.lose(process, "the service has ended")
             self._inbox.put(process)
 
-        return self._launcher.launch(address, ended)
+        try:
+            address = self._launcher.choose_address()
+            probe.report_squatter(address, self._board, self._source)
+            return self._launcher.launch(address, ended), address
+        except (OSError, RuntimeError, SubprocessError) as error:
+            raise cannot_start(error) from error
 
     def _bring_up(self, ticket: Ticket) -> str | None:
         self._turn_to_starting(ticket.reason)

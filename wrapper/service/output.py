@@ -36,9 +36,17 @@ class Output:
         self._pumps: list[threading.Thread] = []
 
     def streams(self) -> tuple[int, int]:
-        """Two pipes for the stdout and stderr of a new run; the caller closes them once the process has them."""
+        """Two pipes for the stdout and stderr of a new run; the caller closes them once the process has them.
+
+        Raises: OSError, RuntimeError where there is no descriptor or no thread for them.
+        """
         self._pumps = [pump for pump in self._pumps if pump.is_alive()]
-        return self._pipe(1, "stdout"), self._pipe(2, "stderr")
+        stdout = self._pipe(1, "stdout")
+        try:
+            return stdout, self._pipe(2, "stderr")
+        except (OSError, RuntimeError):
+            os.close(stdout)  # its pump reads the end, and ends
+            raise
 
     def _pipe(self, descriptor: int, name: str) -> int:
         reading, writing = os.pipe()
@@ -48,8 +56,13 @@ class Output:
             pass  # over the user's share: the default of 64 KiB is slower, not wrong
         pump = threading.Thread(target=self._pump, args=(reading, descriptor), name=f"{self._source}-{name}",
                                 daemon=True)
+        try:
+            pump.start()
+        except RuntimeError:
+            os.close(reading)
+            os.close(writing)
+            raise
         self._pumps.append(pump)
-        pump.start()
         return writing
 
     def _pump(self, reading: int, descriptor: int) -> None:

@@ -116,20 +116,30 @@ class Spawner:
               is_background: bool = False, **streams: Any) -> Process:
         """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it gets no terminal.
 
-        Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed).
+        Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed); OSError,
+        RuntimeError or SubprocessError where something that every process needs is not to be had.
         """
 
         def ended(process: Process) -> None:
-            with self._lock:
-                self._pids.discard(process.pid)
+            self._forget(process)
             on_end(process)
 
         with self._lock:
             popen = self._popen(command, environment, {**self._group(self._terminal and not is_background), **streams})
             self._pids.add(popen.pid)
         process = Process(popen, ended)
-        process.watch()
+        try:
+            process.watch()
+        except RuntimeError:  # no thread to be had: nobody would ever hear of its end
+            process.signal(signal.SIGKILL)
+            popen.wait()
+            self._forget(process)
+            raise
         return process
+
+    def _forget(self, process: Process) -> None:
+        with self._lock:
+            self._pids.discard(process.pid)
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str],
                streams: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -161,7 +171,10 @@ class Spawner:
         for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
         if gets_terminal:
-            give_terminal(os.getpid())
+            try:
+                give_terminal(os.getpid())
+            except OSError:
+                pass  # it was hung up: the service goes on without, as it would have
 
     def take_terminal_back(self) -> None:
         """Be the foreground again, so that whoever called us from a shell finds it as it was."""
@@ -207,6 +220,11 @@ def _cannot_start(name: str, error: OSError) -> CannotStart:
 
 def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
     return CannotStart(f"cannot run {name!r}: {cause}", exit_status, f"the command cannot be run: {cause}")
+
+
+def cannot_start(error: Exception) -> CannotStart:
+    """Any other cause: no descriptor, no memory, no thread."""
+    return CannotStart(f"cannot start the service: {error}", NOT_EXECUTABLE)
 
 
 def _holds_terminal() -> bool:
