@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from wrapper import settings, sockets
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.problems import Board
+from wrapper.service import probe
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import TURNS, State
@@ -235,6 +238,41 @@ def test_shut_down_while_starting_does_not_wait_for_readiness(live):
     life.controller.shut_down(signal.SIGTERM)
     assert life.controller.over.wait(5)
     assert life.overs == [(143, True)]
+
+
+SILENT = """
+import socket, sys, threading
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    kept.append(listener.accept())
+"""  # takes every connection and never says a word
+
+
+def test_shut_down_while_a_silent_service_is_probed_does_not_wait_for_the_probe(live, monkeypatch):
+    monkeypatch.setattr(probe, "PROBE_TIMEOUT", 60.0)
+    life = live("--ready-path", "/ready", command=[sys.executable, "-c", SILENT, "{port}"])
+    wait_until(lambda: is_listening(life.controller.address))
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+
+
+def is_listening(address):
+    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port)):
+        return True
+    return False
+
+
+def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
+    life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
+    life.wait_state("running")
+    ticket = life.controller.ask("reload", "test")
+    wait_until(lambda: life.controller._agenda._is_under_way)
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+    assert ticket.is_done
 
 
 def test_shut_down_of_a_deaf_service_kills_it(live):

@@ -7,7 +7,6 @@ waits for an action.
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from wrapper.service.agenda import Agenda, Ticket
 from wrapper.service.process import cannot_start
 from wrapper.service.retirement import Retirement
 from wrapper.service.state import Life, State
+from wrapper.service.vigil import Vigil
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -68,12 +68,7 @@ class Controller:
         self._agenda = Agenda()
         self._aftermath = Aftermath(life, gate, policy, board, source, self._give_up)
         self._actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
-        # Wakes the controller's thread: a run that ended, or None. What happened is read off the things themselves,
-        # so late news of an earlier run changes nothing.
-        self._inbox: queue.SimpleQueue[Process | None] = queue.SimpleQueue()
-        # Held by `shut_down` alone, so that of two callers one is the second.
-        self._shutdown_lock = threading.Lock()
-        self._shutdown_signal: int | None = None
+        self._vigil = Vigil(source)
         self.over = threading.Event()  # set once the service is gone for good
         # Written by the controller's thread alone (by `launch` before there is one).
         self._process: Process | None = None
@@ -119,7 +114,7 @@ class Controller:
         """
         ticket, is_new = self._agenda.ask(kind, reason, tentative, reload, ready_timeout)
         if is_new:
-            self._inbox.put(None)
+            self._vigil.wake()
         return ticket
 
     def begin_trial(self) -> None:
@@ -128,7 +123,7 @@ class Controller:
 
     def end_trial(self) -> None:
         self._aftermath.is_on_trial = False
-        self._inbox.put(None)
+        self._vigil.wake()
 
     def verify(self, settle: float, timeout: float | None) -> str | None:
         """None where the service still runs after `settle` seconds and then is ready within `timeout`; else the fault.
@@ -139,7 +134,7 @@ class Controller:
         if process is None or address is None:
             return f"the service is {self.life.state.value}: {self.life.reason}"
         process.ended.wait(settle)
-        return self._look_until_ready(process, address, timeout or self._timeouts.ready)
+        return self._probe.await_ready(process, address, timeout or self._timeouts.ready, self._vigil.is_ending)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the service's group.
@@ -153,9 +148,7 @@ class Controller:
 
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
-        with self._shutdown_lock:
-            is_second = self._shutdown_signal is not None
-            self._shutdown_signal = self._shutdown_signal or number
+        is_second = not self._vigil.begin_end(number)
         process, retirement = self._process, self._retirement
         if is_second or self.life.state is State.STOPPING:
             self._gate.hurry()
@@ -164,7 +157,7 @@ class Controller:
         if retirement is not None:
             retirement.release(number if is_second else None)
         self._agenda.close("the wrapper is shutting down")
-        self._inbox.put(None)
+        self._vigil.wake()
 
     @property
     def is_serving(self) -> bool:
@@ -182,15 +175,13 @@ class Controller:
         self._carry_out(first, lambda ticket: self._settle(ticket, self._await_ready()))
         self._agenda.finish(first, first.error)
         while not self.over.is_set():
-            try:
-                self._inbox.get(timeout=self._nap())
-            except queue.Empty:
-                pass  # something is due
+            self._vigil.wait(self._nap())
             self._look()
 
     def _nap(self) -> float | None:
         """Seconds until something is due; None while nothing is."""
-        if self._aftermath.is_due or not self._agenda.is_empty or self._shutdown_signal is not None:
+        has_ended = self._process is not None and self._process.ended.is_set()
+        if has_ended or self._aftermath.is_due or not self._agenda.is_empty or self._vigil.is_ending():
             return 0
         if self._aftermath.next_try is not None:
             return self._aftermath.next_try.remaining()
@@ -202,8 +193,8 @@ class Controller:
         return self.life.state is State.FAILED and self._process is not None
 
     def _look(self) -> None:
-        if self._shutdown_signal is not None:
-            self._end(self._shutdown_signal)
+        if self._vigil.last_signal is not None:
+            self._end(self._vigil.last_signal)
         elif self._process is not None and self._process.ended.is_set():
             self._fall(self._process, self._aftermath.is_on_trial)
         elif (ticket := self._agenda.take()) is not None:
@@ -262,7 +253,7 @@ class Controller:
         if self._process is not None:
             lane = self._gate.hold(f"the service restarts: {ticket.reason}")
             self._take_down(lane, "restart", self._stop_signal, ticket.reason)
-        if self._shutdown_signal is not None:
+        if self._vigil.is_ending():
             return "the wrapper is shutting down"
         return self._bring_up(ticket)
 
@@ -275,7 +266,7 @@ class Controller:
         fault = self._look_until_ready(new, address, self._ready_timeout)
         if fault is not None:
             # It served nobody; while the wrapper ends there is no time to wait for it long.
-            new.stop(self._stop_signal, self._timeouts.stop if self._shutdown_signal is None else HASTE)
+            new.stop(self._stop_signal, HASTE if self._vigil.is_ending() else self._timeouts.stop)
             return self._goes_on(ticket, fault)
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
@@ -283,9 +274,9 @@ class Controller:
         self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self._board.resolve(self._source)
         self._retirement = Retirement(self._gate, lane, old, self._timeouts, self._stop_signal)
-        if self._shutdown_signal is None:
+        if not self._vigil.is_ending():
             self._retirement.wait()
-        if self._shutdown_signal is None:
+        if not self._vigil.is_ending():
             self._retire()
         return None
 
@@ -303,8 +294,9 @@ class Controller:
         reload = ticket.reload or self._reload
         if reload is None or self._process is None or self._address is None:
             return self._restart(ticket)
-        fault = reload(self._process, self._address)
-        fault = fault or self._look_until_ready(self._process, self._address, self._ready_timeout)
+        process, address = self._process, self._address
+        fault = self._vigil.apart(process, lambda: reload(process, address))
+        fault = fault or self._look_until_ready(process, address, self._ready_timeout)
         if fault is None:
             self._board.resolve(self._source)
             return None
@@ -333,7 +325,7 @@ class Controller:
         def ended(process: Process) -> None:
             # Newcomers wait from now on, also while the controller's thread is busy with something else.
             self._gate.lose(process, "the service has ended")
-            self._inbox.put(process)
+            self._vigil.wake()
 
         try:
             address = self._launcher.choose_address()
@@ -361,7 +353,8 @@ class Controller:
         return fault
 
     def _look_until_ready(self, process: Process, address: Address, timeout: float) -> str | None:
-        return self._probe.await_ready(process, address, timeout, lambda: self._shutdown_signal is not None)
+        is_over = self._vigil.is_ending
+        return self._vigil.apart(process, lambda: self._probe.await_ready(process, address, timeout, is_over))
 
     def _serve(self) -> None:
         assert self._address is not None
@@ -371,8 +364,10 @@ class Controller:
         self._board.resolve(self._source)
 
     def _look_again(self) -> None:
+        assert self._process is not None
         assert self._address is not None
-        if self._probe.fault(self._address) is None:
+        address = self._address
+        if self._vigil.apart(self._process, lambda: self._probe.fault(address)) is None:
             self._serve()
 
     def _take_down(self, lane: Lane | None, going: str, number: int, reason: str) -> None:
@@ -393,7 +388,7 @@ class Controller:
     def _settle(self, ticket: Ticket, fault: str | None) -> str | None:
         """What a run that did not become ready leaves behind: a named state with a reason, and a problem."""
         assert self._process is not None
-        if fault is not None and self._shutdown_signal is None:
+        if fault is not None and not self._vigil.is_ending():
             if self._process.ended.is_set():
                 self._fall(self._process, ticket.tentative)
             else:
