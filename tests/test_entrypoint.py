@@ -284,11 +284,15 @@ def test_an_empty_environment_does_no_harm():
     assert result.returncode == 4
 
 
-def test_closed_stdio_does_no_harm():
-    """No socket may get number 2: the log would be written to a client. The service finds them closed, as we did."""
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&- 2>&-", "2>&-", "<&- 2>&-"])
+def test_closed_stdio_does_no_harm(closed):
+    """No descriptor of ours may get number 2: a line of the log would go to a client, or be read as signals.
+
+    The service finds them closed, as we did.
+    """
     port = free_port()
     script = (f"exec {sys.executable} -m wrapper --listen 127.0.0.1:{port} -- sh -c "
-              "': {port}; [ -e /proc/self/fd/2 ] && exit 9; exit 6' <&- >&- 2>&-")
+              f"': {{port}}; [ -e /proc/self/fd/2 ] && exit 9; sleep 0.2; exit 6' {closed}")
     assert subprocess.run(["sh", "-c", script], cwd=ROOT, timeout=20).returncode == 6
 
 

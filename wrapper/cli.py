@@ -39,9 +39,10 @@ def main(argv: Sequence[str]) -> int:
         from wrapper import ctl  # start-up: a run does without it
 
         return ctl.main(argv)
-    from wrapper.signals import Signals  # first of all, so that a run is deaf for as short a time as can be
+    from wrapper import signals  # first of all, so that a run is deaf for as short a time as can be
 
-    return run(argv, Signals())
+    signals.plug_closed_stdio()
+    return run(argv, signals.Signals())
 
 
 def run(argv: Sequence[str], signals: Signals) -> int:

@@ -6,7 +6,6 @@ imported, and from then on this thread only reads one queue.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -46,21 +45,8 @@ def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) ->
 
     Raises: CannotStart before anything runs.
     """
-    plug_closed_stdio()
     log.configure(settings.log_level, settings.log_format)
     return Entrypoint(settings, signals, environment).run()
-
-
-def plug_closed_stdio() -> None:
-    """Keep numbers 0 to 2 from becoming a client's socket that a log line is written into.
-
-    The service finds closed what came closed.
-    """
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number; not inheritable (PEP 446)
 
 
 class Entrypoint:

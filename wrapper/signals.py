@@ -87,5 +87,17 @@ class Signals:
             self.inbox.put(("signal", int(signal.sigwait(WAITED))))
 
 
+def plug_closed_stdio() -> None:
+    """Keep numbers 0 to 2 from becoming our pipe or a client's socket that a log line is written into.
+
+    Comes before anything that opens a descriptor. The service finds closed what came closed.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number; not inheritable (PEP 446)
+
+
 def _heard(number: int, frame: object) -> None:
     """The byte in the pipe says it all."""
