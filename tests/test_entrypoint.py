@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import pathlib
 import pty
@@ -13,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 
 import pytest
 
-from tests.running import ROOT, Wrapper, free_port, run, service, wait_until
+from tests.running import ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
 
@@ -361,6 +363,49 @@ def test_an_interactive_shell_works_on_the_terminal():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     finally:
         os.close(terminal)
+
+
+@contextlib.contextmanager
+def on_a_terminal(*options, command):
+    """A wrapper whose stdin is its controlling terminal, and the other side of that."""
+    ours, theirs = pty.openpty()
+    with Wrapper(*options, command=command, stdin=theirs, start_new_session=True,
+                 preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as wrapper:
+        os.close(theirs)
+        yield wrapper, ours
+    os.close(ours)
+
+
+def test_a_helper_takes_neither_the_terminal_nor_stdin():
+    words = f"{sys.executable} -u {SERVICES}/plain.py {{port}}"
+    with on_a_terminal("--helper", f"second=/second={words}", command=service("plain")) as (wrapper, terminal):
+        wait_until(lambda: wrapper.status()["helpers"]["second"]["ready"])
+        assert os.tcgetpgrp(terminal) == wrapper.status()["pid"]
+        assert os.readlink(f"/proc/{wrapper.status()['helpers']['second']['pid']}/fd/0") == "/dev/null"
+
+
+def test_the_terminal_is_the_wrappers_while_no_service_runs():
+    with on_a_terminal(command=service("plain")) as (wrapper, terminal):
+        assert wrapper.command("POST", "/sidecar/api/stop?wait=1")[0] == 200
+        wait_until(lambda: os.tcgetpgrp(terminal) == wrapper.process.pid)
+        assert wrapper.command("POST", "/sidecar/api/start?wait=1")[0] == 200
+        assert os.tcgetpgrp(terminal) == wrapper.status()["pid"]
+        assert wrapper.command("POST", "/sidecar/api/stop?wait=1")[0] == 200
+        wait_until(lambda: os.tcgetpgrp(terminal) == wrapper.process.pid)
+        os.write(terminal, b"\x03")
+        assert wrapper.end(timeout=5) == 0
+
+
+def test_in_an_overlap_the_terminal_goes_to_the_run_that_takes_over(tmp_path):
+    flag = tmp_path / "broken"
+    with on_a_terminal("--restart-mode", "overlap", command=service("slow", "0", str(flag))) as (wrapper, terminal):
+        before = wrapper.status()["pid"]
+        flag.touch()
+        assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 500
+        assert os.tcgetpgrp(terminal) == before
+        flag.unlink()
+        assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 200
+        assert os.tcgetpgrp(terminal) == wrapper.status()["pid"] != before
 
 
 # Rest

@@ -260,7 +260,7 @@ class Controller:
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
         try:
-            new, address = self._launch()
+            new, address = self._launch(beside=True)
         except CannotStart as error:
             return self._goes_on(ticket, error.public)
         fault = self._look_until_ready(new, address, self._ready_timeout)
@@ -270,6 +270,7 @@ class Controller:
             return self._goes_on(ticket, fault)
         self._process, self._address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
+        self._launcher.take_over(new)
         lane = self._gate.open(address, new)
         self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self._board.resolve(self._source)
@@ -316,7 +317,7 @@ class Controller:
         self._process, self._address = self._launch()
         self.life.begin(self._process)
 
-    def _launch(self) -> tuple[Process, Address]:
+    def _launch(self, *, beside: bool = False) -> tuple[Process, Address]:
         """A new run, and where it is to listen.
 
         Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
@@ -330,7 +331,7 @@ class Controller:
         try:
             address = self._launcher.choose_address()
             probe.report_squatter(address, self._board, self._source)
-            return self._launcher.launch(address, ended), address
+            return self._launcher.launch(address, ended, beside=beside), address
         except (OSError, RuntimeError, SubprocessError) as error:
             raise cannot_start(error) from error
 

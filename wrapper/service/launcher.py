@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from subprocess import DEVNULL
 
 from wrapper import address, sockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Callable
+    from typing import Any, Callable
 
     from wrapper.address import Address
     from wrapper.service.output import Output
@@ -22,15 +23,17 @@ class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
+    `is_background`: stdin and the terminal are for somebody else.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
-                 spawner: Spawner, output: Output | None) -> None:
+                 spawner: Spawner, output: Output | None, *, is_background: bool = False) -> None:
         self._command = tuple(command)
         self._upstream = upstream
         self._environment = environment
         self._spawner = spawner
         self._output = output
+        self._is_background = is_background
         self._port = 0  # of the latest run
 
     def choose_address(self) -> Address:
@@ -41,20 +44,29 @@ class Launcher:
             self._port = sockets.free_port()
         return address.tcp("127.0.0.1", self._port)
 
-    def launch(self, place: Address, on_end: Callable[[Process], None]) -> Process:
-        """Start a run that is to listen at `place`.
+    def launch(self, place: Address, on_end: Callable[[Process], None], *, beside: bool = False) -> Process:
+        """Start a run that is to listen at `place`. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, see `Spawner.spawn`.
         """
         command = [word.replace(PLACEHOLDER, str(place.port)) for word in self._command]
+        how: dict[str, Any] = {"is_background": self._is_background or beside}
+        if self._is_background:
+            how["stdin"] = DEVNULL
         if self._output is None:
-            return self._spawner.spawn(command, self._environment_at(place), on_end)
+            return self._spawner.spawn(command, self._environment_at(place), on_end, **how)
         stdout, stderr = self._output.streams()
         try:
-            return self._spawner.spawn(command, self._environment_at(place), on_end, stdout=stdout, stderr=stderr)
+            return self._spawner.spawn(command, self._environment_at(place), on_end, stdout=stdout, stderr=stderr,
+                                       **how)
         finally:
             os.close(stdout)
             os.close(stderr)
+
+    def take_over(self, process: Process) -> None:
+        """The run that was started beside another is the one that counts from now on."""
+        if not self._is_background:
+            self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, place: Address) -> Mapping[str, str]:
         """Untouched, but for PORT: whoever reads it to know where to listen must find the inner port there."""

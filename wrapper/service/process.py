@@ -108,6 +108,7 @@ class Spawner:
         self._mask = mask
         self._ignored = ignored
         self._terminal = _holds_terminal()
+        self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
         self._pids: set[int] = set()
@@ -124,10 +125,13 @@ class Spawner:
             self._forget(process)
             on_end(process)
 
+        gets_terminal = self._terminal and not is_background
         with self._lock:
-            popen = self._popen(command, environment, {**self._group(self._terminal and not is_background), **streams})
+            popen = self._popen(command, environment, {**self._group(gets_terminal), **streams})
             self._pids.add(popen.pid)
-        process = Process(popen, ended)
+            process = Process(popen, ended)
+            if gets_terminal:
+                self._foreground = process
         try:
             process.watch()
         except RuntimeError:  # no thread to be had: nobody would ever hear of its end
@@ -140,6 +144,9 @@ class Spawner:
     def _forget(self, process: Process) -> None:
         with self._lock:
             self._pids.discard(process.pid)
+            if self._foreground is process:
+                self._foreground = None
+                _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach somebody
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str],
                streams: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -171,18 +178,19 @@ class Spawner:
         for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
         if gets_terminal:
-            try:
-                give_terminal(os.getpid())
-            except OSError:
-                pass  # it was hung up: the service goes on without, as it would have
+            _try_to_give_terminal(os.getpid())
+
+    def bring_to_foreground(self, process: Process) -> None:
+        """Give the terminal to a run that was started in the background."""
+        with self._lock:
+            if self._terminal and process.pid in self._pids:
+                self._foreground = process
+                _try_to_give_terminal(process.pid)
 
     def take_terminal_back(self) -> None:
         """Be the foreground again, so that whoever called us from a shell finds it as it was."""
         if self._terminal:
-            try:
-                give_terminal(os.getpgrp())
-            except OSError:
-                pass
+            _try_to_give_terminal(os.getpgrp())
 
     def reap_orphans(self) -> None:
         """Collect every zombie that nobody in this process waits for."""
@@ -235,11 +243,16 @@ def _holds_terminal() -> bool:
         return False
 
 
-def give_terminal(group: int) -> None:
-    """Make `group` the terminal's foreground. A background process that does so gets TTOU unless it is blocked."""
+def _try_to_give_terminal(group: int) -> None:
+    """Make `group` the terminal's foreground; one that was hung up is nobody's.
+
+    A background process that does so gets TTOU unless it is blocked (tcsetpgrp(3)).
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:
         os.tcsetpgrp(STDIN, group)
+    except OSError:
+        pass
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -60,7 +60,8 @@ class Service:
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None
-        launcher = Launcher(command, upstream, around.environment, around.spawner, self.output)
+        launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
+                            is_background=name != MAIN)
         self.controller = Controller(
             self.life, launcher, self.gate,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
