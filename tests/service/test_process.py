@@ -63,6 +63,35 @@ def test_status_is_never_stolen_by_the_reaper(spawner):
         reaper.join()
 
 
+@pytest.mark.parametrize(("script", "returncode"), [("exit 7", 7), ("kill -9 $$", -9)])
+def test_status_taken_behind_the_first_look_is_not_lost(spawner, monkeypatch, script, returncode):
+    """Sidecar code that calls os.wait() may collect our process; Popen then says 0."""
+    waitid = os.waitid
+
+    def stolen(kind, pid, options):
+        found = waitid(kind, pid, options)
+        os.waitpid(pid, 0)
+        return found
+
+    monkeypatch.setattr(os, "waitid", stolen)
+    process = shell(spawner, script)
+    assert process.over.wait(5)
+    assert process.returncode == returncode
+
+
+def test_status_taken_before_the_first_look_is_unknown_and_no_success(spawner, monkeypatch):
+    waitid = os.waitid
+
+    def late(kind, pid, options):
+        os.waitpid(pid, 0)
+        return waitid(kind, pid, options)
+
+    monkeypatch.setattr(os, "waitid", late)
+    process = shell(spawner, "exit 0")
+    assert process.over.wait(5)
+    assert process.returncode == 255
+
+
 def test_reaper_leaves_the_children_of_sidecar_code_alone(spawner):
     child = subprocess.Popen(["/bin/sh", "-c", "exit 5"])
     wait_until(lambda: os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
+UNKNOWN = 255  # exit status of a run whose own was taken by somebody else: it may have failed
 
 
 class Ending:
@@ -60,11 +61,15 @@ class Process(Ending):
 
     def _await_end(self) -> None:
         # WNOWAIT leaves the zombie: while it stands, its number is nobody else's and its group can be killed.
-        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:  # somebody else in this process waited for any child, as os.wait() does
+            found = None
         # What is left of the group ends with its leader, as everything ends with PID 1 of a container.
         self.signal(signal.SIGKILL)
         with self._lock:
-            self.returncode = self._popen.wait()
+            self._popen.wait()  # 0 where somebody else has collected it meanwhile, so its answer does not count
+            self.returncode = UNKNOWN if found is None else _returncode(found)
         self.ended.set()
         self._on_end(self)
 
@@ -228,6 +233,12 @@ def _cannot_start(name: str, error: OSError) -> CannotStart:
 
 def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
     return CannotStart(f"cannot run {name!r}: {cause}", exit_status, f"the command cannot be run: {cause}")
+
+
+def _returncode(found: Any) -> int:
+    """Popen's, from what waitid(2) says: the status, or the negative number of the signal."""
+    status: int = found.si_status
+    return status if found.si_code == os.CLD_EXITED else -status
 
 
 def cannot_start(error: Exception) -> CannotStart:
