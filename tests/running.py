@@ -52,17 +52,20 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Wrapper:
-    """`python3 -m wrapper OPTIONS -- COMMAND` on a free port, with its own control socket; use as a context."""
+    """`python3 -m wrapper OPTIONS -- COMMAND` on a free port, with its own control socket; use as a context.
+
+    `under`: a command that becomes it.
+    """
 
     def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
-                 wait: bool = True, **popen) -> None:
+                 wait: bool = True, under: tuple[str, ...] | list[str] = (), **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in __exit__
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+            [*under, sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,

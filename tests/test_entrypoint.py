@@ -224,15 +224,6 @@ def test_an_ignored_chld_loses_no_status():
 
 # Orphans
 
-def test_a_hundred_orphans_are_reaped_within_a_second():
-    with Wrapper(command=service("orphans", "100"), preexec_fn=as_subreaper) as wrapper:
-        wrapper.wait_line("left 100 orphans")
-        start = time.monotonic()
-        wait_until(lambda: not children(wrapper.process.pid, "Z"), timeout=1)
-        assert time.monotonic() - start < 1
-        assert children(wrapper.process.pid) == [wrapper.status()["pid"]]
-
-
 @pytest.mark.parametrize(("words", "status"), [((), 3), (("9",), 9)])
 def test_a_grandchild_with_the_pipes_and_the_port_does_not_hide_the_exit(words, status):
     with Wrapper("--capture-output", command=service("holder", *words), wait=False, preexec_fn=as_subreaper) as wrapper:

@@ -20,7 +20,7 @@ signals.await_blocked()
 for _ in range(3):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 os.write(1, b"r")
-while (message := signals.inbox.get())[0] == "signal" and message[1] != signal.SIGTERM:
+while (message := signals.inbox.get(None))[0] == "signal" and message[1] != signal.SIGTERM:
     if message[1] == signal.SIGUSR1:
         os.write(1, b"u")
 """
@@ -61,7 +61,7 @@ if (pid := os.fork()) == 0:
     os.write(1, b"r")
     while True:
         signal.pause()
-while (message := signals.inbox.get()) != ("signal", signal.SIGUSR1):
+while (message := signals.inbox.get(None)) != ("signal", signal.SIGUSR1):
     if message == ("signal", signal.SIGCHLD):
         os.write(1, b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     else:

@@ -13,6 +13,7 @@ import threading
 from wrapper import sockets
 from wrapper.config import journal
 from wrapper.control import candidates
+from wrapper.deadline import Deadline
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.log import log
@@ -66,6 +67,7 @@ class Entrypoint:
         self._server: Server | None = None
         self._control: Server | None = None
         self._subscription: Subscription | None = None
+        self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
         self._is_ending = False
 
     def run(self) -> int:
@@ -118,7 +120,7 @@ class Entrypoint:
         Raises: CannotStart.
         """
         early = []
-        while (message := self._inbox.get())[0] != "configured":
+        while (message := self._inbox.get(None)) is not None and message[0] != "configured":
             if message[0] == "signal" and message[1] in ENDING:
                 name = signal_name(message[1])
                 raise CannotStart(f"signal {name} came before the service was started", 128 + message[1])
@@ -170,7 +172,7 @@ class Entrypoint:
     def _await_end(self) -> int:
         """One message at a time, until the service is over."""
         while True:
-            message = self._inbox.get()
+            message = self._inbox.get(self._next_reaping.remaining()) or ("signal", signal.SIGCHLD)
             if message[0] == "over":
                 return self._exit_status(message[1], message[2])
             self._on_signal(message[1])
@@ -181,7 +183,7 @@ class Entrypoint:
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self._spawner.reap_orphans()
+            self._next_reaping = Deadline(self._spawner.reap_orphans())
         elif number in ENDING:
             self._shut_down(number)
         else:

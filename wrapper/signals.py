@@ -7,7 +7,9 @@ The service inherits no handler, only what came blocked or ignored with us.
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import signal
 import threading
 from collections import deque
@@ -35,6 +37,8 @@ class Inbox:
         self._reading, writing = os.pipe()
         os.set_blocking(writing, False)  # set_wakeup_fd wants it so
         self._writing = writing
+        self._poll = select.poll()
+        self._poll.register(self._reading, select.POLLIN)
         self._messages: deque[tuple[Any, ...]] = deque()
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
@@ -42,8 +46,10 @@ class Inbox:
         self._messages.append(message)
         os.write(self._writing, b"\0")
 
-    def get(self) -> tuple[Any, ...]:
-        """The next message; waits for it."""
+    def get(self, timeout: float | None) -> tuple[Any, ...] | None:
+        """The next message; waits for it up to `timeout` seconds, and then is None."""
+        if timeout is not None and not self._poll.poll(math.ceil(timeout * 1000)):
+            return None
         number = os.read(self._reading, 1)[0]
         return ("signal", number) if number else self._messages.popleft()
 

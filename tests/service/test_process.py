@@ -92,25 +92,6 @@ def test_status_taken_before_the_first_look_is_unknown_and_no_success(spawner, m
     assert process.returncode == 255
 
 
-def test_reaper_leaves_the_children_of_sidecar_code_alone(spawner):
-    child = subprocess.Popen(["/bin/sh", "-c", "exit 5"])
-    wait_until(lambda: os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-    spawner.reap_orphans()
-    assert child.wait(5) == 5
-
-
-def test_reaper_looks_behind_a_child_that_is_not_an_orphan(spawner):
-    child = subprocess.Popen(["/bin/true"])
-    orphan = subprocess.Popen(["/bin/true"], start_new_session=True)  # another group, as an adopted process has
-    for each in (child, orphan):
-        wait_until(lambda each=each: os.waitid(os.P_PID, each.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-    spawner.reap_orphans()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(orphan.pid, os.WNOHANG)
-    orphan.returncode = 0  # collected: keep Popen from asking again
-    assert child.wait(5) == 0
-
-
 def test_process_has_a_group_of_its_own_in_our_session(spawner):
     process = shell(spawner, "sleep 60")
     try:

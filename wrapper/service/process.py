@@ -1,6 +1,6 @@
-"""One run of the service as the kernel sees it: spawn, signal its group, wait, kill; reap orphans.
+"""One run of the service as the kernel sees it: spawn, signal its group, wait, kill.
 
-The only room that knows pids. Nothing polls: a thread sleeps in the kernel until the process ends.
+The only room that knows pids, beside the reaper's. Nothing polls: a thread sleeps in the kernel until the process ends.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import threading
 import time
 
 from wrapper.errors import CannotStart
+from wrapper.service.reaper import Reaper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
 STDIN = 0
@@ -117,6 +118,7 @@ class Spawner:
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
         self._pids: set[int] = set()
+        self._reaper = Reaper()  # guarded by the same
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
               is_background: bool = False, **streams: Any) -> Process:
@@ -197,30 +199,10 @@ class Spawner:
         if self._terminal:
             _try_to_give_terminal(os.getpgrp())
 
-    def reap_orphans(self) -> None:
-        """Collect every zombie that nobody in this process waits for."""
+    def reap_orphans(self) -> float | None:
+        """Collect every zombie that is nobody's; seconds until that is to be done again, None: at the next CHLD."""
         with self._lock:
-            while (pid := _next_zombie()) is not None:
-                if self._is_awaited(pid):
-                    # The kernel shows us this one again and again until its waiter came: look behind it.
-                    self._reap_behind()
-                    return
-                _collect(pid)
-
-    def _reap_behind(self) -> None:
-        assert self._lock.locked()
-        for pid in _zombies():
-            if not self._is_awaited(pid):
-                _collect(pid)
-
-    def _is_awaited(self, pid: int) -> bool:
-        """A process of ours, or one that sidecar code started by itself: those are in our own group, orphans never."""
-        if pid in self._pids:
-            return True
-        try:
-            return os.getpgid(pid) == os.getpgrp()
-        except ProcessLookupError:
-            return True
+            return self._reaper.look(self._pids)
 
 
 def _cannot_start(name: str, error: OSError) -> CannotStart:
@@ -266,31 +248,3 @@ def _try_to_give_terminal(group: int) -> None:
         pass
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _next_zombie() -> int | None:
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    return found.si_pid if found is not None else None
-
-
-def _collect(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
-
-
-def _zombies() -> Iterator[int]:
-    """Our zombie children, read from /proc (proc(5): state and parent follow the name, which may hold anything)."""
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    state, parent = file.read().rpartition(b")")[2].split()[:2]
-            except OSError:
-                continue
-            if state == b"Z" and int(parent) == os.getpid():
-                yield int(entry)

@@ -1,0 +1,87 @@
+"""Which zombies are nobody's, and when they are collected.
+
+An orphan comes to the main thread of PID 1 or a subreaper (kernel/exit.c, find_new_reaper), and so does what a thread
+of ours that ended had started; what a living thread has started stays with that. So only the main thread's processes
+are looked at, and a while passes for those that sidecar code may still ask for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+# Seconds a zombie is left to whoever may have started it. What the service leaves behind is never in our own group.
+FOREIGN_GRACE, OWN_GRACE = 0.25, 60.0
+
+
+class Reaper:
+    """Made before anything is started: what is there already came over exec, from a script that became the wrapper."""
+
+    def __init__(self) -> None:
+        self._inherited = set(_adopted())
+        self._since: dict[int, float] = {}  # when a zombie was first seen
+        self._next_look = 0.0
+
+    def look(self, awaited: Collection[int]) -> float | None:
+        """Collect what is nobody's; seconds until the next look is due, None where only an ended process makes it so.
+
+        `awaited`: pids that somebody waits for.
+        """
+        now = time.monotonic()
+        if now < self._next_look <= now + FOREIGN_GRACE:
+            return self._next_look - now  # many end together: the look that is due is soon enough
+        seen = {pid: self._since.get(pid, now) for pid in _adopted() if pid not in awaited and _is_zombie(pid)}
+        due = {pid: since + self._grace(pid) for pid, since in seen.items()}
+        for pid in [pid for pid in due if due[pid] <= now]:
+            _collect(pid)
+            self._inherited.discard(pid)
+            del seen[pid], due[pid]
+        self._since = seen
+        self._next_look = min(due.values(), default=0.0)
+        return self._next_look - now if due else None
+
+    def _grace(self, pid: int) -> float:
+        if pid in self._inherited:
+            return 0.0
+        try:
+            return OWN_GRACE if os.getpgid(pid) == os.getpgrp() else FOREIGN_GRACE
+        except ProcessLookupError:
+            return OWN_GRACE  # it has just been collected
+
+
+def _adopted() -> list[int]:
+    """The processes of the main thread; all of ours where the kernel keeps no lists (CONFIG_PROC_CHILDREN)."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_ours(int(entry))]
+
+
+def _is_ours(pid: int) -> bool:
+    return _stat(pid)[1] == str(os.getpid()).encode()
+
+
+def _is_zombie(pid: int) -> bool:
+    return _stat(pid)[0] == b"Z"
+
+
+def _stat(pid: int) -> tuple[bytes, bytes]:
+    """State and parent; they follow the name, which may hold anything (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, parent = file.read().rpartition(b")")[2].split()[:2]
+            return state, parent
+    except OSError:
+        return b"", b""
+
+
+def _collect(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
