@@ -51,8 +51,8 @@ def test_a_helper_that_fails_is_a_problem_and_never_the_end(run, command):
     assert wrapper.request("GET", "/second")[0] == 503
     assert wrapper.request("GET", "/sidecar/readyz")[0] == 200
     problems = wrapper.command("GET", "/sidecar/api/problems")[1]
-    assert [problem for problem in problems if problem["source"] == "second"]
-    assert wrapper.command("POST", "/sidecar/api/restart?service=second&wait=1")[0] in (409, 500)
+    assert [problem["source"] for problem in problems] == ["second"]
+    assert wrapper.command("POST", "/sidecar/api/restart?service=second&wait=1")[0] == 500
     assert wrapper.end(signal.SIGTERM) == 0
 
 
@@ -64,6 +64,28 @@ def test_a_helper_that_dies_takes_nobody_along(run):
     wait_until(lambda: helper(wrapper)["state"] == "failed")
     assert int(wrapper.get("/")) == main
     assert wrapper.process.poll() is None
+    (problem,) = wrapper.command("GET", "/sidecar/api/problems")[1]
+    assert (problem["source"], "status 137" in problem["message"]) == ("second", True)
+
+
+def test_a_helper_that_failed_can_be_started(run):
+    wrapper = run(PLAIN)
+    wait_ready(wrapper)
+    os.kill(helper(wrapper)["pid"], signal.SIGKILL)
+    wait_until(lambda: helper(wrapper)["state"] == "failed")
+    assert wrapper.command("POST", "/sidecar/api/start?service=second&wait=1")[0] == 200
+    assert int(wrapper.get("/second")) == helper(wrapper)["pid"]
+    assert wrapper.command("GET", "/sidecar/api/problems")[1] == []
+
+
+def test_a_helper_whose_command_comes_later_is_tried_again(run, tmp_path):
+    wrapper = run(f"{tmp_path}/later {{port}}", "--restart", "always", "--backoff", "20ms..50ms")
+    wait_until(lambda: helper(wrapper)["state"] == "backoff")
+    (tmp_path / "new").write_text(f"#!/bin/sh\nexec {sys.executable} {SERVICES}/plain.py $1\n")
+    (tmp_path / "new").chmod(0o755)
+    (tmp_path / "new").rename(tmp_path / "later")
+    wait_ready(wrapper)
+    assert wrapper.command("GET", "/sidecar/api/problems")[1] == []
 
 
 def test_a_helper_comes_back_under_restart_always(run):

@@ -487,7 +487,7 @@ def test_a_helper_runs_beside_the_service_under_its_own_path(sidecar):
 
 
 def test_a_helper_that_cannot_run_is_a_problem_and_nothing_else(sidecar):
-    sidecar.service("second", ["/does/not/exist", "{port}"], route="/second")
+    sidecar.service("second", ["/does/not/exist", "{port}"], route="/second", restart="never")
     with running(sidecar) as wrapper:
         assert "not found" in wrapper.wait_problem()["message"]
         assert len(wrapper.problems()) == 1

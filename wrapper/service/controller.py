@@ -44,14 +44,15 @@ LATE_LOOK = 1.0  # seconds between two looks at a service that has missed its ti
 class Controller:
     """Steers one service.
 
-    `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back.
+    `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back: after a
+    shutdown, and where it `is_main` once the policy gives up. What is not main stays failed then, and may be started.
     `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
     reload is a restart.
     A tentative action leaves the next step to whoever asked, and so does the service on trial: see `Aftermath`.
     """
 
     def __init__(self, life: Life, launcher: Launcher, gate: Gate, probe: Probe, policy: Policy, timeouts: Timeouts,
-                 board: Board, source: str, *, stop_signal: int, overlaps: bool,
+                 board: Board, source: str, *, is_main: bool, stop_signal: int, overlaps: bool,
                  reload: Callable[[Process, Address], str | None] | None, on_over: Callable[[int, bool], None]) -> None:
         self.life = life
         self._launcher = launcher
@@ -61,6 +62,7 @@ class Controller:
         self._timeouts = timeouts
         self._board = board
         self._source = source
+        self._is_main = is_main
         self._stop_signal = stop_signal
         self._overlaps = overlaps
         self._reload = reload
@@ -69,7 +71,8 @@ class Controller:
         self._aftermath = Aftermath(life, gate, policy, board, source, self._give_up)
         self._actions = {"start": self._start, "stop": self._stop, "restart": self._restart, "reload": self._do_reload}
         self._vigil = Vigil(source)
-        self.over = threading.Event()  # set once the service is gone for good
+        self.over = threading.Event()  # set while nothing runs and nothing will: before `launch` and at the end
+        self.over.set()
         # Written by the controller's thread alone (by `launch` before there is one).
         self._process: Process | None = None
         self._address: Address | None = None
@@ -88,22 +91,34 @@ class Controller:
         self._turn_to_starting("first start")
         try:
             self._spawn()
-            self._come_alive(Ticket("start", "first start", self._aftermath.is_on_trial))
+            self._come_alive(self._first(), lambda ticket: self._settle(ticket, self._await_ready()))
         except CannotStart as error:
             self._aftermath.fail(error.public, tentative=False)
             self._agenda.close(error.public)
-            self.over.set()
             raise
 
-    def _come_alive(self, first: Ticket) -> None:
+    def launch_aside(self) -> None:
+        """The first start, in the controller's own thread: a command that cannot be run is for the policy.
+
+        Raises: CannotStart where that thread cannot be had.
+        """
+        self._come_alive(self._first(), self._start)
+
+    def _first(self) -> Ticket:
+        return Ticket("start", "first start", self._aftermath.is_on_trial)
+
+    def _come_alive(self, first: Ticket, action: Callable[[Ticket], str | None]) -> None:
         """Raises: CannotStart where no thread can be had; then nothing runs."""
         self._agenda.begin(first)
-        life = threading.Thread(target=self._live, args=(first,), name=f"controller-{self._source}", daemon=True)
+        self.over.clear()
+        life = threading.Thread(target=self._live, args=(first, action), name=f"controller-{self._source}", daemon=True)
         try:
             life.start()
         except RuntimeError as error:
             if self._process is not None:
                 self._process.stop(signal.SIGKILL, 0.0)
+            self._agenda.close(str(error))
+            self.over.set()
             raise cannot_start(error) from error
 
     def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
@@ -171,8 +186,8 @@ class Controller:
 
     # The controller's thread
 
-    def _live(self, first: Ticket) -> None:
-        self._carry_out(first, lambda ticket: self._settle(ticket, self._await_ready()))
+    def _live(self, first: Ticket, action: Callable[[Ticket], str | None]) -> None:
+        self._carry_out(first, action)
         self._agenda.finish(first, first.error)
         while not self.over.is_set():
             self._vigil.wait(self._nap())
@@ -405,7 +420,8 @@ class Controller:
         self._aftermath.fall(fault, process.exit_status, ready_seconds, tentative)
 
     def _give_up(self, exit_status: int) -> None:
-        self._finish(exit_status, planned=False)
+        if self._is_main:
+            self._finish(exit_status, planned=False)
 
     def _end(self, number: int) -> None:
         """Drain, pass the signal on, wait: the end of the service's life."""

@@ -6,7 +6,6 @@ import threading
 
 from wrapper.errors import CannotStart
 from wrapper.gate import Gate
-from wrapper.log import log
 from wrapper.service import reload
 from wrapper.service.controller import Controller
 from wrapper.service.launcher import Launcher
@@ -67,7 +66,7 @@ class Service:
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             Policy(differences.get("restart", settings.restart), settings.backoff),
             Timeouts(settings.ready_timeout, settings.drain_timeout, settings.stop_timeout),
-            around.board, name, stop_signal=settings.stop_signal,
+            around.board, name, is_main=name == MAIN, stop_signal=settings.stop_signal,
             overlaps=settings.restart_mode == "overlap" and upstream is None,
             reload=differences.get("reload", _reload(settings)), on_over=on_over)
 
@@ -90,18 +89,18 @@ class Helper(Service):
 
     def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings, *, route: str,
                  ready_path: str | None = None, restart: str | None = None) -> None:
-        super().__init__(name, command, upstream, around, self._is_over, route=route, ready_path=ready_path,
+        super().__init__(name, command, upstream, around, _nobody_minds, route=route, ready_path=ready_path,
                          restart=restart or around.settings.restart, reload=None)
-
-    def _is_over(self, exit_status: int, planned: bool) -> None:
-        if not planned:
-            self.around.board.report(self.name, f"the helper {self.name} is gone with status {exit_status}", "over")
 
     def launch(self) -> None:
         try:
-            self.controller.launch()
-        except CannotStart as error:  # the board has it already, without a word of the command
-            log.error(str(error), service=self.name)
+            self.controller.launch_aside()
+        except CannotStart as error:
+            self.around.board.report(self.name, str(error))
+
+
+def _nobody_minds(exit_status: int, planned: bool) -> None:
+    """The end of a helper ends nothing else."""
 
 
 def _reload(settings: Settings) -> Callable[[Process, Address], str | None] | None:
