@@ -184,6 +184,78 @@ def test_drain_lets_a_request_in_flight_end():
         assert wrapper.end() == 0
 
 
+TWICE = """
+import signal, sys, threading
+over, count = threading.Event(), [0]
+
+def hear(number, frame):
+    count[0] += 1
+    print("helper got", count[0], file=sys.stderr, flush=True)
+    if count[0] == 2:
+        over.set()
+
+signal.signal(signal.SIGTERM, hear)
+import socket
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while not over.wait(0.05):
+    pass
+"""
+
+
+def test_helpers_end_together_with_the_service_and_hear_a_second_signal(tmp_path):
+    (tmp_path / "twice.py").write_text(TWICE)
+    with Wrapper("--stop-timeout", "60s", "--helper", f"second=/second={sys.executable} {tmp_path}/twice.py {{port}}",
+                 command=service("deaf")) as wrapper:
+        wait_until(lambda: wrapper.status()["helpers"]["second"]["ready"])
+        main = wrapper.status()["pid"]
+        wrapper.process.send_signal(signal.SIGTERM)
+        wrapper.wait_line("helper got 1")
+        os.kill(main, signal.SIGKILL)
+        wrapper.wait_line(f"pid={main} status=137")
+        assert wrapper.end(signal.SIGTERM, timeout=10) == 137
+        assert "helper got 2" in wrapper.stderr
+
+
+@contextlib.contextmanager
+def changed(tmp_path, change, **options):
+    """A wrapper in which some Python ran before its own."""
+    script = tmp_path / "changed.py"
+    script.write_text(f"import os, pathlib, runpy, sys, threading\nsys.path.insert(0, {str(ROOT)!r})\n{change}\n"
+                      "sys.argv = ['wrapper', *sys.argv[4:]]\n"
+                      "runpy.run_module('wrapper', run_name='__main__', alter_sys=True)\n")
+    with Wrapper(under=[sys.executable, str(script)], **options) as wrapper:
+        yield wrapper
+
+
+def test_the_end_needs_no_thread(tmp_path):
+    change = """
+start = threading.Thread.start
+def scarce(thread):
+    if thread.name == "server-stop":
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = scarce"""
+    with changed(tmp_path, change, command=service("plain", "3")) as wrapper:
+        assert wrapper.end(signal.SIGTERM, timeout=10) == 3
+        assert "Traceback" not in wrapper.stderr
+
+
+def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
+    change = f"""
+from wrapper import server
+def refuse(*words):
+    while not pathlib.Path({str(tmp_path / 'pid')!r}).exists():
+        pass
+    raise OSError(24, "Too many open files")
+server.Server.__init__ = refuse"""
+    script = f": {{port}}; echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60"
+    with changed(tmp_path, change, command=["sh", "-c", script], wait=False) as wrapper:
+        assert wrapper.end(timeout=10) == 1
+        assert "wrapper: cannot serve: [Errno 24] Too many open files" in wrapper.stderr.splitlines()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 def test_a_suspended_service_can_be_continued():
     def state():
         with open(f"/proc/{wrapper_status['pid']}/stat") as file:

@@ -6,6 +6,7 @@ imported, and from then on this thread only reads one queue.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 LISTENER_FAILED = 1  # exit status
+SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
@@ -58,7 +60,8 @@ class Entrypoint:
         self._spawner = Spawner(signals.blocked, signals.ignored)
         self._feed = Feed()
         self._board = Board(self._feed)
-        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream)
+        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,
+                                    lambda *_: self._inbox.put(("helper",)))
         self._service = Service(MAIN, settings.command, settings.upstream, self._around, self._main_is_over)
         self._helpers = [Helper(name, command, None, self._around, route=route)
                          for name, route, command in settings.helper]
@@ -68,7 +71,8 @@ class Entrypoint:
         self._control: Server | None = None
         self._subscription: Subscription | None = None
         self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
-        self._is_ending = False
+        self._end: Deadline | None = None  # for all that runs, once it is told to end
+        self._exit_status: int | None = None
 
     def run(self) -> int:
         listener = self._listen()
@@ -78,10 +82,12 @@ class Entrypoint:
         except CannotStart:
             listener.close()
             raise
-        self._signals.await_blocked()
-        self._serve(listener)
         try:
+            self._signals.await_blocked()
+            self._serve(listener)
             return self._await_end()
+        except Exception as error:  # no descriptor, no thread: a service that nobody can reach or stop helps nobody
+            raise CannotStart(f"cannot serve: {error}", LISTENER_FAILED) from error
         finally:
             self._close()
 
@@ -170,35 +176,62 @@ class Entrypoint:
         self._inbox.put(("over", exit_status, planned))
 
     def _await_end(self) -> int:
-        """One message at a time, until the service is over."""
-        while True:
-            message = self._inbox.get(self._next_reaping.remaining()) or ("signal", signal.SIGCHLD)
-            if message[0] == "over":
-                return self._exit_status(message[1], message[2])
+        while self._exit_status is None:
+            self._hear(Deadline(None))
+        return self._exit_status
+
+    def _hear(self, deadline: Deadline) -> None:
+        """One message, or what is due."""
+        message = self._inbox.get(_sooner(deadline, self._next_reaping))
+        if message is None:
+            self._reap()
+        elif message[0] == "over":
+            self._exit_status = self._renamed(message[1]) if message[2] else message[1]
+        elif message[0] == "signal":
             self._on_signal(message[1])
 
-    def _exit_status(self, status: int, planned: bool) -> int:
+    def _renamed(self, status: int) -> int:
         """--exit-status renames the end of a planned stop, never that of a crash."""
-        return dict(self._settings.exit_status).get(status, status) if planned else status
+        return dict(self._settings.exit_status).get(status, status)
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
-            self._next_reaping = Deadline(self._spawner.reap_orphans())
+            self._reap()
         elif number in ENDING:
             self._shut_down(number)
         else:
             self._pass_on(number)
 
+    def _reap(self) -> None:
+        self._next_reaping = Deadline(self._spawner.reap_orphans())
+
     def _shut_down(self, number: int) -> None:
-        what = "again, passed on at once" if self._is_ending else "shutting down"
-        log.info(f"signal {signal_name(number)}: {what}")
-        if not self._is_ending:
-            self._is_ending = True
-            if self._server is not None:
-                threading.Thread(target=self._server.stop, name="server-stop", daemon=True).start()
+        """The signal goes out before anything that may fail or take a while."""
+        is_second = self._end is not None
+        self._tell_services(number)
+        log.info(f"signal {signal_name(number)}: {'again, passed on at once' if is_second else 'shutting down'}")
+        if not is_second:
+            self._stop_listening()
             if self._loader is not None:
                 self._loader.announce_end()
-        self._service.controller.shut_down(number)
+
+    def _tell_services(self, number: int) -> None:
+        """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
+        if self._end is None:
+            self._end = Deadline(self._settings.drain_timeout + self._settings.stop_timeout + SPARE)
+        for service in self._services():
+            service.controller.shut_down(number if service is self._service else signal.SIGTERM)
+
+    def _services(self) -> list[Service]:
+        return list(self._site.services) if self._site is not None else [self._service, *self._helpers]
+
+    def _stop_listening(self) -> None:
+        if self._server is None:
+            return
+        try:
+            threading.Thread(target=self._server.stop, name="server-stop", daemon=True).start()
+        except RuntimeError:  # no thread to be had: then here
+            self._server.stop()
 
     def _pass_on(self, number: int) -> None:
         try:
@@ -207,22 +240,36 @@ class Entrypoint:
             log.info(str(error))
 
     def _close(self) -> None:
-        """Leave nothing behind: the helpers, the last output, the control socket, the terminal."""
-        services = self._site.services[1:] if self._site is not None else self._helpers
-        for helper in services:
-            helper.controller.shut_down(signal.SIGTERM)
-        for helper in services:
-            helper.controller.over.wait(self._settings.drain_timeout + self._settings.stop_timeout + 1.0)
+        """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
+        if self._end is None:
+            self._tell_services(signal.SIGTERM)
+        self._await_services()
         if self._loader is not None:
             self._loader.stop()
         if self._control is not None:
             self._control.stop()
-        if self._site is not None:
-            self._site.finish()
-        for service in (self._service, *services):
+        for service in self._services():
             if service.output is not None:
                 service.output.finish()
         self._spawner.take_terminal_back()
+
+
+    def _await_services(self) -> None:
+        """Signals are heard up to the last; what is not over in time is killed."""
+        assert self._end is not None
+        while (left := [each for each in self._services() if not each.controller.over.is_set()]):
+            if self._end.has_passed():
+                break
+            self._hear(self._end)
+        for service in left:
+            with contextlib.suppress(Busy):
+                service.controller.signal(signal.SIGKILL)
+
+
+def _sooner(one: Deadline, other: Deadline) -> float | None:
+    """Seconds until the first of two, None for never."""
+    left = other.remaining()
+    return one.remaining() if left is None else one.sooner(left)
 
 
 def _make_upstream(address: Address) -> gate.Upstream:

@@ -33,13 +33,15 @@ class Surroundings:
     """What all services of one wrapper share."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], spawner: Spawner, feed: Feed, board: Board,
-                 make_upstream: Callable[[Address], gate.Upstream]) -> None:
+                 make_upstream: Callable[[Address], gate.Upstream],
+                 on_helper_over: Callable[[int, bool], None] | None = None) -> None:
         self.settings = settings
         self.environment = environment
         self.spawner = spawner
         self.feed = feed
         self.board = board
         self.make_upstream = make_upstream
+        self.on_helper_over = on_helper_over or _nobody_minds
 
 
 class Service:
@@ -89,8 +91,8 @@ class Helper(Service):
 
     def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings, *, route: str,
                  ready_path: str | None = None, restart: str | None = None) -> None:
-        super().__init__(name, command, upstream, around, _nobody_minds, route=route, ready_path=ready_path,
-                         restart=restart or around.settings.restart, reload=None)
+        super().__init__(name, command, upstream, around, around.on_helper_over, route=route,
+                         ready_path=ready_path, restart=restart or around.settings.restart, reload=None)
 
     def launch(self) -> None:
         try:
