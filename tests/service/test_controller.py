@@ -346,6 +346,50 @@ def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
     assert life.overs == []
 
 
+class Stays:
+    """A request that is under way for as long as it is let."""
+
+    def warn(self, going):
+        pass
+
+    def cut(self):
+        pass
+
+
+@pytest.mark.parametrize(("policy", "over"), [("never", True), ("always", False)])
+def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, policy, over):
+    life = live("--restart-mode", "overlap", "--drain-timeout", "600s", "--restart", policy, "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+    lane = life.service.gate.admit(Stays())
+    ticket = life.controller.ask("restart", "test")
+    wait_until(lambda: life.pid() != before)
+    os.kill(new := life.pid(), signal.SIGKILL)
+    if over:
+        assert life.controller.over.wait(5)
+        assert life.overs == [(137, False)]
+    else:
+        wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
+        os.kill(before, 0)  # it drains, still
+        life.service.gate.hurry()
+        del lane
+        wait_until(lambda: life.controller._retirement is None)
+    assert "status 137" in ticket.error
+
+
+def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):
+    life = live("--drain-timeout", "600s")
+    life.wait_state("running")
+    lane, stays = life.service.gate._lane, Stays()
+    assert life.service.gate.admit(stays) is lane
+    life.controller.ask("restart", "test")
+    life.wait_state("draining")
+    life.controller.shut_down(signal.SIGINT)
+    life.service.gate.leave(lane, stays)
+    assert life.controller.over.wait(5)
+    assert "signal 2\n" in capfd.readouterr().err
+
+
 def test_a_command_that_cannot_be_run_raises_at_launch(live):
     life = Life(command=["/no/such/program", "{port}"])
     with pytest.raises(CannotStart) as error:

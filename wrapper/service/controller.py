@@ -164,13 +164,13 @@ class Controller:
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
         is_second = not self._vigil.begin_end(number)
-        process, retirement = self._process, self._retirement
+        process = self._process
         if is_second or self.life.state is State.STOPPING:
             self._gate.hurry()
             if process is not None:
                 process.signal(number)
-        if retirement is not None:
-            retirement.release(number if is_second else None)
+        if is_second and (retirement := self._retirement) is not None:
+            retirement.process.signal(number)
         self._agenda.close("the wrapper is shutting down")
         self._vigil.wake()
 
@@ -195,12 +195,16 @@ class Controller:
 
     def _nap(self) -> float | None:
         """Seconds until something is due; None while nothing is."""
-        has_ended = self._process is not None and self._process.ended.is_set()
-        if has_ended or self._aftermath.is_due or not self._agenda.is_empty or self._vigil.is_ending():
+        if self._is_due():
             return 0
         if self._aftermath.next_try is not None:
             return self._aftermath.next_try.remaining()
         return LATE_LOOK if self._is_late else None
+
+    def _is_due(self) -> bool:
+        runs = (self._process, self._retirement and self._retirement.process)
+        has_ended = any(run is not None and run.ended.is_set() for run in runs)
+        return has_ended or self._aftermath.is_due or not self._agenda.is_empty or self._vigil.is_ending()
 
     @property
     def _is_late(self) -> bool:
@@ -215,6 +219,8 @@ class Controller:
         elif (ticket := self._agenda.take()) is not None:
             self._carry_out(ticket, self._actions[ticket.kind])
             self._agenda.finish(ticket, ticket.error)
+        elif self._retirement is not None and self._retirement.process.ended.is_set():
+            self._retire()
         elif self._aftermath.is_due:
             self._aftermath.decide()
         elif self._aftermath.next_try is not None and self._aftermath.next_try.has_passed():
@@ -274,6 +280,7 @@ class Controller:
 
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
+        self._retire()
         try:
             new, address = self._launch(beside=True)
         except CannotStart as error:
@@ -290,11 +297,10 @@ class Controller:
         self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self._board.resolve(self._source)
         self._retirement = Retirement(self._gate, lane, old, self._timeouts, self._stop_signal)
-        if not self._vigil.is_ending():
-            self._retirement.wait()
-        if not self._vigil.is_ending():
+        self._vigil.until(lambda: old.ended.is_set() or new.ended.is_set())
+        if old.ended.is_set():
             self._retire()
-        return None
+        return f"it ended with status {new.exit_status}" if new.ended.is_set() else None
 
     def _retire(self) -> None:
         """Wait for the old run of an overlap, where there is one, and put its end on record."""
@@ -392,6 +398,8 @@ class Controller:
             self.life.turn(State.DRAINING, reason)
         if lane is not None:
             self._gate.drain(lane, Deadline(self._timeouts.drain), going)
+        # Whoever ended everything meanwhile said what with; once we are STOPPING, `shut_down` passes that on itself.
+        number = self._vigil.last_signal or number
         self.life.turn(State.STOPPING, reason)
         if not self._process.stop(number, self._timeouts.stop):
             log.warning("the service did not end in time and was killed", service=self._source,
@@ -421,6 +429,8 @@ class Controller:
 
     def _give_up(self, exit_status: int) -> None:
         if self._is_main:
+            self._gate.hurry()  # an earlier run that still drains
+            self._retire()
             self._finish(exit_status, planned=False)
 
     def _end(self, number: int) -> None:

@@ -25,7 +25,6 @@ class Retirement:
         self._lane = lane
         self._timeouts = timeouts
         self._stop_signal = stop_signal
-        self._is_free = threading.Event()
         try:
             threading.Thread(target=self._run, name=f"retirement-{process.pid}", daemon=True).start()
         except RuntimeError:  # no thread to be had: then here
@@ -35,17 +34,6 @@ class Retirement:
         if self._lane is not None:
             self._gate.drain(self._lane, Deadline(self._timeouts.drain), "restart")
         self.process.stop(self._stop_signal, self._timeouts.stop)
-        self._is_free.set()
-
-    def wait(self) -> None:
-        """Until it is over, or somebody called `release`."""
-        self._is_free.wait()
-
-    def release(self, number: int | None) -> None:
-        """Let nobody wait any longer, and where a signal's number is given, pass that on."""
-        if number is not None:
-            self.process.signal(number)
-        self._is_free.set()
 
     def finish(self, life: Life) -> None:
         """Wait for its end, and put that on record."""
