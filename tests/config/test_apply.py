@@ -336,7 +336,7 @@ def test_where_even_the_old_files_do_not_start_the_policy_decides(stage):
 
     def harm(service):
         stage.service.around.environment["PATH"] = ""
-        stage.service.controller._launcher._command = ("/bin/false",)
+        stage.service.controller._course._launcher._command = ("/bin/false",)
         service.controller.signal(9)
         return "no"
 

@@ -373,7 +373,7 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
         os.kill(before, 0)  # it drains, still
         life.service.gate.hurry()
         del lane
-        wait_until(lambda: life.controller._retirement is None)
+        wait_until(lambda: life.controller._course.retirement is None)
     assert "status 137" in ticket.error
 
 
@@ -442,14 +442,14 @@ def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
         life.controller.launch()
     assert error.value.exit_status == 126
     with pytest.raises(ProcessLookupError):
-        os.kill(life.controller._process.pid, 0)
+        os.kill(life.controller._course.process.pid, 0)
 
 
 def test_five_hundred_rounds_of_everything_at_once_end(live):
     """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
     life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",
                 command=["/bin/sh", "-c", "exec sleep 60", "{port}"])
-    life.controller._probe.fault = lambda address: None
+    life.controller._course.probe.fault = lambda address: None
     life.wait_state("running")
 
     def rounds(kind):

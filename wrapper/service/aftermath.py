@@ -7,8 +7,6 @@ from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     from wrapper.gate import Gate
     from wrapper.problems import Board
     from wrapper.service.policy import Policy
@@ -19,24 +17,23 @@ class Aftermath:
     """Only the controller's thread comes here, but for `is_on_trial`.
 
     What goes wrong tentatively or on trial leaves the service failed and requests held, for the one who asked to mend
-    it; the policy decides once the trial is over. `on_end(exit_status)`: nothing will bring the service back.
+    it; the policy decides once the trial is over.
     """
 
-    def __init__(self, life: Life, gate: Gate, policy: Policy, board: Board, source: str,
-                 on_end: Callable[[int], None]) -> None:
+    def __init__(self, life: Life, gate: Gate, policy: Policy, board: Board, source: str) -> None:
         self.next_try: Deadline | None = None
         self.is_on_trial = False
+        self.last_status: int | None = None  # the exit status of what the policy gave up on
         self._life = life
         self._gate = gate
         self._policy = policy
         self._board = board
         self._source = source
-        self._on_end = on_end
         self._undecided: int | None = None  # the exit status of what went wrong on trial
 
     def forget(self) -> None:
         """Somebody starts or stops the service: what went wrong before needs no decision any more."""
-        self.next_try = self._undecided = None
+        self.next_try = self._undecided = self.last_status = None
 
     @property
     def is_due(self) -> bool:
@@ -77,7 +74,7 @@ class Aftermath:
             self._gate.refuse(fault)
             if self._life.state is not State.FAILED:
                 self._life.turn(State.FAILED, fault)
-            self._on_end(exit_status)
+            self.last_status = exit_status
             return
         self.next_try = Deadline(pause)
         self._gate.hold(f"{fault} and is started again")

@@ -8,6 +8,7 @@ from wrapper.errors import CannotStart
 from wrapper.gate import Gate
 from wrapper.service import reload
 from wrapper.service.controller import Controller
+from wrapper.service.course import Course
 from wrapper.service.launcher import Launcher
 from wrapper.service.output import Output
 from wrapper.service.policy import Policy, Timeouts
@@ -63,14 +64,15 @@ class Service:
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN)
-        self.controller = Controller(
+        course = Course(
             self.life, launcher, self.gate,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             Policy(differences.get("restart", settings.restart), settings.backoff),
             Timeouts(settings.ready_timeout, settings.drain_timeout, settings.stop_timeout),
-            around.board, name, is_main=name == MAIN, stop_signal=settings.stop_signal,
+            around.board, name, stop_signal=settings.stop_signal,
             overlaps=settings.restart_mode == "overlap" and upstream is None,
-            reload=differences.get("reload", _reload(settings)), on_over=on_over)
+            reload=differences.get("reload", _reload(settings)))
+        self.controller = Controller(course, around.board, name, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
         """The record, with how many requests are on the road and how many wait. Holds no argument and no secret."""
