@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import socket
+import threading
 
 import pytest
 
@@ -113,6 +117,25 @@ def test_durations(text, seconds):
 def test_bad_durations(text):
     with pytest.raises(ValueError, match="expected"):
         values.duration(text)
+
+
+@pytest.mark.parametrize("text", ["99999999999", "577h", "9" * 400])
+def test_a_duration_that_no_wait_can_take_is_a_fault(text):
+    """threading.TIMEOUT_MAX and poll(2) have their limits; a wait over them raises OverflowError."""
+    with pytest.raises(ValueError, match="at most 576h"):
+        values.duration(text)
+
+def test_the_longest_duration_is_one_that_every_wait_takes():
+    longest = values.duration("576h")
+    assert longest <= threading.TIMEOUT_MAX
+    with socket.socket() as each:
+        each.settimeout(longest)
+    poll = select.poll()
+    reading, writing = os.pipe()
+    poll.register(writing, select.POLLOUT)
+    assert poll.poll(longest * 1000)
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.parametrize(("text", "size"), [("64KiB", 65536), ("1MiB", 1 << 20), ("5", 5), ("2gib", 2 << 30)])

@@ -9,6 +9,7 @@ import re
 import signal
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = 24 * 24 * 3600.0  # seconds: poll(2) counts milliseconds in 31 bits, which is 24.8 days
 BYTES = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "b": 1}
 
 
@@ -35,7 +36,10 @@ def duration(text: str) -> float:
     whole, dot, fraction = number.partition(".")
     if not is_number(whole) or (dot and not is_number(fraction)):
         raise ValueError("expected a duration such as 500ms, 10s, 2m or plain seconds")
-    return float(number) * SECONDS.get(unit, 1.0)
+    seconds = float(number) * SECONDS.get(unit, 1.0)
+    if seconds > LONGEST:
+        raise ValueError("expected a duration of at most 576h, which is 24 days")
+    return seconds
 
 
 def positive_duration(text: str) -> float:

@@ -445,6 +445,40 @@ def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
         os.kill(life.controller._course.process.pid, 0)
 
 
+@pytest.mark.parametrize("policy", ["never", "always"])
+def test_a_fault_of_ours_in_an_action_leaves_nothing_halfway(live, monkeypatch, policy):
+    life = live("--restart", policy, "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+
+    def overflow(lane, deadline, going):
+        monkeypatch.undo()
+        raise OverflowError("timestamp too large")
+
+    monkeypatch.setattr(life.service.gate, "drain", overflow)
+    assert "too large" in life.ask("restart")
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+    if policy == "never":
+        assert life.controller.over.wait(5)
+        assert life.overs == [(137, False)]
+    else:
+        life.wait_state("running")
+        assert life.ask("restart") is None
+
+
+def test_a_fault_of_ours_between_actions_ends_the_service(live, monkeypatch):
+    life = live("--restart", "always")
+    life.wait_state("running")
+    before = life.pid()
+    monkeypatch.setattr(life.controller, "_look", lambda: os.fstat(-1))
+    life.controller.end_trial()  # wakes it
+    assert life.controller.over.wait(5)
+    assert life.overs == [(70, False)]
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
 def test_five_hundred_rounds_of_everything_at_once_end(live):
     """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
     life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",

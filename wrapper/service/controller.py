@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from wrapper.service.agenda import Reload
     from wrapper.service.course import Course
 
+HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where no action may leave the service
+INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
 LATE_LOOK = 1.0  # seconds between two looks at a service that has missed its time
 
 
@@ -163,8 +165,14 @@ class Controller:
         self._carry_out(first, action)
         self._agenda.finish(first, first.error)
         while not self.over.is_set():
-            self._vigil.wait(self._nap())
-            self._look()
+            try:
+                self._vigil.wait(self._nap())
+                self._look()
+            except Exception as error:  # noqa: BLE001  a fault of ours; a service that nobody steers must not live on
+                log.error(f"cannot go on: {error!r}", service=self._source)
+                self._aftermath.report(f"internal error {error!r}")
+                self._course.cut_off()
+                self._finish(INTERNAL_ERROR, planned=False)
 
     def _nap(self) -> float | None:
         """Seconds until something is due; None while nothing is."""
@@ -214,6 +222,8 @@ class Controller:
             log.error(f"cannot {ticket.kind}: {error!r}", service=self._source)
             self._board.report(self._source, f"cannot {ticket.kind}: internal error {error!r}", "controller")
             ticket.error = repr(error)
+            if self.life.state in HALFWAY:
+                self._course.wreck(f"internal error {error!r}")
         finally:
             self._course.is_restarting = False
 

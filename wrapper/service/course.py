@@ -5,6 +5,7 @@ Every action returns what went wrong, None when nothing did.
 
 from __future__ import annotations
 
+import signal
 import time
 from subprocess import SubprocessError
 
@@ -254,6 +255,17 @@ class Course:
         self.life.end(process, planned=False)
         fault = f"the service ended by itself with status {process.exit_status}"
         self.aftermath.fall(fault, process.exit_status, ready_seconds, tentative)
+
+    def wreck(self, fault: str) -> None:
+        """A fault of ours in the middle of something: nobody knows what stands, so end the run; the policy decides."""
+        self.cut_off()
+        self.aftermath.fall(fault, self.life.last_status, 0.0, tentative=False)
+
+    def cut_off(self) -> None:
+        process, self.process, self._ready_since = self.process, None, None
+        if process is not None:
+            process.stop(signal.SIGKILL, 0.0)
+            self.life.end(process, planned=False)
 
     def end(self, number: int) -> tuple[int, bool]:
         """Drain, pass the signal on, wait: the end of the service's life.

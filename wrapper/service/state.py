@@ -28,13 +28,14 @@ class State(enum.Enum):
 
 
 # Every turn there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
+# DRAINING and STOPPING -> BACKOFF and FAILED: a fault of ours on the way.
 # RUNNING -> RUNNING: in a restart that overlaps, the next run took over.
 TURNS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED}),
     State.RUNNING: frozenset({State.RUNNING, State.DRAINING, State.BACKOFF, State.FAILED}),
-    State.DRAINING: frozenset({State.STOPPING}),
-    State.STOPPING: frozenset({State.STOPPED, State.STARTING}),
+    State.DRAINING: frozenset({State.STOPPING, State.BACKOFF, State.FAILED}),
+    State.STOPPING: frozenset({State.STOPPED, State.STARTING, State.BACKOFF, State.FAILED}),
     State.BACKOFF: frozenset({State.STARTING, State.STOPPED}),
     State.FAILED: frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED, State.BACKOFF}),
 }
