@@ -125,6 +125,8 @@ def test_nothing_there_is_a_fault():
 
 @pytest.mark.parametrize(("answer", "fault"), [
     (b"HTTP/1.1 200 OK\r\n\r\n", None), (b"HTTP/1.0 302 Found\r\n\r\n", None), (b"HTTP/1.1 503 No\r\n\r\n", "503"),
+    (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", None),
+    (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\n\r\n", "503"), (b"HTTP/1.1 100 a\r\n\r\n", "not HTTP"),
     (b"SSH-2.0-x\r\n", "not HTTP"), (b"", "not HTTP"), (b"HTTP/1.1 2x0\r\n", "not HTTP"), (b"x" * 5000, "not HTTP")])
 def test_a_path_must_answer_with_the_right_status(answering, answer, fault):
     found = Probe("/ready", ANY).fault(tcp(*answering(answer)))

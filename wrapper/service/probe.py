@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
 PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
-STATUS_LINE = 1024  # bytes within which the status line must end
+LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
+SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
 
 
 class Probe:
@@ -71,15 +72,26 @@ def status_of(connection: socket.socket, method: str, path: str, address: Addres
                        f"{length}Connection: close\r\n\r\n".encode("ascii"))
     deadline = Deadline(timeout)
     head = b""
-    while b"\n" not in head and len(head) < STATUS_LINE and not deadline.has_passed():
-        piece = connection.recv(STATUS_LINE)
+    while True:
+        head = _read_to(b"\n", head, connection, deadline)
+        words = head.split(b"\r\n", 1)[0].split(b" ", 2)
+        if not words[0].startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
+            raise ValueError("what answers is not HTTP")
+        status = int(words[1])
+        if not 100 <= status < 200 or status == SWITCHING_PROTOCOLS:
+            return status
+        # The answer is still to come (RFC 9110 section 15.2).
+        head = _read_to(b"\r\n\r\n", head, connection, deadline).partition(b"\r\n\r\n")[2]
+
+
+def _read_to(mark: bytes, head: bytes, connection: socket.socket, deadline: Deadline) -> bytes:
+    """`head` and what comes, until the mark is in it or no more may come."""
+    while mark not in head and len(head) < LONGEST_HEAD and not deadline.has_passed():
+        piece = connection.recv(LONGEST_HEAD)
         if not piece:
             break
         head += piece
-    words = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    if not words[0].startswith(b"HTTP/1.") or len(words) < 2 or not words[1].isdigit():
-        raise ValueError("what answers is not HTTP")
-    return int(words[1])
+    return head
 
 
 def report_squatter(address: Address, board: Board, source: str) -> None:
