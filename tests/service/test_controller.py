@@ -188,6 +188,28 @@ def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
     assert life.board.list() == []
 
 
+def test_a_start_of_a_service_that_is_late_says_so(live):
+    life = live("--ready-timeout", "100ms", command=service("slow", "60"))
+    life.wait_state("failed")
+    assert "not ready within 0.1 s" in life.ask("start")
+
+
+def test_a_reload_of_a_stopped_service_is_refused(live):
+    """systemctl(1): a unit that is not active cannot be reloaded."""
+    life = live()
+    life.wait_state("running")
+    assert life.ask("stop") is None
+    with pytest.raises(Busy, match="is stopped"):
+        life.controller.ask("reload", "test")
+    assert life.service.life.state is State.STOPPED
+
+
+def test_a_reload_that_the_service_dies_of_is_no_success(live):
+    life = live("--reload-signal", "HUP", command=[sys.executable, "-c", SILENT, "{port}"])
+    life.wait_state("running")
+    assert "it ended with status 129" in life.ask("reload")
+
+
 @pytest.mark.parametrize(("mode", "status", "again"), [
     ("always", 0, True), ("always", 1, True), ("on-failure", 1, True), ("on-failure", 0, False), ("never", 1, False)])
 def test_restart_policy(live, mode, status, again):

@@ -99,8 +99,10 @@ class Controller:
             ready_timeout: float | None = None) -> Ticket:
         """Have "start", "stop", "restart" or "reload" done; returns at once. `reload`, `ready_timeout`: see `Ticket`.
 
-        Raises: Busy where that contradicts what is under way.
+        Raises: Busy where that contradicts what is under way, or a stop.
         """
+        if kind == "reload" and self.life.state is State.STOPPED:  # as systemctl(1) refuses to reload an inactive unit
+            raise Busy(f"cannot reload: the service is stopped ({self.life.reason}); start it")
         ticket, is_new = self._agenda.ask(kind, reason, tentative, reload, ready_timeout)
         if is_new:
             self._vigil.wake()
@@ -180,17 +182,12 @@ class Controller:
             return 0
         if self._aftermath.next_try is not None:
             return self._aftermath.next_try.remaining()
-        return LATE_LOOK if self._is_late else None
+        return LATE_LOOK if self._course.is_late else None
 
     def _is_due(self) -> bool:
         is_given_up = self._is_main and self._aftermath.last_status is not None
         return (self._course.has_ended or self._aftermath.is_due or is_given_up or not self._agenda.is_empty
                 or self._vigil.is_ending())
-
-    @property
-    def _is_late(self) -> bool:
-        """True while the service runs without having become ready in time."""
-        return self.life.state is State.FAILED and self._course.process is not None
 
     def _look(self) -> None:
         if self._is_main and self._aftermath.last_status is not None:
@@ -209,7 +206,7 @@ class Controller:
         elif self._aftermath.next_try is not None and self._aftermath.next_try.has_passed():
             self.life.count_restart("exit")
             self._carry_out(Ticket("start", "again after an exit"), self._course.start)
-        elif self._is_late:
+        elif self._course.is_late:
             self._course.look_again()
 
     def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:

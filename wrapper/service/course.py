@@ -69,10 +69,20 @@ class Course:
 
     def start(self, ticket: Ticket) -> str | None:
         if self.process is not None:
-            return None
+            return self._look_at_what_runs()
         if ticket.reason != "again after an exit":
             self._policy.reset()
         return self._bring_up(ticket)
+
+    def _look_at_what_runs(self) -> str | None:
+        if self.is_late:
+            self.look_again()
+        return self.life.reason if self.is_late else None
+
+    @property
+    def is_late(self) -> bool:
+        """True while the service runs without having become ready in time."""
+        return self.life.state is State.FAILED and self.process is not None
 
     def stop(self, ticket: Ticket) -> str | None:
         reason = f"stopped: {ticket.reason}"

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.service.process import Process
 
+SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer
 RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
 
 
-def by_signal(number: int) -> Callable[[Process, Address], str | None]:
+def by_signal(number: int, settle: float = 0.0) -> Callable[[Process, Address], str | None]:
+    """A signal has no answer: a service that does not live on for `settle` seconds was ended by it."""
+
     def send(process: Process, _: Address) -> str | None:
         process.signal(number)
-        return None
+        return f"it ended with status {process.exit_status}" if process.ended.wait(settle) else None
 
     return send
 

@@ -111,5 +111,5 @@ def _reload(settings: Settings) -> Callable[[Process, Address], str | None] | No
     if settings.reload_path is not None:
         return reload.by_path(settings.reload_path)
     if settings.reload_signal is not None:
-        return reload.by_signal(settings.reload_signal)
+        return reload.by_signal(settings.reload_signal, reload.SIGNAL_SETTLE)
     return None
