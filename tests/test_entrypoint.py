@@ -287,6 +287,16 @@ def test_signals_that_came_ignored_stay_ignored():
     assert result.returncode == 0
 
 
+def test_signals_that_came_blocked_are_heard_and_stay_blocked_for_the_service():
+    blocked = {signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE}
+    script = ("import signal, sys; print('blocked', *sorted(map(int, signal.pthread_sigmask(0, []))), '.', "
+              "file=sys.stderr, flush=True); signal.pause()")
+    with Wrapper("--stop-timeout", "100ms", command=[sys.executable, "-c", script, "{port}"], wait=False,
+                 preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, blocked)) as wrapper:
+        wrapper.wait_line(f"blocked {' '.join(str(int(number)) for number in sorted(blocked))} .")
+        assert wrapper.end(signal.SIGTERM, timeout=10) == 137  # we hear it, and the service is deaf
+
+
 def test_an_ignored_chld_loses_no_status():
     result = subprocess.run(
         [sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "sh", "-c", ": {port}; exit 7"],

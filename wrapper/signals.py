@@ -55,21 +55,22 @@ class Inbox:
 
 
 class Signals:
-    """Posts ("signal", number) for every signal that arrives. `blocked`: what a child must unblock for itself.
+    """Posts ("signal", number) for every signal that arrives. `mask`: what came blocked, and a child must find so.
 
     `ignored`: what came ignored and has to be caught all the same, so that a child must ignore it anew.
     """
 
     def __init__(self) -> None:
         self.inbox = Inbox()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, WAITED)
-        self.blocked = WAITED - before
+        self.mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, WAITED))
         # An ignored CHLD would make the kernel throw the status of every child away (wait(2), NOTES).
         self.ignored = frozenset({signal.SIGCHLD} if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN else ())
         self._before: dict[int, Any] = {}
         for number in signal.valid_signals() - WAITED - UNCATCHABLE:
             if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 self._catch(number)
+        # Whoever started us may have blocked the rest; what is pending comes now, and is heard.
+        signal.pthread_sigmask(signal.SIG_SETMASK, WAITED)
         os.register_at_fork(after_in_child=self._let_go)
 
     def _catch(self, number: int) -> None:

@@ -107,7 +107,7 @@ class Process(Ending):
 class Spawner:
     """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
 
-    `mask`: the signals to unblock for the process alone. `ignored`: those it must find ignored.
+    `mask`: the signals it must find blocked. `ignored`: those it must find ignored.
     """
 
     def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset()) -> None:
@@ -159,7 +159,7 @@ class Spawner:
                streams: dict[str, Any]) -> subprocess.Popen[bytes]:
         assert self._lock.locked()
         # The child inherits this thread's mask.
-        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, self._mask)
+        before = signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         try:
             # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
             return subprocess.Popen(command, env=environment, close_fds=False, **streams)
