@@ -91,6 +91,45 @@ def test_contradictions_are_faults(argv):
     assert faults(*argv)
 
 
+@pytest.mark.parametrize(("listen", "upstream", "is_fault"), [
+    (":8080", "127.0.0.1:8080", True), (None, "127.0.0.1:8080", True), ("0.0.0.0:80", "localhost:80", True),
+    ("[::]:80", "[::1]:80", True), ("localhost:80", "127.0.0.1:80", True), ("10.0.0.1:80", "10.0.0.1:80", True),
+    ("unix:/a", "unix:/a", True), (":8080", "127.0.0.1:8081", False), (":80", "10.0.0.1:80", False),
+    ("10.0.0.1:80", "127.0.0.1:80", False), ("unix:/a", "unix:/b", False), ("unix:/a", "127.0.0.1:80", False)])
+def test_a_wrapper_that_would_relay_to_itself_is_a_fault(listen, upstream, is_fault):
+    words = [*(("--listen", listen) if listen else ()), "--upstream", upstream, "--", "serve"]
+    if is_fault:
+        assert "relay to itself" in faults(*words)[0]
+    else:
+        read(*words)
+
+
+def test_helpers_are_judged_together():
+    found = faults("--helper", "a=/a=run {port}", "--helper", "a=/b=run {port}", "--helper", "c=/a=run {port}",
+                   "--helper", "service=/s=run {port}", "--helper", "d=/d=run", "--helper", "e=/side/car=run {port}",
+                   "--helper", "f=/side=run {port}", "--helper", "g=/sideways=run {port}", "--prefix", "/side",
+                   *COMMAND)
+    assert [fault.partition(":")[0] for fault in found] == [
+        "--helper=a", "--helper=c", "--helper=service", "--helper=d", "--helper=e", "--helper=f"]
+
+
+def test_one_cause_is_one_fault():
+    assert len(faults("--upstream", "nowhere", "--", "serve")) == 1
+    assert len(faults("--restart-mode", "overlap", "--upstream", "nowhere", "--", "serve")) == 1
+    assert len(faults("--tls-cert", "tcp://10.0.0.1:80", "--tls-key", "x", *COMMAND)) == 1
+    assert len(faults("--helper", "?", *COMMAND)) == 1
+    assert faults("--listen", "--", "serve", "{port}") == ("--listen: a value is missing, expected --listen ADDR",)
+
+
+def test_a_port_needs_an_upstream_that_has_one():
+    assert "has no port" in faults("--upstream", "unix:/x", *COMMAND)[0]
+
+
+def test_a_head_that_nothing_fits_into_is_a_fault():
+    assert "at least 1KiB" in faults("--max-header", "0", *COMMAND)[0]
+    assert read("--max-header", "1KiB", *COMMAND).max_header == 1024
+
+
 def test_secrets_are_not_in_faults_or_shown():
     assert "s3cret" not in "".join(faults("--token", "s3cret", "--token-file", "f", "--hold", "x", *COMMAND))
     row = next(row for row in settings.table() if row.name == "token")
@@ -169,7 +208,8 @@ def test_addresses_read_back_as_they_print(text):
 
 
 @pytest.mark.parametrize("text", [
-    "", "80", "a:", "a:0", "a:65536", "::1:80", "unix:", "unix:" + "x" * 108, "a:\uff18\uff10"])
+    "", "80", "a:", "a:0", "\u00e4..b:80", "x" * 64 + "\u00e4:80",
+    "a:65536", "::1:80", "unix:", "unix:" + "x" * 108, "a:\uff18\uff10"])
 def test_bad_addresses(text):
     with pytest.raises(ValueError):
         address.parse(text)

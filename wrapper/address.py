@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+LOOPBACK = "127.0.0.1"
 UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final NUL
 
 
@@ -18,6 +19,16 @@ class Address(namedtuple("Address", "host port path")):
     @property
     def is_unix(self) -> bool:
         return self.path is not None
+
+    def covers(self, other: Address) -> bool:
+        """True where what listens here is what somebody meets who connects to `other` on this machine."""
+        if self.is_unix or other.is_unix:
+            return self == other
+        everywhere = ("", "0.0.0.0", "::")
+        ours, theirs = (LOOPBACK if each.host in ("localhost", "::1") else each.host for each in (self, other))
+        if ours in everywhere:
+            return self.port == other.port and (theirs in everywhere or theirs.startswith("127."))
+        return self.port == other.port and (ours == theirs or (ours == LOOPBACK and theirs in everywhere))
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -44,7 +55,16 @@ def parse(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or (":" in host and not _is_bracketed(host)):
         raise ValueError("expected HOST:PORT, :PORT, [::1]:PORT or unix:PATH")
-    return tcp(host[1:-1] if _is_bracketed(host) else host, _port(port))
+    return tcp(host[1:-1] if _is_bracketed(host) else _name(host), _port(port))
+
+
+def _name(host: str) -> str:
+    """Raises: ValueError where no lookup could take it, such as for two dots in a row."""
+    try:
+        host.encode("ascii" if host.isascii() else "idna")
+    except UnicodeError:
+        raise ValueError(f"the host {host!r} is not a name") from None
+    return host
 
 
 def _is_bracketed(host: str) -> bool:

@@ -143,7 +143,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] = option(
         values.networks, "", "CIDR,...",
         "peers whose X-Forwarded-* and Forwarded are believed; from others they are replaced")
-    max_header: int = option(values.size, "64KiB", "SIZE", "the longest request line and header section together")
+    max_header: int = option(values.head_size, "64KiB", "SIZE", "the longest request line and header section together")
     max_connections: int = option(values.positive_count, "10000", "N", "client connections at a time")
     idle_timeout: float = option(
         values.positive_duration, "60s", "D", "how long a client may be silent between or inside requests")
@@ -209,44 +209,46 @@ def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
     Flag beats variable beats default. Raises: BadSettings with every fault, not only the first.
     """
     faults: list[str] = []
-    given, command = _split(argv, faults)
+    given, command, bad = _split(argv, faults)
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for row in table():
+        before = len(faults)
         chosen[row.name], origins[row.name] = _choose(row, given.get(row.name, []), environment, faults)
-    faults.extend(_contradictions(chosen, command))
+        if len(faults) > before:
+            bad.add(row.name)
+    # What has a fault of its own contradicts nothing: one cause, one line.
+    faults.extend(fault for names, fault in _contradictions(chosen, command) if not bad & set(names))
     if faults:
         raise BadSettings(faults)
     return Settings(command, chosen, origins)
 
 
-def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...]]:
-    """The texts given for each option, and the service's command."""
+def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...], set[str]]:
+    """The texts given for each option, the service's command, and the options whose value is missing."""
     rows = {row.flag: row for row in table()}
     given: dict[str, list[str]] = {}
-    words = iter(argv)
-    for word in words:
+    bad: set[str] = set()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
         if word == "--":
-            return given, tuple(words)
+            break
         flag, equals, text = word.partition("=")
         row = rows.get(flag)
         if row is None:
             faults.append(_unknown(word, flag, rows))
             continue
-        given.setdefault(row.name, []).append(_text_of(row, equals, text, words, faults))
-    return given, ()
-
-
-def _text_of(row: Option, equals: str, text: str, words: Iterator[str], faults: list[str]) -> str:
-    if equals:
-        return text
-    if row.is_switch:
-        return "true"
-    following = next(words, None)
-    if following is None:
-        faults.append(f"{row.flag}: a value is missing, expected {row.flag} {row.unit}")
-        return row.default or ""
-    return following
+        if not equals and row.is_switch:
+            text = "true"
+        elif not equals and (not words or words[0] == "--"):
+            faults.append(f"{row.flag}: a value is missing, expected {row.flag} {row.unit}")
+            bad.add(row.name)
+            continue
+        elif not equals:
+            text = words.pop(0)
+        given.setdefault(row.name, []).append(text)
+    return given, tuple(words), bad
 
 
 def _unknown(word: str, flag: str, rows: Mapping[str, Option]) -> str:
@@ -290,23 +292,44 @@ def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
         return None
 
 
-def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterator[str]:
-    """Faults that no option has alone."""
+def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Faults that no option has alone, each with the options it is about."""
     has_port = any("{port}" in word for word in command)
+    upstream, prefix = chosen["upstream"], chosen["prefix"]
     if not command:
-        yield "COMMAND: missing; say what to run behind --, as in: wrapper --upstream 127.0.0.1:3000 -- /run.sh"
-    elif chosen["upstream"] is None and not has_port:
-        yield "--upstream: missing; say where the service listens, or put {port} into COMMAND"
-    if chosen["restart_mode"] == "overlap" and (chosen["upstream"] is not None or not has_port):
-        yield "--restart-mode=overlap: needs {port} in COMMAND and no --upstream, so that two runs can be up at once"
+        yield (), "COMMAND: missing; say what to run behind --, as in: wrapper --upstream 127.0.0.1:3000 -- /run.sh"
+    elif upstream is None and not has_port:
+        yield ("upstream",), "--upstream: missing; say where the service listens, or put {port} into COMMAND"
+    if has_port and upstream is not None and upstream.is_unix:
+        yield ("upstream",), "--upstream: a unix socket has no port to put in the place of {port} in COMMAND"
+    if chosen["restart_mode"] == "overlap" and (upstream is not None or not has_port):
+        yield (("restart_mode", "upstream"), "--restart-mode=overlap: needs {port} in COMMAND and no --upstream, so "
+               "that two runs can be up at once")
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_source", "config_file"),
                        ("config_file", "config_source")):
         if chosen[one] is not None and chosen[other] is None:
-            yield f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
+            yield (one, other), f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
     if chosen["token"] is not None and chosen["token_file"] is not None:
-        yield "--token: given together with --token-file; give one"
-    if chosen["listen"] is not None and chosen["listen"] == chosen["upstream"]:
-        yield "--upstream: is the same address as --listen; the wrapper would relay to itself"
+        yield ("token", "token_file"), "--token: given together with --token-file; give one"
+    if upstream is not None and chosen["listen"] is not None and chosen["listen"].covers(upstream):
+        yield (("listen", "upstream"), f"--upstream={upstream}: is what --listen={chosen['listen']} takes; the wrapper "
+               "would relay to itself")
+    yield from ((("helper", "prefix"), fault) for fault in _helper_faults(chosen["helper"], prefix))
+
+
+def _helper_faults(helpers: Sequence[tuple[str, str, tuple[str, ...]] | None], prefix: str | None) -> Iterator[str]:
+    names, routes = {"service"}, set()
+    for name, route, command in filter(None, helpers):
+        if name in names:
+            yield f"--helper={name}: the name is taken" + (" by the service itself" if name == "service" else "")
+        if route in routes:
+            yield f"--helper={name}: another one has the route {route}"
+        if prefix is not None and (route + "/").startswith(prefix + "/"):
+            yield f"--helper={name}: the route {route} is under --prefix={prefix}, where the wrapper answers itself"
+        if not any("{port}" in word for word in command):
+            yield f"--helper={name}: its command needs {{port}}, the port where it is to listen"
+        names.add(name)
+        routes.add(route)
 
 
 def strangers(environment: Mapping[str, str]) -> list[str]:

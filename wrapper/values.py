@@ -69,6 +69,14 @@ def size(text: str) -> int:
     return int(number) * BYTES.get(unit, 1)
 
 
+def head_size(text: str) -> int:
+    """A size that an ordinary request fits into: under it nobody would be served."""
+    found = size(text)
+    if found < BYTES["kib"]:
+        raise ValueError("expected a size of at least 1KiB")
+    return found
+
+
 def count(text: str) -> int:
     if not is_number(text):
         raise ValueError("expected a whole number")
