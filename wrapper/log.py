@@ -6,6 +6,7 @@ The standard `logging` package costs 8 ms of the start and a lock around every l
 from __future__ import annotations
 
 import os
+import select
 import time
 
 TYPE_CHECKING = False
@@ -14,12 +15,17 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 STDERR = 2
+PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable takes that many
 
 
 class Log:
-    """Lines of at least `level`, written whole. A full disk or a closed stderr is no reason to stop a service."""
+    """Lines of at least `level`, written whole. A full disk or a closed stderr is no reason to stop a service.
+
+    Nor is a pipe that nobody reads: what would have to wait is dropped, and counted.
+    """
 
     def __init__(self) -> None:
+        self._dropped = 0  # a hint for people: two threads at the same time may count as one
         self._least = LEVELS.index("info")
         self._as_json = False
 
@@ -42,16 +48,34 @@ class Log:
     def _write(self, level: str, message: str, facts: dict[str, Any]) -> None:
         if LEVELS.index(level) < self._least:
             return
+        if not _has_room():
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self._put("warning", "lines of the log were dropped, stderr was full", {"count": dropped})
+        self._put(level, message, facts)
+
+    def _put(self, level: str, message: str, facts: dict[str, Any]) -> None:
         line = self._json(level, message, facts) if self._as_json else _text(level, message, facts)
-        try:
-            os.write(STDERR, line.encode("utf-8", "backslashreplace"))
-        except OSError:
-            pass
+        rest = memoryview(line.encode("utf-8", "backslashreplace"))
+        while rest and _has_room():
+            try:
+                rest = rest[os.write(STDERR, rest[:PIECE]):]
+            except OSError:
+                return
 
     def _json(self, level: str, message: str, facts: dict[str, Any]) -> str:
         import json  # start-up: the text format does without it
 
         return json.dumps({"time": timestamp(), "level": level, "message": message, **facts}, default=str) + "\n"
+
+
+def _has_room() -> bool:
+    """False where a write to stderr would wait, for somebody who may never read."""
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def _text(level: str, message: str, facts: dict[str, Any]) -> str:

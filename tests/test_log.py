@@ -1,0 +1,76 @@
+"""log.py: a line for people or machines, and never a reason to wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from wrapper import log as room
+from wrapper.log import Log
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    reading, writing = os.pipe()
+    monkeypatch.setattr(room, "STDERR", writing)
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+def fill(writing):
+    os.set_blocking(writing, False)
+    try:
+        while True:
+            os.write(writing, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+
+
+def drain(reading):
+    os.set_blocking(reading, False)
+    found = b""
+    try:
+        while piece := os.read(reading, 65536):
+            found += piece
+    except BlockingIOError:
+        return found.decode()
+
+
+def test_a_full_pipe_costs_lines_and_no_time(pipe):
+    log = Log()
+    fill(pipe[1])
+    threads = [threading.Thread(target=log.info, args=("lost",), daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+    drain(pipe[0])
+    log.info("heard")
+    first, second = drain(pipe[0]).splitlines()
+    assert "dropped" in first and first.endswith("count=3")
+    assert second.endswith("heard")
+
+
+def test_a_line_longer_than_a_pipe_does_not_wait_either(pipe):
+    thread = threading.Thread(target=Log().info, args=("y" * 1_000_000,), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_line_over_a_page_is_whole(pipe):
+    Log().info("y" * 20_000)
+    assert drain(pipe[0]).rstrip().endswith("y" * 20_000)
+
+
+def test_json_is_one_object_a_line(pipe):
+    log = Log()
+    log.configure("warning", "json")
+    log.info("not this")
+    log.error("two\nlines", number=3)
+    found = json.loads(drain(pipe[0]))
+    assert (found["level"], found["message"], found["number"]) == ("error", "two\nlines", 3)
