@@ -248,9 +248,10 @@ class Entrypoint:
             self._loader.stop()
         if self._control is not None:
             self._control.stop()
+        assert self._end is not None
         for service in self._services():
             if service.output is not None:
-                service.output.finish()
+                service.output.finish(self._end)
         self._spawner.take_terminal_back()
 
 

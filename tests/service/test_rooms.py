@@ -11,9 +11,11 @@ import pytest
 from tests.running import wait_until
 from wrapper import sockets
 from wrapper.address import tcp, unix
+from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.events import Feed
 from wrapper.problems import Board
+from wrapper.service import output as rooms_output
 from wrapper.service import probe
 from wrapper.service.agenda import Agenda
 from wrapper.service.launcher import Launcher
@@ -218,7 +220,7 @@ def test_a_line_of_any_length_blocks_nobody_and_the_newest_100_kib_are_kept(outp
     send(output, b"x" * 2_900_000 + b"\nlast\n" + b"y" * 99_994)
     reader.join(20)
     assert not reader.is_alive()
-    output.finish()
+    output.finish(Deadline(5.0))
     assert output.lines(2) == ["last", "y" * 99_994]
     assert len("".join(output.lines(10))) <= KEPT_BYTES
 
@@ -243,14 +245,14 @@ def test_a_second_pipe_that_cannot_be_had_leaves_none(monkeypatch):
 
 def test_binary_output_is_shown_with_replacements(output):
     send(output, b"\xff\xfe ok\n")
-    output.finish()
+    output.finish(Deadline(5.0))
     assert output.lines(1) == ["\ufffd\ufffd ok"]
 
 
 def test_following(output):
     position, _ = output.after(None, 0)
     send(output, b"one\n")
-    output.finish()
+    output.finish(Deadline(5.0))
     position, data = output.after(position, 5)
     assert data == b"one\n"
     assert output.after(position, 0) == (position, b"")
@@ -267,5 +269,34 @@ def test_a_reader_that_left_does_not_block_the_service(monkeypatch):
     with open(stdout, "wb", buffering=0) as pipe:
         pipe.writelines([b"z" * 65536] * 100)
     monkeypatch.undo()
-    subject.finish()
+    subject.finish(Deadline(5.0))
     wait_until(lambda: len(subject._board) == 1)
+
+
+def test_a_slow_reader_gets_the_last_words_too(output, monkeypatch):
+    monkeypatch.setattr(rooms_output, "LAST_WORDS_TIMEOUT", 0.01)
+    writing = threading.Thread(target=send, args=(output, b"z" * 500_000))
+    writing.start()
+    writing.join(10)  # all of it is in our pipe or in that of the reader, who has not begun
+    finishing = threading.Thread(target=output.finish, args=(Deadline(20.0),))
+    finishing.start()
+    finishing.join(0.2)
+    assert finishing.is_alive()
+    got = 0
+    while got < 500_000:
+        got += len(os.read(output.reading, 65536))
+    finishing.join(10)
+    assert not finishing.is_alive()
+
+
+def test_a_silent_grandchild_and_a_dead_reader_are_not_waited_for(output, monkeypatch):
+    monkeypatch.setattr(rooms_output, "LAST_WORDS_TIMEOUT", 0.01)
+    streams = output.streams()
+    output.finish(Deadline(60.0))  # nothing is written, and the pipes stay open
+    os.write(streams[0], b"z" * 500_000)
+    output.finish(Deadline(0.05))  # nobody reads
+    for each in streams:
+        os.close(each)
+    got = 0
+    while got < 500_000:
+        got += len(os.read(output.reading, 65536))

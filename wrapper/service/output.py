@@ -9,17 +9,20 @@ import select
 import threading
 from collections import deque
 
+from wrapper.deadline import Deadline
 from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from wrapper.problems import Board
 
 KEPT_BYTES = 100 * 1024
 READ_BYTES = 256 * 1024
 PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
-LAST_WORDS_TIMEOUT = 0.5  # seconds for what is still in the pipe after the service ended
+LAST_WORDS_TIMEOUT = 0.5  # seconds of silence after which nothing more is awaited from a pipe that stays open
 
 
 class Output:
@@ -33,7 +36,8 @@ class Output:
         self._pieces: deque[bytes] = deque()
         self._kept = 0
         self._total = 0
-        self._pumps: list[threading.Thread] = []
+        self._unheard: set[int] = set()  # descriptors whose reader has left
+        self._pumps: list[Pump] = []
 
     def streams(self) -> tuple[int, int]:
         """Two pipes for the stdout and stderr of a new run; the caller closes them once the process has them.
@@ -41,6 +45,7 @@ class Output:
         Raises: OSError, RuntimeError where there is no descriptor or no thread for them.
         """
         self._pumps = [pump for pump in self._pumps if pump.is_alive()]
+        self._unheard.clear()
         stdout = self._pipe(1, "stdout")
         try:
             return stdout, self._pipe(2, "stderr")
@@ -54,23 +59,18 @@ class Output:
             fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
         except OSError:
             pass  # over the user's share: the default of 64 KiB is slower, not wrong
-        pump = threading.Thread(target=self._pump, args=(reading, descriptor), name=f"{self._source}-{name}",
-                                daemon=True)
         try:
-            pump.start()
+            self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor), f"{self._source}-{name}"))
         except RuntimeError:
             os.close(reading)
             os.close(writing)
             raise
-        self._pumps.append(pump)
         return writing
 
-    def _pump(self, reading: int, descriptor: int) -> None:
-        is_heard = True
-        with open(reading, "rb", buffering=0) as pipe:
-            while piece := pipe.read(READ_BYTES):
-                self._keep(piece)
-                is_heard = is_heard and self._pass_on(piece, descriptor)
+    def _take(self, piece: bytes, descriptor: int) -> None:
+        self._keep(piece)
+        if descriptor not in self._unheard and not self._pass_on(piece, descriptor):
+            self._unheard.add(descriptor)
 
     def _pass_on(self, piece: bytes, descriptor: int) -> bool:
         """Write all of it. A full disk or a reader that left must not block the service: say so once, read on."""
@@ -101,10 +101,13 @@ class Output:
                 self._kept -= len(self._pieces.popleft())
             self._changed.notify_all()
 
-    def finish(self) -> None:
-        """Let what is still in the pipes come out. A grandchild that holds one open is not waited for."""
+    def finish(self, deadline: Deadline) -> None:
+        """Let what is still in the pipes come out, however slow the reader is.
+
+        A grandchild that holds one open and is silent is not waited for.
+        """
         for pump in self._pumps:
-            pump.join(LAST_WORDS_TIMEOUT)
+            pump.finish(deadline)
 
     def lines(self, count: int) -> list[str]:
         """The last `count` lines; bytes that are not UTF-8 are replaced."""
@@ -130,3 +133,36 @@ class Output:
             missing = min(self._total - position, self._kept)
             kept = b"".join(self._pieces) if missing else b""
             return self._total, kept[len(kept) - missing:]
+
+
+class Pump:
+    """Reads one pipe to its end in a thread, and gives `take` every piece.
+
+    Raises: RuntimeError where no thread can be had.
+    """
+
+    def __init__(self, reading: int, take: Callable[[bytes], None], name: str) -> None:
+        self._reading = reading
+        self._take = take
+        self._count = 0
+        self._is_reading = True
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with open(self._reading, "rb", buffering=0) as pipe:
+            while piece := pipe.read(READ_BYTES):
+                self._is_reading = False
+                self._take(piece)
+                self._count += 1
+                self._is_reading = True
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def finish(self, deadline: Deadline) -> None:
+        """Wait for the end of the pipe, as long as anything comes or is still being passed on."""
+        seen = -1
+        while self.is_alive() and not deadline.has_passed() and not (self._is_reading and seen == self._count):
+            seen = self._count
+            self._thread.join(deadline.sooner(LAST_WORDS_TIMEOUT))
