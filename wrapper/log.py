@@ -9,6 +9,8 @@ import os
 import select
 import time
 
+from wrapper.text import one_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -58,7 +60,7 @@ class Log:
 
     def _put(self, level: str, message: str, facts: dict[str, Any]) -> None:
         line = self._json(level, message, facts) if self._as_json else _text(level, message, facts)
-        rest = memoryview(line.encode("utf-8", "backslashreplace"))
+        rest = line.encode("utf-8", "backslashreplace")
         while rest and _has_room():
             try:
                 rest = rest[os.write(STDERR, rest[:PIECE]):]
@@ -86,11 +88,6 @@ def _text(level: str, message: str, facts: dict[str, Any]) -> str:
 def _shown(value: Any) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return repr(text) if not text.isprintable() or " " in text or not text else text
-
-
-def one_line(text: str) -> str:
-    """Control characters made visible, so that no event can pretend to be two."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def timestamp(moment: float | None = None) -> str:

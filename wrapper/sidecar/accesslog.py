@@ -14,7 +14,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from wrapper.http1 import split_fields
-from wrapper.log import STDERR, log, one_line
+from wrapper.log import STDERR, log
+from wrapper.text import one_line
 
 if TYPE_CHECKING:
     from wrapper.message import Ended
