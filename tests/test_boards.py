@@ -105,7 +105,7 @@ def test_facts_never_hide_what_every_event_has():
 @pytest.fixture
 def lines(monkeypatch):
     written = []
-    monkeypatch.setattr(os, "write", lambda descriptor, data: written.append(data.decode()))
+    monkeypatch.setattr(os, "write", lambda descriptor, data: written.append(data.decode()) or len(data))
     return written
 
 
