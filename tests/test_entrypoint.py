@@ -10,6 +10,7 @@ import pathlib
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import time
 import pytest
 
 from tests.running import ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
+from wrapper import settings
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
 
@@ -167,6 +169,14 @@ def test_a_second_signal_ends_the_drain_and_is_passed_on():
         assert wrapper.stderr.count("signal 15\n") >= 1
 
 
+def is_refused(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return True
+    return False
+
+
 def test_drain_lets_a_request_in_flight_end():
     with Wrapper("--drain-timeout", "10s", command=service("plain")) as wrapper, \
             socket.create_connection(("127.0.0.1", wrapper.port)) as client:
@@ -174,8 +184,7 @@ def test_drain_lets_a_request_in_flight_end():
         wait_until(lambda: wrapper.status()["in_flight"] == 1)
         wrapper.process.send_signal(signal.SIGTERM)
         wrapper.wait_line("running -> draining")
-        with pytest.raises(OSError):
-            socket.create_connection(("127.0.0.1", wrapper.port)).close()
+        wait_until(lambda: is_refused(wrapper.port))
         client.sendall(b"half")
         answer = b""
         while piece := client.recv(65536):
@@ -513,11 +522,67 @@ def test_check_prints_every_setting_with_its_origin():
     result = run("check", "--hold", "5s", "--token", "s3cret", "--", "serve", "{port}",
                  env={**os.environ, "WRAPPER_HOLD_MAX": "7", "WRAPPER_NOPE": "1"})
     assert result.returncode == 0
-    assert re.search(r"--hold +=\s+5.0 +\(--hold\)", result.stdout)
+    assert re.search(r"--hold +=\s+5s +\(--hold\)", result.stdout)
+    assert re.search(r"--stop-signal +=\s+TERM +\(default\)", result.stdout)
+    assert re.search(r"--upstream +=\s+none +\(default\)", result.stdout)
     assert re.search(r"--hold-max +=\s+7 +\(WRAPPER_HOLD_MAX\)", result.stdout)
     assert "s3cret" not in result.stdout
     assert "WRAPPER_NOPE" in result.stdout
     assert run("check", "--hold", "x").returncode == 2
+
+
+def test_check_prints_values_as_they_can_be_pasted_back():
+    words = ["--helper", "a=/a=run '{port} x'", "--helper", "b=/b=walk {port}", "--exit-status", "143=0",
+             "--ready-status", "200,300-399", "--backoff", "1s..2s", "--", "serve", "{port}", "a b"]
+    lines = dict(line.partition(" (")[0].split(" = ") for line in run("check", *words).stdout.splitlines())
+    pasted = []
+    for line in run("check", *words).stdout.splitlines():
+        flag, _, value = line.rpartition("  (")[0].partition("=") if "COMMAND" not in line else line.partition("=")
+        if value.strip() != "none" and flag.strip() != "COMMAND":
+            pasted += [flag.strip(), *shlex.split(value)]
+    assert [pasted[at + 1] for at, word in enumerate(pasted) if word == "--helper"] == [words[1], words[3]]
+    switches = {"--capture-output", "--h2c", "--access-log"}
+    joined = [f"{flag}={value}" for flag, value in zip(pasted[::2], pasted[1::2])]
+    assert switches <= {word.partition("=")[0] for word in joined}
+    again = settings.read([*joined, "--", *words[-3:]], {})
+    assert again.helper == settings.read(words, {}).helper
+    assert shlex.split(lines[next(name for name in lines if name.startswith("COMMAND"))]) == words[-3:]
+
+
+def test_a_bad_certificate_is_a_fault_among_others_for_check_and_run():
+    words = ["--tls-cert", "/nope", "--tls-key", "/nope", "--hold", "bad", "--", "true", "{port}"]
+    for verb in (["check"], []):
+        done = run(*verb, *words)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 2
+        assert "--tls-cert /nope" in done.stderr
+
+
+def test_a_fault_is_one_line_whatever_the_value_holds():
+    done = run("--hold", "1\n2", "--", "true", "{port}")
+    assert done.stderr == "wrapper: --hold=1\\n2: expected a duration such as 500ms, 10s, 2m or plain seconds\n"
+
+
+def test_what_is_no_setting_is_said_as_the_log_is_set():
+    words = ("--log-level", "error", "--listen", f"127.0.0.1:{free_port()}", "--", "true", "{port}")
+    done = run(*words, env={**os.environ, "WRAPPER_NOPE": "1"})
+    assert "WRAPPER_NOPE" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["check -- true {port}", "--help", "--version", "--nope", "check --nope"])
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_nobody_who_reads_is_no_reason_for_a_traceback(words, closed):
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m wrapper {words} {closed}"], cwd=ROOT, timeout=20,
+                          stderr=subprocess.PIPE)
+    assert done.returncode == (2 if "nope" in words else 0)
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", ["check --help", "--listen :80 --help", "-h", "--nope --help -- true"])
+def test_help_is_given_wherever_it_is_asked_for(words):
+    done = run(*words.split())
+    assert (done.returncode, "--stop-timeout" in done.stdout) == (0, True)
+    assert "true: not found" not in run("--", "--help", "{port}").stdout
 
 
 def test_help_and_version():

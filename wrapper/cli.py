@@ -9,7 +9,8 @@ from wrapper.errors import BadSettings, CannotStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from wrapper.settings import Settings
     from wrapper.signals import Signals
@@ -25,52 +26,88 @@ USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMA
 def main(argv: Sequence[str]) -> int:
     """Run one verb; the result is the exit status."""
     verb = argv[0] if argv else ""
-    if verb in ("--help", "-h"):
-        print(help_text(), end="")
-        return 0
     if verb == "--version":
         from wrapper import __version__  # start-up: a run does without it
 
-        print(f"wrapper {__version__}")
-        return 0
-    if verb == "check":
-        return check(argv[1:])
+        return say([f"wrapper {__version__}"])
     if verb in ("ctl", "health"):
         from wrapper import ctl  # start-up: a run does without it
 
         return ctl.main(argv)
+    if _wants_help(argv):
+        return say(help_lines())
+    if verb == "check":
+        return check(argv[1:])
     from wrapper import signals  # first of all, so that a run is deaf for as short a time as can be
 
     signals.plug_closed_stdio()
     return run(argv, signals.Signals())
 
 
+def _wants_help(argv: Sequence[str]) -> bool:
+    """Anywhere among the options; behind `--` it is the service's word."""
+    for word in argv:
+        if word == "--":
+            return False
+        if word in ("--help", "-h"):
+            return True
+    return False
+
+
+def say(lines: Iterable[str], status: int = 0) -> int:
+    """Print lines for whoever may still read them; returns `status`."""
+    try:
+        for line in lines:
+            print(line)
+        if sys.stdout is not None:  # None: it came closed
+            sys.stdout.flush()
+    except OSError:
+        pass  # whoever read it has left, or the disk is full
+    return status
+
+
 def run(argv: Sequence[str], signals: Signals) -> int:
     from wrapper import entrypoint, settings  # start-up: not before the signals are caught
+    from wrapper.log import log
 
     try:
-        chosen = settings.read(argv, os.environ)
-        _warn_of_strangers()
+        chosen = settings.read(argv, os.environ, unreadable)
+        log.configure(chosen.log_level, chosen.log_format)
+        for name in settings.strangers(os.environ):
+            log.warning(f"{name} is set, but there is no such setting")
         return entrypoint.run(chosen, signals, os.environ)
     except BadSettings as error:
         return _refuse(error)
     except CannotStart as error:
-        print(f"wrapper: {error}", file=sys.stderr)
+        complain([str(error)])
         return error.exit_status
 
 
+def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
+    """Faults of files that a run needs from the beginning."""
+    if chosen["tls_cert"] is not None and chosen["tls_key"] is not None:
+        from wrapper.certificate import Certificate  # start-up: ssl is loaded only where it is needed
+
+        try:
+            Certificate(chosen["tls_cert"], chosen["tls_key"])
+        except CannotStart as error:
+            yield str(error)
+
+
 def _refuse(error: BadSettings) -> int:
-    for fault in error.faults:
-        print(f"wrapper: {fault}", file=sys.stderr)
+    complain(error.faults)
     return error.exit_status
 
 
-def _warn_of_strangers() -> None:
-    from wrapper import settings  # start-up: not before the signals are caught
-    from wrapper.log import log
+def complain(faults: Iterable[str]) -> None:
+    """One line each, on stderr, whatever a value holds."""
+    from wrapper.text import one_line  # start-up: only the road to a fault pays for it
 
-    for name in settings.strangers(os.environ):
-        log.warning(f"{name} is set, but there is no such setting")
+    try:
+        for fault in faults:
+            os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # it came closed, or nobody reads it
 
 
 def check(argv: Sequence[str]) -> int:
@@ -78,28 +115,27 @@ def check(argv: Sequence[str]) -> int:
     from wrapper import settings  # start-up: not before a run's signals are caught
 
     try:
-        chosen = settings.read(argv, os.environ)
+        chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return _refuse(error)
-    for line in setting_lines(chosen):
-        print(line)
-    for name in settings.strangers(os.environ):
-        print(f"warning: {name} is set, but there is no such setting")
-    return 0
+    strangers = [f"warning: {name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
+    return say([*setting_lines(chosen), *strangers])
 
 
 def setting_lines(chosen: Settings) -> list[str]:
-    """`--name = value  (origin)`, one a line, secrets masked."""
+    """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
     from wrapper import settings  # start-up: not before a run's signals are caught
+
+    import shlex  # start-up: a run does without it
 
     rows = settings.table()
     width = max(len(row.flag) for row in rows)
-    lines = [f"{row.flag:{width}} = {row.show(getattr(chosen, row.name))}  ({chosen.origins[row.name]})"
-             for row in rows]
-    return [*lines, f"{'COMMAND':{width}} = {' '.join(chosen.command)}"]
+    lines = [f"{row.flag:{width}} = {text}  ({chosen.origins[row.name]})" for row in rows
+             for text in [*map(shlex.quote, row.show(chosen.texts[row.name]))] or ["none"]]
+    return [*lines, f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}"]
 
 
-def help_text() -> str:
+def help_lines() -> list[str]:
     from wrapper import settings  # start-up: not before a run's signals are caught
 
     import textwrap  # start-up: a run does without it
@@ -111,4 +147,4 @@ def help_text() -> str:
         lines.append(f"  {row.flag} {row.unit}".rstrip())
         note = row.meaning.replace("`", "") + (f" (default {row.default})" if row.default and not row.is_switch else "")
         lines.extend(textwrap.wrap(note, 100, initial_indent=" " * 8, subsequent_indent=" " * 8))
-    return "\n".join(lines) + "\n"
+    return lines

@@ -48,7 +48,6 @@ def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) ->
 
     Raises: CannotStart before anything runs.
     """
-    log.configure(settings.log_level, settings.log_format)
     return Entrypoint(settings, signals, environment).run()
 
 
@@ -94,10 +93,6 @@ class Entrypoint:
     # Start
 
     def _listen(self) -> socket.socket:
-        if self._settings.tls_cert is not None:
-            from wrapper.certificate import Certificate  # start-up: ssl is loaded only where it is needed
-
-            Certificate(self._settings.tls_cert, self._settings.tls_key)  # a bad one is told before the service starts
         try:
             return sockets.listen(self._settings.listen)
         except OSError as error:

@@ -10,7 +10,7 @@ from wrapper.errors import BadSettings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Callable
 
     from wrapper.address import Address
@@ -57,16 +57,11 @@ class Option:
                              f"set enableServiceLinks: false in the pod, or give {self.flag} on the command line")
         return self.read(text)
 
-
-    def show(self, value: Any) -> str:
-        """A value for people; a secret only says that it is there."""
-        if value is None:
-            return "none"
+    def show(self, texts: Sequence[str]) -> list[str]:
+        """Texts for people, one that counts for each value; a secret only says that it is there."""
         if self.is_secret:
-            return "(set)"
-        if self.read is values.signal_number:
-            return values.signal_name(value)
-        return str(value)
+            return ["(set)"] if texts else []
+        return list(texts if self.many is not None else texts[-1:])
 
 
 def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
@@ -76,7 +71,10 @@ def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: 
 
 
 class Settings:
-    """Every setting with its value, frozen; `command` is what follows `--`, `origins` says where each value is from."""
+    """Every setting with its value, frozen; `command` is what follows `--`.
+
+    `origins` says where each value is from, `texts` how it was written there.
+    """
 
     listen: Address = option(
         address.parse, None, "ADDR",
@@ -185,9 +183,11 @@ class Settings:
 
     command: tuple[str, ...]
     origins: dict[str, str]
+    texts: dict[str, tuple[str, ...]]
 
-    def __init__(self, command: Sequence[str], chosen: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-        self.__dict__.update(chosen, command=tuple(command), origins=dict(origins))
+    def __init__(self, command: Sequence[str], chosen: Mapping[str, Any], origins: Mapping[str, str],
+                 texts: Mapping[str, tuple[str, ...]]) -> None:
+        self.__dict__.update(chosen, command=tuple(command), origins=dict(origins), texts=dict(texts))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"settings are frozen: {name} cannot change")
@@ -203,25 +203,31 @@ def table() -> tuple[Option, ...]:
     return tuple(row for row in vars(Settings).values() if isinstance(row, Option))
 
 
-def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
+def read(argv: Sequence[str], environment: Mapping[str, str],
+         inspect: Callable[[Mapping[str, Any]], Iterable[str]] | None = None) -> Settings:
     """Settings from the command line (what follows `--` is the service's command) and the environment.
 
-    Flag beats variable beats default. Raises: BadSettings with every fault, not only the first.
+    Flag beats variable beats default. `inspect` is given the values, None where bad, and yields faults that only a look
+    at the machine shows. Raises: BadSettings with every fault, not only the first.
     """
     faults: list[str] = []
     given, command, bad = _split(argv, faults)
     chosen: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    texts: dict[str, tuple[str, ...]] = {}
     for row in table():
         before = len(faults)
-        chosen[row.name], origins[row.name] = _choose(row, given.get(row.name, []), environment, faults)
+        texts[row.name], origins[row.name] = _texts(row, given.get(row.name, []), environment)
+        chosen[row.name] = _choose(row, texts[row.name], origins[row.name], faults)
         if len(faults) > before:
             bad.add(row.name)
     # What has a fault of its own contradicts nothing: one cause, one line.
     faults.extend(fault for names, fault in _contradictions(chosen, command) if not bad & set(names))
+    if inspect is not None:
+        faults.extend(inspect(chosen))
     if faults:
         raise BadSettings(faults)
-    return Settings(command, chosen, origins)
+    return Settings(command, chosen, origins, texts)
 
 
 def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...], set[str]]:
@@ -260,24 +266,27 @@ def _unknown(word: str, flag: str, rows: Mapping[str, Option]) -> str:
     return f"{flag}: no such option" + (f", did you mean {near[0]}?" if near else "; see --help")
 
 
-def _choose(row: Option, texts: list[str], environment: Mapping[str, str], faults: list[str]) -> tuple[Any, str]:
-    """The value of one option, and its origin: the flag, the variable or `default`."""
-    if texts:
-        origin = row.flag
-    elif environment.get(row.variable):
-        origin, texts = row.variable, _parts(row, environment[row.variable])
-    elif row.name == "listen":
-        origin, texts = ("PORT", [f":{environment['PORT']}"]) if environment.get("PORT") else ("default", [":8080"])
-    else:
-        origin, texts = "default", [row.default] if row.default is not None else []
-    found = [_value(row, text, origin, faults) for text in texts]
-    if row.many is not None:
-        return tuple(found), origin
-    return (found[-1] if found else None), origin
+def _texts(row: Option, given: Sequence[str], environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    """The texts of one option, and their origin: the flag, the variable or `default`."""
+    if given:
+        return tuple(given), row.flag
+    if environment.get(row.variable):
+        return tuple(_parts(row, environment[row.variable])), row.variable
+    if row.name == "listen":
+        return ((f":{environment['PORT']}",), "PORT") if environment.get("PORT") else ((":8080",), "default")
+    return () if row.default is None else (row.default,), "default"
 
 
 def _parts(row: Option, text: str) -> list[str]:
     return [text] if row.many is None else [part.strip() for part in text.split(row.many) if part.strip()]
+
+
+def _choose(row: Option, texts: Sequence[str], origin: str, faults: list[str]) -> Any:
+    """The value of one option; of several texts for one value, the last counts."""
+    found = [_value(row, text, origin, faults) for text in texts]
+    if row.many is not None:
+        return tuple(found)
+    return found[-1] if found else None
 
 
 def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
