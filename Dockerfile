@@ -26,6 +26,9 @@ COPY --from=package /opt/wrapper /opt/wrapper
 ENV PYTHONPATH=/opt/wrapper${PYTHONPATH:+:$PYTHONPATH}
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "-m", "wrapper", "health"]
+# The base image's own would be inherited: httpd has SIGWINCH, which the wrapper passes on, and docker stop would kill it.
+# What the service itself wants to be stopped with is --stop-signal, or `docker run --stop-signal`: TERM, INT or QUIT.
+STOPSIGNAL SIGTERM
 # Without a shell in the image: ENTRYPOINT ["python3", "-m", "wrapper"], which is all that entry.sh does.
 # An image of your own goes on from here: FROM this one, settings as ENV WRAPPER_UPSTREAM=127.0.0.1:3000, and
 # CMD ["--", "/run.sh"]; what `docker run IMAGE ...` is given then stands in the place of CMD.
