@@ -11,7 +11,7 @@ import pytest
 from wrapper.deadline import Deadline
 from wrapper.events import HISTORY, Feed
 from wrapper.log import Log
-from wrapper.problems import Board, Problem
+from wrapper.problems import MOST, Board, Problem
 from wrapper.text import one_line
 
 

@@ -243,12 +243,13 @@ class Entrypoint:
             self._loader.stop()
         if self._control is not None:
             self._control.stop()
+        if self._site is not None:
+            self._site.finish()
         assert self._end is not None
         for service in self._services():
             if service.output is not None:
                 service.output.finish(self._end)
         self._spawner.take_terminal_back()
-
 
     def _await_services(self) -> None:
         """Signals are heard up to the last; what is not over in time is killed."""

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Aftermath:
     """Only the controller's thread comes here, but for `is_on_trial`.
 
-    What goes wrong tentatively or on trial leaves the service failed and requests held, for the one who asked to mend
-    it; the policy decides once the trial is over.
+    What goes wrong on trial, whoever asked for it, leaves the service failed and requests held, for whoever tries
+    something out to mend it; the policy decides once the trial is over.
     """
 
     def __init__(self, life: Life, gate: Gate, policy: Policy, board: Board, source: str) -> None:
         self.next_try: Deadline | None = None
-        self.is_on_trial = False
+        self.is_on_trial = False  # True from `Controller.begin_trial` or a tentative action up to `end_trial`
         self.last_status: int | None = None  # the exit status of what the policy gave up on
         self._life = life
         self._gate = gate
@@ -44,20 +44,25 @@ class Aftermath:
         self._board.report(self._source, fault)
         return fault
 
-    def fail(self, fault: str, tentative: bool) -> None:
+    def fail(self, fault: str) -> None:
         """The service is not as it should be, whether it runs or not."""
         self.report(fault)
-        if tentative:
+        if self.is_on_trial:
             self._gate.hold(f"the service is being mended: {fault}")
         else:
             self._gate.refuse(f"the service failed: {fault}")
         self._life.turn(State.FAILED, fault)
 
-    def fall(self, fault: str, exit_status: int, ready_seconds: float, tentative: bool) -> None:
+    def stay_late(self) -> None:
+        """The service runs and still is not ready; those who were held for its mending wait in vain."""
+        if not self.is_on_trial:
+            self._gate.refuse(f"the service failed: {self._life.reason}")
+
+    def fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
         """No run is left, and nobody had asked for that."""
-        if tentative:
+        if self.is_on_trial:
             self._undecided = exit_status
-            self.fail(fault, tentative)
+            self.fail(fault)
         else:
             self.report(fault)
             self._decide(fault, exit_status, ready_seconds)

@@ -36,7 +36,7 @@ class Controller:
 
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back: after a
     shutdown, and where it `is_main` once the policy gives up. What is not main stays failed then, and may be started.
-    A tentative action leaves the next step to whoever asked, and so does the service on trial: see `Aftermath`.
+    A service on trial, as a tentative action makes it, leaves the next step to whoever tries it: see `Aftermath`.
     """
 
     def __init__(self, course: Course, board: Board, source: str, *, is_main: bool,
@@ -65,9 +65,9 @@ class Controller:
         self._course.turn_to_starting("first start")
         try:
             self._course.spawn()
-            self._come_alive(self._first(), lambda ticket: self._course.settle(ticket, self._course.await_ready()))
+            self._come_alive(self._first(), lambda ticket: self._course.settle(self._course.await_ready()))
         except CannotStart as error:
-            self._aftermath.fail(error.public, tentative=False)
+            self._aftermath.fail(error.public)
             self._agenda.close(error.public)
             raise
 
@@ -195,7 +195,7 @@ class Controller:
         elif self._vigil.last_signal is not None:
             self._finish(*self._course.end(self._vigil.last_signal))
         elif self._course.process is not None and self._course.process.ended.is_set():
-            self._course.fall(self._course.process, self._aftermath.is_on_trial)
+            self._course.fall(self._course.process)
         elif (ticket := self._agenda.take()) is not None:
             self._carry_out(ticket, self._actions[ticket.kind])
             self._agenda.finish(ticket, ticket.error)

@@ -117,12 +117,12 @@ class Course:
         try:
             new, address = self._launch(beside=True)
         except CannotStart as error:
-            return self._goes_on(ticket, error.public)
+            return self._goes_on(error.public)
         fault = self._look_until_ready(new, address, self.ready_timeout)
         if fault is not None:
             # It served nobody; while the wrapper ends there is no time to wait for it long.
             new.stop(self._stop_signal, HASTE if self.vigil.is_ending() else self.timeouts.stop)
-            return self._goes_on(ticket, fault)
+            return self._goes_on(fault)
         self.process, self.address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
         self._launcher.take_over(new)
@@ -147,9 +147,9 @@ class Course:
             self.retirement.finish(self.life)
         self.retirement = None
 
-    def _goes_on(self, ticket: Ticket, fault: str) -> str:
+    def _goes_on(self, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
-        return fault if ticket.tentative else self.aftermath.report(fault)
+        return fault if self.aftermath.is_on_trial else self.aftermath.report(fault)
 
     def reload(self, ticket: Ticket) -> str | None:
         reload = ticket.reload or self._reload
@@ -162,8 +162,8 @@ class Course:
             self._board.resolve(self._source)
             return None
         if self.process.ended.is_set():
-            self.fall(self.process, ticket.tentative)
-        elif not ticket.tentative:
+            self.fall(self.process)
+        elif not self.aftermath.is_on_trial:
             self.aftermath.report(f"the reload failed: {fault}")
         return f"the reload failed: {fault}"
 
@@ -201,9 +201,9 @@ class Course:
             self.spawn()
         except CannotStart as error:
             log.error(str(error), service=self._source)
-            self.aftermath.fall(error.public, error.exit_status, 0.0, ticket.tentative)
+            self.aftermath.fall(error.public, error.exit_status, 0.0)
             return error.public
-        return self.settle(ticket, self.await_ready())
+        return self.settle(self.await_ready())
 
     def await_ready(self) -> str | None:
         assert self.process is not None
@@ -230,6 +230,8 @@ class Course:
         address = self.address
         if self.vigil.apart(self.process, lambda: self.probe.fault(address)) is None:
             self._serve()
+        else:
+            self.aftermath.stay_late()
 
     def _take_down(self, lane: Lane | None, going: str, number: int, reason: str) -> None:
         assert self.process is not None
@@ -248,28 +250,28 @@ class Course:
 
     # When it goes wrong
 
-    def settle(self, ticket: Ticket, fault: str | None) -> str | None:
+    def settle(self, fault: str | None) -> str | None:
         """What a run that did not become ready leaves behind: a named state with a reason, and a problem."""
         assert self.process is not None
         if fault is not None and not self.vigil.is_ending():
             if self.process.ended.is_set():
-                self.fall(self.process, ticket.tentative)
+                self.fall(self.process)
             else:
-                self.aftermath.fail(fault, ticket.tentative)  # late, but alive: it is looked at again
+                self.aftermath.fail(fault)  # late, but alive: it is looked at again
         return fault
 
-    def fall(self, process: Process, tentative: bool) -> None:
+    def fall(self, process: Process) -> None:
         """The service ended and nobody had asked for it."""
         ready_seconds = 0.0 if self._ready_since is None else time.monotonic() - self._ready_since
         self.process = self._ready_since = None
         self.life.end(process, planned=False)
         fault = f"the service ended by itself with status {process.exit_status}"
-        self.aftermath.fall(fault, process.exit_status, ready_seconds, tentative)
+        self.aftermath.fall(fault, process.exit_status, ready_seconds)
 
     def wreck(self, fault: str) -> None:
         """A fault of ours in the middle of something: nobody knows what stands, so end the run; the policy decides."""
         self.cut_off()
-        self.aftermath.fall(fault, self.life.last_status, 0.0, tentative=False)
+        self.aftermath.fall(fault, self.life.last_status, 0.0)
 
     def cut_off(self) -> None:
         process, self.process, self._ready_since = self.process, None, None
