@@ -214,7 +214,7 @@ def test_a_start_that_fails_is_1_and_says_why(tmp_path):
         marker.touch()
         done = ctl(wrapper, "restart")
         assert done.returncode == 1
-        assert done.stderr == "wrapper ctl: cannot restart: it ended with status 3 before it was ready\n"
+        assert done.stderr == "wrapper ctl: cannot restart: it ended with status 3\n"
         assert "starting -> backoff" in done.stdout
         assert "! service: " in ctl(wrapper, "problems").stdout
 

