@@ -287,6 +287,20 @@ def test_what_is_submitted_is_called_by_a_worker(pool):
         assert done.acquire(timeout=PATIENCE)
 
 
+def test_the_waits_of_a_worker_are_precise_and_of_nobody_else(pool):
+    """prctl(2), PR_SET_TIMERSLACK: a thread hands its own on to what it starts, as a service must not get it."""
+    def slack():
+        with open(f"/proc/{threading.get_native_id()}/timerslack_ns") as file:
+            return int(file.read())
+
+    before, found, done = slack(), [], threading.Event()
+    pool.start()
+    pool.submit(lambda worker: (found.append(slack()), done.set()))
+    assert done.wait(5)
+    assert found == [1000]
+    assert slack() == before
+
+
 def test_a_lent_thread_runs_a_job_without_a_seat(pool):
     done = threading.Semaphore(0)
     pool.start()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 
-SHORT_TURN = 0.00001  # seconds; in effect the kernel's own timer slack of 50 us (prctl(2), PR_SET_TIMERSLACK)
+SHORT_TURN = 0.00001  # seconds, for the pool's workers; others wait the kernel's timer slack of 50 us longer
 
 
 class Turns:
