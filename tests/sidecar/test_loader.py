@@ -144,6 +144,13 @@ def slow(tmp_path):
     loader.stop()
 
 
+def put(file, text):
+    """Whole or not at all: the import reads it as soon as it is there."""
+    whole = file.with_suffix(".part")
+    whole.write_text(text)
+    whole.replace(file)
+
+
 def test_a_token_is_not_relayed_while_the_path_it_is_for_may_still_come(slow):
     """The service would get the token of whoever steers the wrapper."""
     site, loader, word, go_on = slow
@@ -155,8 +162,8 @@ def test_a_token_is_not_relayed_while_the_path_it_is_for_may_still_come(slow):
     assert site.answer(make_request("POST", "/admin/rotate")) is None
     loader.start([word])
     assert readiness(site) == {"loading": [word], "failed": []}
-    go_on.write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
-                     "sidecar.route('POST', '/admin/rotate', guarded=True)(lambda: 'done')\n")
+    put(go_on, "from wrapper import Sidecar\nsidecar = Sidecar()\n"
+               "sidecar.route('POST', '/admin/rotate', guarded=True)(lambda: 'done')\n")
     wait_until(lambda: readiness(site) == {"loading": [], "failed": []})
     assert site.prefixes == ("/sidecar", "/admin/rotate")
     assert site.answer(asked()).whole() == b"done"
@@ -167,7 +174,7 @@ def test_the_service_is_served_as_ever_where_the_import_failed(slow):
     """Sidecar code can never take the service down."""
     site, loader, word, go_on = slow
     loader.start([word])
-    go_on.write_text("raise ValueError")
+    put(go_on, "raise ValueError")
     wait_until(lambda: readiness(site) == {"loading": [], "failed": [word]})
     assert site.prefixes == ("/sidecar",)
     assert site.answer(asked()) is None
@@ -178,7 +185,7 @@ def test_an_import_that_hangs_counts_as_failed_until_it_ends(slow, monkeypatch):
     monkeypatch.setattr("wrapper.sidecar.loader.LOAD_TIMEOUT", 0.05)
     loader.start([word])
     wait_until(lambda: readiness(site) == {"loading": [], "failed": [word]})
-    go_on.write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n")
+    put(go_on, "from wrapper import Sidecar\nsidecar = Sidecar()\n")
     wait_until(lambda: readiness(site) == {"loading": [], "failed": []})
 
 
