@@ -363,6 +363,15 @@ def test_an_expectation_of_http_1_0_is_ignored(road):
     assert field(head, b"Expect") is None and body == b"hi"
 
 
+def unframed(body):
+    """Payload and trailers of a chunked body; where its chunks end is nobody's business (RFC 9112 section 7.1)."""
+    payload = b""
+    while size := int(body.partition(b"\r\n")[0], 16):
+        body = body.partition(b"\r\n")[2]
+        payload, body = payload + body[:size], body[size + 2:]
+    return payload, body.partition(b"\r\n")[2]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
 def test_requests_split_anywhere_and_pipelined_are_answered_in_order(road, size):
     """RFC 9112 section 9.3.2."""
@@ -379,9 +388,10 @@ def test_requests_split_anywhere_and_pipelined_are_answered_in_order(road, size)
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     for at in range(12):
-        for path, tail in ((b"/%d", b""), (b"/p%d", b"2\r\nab\r\n0\r\nT: 1\r\n\r\n"), (b"/q%d", b"abc")):
-            text = line.message()[1]
-            assert text.split()[1] == path % at and text.endswith(b"\r\n\r\n" + tail)
+        for path, wanted in ((b"/%d", b""), (b"/p%d", (b"ab", b"T: 1\r\n\r\n")), (b"/q%d", b"abc")):
+            head, _, body = line.message()[1].partition(b"\r\n\r\n")
+            assert head.split()[1] == path % at
+            assert (unframed(body) if b"chunked" in head else body) == wanted
     writer.join()
 
 
