@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         def fileno(self) -> int: ...
 
 
-SEATS = 2  # workers that may poll at a time; more make a convoy of threads that wait for the interpreter
+SEATS = 1  # workers that may poll at a time; two hand the interpreter to and fro, at half the rate of one
 TIMER_SLACK = "1000"  # nanoseconds; see `_wait_precisely`
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
 BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
