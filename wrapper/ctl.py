@@ -18,7 +18,7 @@ from wrapper import screen, values
 from wrapper.client import Client, NoWrapper, Refused, places, wait_again
 from wrapper.screen import Paint
 
-DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130  # exit statuses; 128 + SIGINT as a shell would say
+DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
 HEALTH_TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
 LOOK_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
 CATCH_UP_TIMEOUT = 2.0  # seconds for the last states to be shown after an action ended

@@ -192,11 +192,6 @@ class Settings:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"settings are frozen: {name} cannot change")
 
-    @property
-    def port_is_ours(self) -> bool:
-        """True where the wrapper chooses the service's port: COMMAND holds `{port}` and no --upstream is given."""
-        return self.upstream is None
-
 
 def table() -> tuple[Option, ...]:
     """Every option, in the order of the table."""
