@@ -55,6 +55,10 @@ class Site:
             return self.seen[count - 1]
 
 
+class EndedError(AssertionError):
+    """The other side ended before all came that was waited for."""
+
+
 class Line:
     """One end of a connection, in raw bytes."""
 
@@ -71,7 +75,8 @@ class Line:
         """What comes up to and with `mark`."""
         while mark not in self.rest:
             piece = self.sock.recv(65536)
-            assert piece, f"ended after {self.rest!r}"
+            if not piece:
+                raise EndedError(f"ended after {self.rest!r}")
             self.rest += piece
         found, _, self.rest = self.rest.partition(mark)
         return found + mark
@@ -79,7 +84,8 @@ class Line:
     def exactly(self, count):
         while len(self.rest) < count:
             piece = self.sock.recv(65536)
-            assert piece, f"ended after {self.rest!r}"
+            if not piece:
+                raise EndedError(f"ended after {self.rest!r}")
             self.rest += piece
         found, self.rest = self.rest[:count], self.rest[count:]
         return found
@@ -137,7 +143,10 @@ def field(head, name):
 
 
 class Service:
-    """Runs `script(line)` for every connection that is made to it; a failing script is the test's failure."""
+    """Runs `script(line)` for every connection that is made to it; a failing script is the test's failure.
+
+    Not so where it fails by nothing but the end of its connection after `close`: the test is over.
+    """
 
     def __init__(self, script, place=("127.0.0.1", 0), family=socket.AF_INET):
         self.script = script
@@ -146,6 +155,7 @@ class Service:
         self.listener.listen(100)
         self.lines = []
         self.failures = []
+        self.closed = False
         name = self.listener.getsockname()
         self.address = address.unix(name) if family == socket.AF_UNIX else address.tcp(*name[:2])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -160,12 +170,16 @@ class Service:
     def _run(self, line):
         try:
             self.script(line)
-        except (AssertionError, OSError) as error:
+        except (EndedError, OSError) as error:
+            if not self.closed:
+                self.failures.append(error)
+        except AssertionError as error:
             self.failures.append(error)
         finally:
             line.close()
 
     def close(self):
+        self.closed = True
         # A close alone would leave the thread in accept.
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
@@ -210,6 +224,7 @@ class Road:
             line.close()
 
     def close(self):
+        self.service.closed = True  # its connections end from here on
         self.server.stop()
         self.server.close_connections()
         self.service.close()
