@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,20 +64,31 @@ class Wrapper:
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
-        self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in __exit__
+        self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
             [*under, sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
             env={**os.environ, **(environment or {})}, **popen)
+        self._said: str | None = None  # all of its stderr, once the file is gone
         if wait:
-            self.wait_state("running")
+            try:
+                self.wait_state("running")
+            except BaseException:
+                self.close()
+                raise
 
     def __enter__(self) -> Wrapper:
         return self
 
     def __exit__(self, *error) -> None:
+        self.close()
+        if error[0] is not None:
+            print(self.stderr, file=sys.stderr)
+
+    def close(self) -> None:
+        """End it, and leave nothing behind."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -84,14 +96,16 @@ class Wrapper:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        if error[0] is not None:
-            print(self.stderr, file=sys.stderr)
-        self._log.close()
         if self.process.stdout:
             self.process.stdout.close()
+        self._log.close()
+        self._said = self.stderr
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def stderr(self) -> str:
+        if self._said is not None:
+            return self._said
         return pathlib.Path(self.folder, "stderr").read_text(errors="replace")
 
     def wait_line(self, text: str, timeout: float = PATIENCE) -> None:
