@@ -21,7 +21,7 @@ import time
 
 import pytest
 
-from tests.running import ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
+from tests.running import PATIENCE, ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
 from wrapper import settings
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
@@ -193,13 +193,83 @@ def test_drain_lets_a_request_in_flight_end():
         assert wrapper.end() == 0
 
 
+def ask_all(port, request, count=50):
+    """So many clients, whose requests are on the road."""
+    clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(count)]
+    for client in clients:
+        client.sendall(request)
+    return clients
+
+
+def read_all(client):
+    with client:
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_service_that_falls_leaves_no_client_without_an_answer(method):
+    with Wrapper(command=service("deaf")) as wrapper:
+        clients = ask_all(wrapper.port, f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+        wait_until(lambda: wrapper.status()["in_flight"] == len(clients))
+        os.kill(wrapper.status()["pid"], signal.SIGKILL)
+        assert {read_all(client)[:11] for client in clients} <= {b"HTTP/1.1 50"}
+        assert wrapper.end() == 137
+
+
+ASKED = """
+import pathlib, threading
+from wrapper import Sidecar
+sidecar = Sidecar()
+
+@sidecar.route("GET", "/sidecar/slow")
+def slow(request):
+    pathlib.Path(__file__).with_name("asked").touch()
+    threading.Event().wait(float(request.query["seconds"]))
+    return "done"
+"""
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """A wrapper whose sidecar answers after `?seconds=`; `came(seconds)` is a client that it is busy with."""
+    (tmp_path / "asked.py").write_text(ASKED)
+    with Wrapper("--sidecar", str(tmp_path / "asked.py"), "--drain-timeout", "8s", command=service("plain")) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+
+        def came(seconds):
+            request = f"GET /sidecar/slow?seconds={seconds} HTTP/1.1\r\nHost: x\r\n\r\n"
+            client, = ask_all(wrapper.port, request.encode(), 1)
+            wait_until((tmp_path / "asked").exists)
+            return client
+
+        wrapper.came = came
+        yield wrapper
+
+
+def test_an_answer_of_the_sidecar_that_is_under_way_still_comes(asked):
+    client = asked.came(0.5)
+    asked.process.send_signal(signal.SIGTERM)
+    assert read_all(client).endswith(b"\r\n\r\ndone")
+    assert asked.end() == 0
+
+
+def test_a_second_signal_does_not_wait_for_the_sidecar_either(asked):
+    client = asked.came(60)
+    asked.process.send_signal(signal.SIGTERM)
+    asked.wait_line("stopping -> stopped")
+    began = time.monotonic()
+    assert asked.end(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 4
+    client.close()
+
+
 TWICE = """
 import signal, sys, threading
 over, count = threading.Event(), [0]
 
 def hear(number, frame):
     count[0] += 1
-    print("helper got", count[0], file=sys.stderr, flush=True)
+    sys.stderr.write(f"helper got {count[0]}\\n")  # one write: the wrapper's own lines go to the same place
     if count[0] == 2:
         over.set()
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 LISTENER_FAILED = 1  # exit status
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
+ANSWER_LOOK = 0.01  # seconds between two looks whether all that is answered is out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
@@ -71,6 +72,7 @@ class Entrypoint:
         self._subscription: Subscription | None = None
         self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
         self._end: Deadline | None = None  # for all that runs, once it is told to end
+        self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
         self._exit_status: int | None = None
 
     def run(self) -> int:
@@ -205,10 +207,12 @@ class Entrypoint:
         is_second = self._end is not None
         self._tell_services(number)
         log.info(f"signal {signal_name(number)}: {'again, passed on at once' if is_second else 'shutting down'}")
-        if not is_second:
-            self._stop_listening()
-            if self._loader is not None:
-                self._loader.announce_end()
+        self._drained = Deadline(0.0 if is_second else self._settings.drain_timeout)
+        if is_second:
+            return
+        self._stop_listening()
+        if self._loader is not None:
+            self._loader.announce_end()
 
     def _tell_services(self, number: int) -> None:
         """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
@@ -238,9 +242,12 @@ class Entrypoint:
         """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
         if self._end is None:
             self._tell_services(signal.SIGTERM)
+            self._stop_listening()
+            self._drained = Deadline(SPARE)
         self._await_services()
         if self._loader is not None:
             self._loader.stop()
+        self._await_answers()
         if self._control is not None:
             self._control.stop()
         if self._site is not None:
@@ -261,6 +268,13 @@ class Entrypoint:
         for service in left:
             with contextlib.suppress(Busy):
                 service.controller.signal(signal.SIGKILL)
+
+
+    def _await_answers(self) -> None:
+        """Who was held, or on the road when the service fell, hears so; who asked the sidecar gets its answer."""
+        servers = [server for server in (self._server, self._control) if server is not None]
+        while any(server.is_answering for server in servers) and not self._drained.has_passed():
+            self._hear(Deadline(ANSWER_LOOK))
 
 
 def _sooner(one: Deadline, other: Deadline) -> float | None:

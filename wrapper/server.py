@@ -128,6 +128,12 @@ class Server(http.server.ThreadingHTTPServer):
         for handler in self.pool.take_all(self.idle):
             handler.close()  # type: ignore[attr-defined]
 
+    @property
+    def is_answering(self) -> bool:
+        """True while a client has an answer to come, held ones too."""
+        waiting = sum(len(lot.waiting) for lot in (self.idle, self.heading, self.greeting, self.lingering))
+        return len(self._open) > waiting
+
     def close_connections(self) -> None:
         """Cut whatever is left, and end the threads."""
         for handler in list(self._open):

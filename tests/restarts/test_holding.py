@@ -216,9 +216,11 @@ def test_waiting_costs_no_thread_each(late):
 
 def test_those_who_wait_are_refused_when_the_service_is_stopped_for_good(late):
     subject = late()
-    with Raw(subject.port, get()) as client:
-        subject.wait_held(1)
-        subject.wrapper.process.terminate()
-        status, fields, _ = client.read_answer()
-        assert (status, "retry-after" in fields) == (503, True)
-        assert client.read_end() == b""
+    clients = [Raw(subject.port, get()) for _ in range(200)]
+    subject.wait_held(200)
+    subject.wrapper.process.terminate()
+    for client in clients:
+        with client:
+            status, fields, _ = client.read_answer()
+            assert (status, "retry-after" in fields) == (503, True)
+            assert client.read_end() == b""
