@@ -152,7 +152,7 @@ class Service:
         self.script = script
         self.listener = socket.socket(family)
         self.listener.bind(place)
-        self.listener.listen(100)
+        self.listener.listen(1024)
         self.lines = []
         self.failures = []
         self.closed = False
@@ -199,7 +199,7 @@ class Road:
         if listener is None:
             listener = socket.socket()
             listener.bind(("127.0.0.1", 0))
-            listener.listen(100)
+            listener.listen(1024)  # a client that found the queue full would try again after a second
         self.listener = listener
         self.place = listener.getsockname()
         self.server = Server(listener, self.site, types.SimpleNamespace(**{**DEFAULTS, **settings}))

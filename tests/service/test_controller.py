@@ -233,7 +233,7 @@ def test_twenty_deaths_leave_nothing_behind(live):
     before = descriptors()
     wait_until(lambda: life.service.status()["generation"] >= 20)
     assert life.ask("stop") is None
-    assert descriptors() <= before
+    wait_until(lambda: descriptors() <= before)
     assert len([t for t in threading.enumerate() if t.name.startswith("process-")]) == 0
 
 

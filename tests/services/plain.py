@@ -27,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def report(number, frame):
-    print("signal", number, file=sys.stderr, flush=True)
+    sys.stderr.write(f"signal {number}\n")  # one write: the wrapper's own lines go to the same place
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # shutdown() waits for serve_forever(), which this very thread is in.
         threading.Thread(target=server.shutdown).start()

@@ -223,9 +223,9 @@ sidecar = Sidecar()
 @sidecar.task
 def work(service, stopping):
     stopping.wait()
-    print("told while the service is", service.state, file=sys.stderr)
+    sys.stderr.write(f"told while the service is {service.state}\\n")
     service.wait_ready(0)
-    print("cleaned up", file=sys.stderr)
+    sys.stderr.write("cleaned up\\n")
 
 @sidecar.task
 def heeds_nothing():
