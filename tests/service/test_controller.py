@@ -125,6 +125,25 @@ def test_restarts_that_are_asked_for_together_become_one_more(live):
     assert life.service.status()["restarts"] == 2
 
 
+def test_who_sees_what_came_of_an_action_may_ask_for_the_next(live):
+    """The action's own end may come later than the state that everybody waits for."""
+    life = live("--ready-timeout", "20s")
+    asked = []
+
+    def ask_in_turn(event):
+        if event["kind"] == "state" and event["state"] == "running":
+            asked.append(life.controller.ask("stop", "test"))
+        if event["kind"] == "state" and event["state"] == "stopped" and len(asked) == 1:
+            asked.append(life.controller.ask("start", "test"))
+
+    life.wait_state("running")
+    life.feed.listen(ask_in_turn)
+    assert life.ask("restart") is None
+    wait_until(lambda: len(asked) == 3)
+    assert [ticket.wait(20) for ticket in asked] == [True, True, True]
+    assert life.states()[-1] == "stopped"
+
+
 def test_actions_that_contradict_are_busy(live):
     life = live("--stop-timeout", "1s", command=service("deaf"))
     life.wait_state("running")

@@ -69,6 +69,7 @@ class Agenda:
         self._lock = threading.Lock()
         self._tickets: deque[Ticket] = deque()
         self._is_under_way = False
+        self._has_come_out = False  # what is under way has had its effect, and only its end is missing
         self._closed: str | None = None
 
     def ask(self, kind: str, reason: str, tentative: bool = False, reload: Reload | None = None,
@@ -84,16 +85,21 @@ class Agenda:
             like = self._like(ticket)
             if like is not None:
                 return like, False
-            for other in self._tickets:
+            for other in list(self._tickets)[self._has_come_out:]:
                 if other.kind not in FITS_BEHIND[kind]:
                     raise Busy(f"cannot {kind}: a {other.kind} is under way ({other.reason})")
             self._tickets.append(ticket)
             return ticket, True
 
+    def come_out(self) -> None:
+        """Let what is under way stand in nobody's way any more: whoever sees what came of it may be quicker than we."""
+        with self._lock:
+            self._has_come_out = self._is_under_way
+
     def _like(self, asked: Ticket) -> Ticket | None:
         """A ticket that will do all that is asked: for restarts and reloads one that has not begun yet."""
         assert self._lock.locked()
-        for position, ticket in enumerate(self._tickets):
+        for position, ticket in list(enumerate(self._tickets))[self._has_come_out:]:
             has_begun = position == 0 and self._is_under_way
             if ticket.does_what(asked) and (not has_begun or asked.kind in ("start", "stop")):
                 return ticket
@@ -118,7 +124,7 @@ class Agenda:
     def finish(self, ticket: Ticket, error: str | None) -> None:
         with self._lock:
             self._tickets.remove(ticket)
-            self._is_under_way = False
+            self._is_under_way = self._has_come_out = False
         ticket.end(error)
 
     @property

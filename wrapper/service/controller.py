@@ -14,7 +14,7 @@ from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
 from wrapper.service.agenda import Agenda, Ticket
 from wrapper.service.process import cannot_start
-from wrapper.service.state import State
+from wrapper.service.state import HALFWAY, State
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from wrapper.service.agenda import Reload
     from wrapper.service.course import Course
 
-HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where no action may leave the service
 INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
 LATE_LOOK = 1.0  # seconds between two looks at a service that has missed its time
 
@@ -50,6 +49,7 @@ class Controller:
         self._is_main = is_main
         self._on_over = on_over
         self._agenda = Agenda()
+        self.life.before_rest = self._agenda.come_out
         self._actions = {"start": course.start, "stop": course.stop, "restart": course.restart,
                          "reload": course.reload}
         self.over = threading.Event()  # set while nothing runs and nothing will: before `launch` and at the end

@@ -11,7 +11,7 @@ from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from wrapper.events import Feed
     from wrapper.service.process import Process
@@ -41,8 +41,14 @@ TURNS: dict[State, frozenset[State]] = {
 }
 
 
+HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where no action may leave the service
+
+
 class Life:
-    """What happened to one service so far. Its controller's thread writes, anybody reads."""
+    """What happened to one service so far. Its controller's thread writes, anybody reads.
+
+    `before_rest` is called before anybody can see a state that is not halfway.
+    """
 
     def __init__(self, name: str, feed: Feed) -> None:
         self._name = name
@@ -57,6 +63,7 @@ class Life:
         self._exits: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
         self._generation = 0
+        self.before_rest: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> State:
@@ -78,6 +85,8 @@ class Life:
 
     def turn(self, state: State, reason: str) -> None:
         """The one place where the state changes."""
+        if state not in HALFWAY:
+            self.before_rest()
         with self._lock:
             before = self._state
             assert state in TURNS[before], f"no turn from {before.value} to {state.value}"
