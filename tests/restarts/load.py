@@ -74,6 +74,7 @@ class _Client(asyncio.Protocol):
         if len(body) < length:
             return
         self.data = b""
+        self.load.held += b"\r\nwrapper-held:" in lower
         is_good = head.startswith(b"HTTP/1.1 200 ") and body == b"ok"
         self.load.note(self, None if is_good else f"{head!r} {body!r}")
         if b"connection: close" in lower:
@@ -93,12 +94,14 @@ class _Client(asyncio.Protocol):
 class Load:
     """`connections` clients in a thread of their own, from `with` to its end.
 
-    `answered` and `failed` hold (begin, seconds, what) of each request, in the order of the answers.
+    `answered` and `failed` hold (begin, seconds, what) of each request, in the order of the answers; `held` of them
+    had to wait at the gate.
     """
 
     def __init__(self, port: int, connections: int) -> None:
         self.answered: list[tuple[float, float, str]] = []
         self.failed: list[tuple[float, float, str]] = []
+        self.held = 0
         self.is_over = False
         self._port = port
         self._connections = connections
