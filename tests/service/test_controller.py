@@ -144,6 +144,26 @@ def test_who_sees_what_came_of_an_action_may_ask_for_the_next(live):
     assert life.states()[-1] == "stopped"
 
 
+def test_who_sees_that_it_runs_or_is_stopped_sees_no_old_problem(live, tmp_path):
+    (tmp_path / "bad").touch()
+    life = live("--restart", "always", "--backoff", "1ms..5ms", command=service("slow", "0", str(tmp_path / "bad")))
+    wait_until(life.board.list)
+    seen = []
+
+    def look(event):
+        if event["kind"] == "state" and event["state"] in ("running", "stopped"):
+            seen.append((event["state"], life.board.list()))
+
+    life.feed.listen(look)
+    (tmp_path / "bad").unlink()
+    life.wait_state("running")
+    (tmp_path / "bad").touch()
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(life.board.list)
+    assert life.ask("stop") is None
+    assert seen[:1] + seen[-1:] == [("running", []), ("stopped", [])]
+
+
 def test_actions_that_contradict_are_busy(live):
     life = live("--stop-timeout", "1s", command=service("deaf"))
     life.wait_state("running")

@@ -87,6 +87,7 @@ class Course:
     def stop(self, ticket: Ticket) -> str | None:
         reason = f"stopped: {ticket.reason}"
         self.aftermath.forget()
+        self._board.resolve(self._source)
         if self.process is None:
             self.gate.refuse(reason)
             if self.life.state is not State.STOPPED:
@@ -94,7 +95,6 @@ class Course:
         else:
             self._take_down(self.gate.refuse(reason), "shutdown", self._stop_signal, ticket.reason)
             self.life.turn(State.STOPPED, reason)
-        self._board.resolve(self._source)
         return None
 
     def restart(self, ticket: Ticket) -> str | None:
@@ -127,8 +127,8 @@ class Course:
         self.life.begin(new)
         self._launcher.take_over(new)
         lane = self.gate.open(address, new)
-        self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self._board.resolve(self._source)
+        self.life.turn(State.RUNNING, f"the next run took over: {ticket.reason}")
         self.retirement = Retirement(self.gate, lane, old, self.timeouts, self._stop_signal)
         self.vigil.until(lambda: old.ended.is_set() or new.ended.is_set())
         if old.ended.is_set():
@@ -220,9 +220,10 @@ class Course:
     def _serve(self) -> None:
         assert self.address is not None
         self._ready_since = time.monotonic()
-        self.gate.open(self.address, self.process)  # first: whoever reads "running" finds the road open
-        self.life.turn(State.RUNNING, "ready")
+        # First: whoever reads "running" finds the road open, and no problem that is gone.
+        self.gate.open(self.address, self.process)
         self._board.resolve(self._source)
+        self.life.turn(State.RUNNING, "ready")
 
     def look_again(self) -> None:
         assert self.process is not None
