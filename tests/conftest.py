@@ -2,6 +2,12 @@
 
 import signal
 
+import hypothesis
+
+# How long one example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 
 def pytest_configure():
     """Let a suite under nohup, or behind a script's `&`, find the signals as a terminal gives them.

@@ -231,6 +231,7 @@ def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, m
     thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
     thread.start()
     wait_until(lambda: stage.says()[2] == "new")
+    wait_until(lambda: stage.service.controller._agenda.is_empty)  # the service may say it before the reload is over
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(10)
     assert tickets == [[]]

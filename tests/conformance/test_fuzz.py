@@ -90,7 +90,7 @@ def made():
     assert not made.service.failures
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batch=st.lists(requests(), min_size=1, max_size=5), sizes=st.lists(st.integers(1, 400), min_size=1, max_size=4))
 def test_h11_reads_the_same_requests_behind_us(made, batch, sizes):
     reader, line = made.service.script, made.connect()
@@ -136,7 +136,7 @@ def read_directly(wire):
     return seen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(request=requests(), data=st.data())
 def test_a_spoilt_request_is_refused_or_read_as_h11_reads_it(made, request, data):
     """One byte changed, dropped or added: nothing that reaches the service is anything else than what was sent."""
