@@ -18,8 +18,9 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
+from wrapper.config import journal
 from wrapper.config.apply import Change, apply, apply_first
-from wrapper.config.transaction import Fault
+from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
@@ -121,6 +122,35 @@ def test_without_an_action_the_file_is_all(stage):
 def test_files_that_say_this_already_change_nothing(stage):
     assert stage.apply("old") == []
     assert stage.service.life.snapshot()["generation"] == 1
+
+
+def test_files_that_are_put_back_reach_a_service_that_has_read_what_a_crash_left(tmp_path):
+    """A new container on an old volume starts with it, and the index of journals was in the old one."""
+    stage = Stage(tmp_path)
+    cut_short = Transaction({str(stage.file): "half done"}, None)
+    cut_short.stage()
+    cut_short.replace()
+    os.close(cut_short._journal._file)  # the lock goes with the process
+    stage.start()
+    assert stage.says()[2] == "half done"
+    assert stage.apply("old") == []
+    assert stage.says()[2] == "old"
+    assert stage.apply("old") == []
+    assert stage.service.life.snapshot()["generation"] == 2
+    stage.stop()
+
+
+def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_next_change(stage, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error", "x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Change, "restore", fail)
+        problems = stage.apply("new", action="signal:HUP", ready_timeout=0.1, probe=lambda service: "no")
+    assert [problem.details["step"] for problem in problems] == ["probe", "rollback"]
+    assert stage.says()[2] == "new"
+    assert stage.apply("old", action="POST /-/reload") == []
+    assert stage.says()[2] == "old"
 
 
 def test_a_stopped_service_reads_it_when_it_is_started(stage):

@@ -43,8 +43,9 @@ class Transaction:
         self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        for path in self.contents:
-            repair_one(beside(path))  # before anything is read: what a crash left half done is nobody's old content
+        # Before anything is read: what a crash or a way back that failed left half done is nobody's old content.
+        mended = [repair_one(beside(path)) for path in self.contents]
+        self._was_mended = any(mended)
         self._index = index
         self._journal: Journal | None = None
         self.old_hash = _hash([read(path) for path in self.contents])
@@ -52,7 +53,8 @@ class Transaction:
 
     @property
     def is_change(self) -> bool:
-        return self.old_hash != self.new_hash
+        """True also where files were put back just now: the service may have read what stood there before."""
+        return self._was_mended or self.old_hash != self.new_hash
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
