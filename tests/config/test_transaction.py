@@ -291,8 +291,9 @@ def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypat
     transaction.replace()
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error", "x")))
-        with pytest.raises(Fault, match="cannot put the files back"):
+        with pytest.raises(Fault, match="cannot put the files back") as caught:
             transaction.undo()
+    assert caught.value.retry, "the next try puts them back, whatever becomes of its own content"
     begin(files[:1]).undo()
     assert contents(files) == ["old a", "old b", None]
 
@@ -310,6 +311,25 @@ def test_what_is_in_force_stays_where_the_journal_cannot_say_so(files, tmp_path,
     repair([str(path) for path in files], None)
     assert contents(files) == ["new a", "new b", "new c"]
     assert listing(tmp_path) == ["a.yml", "b.yml", "c.yml"]
+
+
+@pytest.mark.parametrize(("ending", "outcome"), [
+    ("keep", ["new a", "new b", "new c"]), ("undo", ["old a", "old b", None]),
+])
+def test_what_cannot_be_tidied_up_is_no_fault_of_the_change(files, tmp_path, monkeypatch, ending, outcome):
+    """It would be said to be undone, or not to be, and the service would not be told of the files that are back."""
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    transaction = begin(files)
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_tidy", broken)
+        getattr(transaction, ending)()
+    assert contents(files) == outcome
+    begin(files).undo()
+    assert contents(files) == outcome
+    assert not [name for name in listing(tmp_path) if name.startswith(".")]
 
 
 def test_a_change_that_cannot_end_is_told(files, monkeypatch):

@@ -103,7 +103,7 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise
-        self.close()
+        self._leave()
 
     def restore(self) -> None:
         """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
@@ -116,7 +116,14 @@ class Journal:
         except OSError:
             os.close(self._file)  # a lock that stayed would say that we are still at it
             raise
-        self.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """All that counts is done: what cannot be tidied up now is by the next transaction or start."""
+        try:
+            self.close()
+        except OSError as error:
+            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
 
     def close(self) -> None:
         """Leave nothing beside the files."""

@@ -106,14 +106,15 @@ class Transaction:
     def undo(self) -> None:
         """Put back what was there, at whatever step we are.
 
-        Raises: Fault where even that cannot be done; the journal stays, and the next start tries again.
+        Raises: Fault where even that cannot be done; the journal stays, and the next change or start tries again.
         """
         journal, self._journal = self._journal, None
         if journal is not None:
             try:
                 journal.restore()
             except OSError as error:
-                raise Fault("rollback", f"cannot put the files back: {error.strerror}: {error.filename}") from error
+                raise Fault("rollback", f"cannot put the files back: {error.strerror}: {error.filename}",
+                            retry=True) from error
 
 
 def read(path: str) -> bytes | None:
