@@ -148,6 +148,8 @@ def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_nex
         patch.setattr(journal.Change, "restore", fail)
         problems = stage.apply("new", action="signal:HUP", ready_timeout=0.1, probe=lambda service: "no")
     assert [problem.details["step"] for problem in problems] == ["probe", "rollback"]
+    assert "undone" not in problems[0].message
+    assert "rolled_back" not in problems[0].details
     assert stage.says()[2] == "new"
     assert stage.apply("old", action="POST /-/reload") == []
     assert stage.says()[2] == "old"

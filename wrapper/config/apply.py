@@ -177,14 +177,18 @@ class Change:
     def _conclude(self, fault: Fault | None) -> list[Problem]:
         if fault is None:
             return self._keep()
-        problems = [_problem(fault, self, rolled_back=self.transaction is not None)]
-        if self.transaction is not None:
-            log.warning(f"the change is undone: {fault.message}", service=self._service.name)
-            try:
-                self.transaction.undo()
-                self._mend()
-            except Fault as second:
-                problems.append(_problem(second, None))
+        if self.transaction is None:
+            return [_problem(fault, self)]
+        log.warning(f"the change is undone: {fault.message}", service=self._service.name)
+        try:
+            self.transaction.undo()
+        except Fault as second:
+            return [_problem(fault, self), _problem(second, None)]
+        problems = [_problem(fault, self, rolled_back=True)]
+        try:
+            self._mend()
+        except Fault as second:
+            problems.append(_problem(second, None))
         return problems
 
     def _keep(self) -> list[Problem]:
