@@ -5,6 +5,7 @@ The service is a real one under a real controller; only the proxy in front is mi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -553,12 +554,55 @@ def test_a_check_that_talks_without_end_costs_no_memory():
     assert len(caught.value.output) == 20
 
 
-def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(monkeypatch):
+DAEMON = """
+import os, signal, sys
+reading, writing = os.pipe()
+pid = os.fork()
+if not pid:
+    os.setsid()
+    os.write(writing, b"x")
+    signal.pause()
+open(sys.argv[1], "w").write(str(pid))
+os.read(reading, 1)
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(tmp_path, monkeypatch, status):
+    """Nor listened to any longer: that would be a thread and a descriptor for each change."""
     monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 0.1)
     begin = time.monotonic()
-    with pytest.raises(Fault):
-        run_check(["sh", "-c", "setsid sleep 20 & exit 1"])
+    with pytest.raises(Fault) if status else contextlib.nullcontext():
+        run_check([sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(status)])
     assert time.monotonic() - begin < 5
+    wait_until(lambda: "check-output" not in [thread.name for thread in threading.enumerate()])
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_a_check_that_was_killed_has_not_judged():
+    """As the kernel does for want of memory: the same content may do at another time."""
+    with pytest.raises(Fault, match="sh was ended by KILL") as caught:
+        run_check(["sh", "-c", "kill -9 $$"])
+    assert caught.value.retry
+
+
+def test_a_check_for_which_there_is_no_room_is_tried_again_and_leaves_nothing(monkeypatch):
+    spawner, descriptors = Spawner(), len(os.listdir("/proc/self/fd"))
+
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spawner, "spawn", refuse)
+        with pytest.raises(Fault, match="the check cannot run") as caught:
+            checks.run(FINE, dict(os.environ), spawner)
+    assert caught.value.retry
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Fault, match="the check cannot run"):
+            checks.run(FINE, dict(os.environ), spawner)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def test_the_check_runs_once_for_each_file_it_names():
