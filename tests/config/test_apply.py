@@ -498,10 +498,12 @@ def test_a_mapping_of_any_kind_has_a_check_for_a_path(stage):
     assert "rejects the new file" in only(stage.apply("new", check=check)).message
 
 
-@pytest.mark.parametrize("odd", [{"check": []}, {"check": 5}, {"check": {"/x": [1]}}, {"check": "'"}, {"action": 5}])
+@pytest.mark.parametrize("odd", [{"check": []}, {"check": 5}, {"check": {"/x": [1]}}, {"check": "'"}, {"action": 5},
+                                 {"ready_timeout": "60s"}, {"ready_timeout": -1}, {"probe": "/ready"}])
 def test_what_makes_no_sense_is_named_before_anything_is_done(stage, odd):
     assert only(stage.apply("new", **odd)).details["step"] == "settings"
     assert stage.file.read_text() == "old"
+    assert stage.service.life.snapshot()["generation"] == 1
     assert "text, bytes or None, not int" in only(stage.apply(5)).message
 
 
