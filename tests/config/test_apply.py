@@ -263,12 +263,33 @@ def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, m
     tickets = []
     thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
     thread.start()
-    wait_until(lambda: stage.says()[2] == "new")
+    # The reload itself refuses a stop; what comes behind it is meant.
+    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._agenda.is_empty)
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(10)
     assert tickets == [[]]
     assert stage.state is state
     assert stage.file.read_text() == "new"
+
+
+@pytest.mark.parametrize("action", ["POST /-/reload", "signal:HUP", lambda service: service.controller.signal(1)])
+def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, monkeypatch, action):
+    """In a restart that overlaps it has read the old ones, and takes over later."""
+    stage = Stage(tmp_path, "--restart-mode", "overlap").start()
+    controller, free = stage.service.controller, threading.Event()
+    probe = controller._course.probe
+    monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: fault(address) if free.is_set() else "busy")
+    controller.ask("restart", "an operator")
+    wait_until(lambda: stage.service.output.lines(9) == ["reads old"] * 2)
+    problems = []
+    change = threading.Thread(target=lambda: problems.append(stage.apply("new", action=action)))
+    change.start()
+    wait_until(lambda: len(controller._agenda._tickets) == 2)
+    free.set()
+    change.join(20)
+    assert problems == [[]]
+    wait_until(lambda: stage.says()[2] == "new")
+    stage.stop()
 
 
 def test_a_restart_that_somebody_asks_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
