@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Content = Union[str, bytes, None]
+# chown(2): without privileges, and for an owner that the container's user namespace does not know.
+NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
 NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
 
 
@@ -178,16 +180,22 @@ def _give(file: int, mode: int, owner: int, group: int) -> int:
     status = os.fstat(file)
     if (status.st_uid, status.st_gid) == (owner, group):
         return mode
+    if _try_to_give(file, owner, group):
+        return mode
+    log.debug("the owner cannot be kept without privileges", owner=owner)
+    if _try_to_give(file, -1, group):  # chown(2): without privileges still to any group of one's own
+        return mode
+    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+
+
+def _try_to_give(file: int, owner: int, group: int) -> bool:
     try:
         os.fchown(file, owner, group)
-        return mode
-    except PermissionError:
-        log.debug("the owner cannot be kept without privileges", owner=owner)
-    try:
-        os.fchown(file, -1, group)  # chown(2): without privileges still to any group of one's own
-        return mode
-    except PermissionError:
-        return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+    except OSError as error:
+        if error.errno not in NOT_TO_GIVE:
+            raise
+        return False
+    return True
 
 
 def _cannot_write(error: OSError) -> Fault:
