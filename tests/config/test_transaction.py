@@ -291,6 +291,21 @@ def test_a_journal_that_cannot_be_written_refuses_this_change_only(files, tmp_pa
     begin(files).undo()
 
 
+def test_a_file_system_without_locks_is_named_each_time(files, tmp_path, monkeypatch):
+    """As NFS without its lock daemon; and no other process is at it."""
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.fcntl, "flock", refuse)
+        for _ in range(2):
+            with pytest.raises(Fault, match="No locks available"):
+                begin(files)
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
 def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypatch):
     transaction = begin(files[:1])
     transaction.replace()

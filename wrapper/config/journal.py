@@ -170,7 +170,13 @@ def _create(journal: str) -> int:
         file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
         raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", journal) from error
-    if not _lock(journal, file):
+    try:
+        is_locked = _lock(journal, file)
+    except OSError:  # a file system without locks; what stayed would say that its transaction is under way
+        os.close(file)
+        remove(journal)
+        raise
+    if not is_locked:
         os.close(file)
         raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", journal)
     return file
