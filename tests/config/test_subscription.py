@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -247,6 +248,29 @@ def test_a_watcher_that_dies_is_started_again(make, monkeypatch):
     assert stage.next_change() == "one"
     wait_until(lambda: stage.problems == [])
     assert died
+
+
+def test_a_change_that_a_watcher_died_with_is_brought_again(tmp_path, board, feed, monkeypatch):
+    """The source would say for ever that nothing has changed."""
+    monkeypatch.setattr(room, "REVIVAL_PAUSE", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    (tmp_path / "file").write_text("one")
+    os.utime(tmp_path / "file", (1000, 1000))  # it might change again within the grain of the clock
+    changes, died = [], []
+    watched = Subscription("rules", sources.of(str(tmp_path / "file")), changes.append, Pace(0.01), board, feed)
+    bring = watched._bring
+
+    def die_once(value):
+        if not died:
+            died.append(value)
+            raise RuntimeError("can't start new thread")
+        return bring(value)
+
+    monkeypatch.setattr(watched, "_bring", die_once)
+    watched.start()
+    wait_until(lambda: changes == ["one"])
+    assert died == ["one"]
+    watched.stop()
 
 
 def test_a_watcher_that_cannot_be_started_is_not_tried_again_and_again(make, monkeypatch):

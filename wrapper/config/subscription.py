@@ -206,6 +206,7 @@ class Subscription:
             if time.monotonic() - began > LONGEST_PAUSE:
                 pause = REVIVAL_PAUSE
             self._board.report(self._key, f"the watcher of {self.name} died and is started again", "watcher")
+            self._source.forget()  # it may have died with a change that it had taken and not brought yet
             self._stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
