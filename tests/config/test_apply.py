@@ -5,6 +5,7 @@ The service is a real one under a real controller; only the proxy in front is mi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -18,8 +19,9 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
+from wrapper.config import journal
 from wrapper.config.apply import Change, apply, apply_first
-from wrapper.config.transaction import Fault
+from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
@@ -121,6 +123,37 @@ def test_without_an_action_the_file_is_all(stage):
 def test_files_that_say_this_already_change_nothing(stage):
     assert stage.apply("old") == []
     assert stage.service.life.snapshot()["generation"] == 1
+
+
+def test_files_that_are_put_back_reach_a_service_that_has_read_what_a_crash_left(tmp_path):
+    """A new container on an old volume starts with it, and the index of journals was in the old one."""
+    stage = Stage(tmp_path)
+    cut_short = Transaction({str(stage.file): "half done"}, None)
+    cut_short.stage()
+    cut_short.replace()
+    os.close(cut_short._journal._file)  # the lock goes with the process
+    stage.start()
+    assert stage.says()[2] == "half done"
+    assert stage.apply("old") == []
+    assert stage.says()[2] == "old"
+    assert stage.apply("old") == []
+    assert stage.service.life.snapshot()["generation"] == 2
+    stage.stop()
+
+
+def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_next_change(stage, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error", "x")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Change, "restore", fail)
+        problems = stage.apply("new", action="signal:HUP", ready_timeout=0.1, probe=lambda service: "no")
+    assert [problem.details["step"] for problem in problems] == ["probe", "rollback"]
+    assert "undone" not in problems[0].message
+    assert "rolled_back" not in problems[0].details
+    assert stage.says()[2] == "new"
+    assert stage.apply("old", action="POST /-/reload") == []
+    assert stage.says()[2] == "old"
 
 
 def test_a_stopped_service_reads_it_when_it_is_started(stage):
@@ -230,13 +263,33 @@ def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, m
     tickets = []
     thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
     thread.start()
-    wait_until(lambda: stage.says()[2] == "new")
-    wait_until(lambda: stage.service.controller._agenda.is_empty)  # the service may say it before the reload is over
+    # The reload itself refuses a stop; what comes behind it is meant.
+    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._agenda.is_empty)
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(10)
     assert tickets == [[]]
     assert stage.state is state
     assert stage.file.read_text() == "new"
+
+
+@pytest.mark.parametrize("action", ["POST /-/reload", "signal:HUP", lambda service: service.controller.signal(1)])
+def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, monkeypatch, action):
+    """In a restart that overlaps it has read the old ones, and takes over later."""
+    stage = Stage(tmp_path, "--restart-mode", "overlap").start()
+    controller, free = stage.service.controller, threading.Event()
+    probe = controller._course.probe
+    monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: fault(address) if free.is_set() else "busy")
+    controller.ask("restart", "an operator")
+    wait_until(lambda: stage.service.output.lines(9) == ["reads old"] * 2)
+    problems = []
+    change = threading.Thread(target=lambda: problems.append(stage.apply("new", action=action)))
+    change.start()
+    wait_until(lambda: len(controller._agenda._tickets) == 2)
+    free.set()
+    change.join(20)
+    assert problems == [[]]
+    wait_until(lambda: stage.says()[2] == "new")
+    stage.stop()
 
 
 def test_a_restart_that_somebody_asks_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
@@ -466,10 +519,12 @@ def test_a_mapping_of_any_kind_has_a_check_for_a_path(stage):
     assert "rejects the new file" in only(stage.apply("new", check=check)).message
 
 
-@pytest.mark.parametrize("odd", [{"check": []}, {"check": 5}, {"check": {"/x": [1]}}, {"check": "'"}, {"action": 5}])
+@pytest.mark.parametrize("odd", [{"check": []}, {"check": 5}, {"check": {"/x": [1]}}, {"check": "'"}, {"action": 5},
+                                 {"ready_timeout": "60s"}, {"ready_timeout": -1}, {"probe": "/ready"}])
 def test_what_makes_no_sense_is_named_before_anything_is_done(stage, odd):
     assert only(stage.apply("new", **odd)).details["step"] == "settings"
     assert stage.file.read_text() == "old"
+    assert stage.service.life.snapshot()["generation"] == 1
     assert "text, bytes or None, not int" in only(stage.apply(5)).message
 
 
@@ -522,12 +577,55 @@ def test_a_check_that_talks_without_end_costs_no_memory():
     assert len(caught.value.output) == 20
 
 
-def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(monkeypatch):
+DAEMON = """
+import os, signal, sys
+reading, writing = os.pipe()
+pid = os.fork()
+if not pid:
+    os.setsid()
+    os.write(writing, b"x")
+    signal.pause()
+open(sys.argv[1], "w").write(str(pid))
+os.read(reading, 1)
+sys.exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(tmp_path, monkeypatch, status):
+    """Nor listened to any longer: that would be a thread and a descriptor for each change."""
     monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 0.1)
     begin = time.monotonic()
-    with pytest.raises(Fault):
-        run_check(["sh", "-c", "setsid sleep 20 & exit 1"])
+    with pytest.raises(Fault) if status else contextlib.nullcontext():
+        run_check([sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(status)])
     assert time.monotonic() - begin < 5
+    wait_until(lambda: "check-output" not in [thread.name for thread in threading.enumerate()])
+    os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_a_check_that_was_killed_has_not_judged():
+    """As the kernel does for want of memory: the same content may do at another time."""
+    with pytest.raises(Fault, match="sh was ended by KILL") as caught:
+        run_check(["sh", "-c", "kill -9 $$"])
+    assert caught.value.retry
+
+
+def test_a_check_for_which_there_is_no_room_is_tried_again_and_leaves_nothing(monkeypatch):
+    spawner, descriptors = Spawner(), len(os.listdir("/proc/self/fd"))
+
+    def refuse(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spawner, "spawn", refuse)
+        with pytest.raises(Fault, match="the check cannot run") as caught:
+            checks.run(FINE, dict(os.environ), spawner)
+    assert caught.value.retry
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Fault, match="the check cannot run"):
+            checks.run(FINE, dict(os.environ), spawner)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def test_the_check_runs_once_for_each_file_it_names():

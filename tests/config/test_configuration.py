@@ -106,7 +106,8 @@ def test_no_request_is_lost_while_configurations_come_and_go(place):
             thread.start()
         for content in ("two", "broken", "three"):
             place.change(content)
-            wait_until(lambda text=content: record(wrapper)["last_result"] != "applied" or said(wrapper) == text)
+            wait_until(lambda text=content: record(wrapper)["last_result"].startswith("rejected")
+                       or said(wrapper) == text)
             wait_until(lambda: not record(wrapper)["pending"])
         wait_said(wrapper, "three")
         stop.set()

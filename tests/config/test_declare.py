@@ -108,6 +108,18 @@ def test_folders_in_a_folder_come_too(folders):
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
 
 
+def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
+    """The content is not to blame for a full disk, nor for a file that is in the way."""
+    (folders.source / "sub").mkdir()
+    (folders.source / "sub" / "c.yml").write_text("c")
+    (folders.place / "sub").write_text("in the way")
+    problem, = folders.look()
+    assert problem == f"cannot make {folders.place / 'sub'}: File exists"
+    (folders.place / "sub").unlink()
+    assert folders.look() == []
+    assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
+
+
 def test_a_document_cannot_write_outside_the_folder(tmp_path):
     site = Site(tmp_path, "place/")
     site.place.mkdir()

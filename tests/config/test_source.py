@@ -94,6 +94,24 @@ def test_the_timeout_counts_over_all_addresses_of_a_host(monkeypatch):
         one.close()
 
 
+def test_the_timeout_counts_while_a_name_is_resolved(monkeypatch):
+    """Without an answer of any server that takes 5 s for each of them, twice, and for each search domain."""
+    held = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: held.wait(20) and [])
+    begin = time.monotonic()
+    assert "no whole answer within 0.1 s" in refused("http://nobody-answers/", timeout=0.1)
+    assert time.monotonic() - begin < 5
+    held.set()
+
+
+def test_a_name_that_there_is_not_is_said(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert refused("http://nobody/") == "http://nobody/: Name or service not known"
+
+
 @pytest.mark.parametrize("make", [lambda held: lambda: held.wait(20), None])
 def test_a_look_takes_no_longer_than_it_may_this_time(serve, make):
     held = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -249,6 +250,45 @@ def test_a_watcher_that_dies_is_started_again(make, monkeypatch):
     assert died
 
 
+def test_a_change_that_a_watcher_died_with_is_brought_again(tmp_path, board, feed, monkeypatch):
+    """The source would say for ever that nothing has changed."""
+    monkeypatch.setattr(room, "REVIVAL_PAUSE", 0.01)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    (tmp_path / "file").write_text("one")
+    os.utime(tmp_path / "file", (1000, 1000))  # it might change again within the grain of the clock
+    changes, died = [], []
+    watched = Subscription("rules", sources.of(str(tmp_path / "file")), changes.append, Pace(0.01), board, feed)
+    bring = watched._bring
+
+    def die_once(value):
+        if not died:
+            died.append(value)
+            raise RuntimeError("can't start new thread")
+        return bring(value)
+
+    monkeypatch.setattr(watched, "_bring", die_once)
+    watched.start()
+    wait_until(lambda: changes == ["one"])
+    assert died == ["one"]
+    watched.stop()
+
+
+def test_a_watcher_that_cannot_be_started_is_not_tried_again_and_again(make, monkeypatch):
+    """Somebody asked for a look meanwhile, which only the watcher takes back."""
+    stage, pauses = make(), []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            stage.subscription.stop()
+
+    monkeypatch.setattr(stage.subscription, "_watch_once", lambda: None)
+    monkeypatch.setattr(stage.subscription._stopping, "wait", pause)
+    stage.subscription.look_now()
+    stage.subscription.start()
+    wait_until(lambda: pauses == [1.0, 2.0, 4.0])
+
+
 def test_a_handler_that_hangs_is_a_problem(make, monkeypatch):
     monkeypatch.setattr(room, "SLOW_SECONDS", 0.05)
     stage = make()
@@ -356,6 +396,18 @@ def test_what_was_rejected_is_still_said_to_be_when_the_source_is_back(make):
     stage.value = "one"
     stage.subscription.look_now()
     wait_until(lambda: stage.status["last_result"] == "rejected: it is bad")
+
+
+def test_a_look_that_failed_is_not_said_to_while_the_next_change_is_under_way(make):
+    stage, free = make(), threading.Event()
+    stage.value, stage.verdict = OSError("away"), lambda value: free.wait(20) and None
+    stage.subscription.start()
+    wait_until(lambda: "cannot look" in stage.status["last_result"])
+    stage.value = "one"
+    assert stage.next_change() == "one"
+    assert stage.status["last_result"] == "changed, not in force yet"
+    free.set()
+    wait_until(lambda: stage.status["last_result"] == "applied")
 
 
 def test_events_tell_of_changes(make, feed):

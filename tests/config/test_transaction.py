@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -95,13 +96,13 @@ def test_mode_and_owner_stay(files):
     assert (os.stat(files[0]).st_uid, os.stat(files[0]).st_gid) == (12, 34)
 
 
-def without_privileges(monkeypatch, *groups):
+def without_privileges(monkeypatch, number, *groups):
     """chown(2) for a process that is not root, but of these groups."""
     give = os.fchown
 
     def only_groups(file, owner, group):
         if owner != -1 or group not in groups:
-            raise PermissionError(1, "Operation not permitted")
+            raise OSError(number, os.strerror(number))
         give(file, owner, group)
 
     monkeypatch.setattr(os, "fchown", only_groups)
@@ -110,11 +111,15 @@ def without_privileges(monkeypatch, *groups):
 @pytest.mark.parametrize(("groups", "before", "after"), [
     ((34,), 0o640, 0o640), ((), 0o640, 0o600), ((), 0o664, 0o644), ((), 0o604, 0o604),
 ])
-def test_without_privileges_the_group_is_kept_or_gets_nothing(files, monkeypatch, groups, before, after):
-    """A secret that the old group could read is not for the group that the wrapper happens to have."""
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
+def test_without_privileges_the_group_is_kept_or_gets_nothing(files, monkeypatch, groups, before, after, number):
+    """A secret that the old group could read is not for the group that the wrapper happens to have.
+
+    An owner of the host's whom a rootless container does not know is invalid there (user_namespaces(7)).
+    """
     os.chmod(files[0], before)
     os.chown(files[0], 12, 34)
-    without_privileges(monkeypatch, *groups)
+    without_privileges(monkeypatch, number, *groups)
     transaction = begin(files[:1])
     transaction.replace()
     transaction.keep()
@@ -286,13 +291,29 @@ def test_a_journal_that_cannot_be_written_refuses_this_change_only(files, tmp_pa
     begin(files).undo()
 
 
+def test_a_file_system_without_locks_is_named_each_time(files, tmp_path, monkeypatch):
+    """As NFS without its lock daemon; and no other process is at it."""
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.fcntl, "flock", refuse)
+        for _ in range(2):
+            with pytest.raises(Fault, match="No locks available"):
+                begin(files)
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
 def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypatch):
     transaction = begin(files[:1])
     transaction.replace()
     with monkeypatch.context() as patch:
         patch.setattr(journal.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error", "x")))
-        with pytest.raises(Fault, match="cannot put the files back"):
+        with pytest.raises(Fault, match="cannot put the files back") as caught:
             transaction.undo()
+    assert caught.value.retry, "the next try puts them back, whatever becomes of its own content"
     begin(files[:1]).undo()
     assert contents(files) == ["old a", "old b", None]
 
@@ -310,6 +331,25 @@ def test_what_is_in_force_stays_where_the_journal_cannot_say_so(files, tmp_path,
     repair([str(path) for path in files], None)
     assert contents(files) == ["new a", "new b", "new c"]
     assert listing(tmp_path) == ["a.yml", "b.yml", "c.yml"]
+
+
+@pytest.mark.parametrize(("ending", "outcome"), [
+    ("keep", ["new a", "new b", "new c"]), ("undo", ["old a", "old b", None]),
+])
+def test_what_cannot_be_tidied_up_is_no_fault_of_the_change(files, tmp_path, monkeypatch, ending, outcome):
+    """It would be said to be undone, or not to be, and the service would not be told of the files that are back."""
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    transaction = begin(files)
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_tidy", broken)
+        getattr(transaction, ending)()
+    assert contents(files) == outcome
+    begin(files).undo()
+    assert contents(files) == outcome
+    assert not [name for name in listing(tmp_path) if name.startswith(".")]
 
 
 def test_a_change_that_cannot_end_is_told(files, monkeypatch):

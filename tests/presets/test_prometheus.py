@@ -90,13 +90,16 @@ def test_without_a_place_for_alertmanager_the_rules_go_on(tmp_path):
 
 
 class Trouble:
-    def __init__(self, reply):
+    """`well`: the method that is answered as it should be."""
+
+    def __init__(self, reply, well="GET"):
         self.reply = reply
+        self.well = well
 
     def request(self, method, path, json=None):
         if isinstance(self.reply, Exception):
             raise self.reply
-        return Answer([]) if method == "GET" else handle.Answer(self.reply, {}, b"why")
+        return Answer([]) if method == self.well else handle.Answer(self.reply, {}, b'"why"')
 
 
 @pytest.mark.parametrize(("reply", "retry"), [
@@ -105,6 +108,21 @@ def test_only_what_may_pass_is_tried_again(reply, retry):
     """A silence that the site has removed must not stay for ten years because of one connection."""
     problem, = preset.reconcile(Trouble(reply), ["A"])
     assert problem.details.get("retry") is retry
+
+
+def test_a_list_of_silences_that_cannot_be_had_is_asked_for_again():
+    problem, = preset.reconcile(Trouble(500, well=None), ["A"])
+    assert problem.details["retry"]
+    assert "answers 500" in problem.message
+
+
+@pytest.mark.parametrize("odd", ["Down", {"alertname": "Down"}])
+def test_what_is_no_list_of_silences_changes_none(odd):
+    """Its letters, or its names of labels, are no alerts; and those that are in force would end."""
+    alertmanager = Alertmanager([silence("keep", "wrapper", "active", alertname="Down")])
+    problem, = preset.reconcile(alertmanager, odd)
+    assert problem.message == "silences: there must be a list of them"
+    assert alertmanager.asked == []
 
 
 def test_what_is_no_silence_is_named():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Union
 
     from wrapper.address import Address
-    from wrapper.service.agenda import Ticket
+    from wrapper.service import agenda
     from wrapper.service.process import Process
     from wrapper.service.service import Service
 
@@ -48,9 +48,8 @@ class Act:
     def carry_out(self) -> None:
         """Raises: Fault."""
 
-    def _ask(self, kind: str, **how: Any) -> Ticket:
+    def _ask(self, kind: str, **how: Any) -> None:
         """Have the controller do something, and wait for its end. Raises: Fault."""
-        before = generation(self._service)
         try:
             ticket = self._service.controller.ask(
                 kind, self._reason, tentative=True, ready_timeout=self._ready_timeout, **how)
@@ -59,9 +58,23 @@ class Act:
         ticket.wait()
         if ticket.error is not None:
             raise Fault("action", ticket.error)
-        if generation(self._service) != before:
-            self.settle = 0.0  # a new run that has become ready has read its files
-        return ticket
+
+    def _tell(self, how: agenda.Reload) -> bool:
+        """Reload a service that is up; one that was down has been started, and has read its files: then False.
+
+        That a run is new does not say so: in a restart that overlaps, it is older than the moment it takes over.
+        Raises: Fault.
+        """
+        told = []
+
+        def tell(process: Process, address: Address) -> str | None:
+            told.append(process)
+            return how(process, address)
+
+        self._ask("reload", reload=tell)
+        if not told:
+            self.settle = 0.0
+        return bool(told)
 
 
 class Nothing(Act):
@@ -77,7 +90,10 @@ class Reload(Act):
     """The service's own way, see --reload-signal and --reload-path; without one a restart."""
 
     def carry_out(self) -> None:
+        before = generation(self._service)
         self._ask("reload")
+        if generation(self._service) != before:
+            self.settle = 0.0  # a new run that has become ready has read its files
 
 
 class Signal(Act):
@@ -86,18 +102,15 @@ class Signal(Act):
         self._how = reload.by_signal(number)
 
     def carry_out(self) -> None:
-        self._ask("reload", reload=self._how)
+        self._tell(self._how)
 
 
 class InOwnThread(Act):
     """What may take long, so the controller does not do it: it only says when it is idle and the service up."""
 
     def carry_out(self) -> None:
-        before = generation(self._service)
-        self._ask("reload", reload=_nothing)
-        if generation(self._service) == before:
+        if self._tell(_nothing):
             self.do()
-        # Else the service was down and has just read its files at its start.
 
     def do(self) -> None:
         """Raises: Fault."""

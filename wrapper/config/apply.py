@@ -6,6 +6,8 @@ service goes on with what worked before.
 
 from __future__ import annotations
 
+import threading
+
 from wrapper import cause
 from wrapper.config import action as actions
 from wrapper.config import check as checks
@@ -43,8 +45,8 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
     `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
     file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
     path that needs one; a callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path",
-    None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout` is
-    over. Callables get `handle`.
+    None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout`
+    (seconds; None: --ready-timeout) is over. Callables get `handle`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
     crash of an earlier one left beside these files is put back first; before the start of the service only where the
@@ -65,6 +67,7 @@ def _apply(service: Service, files: Mapping[str, Content], check: Check, action:
            probe: Callable[..., Any] | None, handle: Any, reason: str) -> list[Problem]:
     change = None
     try:
+        _refuse_unknown(ready_timeout, probe)
         act = actions.of(action, service, handle, reason, ready_timeout)
         checks.refuse_unknown(check)
         change = Change(service, files, act, probe, handle, ready_timeout)
@@ -177,14 +180,18 @@ class Change:
     def _conclude(self, fault: Fault | None) -> list[Problem]:
         if fault is None:
             return self._keep()
-        problems = [_problem(fault, self, rolled_back=self.transaction is not None)]
-        if self.transaction is not None:
-            log.warning(f"the change is undone: {fault.message}", service=self._service.name)
-            try:
-                self.transaction.undo()
-                self._mend()
-            except Fault as second:
-                problems.append(_problem(second, None))
+        if self.transaction is None:
+            return [_problem(fault, self)]
+        log.warning(f"the change is undone: {fault.message}", service=self._service.name)
+        try:
+            self.transaction.undo()
+        except Fault as second:
+            return [_problem(fault, self), _problem(second, None)]
+        problems = [_problem(fault, self, rolled_back=True)]
+        try:
+            self._mend()
+        except Fault as second:
+            problems.append(_problem(second, None))
         return problems
 
     def _keep(self) -> list[Problem]:
@@ -275,6 +282,15 @@ class Change:
             return None
         except Fault as fault:
             return fault
+
+
+def _refuse_unknown(ready_timeout: Any, probe: Any) -> None:
+    """Raises: ValueError for what is no span of time, and for what cannot be called."""
+    is_span = isinstance(ready_timeout, (int, float)) and 0 <= ready_timeout <= threading.TIMEOUT_MAX
+    if ready_timeout is not None and not is_span:
+        raise ValueError(f"ready_timeout is a number of seconds, not {ready_timeout!r}")
+    if probe is not None and not callable(probe):
+        raise ValueError(f"no probe: {probe!r}; a probe is a callable")
 
 
 def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool = False) -> Problem:

@@ -7,9 +7,12 @@ import shlex
 import signal
 import threading
 from collections.abc import Mapping
+from subprocess import SubprocessError
 
+from wrapper import poll
 from wrapper.config.transaction import Fault
 from wrapper.errors import CannotStart
+from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,17 +86,18 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
     except OSError as error:
         raise Fault("check", f"the check cannot run: {error.strerror}", retry=True) from error
     try:
+        listener = Listener(reading)
         process = _spawn(command, environment, spawner, writing)
-    except CannotStart as error:
-        os.close(reading)
+    except (CannotStart, OSError, RuntimeError, SubprocessError) as error:
         raise Fault("check", f"the check cannot run: {error}", retry=True) from error
     finally:
-        os.close(writing)
-    listener = Listener(reading)
+        os.close(writing)  # also the end for the listener, where there is no check
     if not process.ended.wait(timeout):
         process.stop(signal.SIGTERM, KILL_TIMEOUT)
         raise Fault("check", f"{name} took longer than {timeout:.3g} s", listener.lines(),
                     retry=timeout < CHECK_TIMEOUT)
+    if process.exit_signal is not None:  # as the kernel does for want of memory: it has not judged
+        raise Fault("check", f"{name} was ended by {signal_name(process.exit_signal)}", listener.lines(), retry=True)
     if process.exit_status != 0:
         raise Fault("check", f"{name} rejects the new file with status {process.exit_status}", listener.lines())
     listener.lines()
@@ -114,14 +118,25 @@ class Listener:
     def __init__(self, reading: int) -> None:
         self._reading = reading
         self._rest = b""
+        self._is_left = False
         self._thread = threading.Thread(target=self._listen, name="check-output", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had
+            os.close(reading)
+            raise
 
     def _listen(self) -> None:
         with open(self._reading, "rb", buffering=0) as pipe:
-            while piece := pipe.read(READ_BYTES):
-                self._rest = (self._rest + piece)[-KEPT_BYTES:]
+            while not self._is_left:
+                if poll.ready(LAST_WORDS_TIMEOUT, (pipe, poll.READABLE)):
+                    piece = pipe.read(READ_BYTES)
+                    if not piece:
+                        return
+                    self._rest = (self._rest + piece)[-KEPT_BYTES:]
 
     def lines(self) -> list[str]:
+        """The last ones; a daemon that the check has left behind, with its end of the pipe, is listened to no more."""
         self._thread.join(LAST_WORDS_TIMEOUT)
+        self._is_left = True
         return self._rest.decode("utf-8", "replace").splitlines()[-LAST_LINES:]

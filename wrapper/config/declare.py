@@ -81,6 +81,8 @@ class Declared:
             return self._files(value), []
         except ValueError as error:
             return {}, [Problem(str(error), step="render")]
+        except OSError as error:
+            return {}, [Problem(f"cannot make {error.filename}: {error.strerror}", step="write", retry=True)]
 
     def _noted(self, files: Files, problems: list[Problem]) -> list[Problem]:
         if not problems:
@@ -112,7 +114,7 @@ class Declared:
             raise CannotLook(str(error)) from error
 
     def _files(self, found: Any) -> Files:
-        """Raises: ValueError."""
+        """Raises: ValueError, and OSError where a folder for them cannot be made."""
         if self._template is not None:
             return {self._place: render(found["template"], found["part"])}
         if found is None:

@@ -103,7 +103,7 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise
-        self.close()
+        self._leave()
 
     def restore(self) -> None:
         """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
@@ -116,7 +116,14 @@ class Journal:
         except OSError:
             os.close(self._file)  # a lock that stayed would say that we are still at it
             raise
-        self.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        """All that counts is done: what cannot be tidied up now is by the next transaction or start."""
+        try:
+            self.close()
+        except OSError as error:
+            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
 
     def close(self) -> None:
         """Leave nothing beside the files."""
@@ -163,7 +170,13 @@ def _create(journal: str) -> int:
         file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError as error:
         raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", journal) from error
-    if not _lock(journal, file):
+    try:
+        is_locked = _lock(journal, file)
+    except OSError:  # a file system without locks; what stayed would say that its transaction is under way
+        os.close(file)
+        remove(journal)
+        raise
+    if not is_locked:
         os.close(file)
         raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", journal)
     return file

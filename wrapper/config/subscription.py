@@ -89,6 +89,8 @@ class Record:
                 self.last_success, self.result = time.time(), "applied"
             elif self.hash_seen == self.hash_rejected:
                 self.result = self._rejection
+            else:
+                self.result = self._rejection if self.is_unsettled else "changed, not in force yet"
 
     def failed(self, reason: str) -> int:
         """A look failed; returns how many did in a row."""
@@ -204,7 +206,8 @@ class Subscription:
             if time.monotonic() - began > LONGEST_PAUSE:
                 pause = REVIVAL_PAUSE
             self._board.report(self._key, f"the watcher of {self.name} died and is started again", "watcher")
-            self._wake.wait(pause)
+            self._source.forget()  # it may have died with a change that it had taken and not brought yet
+            self._stopping.wait(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _watch_once(self) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Content = Union[str, bytes, None]
+# chown(2): without privileges, and for an owner that the container's user namespace does not know.
+NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
 NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
 
 
@@ -43,8 +45,9 @@ class Transaction:
         self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        for path in self.contents:
-            repair_one(beside(path))  # before anything is read: what a crash left half done is nobody's old content
+        # Before anything is read: what a crash or a way back that failed left half done is nobody's old content.
+        mended = [repair_one(beside(path)) for path in self.contents]
+        self._was_mended = any(mended)
         self._index = index
         self._journal: Journal | None = None
         self.old_hash = _hash([read(path) for path in self.contents])
@@ -52,7 +55,8 @@ class Transaction:
 
     @property
     def is_change(self) -> bool:
-        return self.old_hash != self.new_hash
+        """True also where files were put back just now: the service may have read what stood there before."""
+        return self._was_mended or self.old_hash != self.new_hash
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
@@ -104,14 +108,15 @@ class Transaction:
     def undo(self) -> None:
         """Put back what was there, at whatever step we are.
 
-        Raises: Fault where even that cannot be done; the journal stays, and the next start tries again.
+        Raises: Fault where even that cannot be done; the journal stays, and the next change or start tries again.
         """
         journal, self._journal = self._journal, None
         if journal is not None:
             try:
                 journal.restore()
             except OSError as error:
-                raise Fault("rollback", f"cannot put the files back: {error.strerror}: {error.filename}") from error
+                raise Fault("rollback", f"cannot put the files back: {error.strerror}: {error.filename}",
+                            retry=True) from error
 
 
 def read(path: str) -> bytes | None:
@@ -175,16 +180,22 @@ def _give(file: int, mode: int, owner: int, group: int) -> int:
     status = os.fstat(file)
     if (status.st_uid, status.st_gid) == (owner, group):
         return mode
+    if _try_to_give(file, owner, group):
+        return mode
+    log.debug("the owner cannot be kept without privileges", owner=owner)
+    if _try_to_give(file, -1, group):  # chown(2): without privileges still to any group of one's own
+        return mode
+    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+
+
+def _try_to_give(file: int, owner: int, group: int) -> bool:
     try:
         os.fchown(file, owner, group)
-        return mode
-    except PermissionError:
-        log.debug("the owner cannot be kept without privileges", owner=owner)
-    try:
-        os.fchown(file, -1, group)  # chown(2): without privileges still to any group of one's own
-        return mode
-    except PermissionError:
-        return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+    except OSError as error:
+        if error.errno not in NOT_TO_GIVE:
+            raise
+        return False
+    return True
 
 
 def _cannot_write(error: OSError) -> Fault:

@@ -7,6 +7,7 @@ import http.client
 import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
+from wrapper.config.bounded import Call
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
@@ -145,7 +146,7 @@ def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
     Raises: OSError.
     """
     error = OSError(f"no address for {host}")
-    places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    places = _resolve(host, port, deadline)
     for left, (family, kind, protocol, _, place) in zip(range(len(places), 0, -1), places):
         connected = socket.socket(family, kind, protocol)
         connected.settimeout((deadline.remaining() or 0.001) / left)
@@ -156,6 +157,20 @@ def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
             connected.close()
             error = failure
     raise error
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """What getaddrinfo(3) says in time. By itself it has some for every server and every try (resolv.conf(5)).
+
+    Raises: OSError.
+    """
+    call = Call(f"resolve-{host}", socket.getaddrinfo, (host, port, 0, socket.SOCK_STREAM), deadline.remaining() or 0)
+    if not call.is_over:
+        raise TimeoutError(f"no address for {host} in time")
+    if call.error is not None:
+        raise call.error
+    found: list[Any] = call.value
+    return found
 
 
 def _token(path: str) -> str:

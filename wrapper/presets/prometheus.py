@@ -100,14 +100,19 @@ def matchers(wanted: str | Mapping[str, str]) -> Matchers:
     return frozenset((str(name), str(value)) for name, value in labels.items())
 
 
-def reconcile(alertmanager: ServiceHandle, silences: list[Any]) -> list[Problem]:
+def reconcile(alertmanager: ServiceHandle, silences: Any) -> list[Problem]:
     """Make our silences those of the site: create what is missing, expire what is not wanted any more."""
+    if not isinstance(silences, list):
+        return [Problem("silences: there must be a list of them")]
     try:
         wanted = {matchers(silence) for silence in silences}
     except ValueError as error:
         return [Problem(str(error))]
     try:
-        present = our_silences(alertmanager)
+        listed = alertmanager.request("GET", f"{ROUTE}/api/v2/silences")
+        if not listed.ok:
+            return [Problem(f"Alertmanager answers {listed.status} to who asks for its silences", retry=True)]
+        present = our_silences(listed.json())
         answers = [alertmanager.request("POST", f"{ROUTE}/api/v2/silences", json=silence(one))
                    for one in sorted(wanted - present.keys(), key=sorted)]
         answers += [alertmanager.request("DELETE", f"{ROUTE}/api/v2/silence/{identity}")
@@ -124,10 +129,10 @@ def problem(answer: Any) -> Problem:
     return Problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", **trouble)
 
 
-def our_silences(alertmanager: ServiceHandle) -> dict[Matchers, list[str]]:
-    """The ids of the silences that are ours and in force, by what they match."""
+def our_silences(silences: list[Any]) -> dict[Matchers, list[str]]:
+    """The ids of those that are ours and in force, by what they match."""
     found: dict[Matchers, list[str]] = {}
-    for one in alertmanager.request("GET", f"{ROUTE}/api/v2/silences").json():
+    for one in silences:
         if one["createdBy"] == OWNER and one["status"]["state"] != "expired":
             labels = frozenset((matcher["name"], matcher["value"]) for matcher in one["matchers"])
             found.setdefault(labels, []).append(one["id"])

@@ -86,7 +86,7 @@ def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
                  lambda status: _age(now, status.get("applied_at")))
     yield family("wrapper_config_failures_total", "counter", "Fetches and changes that failed.",
                  lambda status: status.get("failures", 0))
-    yield family("wrapper_config_stale", "gauge", "1 while a configuration cannot be fetched or applied.",
+    yield family("wrapper_config_stale", "gauge", "1 while a configuration cannot be fetched.",
                  lambda status: int(bool(status.get("stale_since"))))
 
 
