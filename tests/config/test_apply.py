@@ -26,6 +26,7 @@ from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
 from wrapper.service import reload
+from wrapper.service.output import Output
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import State
@@ -317,6 +318,18 @@ def test_requests_are_held_while_it_is_put_back(stage):
 def test_the_words_of_the_service_are_in_the_problem(stage):
     problem = only(stage.apply("broken", action="POST /-/reload"))
     assert problem.details["output"] == ["cannot reload: this configuration is broken"]
+    problem = only(stage.apply("broken", action="restart"))
+    assert problem.details["output"][-1] == "this configuration is broken"
+
+
+def test_the_last_words_are_awaited_where_reading_them_takes_long(stage, monkeypatch):
+    take = Output._take
+
+    def slow(*words):
+        assert not threading.Event().wait(0.3)
+        take(*words)
+
+    monkeypatch.setattr(Output, "_take", slow)
     problem = only(stage.apply("broken", action="restart"))
     assert problem.details["output"][-1] == "this configuration is broken"
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service
 
 LAST_LINES = 20  # of the service's output, in a problem
-LAST_WORDS_TIMEOUT = 0.2  # seconds in which the last output of a run that ended arrives
+WORDS_TIMEOUT = 0.2  # seconds in which the output of a run that lives on arrives
+LAST_WORDS_TIMEOUT = 2.0  # seconds in which that of a run that ended does: mostly at once, and then nothing is awaited
 UNDER_WAY = (State.STARTING, State.DRAINING, State.STOPPING)  # of an action that ends by itself
 FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's probes
 
@@ -257,7 +258,8 @@ class Change:
         output = self._service.output
         if output is None:
             return []
-        output.after(None, LAST_WORDS_TIMEOUT)
+        has_ended = self._service.life.snapshot()["pid"] is None
+        output.finish(Deadline(LAST_WORDS_TIMEOUT if has_ended else WORDS_TIMEOUT))
         return output.lines(LAST_LINES)
 
     def _mend(self) -> None:
