@@ -272,6 +272,38 @@ def test_a_connection_that_becomes_idle_while_the_port_stops_is_closed(road, mon
     assert line.is_at_end()
 
 
+@pytest.mark.parametrize(("request_bytes", "stops"), [
+    (GET, True), (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False)])
+def test_an_answer_is_whole_though_the_client_has_asked_the_next_thing_already(road, request_bytes, stops):
+    """RFC 9112 section 9.6: a close with bytes unread is a reset, which takes what is still on its way along."""
+    go_on, body = threading.Event(), b"x" * 150_000
+
+    def script(line):
+        line.head()
+        assert go_on.wait(10)
+        line.send(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: %d\r\n" % len(body) if stops else b"") + b"\r\n" + body)
+
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(body))  # takes all of it while the client looks on
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    made = road(script, listener=listener)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(made.place)
+    line = Line(sock).send(request_bytes)
+    wait_until(lambda: made.gate.in_flight)
+    (handler,) = made.server._open
+    line.send(request_bytes)
+    assert select.select([handler], [], [], 10)[0]
+    if stops:
+        made.server.stop()
+    go_on.set()
+    made.site.wait_ended()
+    wait_until(lambda: made.server.lingering.waiting or not made.server.connections)
+    assert field(line.head(), b"Connection") == b"close" and line.all() == body
+
+
 def test_unix_sockets_on_both_sides(road, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "in"))

@@ -126,7 +126,7 @@ class Server(http.server.ThreadingHTTPServer):
             self.pool.take_out(self.door, lot)
         self.socket.close()
         for handler in self.pool.take_all(self.idle):
-            handler.close()  # type: ignore[attr-defined]
+            handler.part()  # type: ignore[attr-defined]
 
     def close_connections(self) -> None:
         """Cut whatever is left, and end the threads."""
