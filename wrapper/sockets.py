@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 
 from wrapper.address import UNIX_PATH_BYTES, Address
 
@@ -13,6 +14,7 @@ from wrapper.address import UNIX_PATH_BYTES, Address
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
 PORT_TRIES = 50
+SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
@@ -108,12 +110,32 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
         return connected
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _await_room(connected, address.path, timeout)
         connected.settimeout(timeout)
-        connected.connect(address.path)
     except OSError:
         connected.close()
         raise
     return connected
+
+
+def _await_room(connecting: socket.socket, path: str, timeout: float | None) -> None:
+    """Connect a unix socket that blocks: to any other a backlog that is full is an error at once (connect(2), EAGAIN).
+
+    Raises: OSError, TimeoutError among them.
+    """
+    if timeout is not None:
+        set_timeout(connecting, socket.SO_SNDTIMEO, max(timeout, SHORTEST))
+    try:
+        connecting.connect(path)
+    except BlockingIOError:
+        raise socket.timeout("timed out") from None
+    set_timeout(connecting, socket.SO_SNDTIMEO, 0)
+
+
+def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
+    """SO_RCVTIMEO or SO_SNDTIMEO: the kernel's own timeouts (socket(7)), rounded up to its ticks; 0 is none."""
+    whole = int(seconds)
+    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
 
 
 def _refuse_self(connected: socket.socket, address: Address) -> None:

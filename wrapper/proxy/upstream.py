@@ -16,7 +16,7 @@ from wrapper import sockets
 from wrapper.chunked import Chunked
 from wrapper.errors import BadGateway
 from wrapper.http1 import MAX_REMEMBERED, Malformed, read_answer
-from wrapper.stream import READ_SIZE, cut, set_timeout
+from wrapper.stream import READ_SIZE, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Connection(http.client.HTTPConnection):
         """Raises: OSError."""
         self.sock = sockets.connect(self._address, self.timeout)
         self.sock.settimeout(None)
-        set_timeout(self.sock, socket.SO_RCVTIMEO, PATIENCE)
+        sockets.set_timeout(self.sock, socket.SO_RCVTIMEO, PATIENCE)
         self._poll.register(self.sock, select.POLLIN)
         self.answer = self.response_class(self.sock)
 
