@@ -196,6 +196,16 @@ def throw(error):
     raise error
 
 
+def test_a_start_without_anybody_to_poll_fails(pool, monkeypatch):
+    """It would be a port that takes connections and answers none."""
+    start, fault = threading.Thread.start, RuntimeError("can't start new thread")
+    monkeypatch.setattr(pool_room.threading.Thread, "start",
+                        lambda thread: throw(fault) if thread.name == "worker" else start(thread))
+    with pytest.raises(RuntimeError, match="polls"):
+        pool.start()
+    assert pool.threads == 0
+
+
 def test_what_waits_too_long_expires_and_only_once(pool, thing):
     def expire(parked):
         parked.called.release()

@@ -128,6 +128,7 @@ class Pool:
         return self._count
 
     def start(self) -> None:
+        """Raises: RuntimeError where there would be nobody who polls."""
         self._epoll.register(self._doorbell, select.EPOLLIN)
         threading.Thread(target=self._sweep, name="sweeper", daemon=True).start()
         for _ in range(self._seats):
@@ -135,6 +136,9 @@ class Pool:
                 self._count += 1
             if not self._start_thread(Worker(self, is_seated=True)):
                 self._free_seats += 1
+        if self._free_seats == self._seats:
+            self.stop()
+            raise RuntimeError("cannot start a thread that polls")
 
     def stop(self) -> None:
         """End the threads that poll; those at work end after it."""
