@@ -17,11 +17,12 @@ import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
 from tests.running import free_port
-from wrapper import address
+from wrapper import address, sockets
 from wrapper.certificate import Certificate
 from wrapper.deadline import Deadline
-from wrapper.errors import CannotStart
+from wrapper.errors import BadGateway, CannotStart
 from wrapper.message import Response
+from wrapper.proxy.upstream import Upstream
 
 
 @pytest.fixture
@@ -235,6 +236,31 @@ def test_no_descriptors_left_is_survived(road):
     for sock in waiting:
         assert Line(sock).send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
         sock.close()
+
+
+def test_clients_leave_a_few_descriptors_to_the_wrapper(road, monkeypatch):
+    """Without one, ctl and health are not answered, and no run of the service is started."""
+    made, is_full = road(), threading.Event()
+    monkeypatch.setattr(sockets, "is_reserved", lambda fd: is_full.is_set())
+    line = made.connect().send(GET)
+    line.message()
+    is_full.set()
+    first = made.connect()  # is taken, and shows that there are no others
+    wait_until(lambda: made.server.connections == 2)
+    waiting = made.connect()
+    wait_until(lambda: made.server.shut.waiting)
+    with pytest.raises(BadGateway, match="Too many open files"):
+        Upstream(made.service.address).connect()
+    assert line.send(GET).message()[0].startswith(b"HTTP/1.1 200 "), "what is there already goes on"
+    assert made.server.connections == 2
+    is_full.clear()
+    for each in (first, waiting):
+        assert each.send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_last_descriptors_are_reserved():
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert [sockets.is_reserved(most - sockets.RESERVE + step) for step in (-1, 0)] == [False, True]
 
 
 def test_stop_closes_what_is_idle_and_finishes_what_is_not(road):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
 import struct
@@ -15,6 +16,7 @@ from wrapper.address import UNIX_PATH_BYTES, Address
 PORTS = range(18000, 27000)
 PORT_TRIES = 50
 SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
+RESERVE = 8  # descriptors that no client causes to be taken: the next run, its probe, ctl and health need a few
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
@@ -148,6 +150,11 @@ def _refuse_self(connected: socket.socket, address: Address) -> None:
 def _name(host: str) -> str | bytes:
     """For getaddrinfo, which takes str through the IDNA codec: 2.5 ms at start-up, and some at every connection."""
     return host.encode() if host.isascii() else host
+
+
+def is_reserved(fd: int) -> bool:
+    """True where `fd` is one of the last that this process may have; the kernel gives the lowest first."""
+    return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
 
 
 def free_port() -> int:

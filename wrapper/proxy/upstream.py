@@ -6,7 +6,9 @@ must not be (RFC 9112 section 11.2).
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import select
 import socket
 import threading
@@ -227,6 +229,9 @@ class Upstream:
         connection = Connection(self.address, timeout)
         try:
             connection.connect()
+            if sockets.is_reserved(connection.fileno()):
+                connection.close()
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
             kind = Unreached if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else BadGateway
             raise kind(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
