@@ -200,7 +200,8 @@ class Upstream:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.host = (address.host or "localhost").encode() + (b":%d" % address.port if address.port else b"")
+        named = address if address.host else address._replace(host="localhost")
+        self.host = b"localhost" if address.is_unix else str(named).encode()
         # Guards `_kept` and `_is_closed`. The latest is used first, so that surplus ones grow old.
         self._lock = threading.Lock()
         self._kept: list[Connection] = []
