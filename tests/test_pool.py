@@ -91,6 +91,30 @@ def test_whoever_steps_aside_is_replaced_and_comes_back_as_a_spare(pool):
         thing.close()
 
 
+def test_a_crowd_of_slow_clients_is_given_small_buffers(monkeypatch):
+    """A thousand slow downloads would hold a gigabyte in large ones."""
+    monkeypatch.setattr(pool_room, "LARGE_BUFFERS", 2)
+    pool, go_on, things, sizes = Pool(most=8, seats=1), threading.Event(), [Thing() for _ in range(5)], []
+
+    def ready(parked, worker, event):
+        worker.step_aside()
+        sizes.append(len(worker.buffer))
+        parked.called.release()
+        assert go_on.wait(PATIENCE)
+
+    place = lot(pool, ready)
+    pool.start()
+    for thing in things:
+        pool.park(thing, place)
+        thing.poke()
+        assert thing.called.acquire(timeout=PATIENCE)
+    go_on.set()
+    pool.stop()
+    assert sizes == [pool_room.BUFFER_SIZE, *[pool_room.SMALL_BUFFER_SIZE] * 4]
+    for thing in things:
+        thing.close()
+
+
 def test_a_spare_ends_after_its_time(pool, thing, monkeypatch):
     monkeypatch.setattr(pool_room, "SPARE_TIMEOUT", 0.05)
 
@@ -170,6 +194,16 @@ def test_the_last_seat_is_kept_where_no_thread_can_be_had(monkeypatch, fault):
 
 def throw(error):
     raise error
+
+
+def test_a_start_without_anybody_to_poll_fails(pool, monkeypatch):
+    """It would be a port that takes connections and answers none."""
+    start, fault = threading.Thread.start, RuntimeError("can't start new thread")
+    monkeypatch.setattr(pool_room.threading.Thread, "start",
+                        lambda thread: throw(fault) if thread.name == "worker" else start(thread))
+    with pytest.raises(RuntimeError, match="polls"):
+        pool.start()
+    assert pool.threads == 0
 
 
 def test_what_waits_too_long_expires_and_only_once(pool, thing):

@@ -17,11 +17,12 @@ import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
 from tests.running import free_port
-from wrapper import address
+from wrapper import address, sockets
 from wrapper.certificate import Certificate
 from wrapper.deadline import Deadline
-from wrapper.errors import CannotStart
+from wrapper.errors import BadGateway, CannotStart
 from wrapper.message import Response
+from wrapper.proxy.upstream import Upstream
 
 
 @pytest.fixture
@@ -237,6 +238,31 @@ def test_no_descriptors_left_is_survived(road):
         sock.close()
 
 
+def test_clients_leave_a_few_descriptors_to_the_wrapper(road, monkeypatch):
+    """Without one, ctl and health are not answered, and no run of the service is started."""
+    made, is_full = road(), threading.Event()
+    monkeypatch.setattr(sockets, "is_reserved", lambda fd: is_full.is_set())
+    line = made.connect().send(GET)
+    line.message()
+    is_full.set()
+    first = made.connect()  # is taken, and shows that there are no others
+    wait_until(lambda: made.server.connections == 2)
+    waiting = made.connect()
+    wait_until(lambda: made.server.shut.waiting)
+    with pytest.raises(BadGateway, match="Too many open files"):
+        Upstream(made.service.address).connect()
+    assert line.send(GET).message()[0].startswith(b"HTTP/1.1 200 "), "what is there already goes on"
+    assert made.server.connections == 2
+    is_full.clear()
+    for each in (first, waiting):
+        assert each.send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_last_descriptors_are_reserved():
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert [sockets.is_reserved(most - sockets.RESERVE + step) for step in (-1, 0)] == [False, True]
+
+
 def test_stop_closes_what_is_idle_and_finishes_what_is_not(road):
     go_on = threading.Event()
 
@@ -270,6 +296,38 @@ def test_a_connection_that_becomes_idle_while_the_port_stops_is_closed(road, mon
     line = made.connect().send(GET)
     assert line.message()[0].startswith(b"HTTP/1.1 200 ")
     assert line.is_at_end()
+
+
+@pytest.mark.parametrize(("request_bytes", "stops"), [
+    (GET, True), (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False)])
+def test_an_answer_is_whole_though_the_client_has_asked_the_next_thing_already(road, request_bytes, stops):
+    """RFC 9112 section 9.6: a close with bytes unread is a reset, which takes what is still on its way along."""
+    go_on, body = threading.Event(), b"x" * 150_000
+
+    def script(line):
+        line.head()
+        assert go_on.wait(10)
+        line.send(b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: %d\r\n" % len(body) if stops else b"") + b"\r\n" + body)
+
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(body))  # takes all of it while the client looks on
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1)
+    made = road(script, listener=listener)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(made.place)
+    line = Line(sock).send(request_bytes)
+    wait_until(lambda: made.gate.in_flight)
+    (handler,) = made.server._open
+    line.send(request_bytes)
+    assert select.select([handler], [], [], 10)[0]
+    if stops:
+        made.server.stop()
+    go_on.set()
+    made.site.wait_ended()
+    wait_until(lambda: made.server.lingering.waiting or not made.server.connections)
+    assert field(line.head(), b"Connection") == b"close" and line.all() == body
 
 
 def test_unix_sockets_on_both_sides(road, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import errno
 import os
 import socket
@@ -62,6 +63,35 @@ def test_a_live_one_is_not_replaced(place):
             listen(place)
         assert caught.value.errno == errno.EADDRINUSE
         sockets.connect(address.unix(place), 1.0).close()
+
+
+@pytest.fixture
+def full(place):
+    """A listener whose backlog is full, and the connections in it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        listener.listen(0)
+        listener.settimeout(10.0)
+        with sockets.connect(address.unix(place), 1.0):
+            yield listener
+
+
+def test_a_connect_waits_for_room_in_a_full_backlog(place, full):
+    """As it does over TCP; connect(2) of a unix socket that does not block says EAGAIN at once."""
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        waiting = [threads.submit(sockets.connect, address.unix(place), 10.0) for _ in range(4)]
+        for _ in range(5):
+            full.accept()[0].close()
+        for one in waiting:
+            with one.result() as connected:
+                assert connected.gettimeout() == 10.0
+                assert not any(connected.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, 16))
+
+
+@pytest.mark.parametrize("timeout", [0.02, 0.0])
+def test_a_full_backlog_is_a_timeout_after_its_time(place, full, timeout):
+    with pytest.raises(socket.timeout, match="timed out"):  # TimeoutError since CPython 3.10
+        sockets.connect(address.unix(place), timeout)
 
 
 def test_one_that_was_left_behind_is_replaced(place):

@@ -57,6 +57,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.began = 0.0
         self.last_head: RequestHead | None = None
         self.known = 0  # bytes of a head that is not complete yet, as far as they have been judged
+        self.may_ask_more = True  # the client has not said that the present request is its last
         self.held_exchange: Exchange | None = None
         self.verdict: tuple[Lane | None, Refusal | None, float] | None = None
 
@@ -123,7 +124,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def expire_surplus(self) -> None:
         """One connection too many."""
         self._say_at_once(Unavailable(f"there are {self.server.settings.max_connections} connections already"))
-        self._part()
+        self.part()
 
     def _say_at_once(self, refusal: Refusal) -> None:
         try:
@@ -218,7 +219,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._write(refusal_bytes(refusal, close=True), worker)
         except ClientGone:
             pass
-        self._part()
+        self.part()
 
     def handle_one(self, head: RequestHead, worker: Worker) -> bool:
         """Serve one request; True where another may follow on this connection now."""
@@ -227,6 +228,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         stream.rest = rest[head.end:] if len(rest) > head.end else b""
         self.head_began = 0.0
         self.last_head = head if head.rest else None
+        self.may_ask_more = head.keep
         self.began = time.monotonic()
         body = Body(stream, head, server.max_header)
         path = normal_path(head.target.decode("latin-1"))
@@ -322,7 +324,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _go_on(self, keep: bool, body: Body, worker: Worker, is_serving: bool = False) -> bool:
         """Close, linger, or stay for the next request; True where the caller is to read on."""
         if not keep:
-            self._part(is_whole=body.is_done and not self.stream.rest)
+            self.part(is_whole=body.is_done and not self.stream.rest and not self.may_ask_more)
             return False
         if is_serving:
             return True
@@ -336,7 +338,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Wait for the next bytes, without a thread."""
         pool, stream = self.server.pool, self.stream
         if not stream.rest and pool.is_closing:
-            self.close()
+            self.part()
             return
         if stream.rest:
             self.head_began = self.head_began or time.monotonic()
@@ -351,7 +353,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pool, lot = self.server.pool, self.server.idle
         pool.park(self, lot)
         if pool.is_closing and pool.take_out(self, lot):
-            self.close()  # the port was being stopped, and may have looked before we came
+            self.part()  # the port was being stopped, and may have looked before we came
 
     def _hold(self, exchange: Exchange) -> None:
         """The gate told it to wait: watch only whether the client leaves."""
@@ -399,8 +401,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 raise ClientGone("no thread can be had to wait for the client")
             self.stream.write(memoryview(data)[sent:])
 
-    def _part(self, is_whole: bool = False) -> None:
-        """Close; where the client may still be sending, only after it could see our answer (RFC 9112 section 9.6)."""
+    def part(self, is_whole: bool = False) -> None:
+        """Close; where the client may still be sending, only after it could see our answer (RFC 9112 section 9.6).
+
+        What is closed with bytes unread is reset, and with it goes what the client has not taken yet of an answer.
+        """
         if is_whole or self.is_closed:
             self.close()
             return

@@ -41,7 +41,7 @@ _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
 _CARE = re.compile(
     rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
-    rb"|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_](?:for|host|proto)|forwarded)"
+    rb"|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
     rb":[ \t]*([^\r]*)\r")
 
 HOST_FORM = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")

@@ -35,6 +35,8 @@ SEATS = 1  # workers that may poll at a time; two hand the interpreter to and fr
 TIMER_SLACK = "1000"  # nanoseconds; see `_wait_precisely`
 SPARE_TIMEOUT = 10.0  # seconds a thread without a seat stays
 BUFFER_SIZE = 1024 * 1024  # bytes of a worker's buffer for bodies: 64 KiB moves a download at two thirds the rate
+LARGE_BUFFERS = 32  # threads there may be for one of them to get such a buffer: slow clients keep theirs full
+SMALL_BUFFER_SIZE = 64 * 1024  # bytes of the buffers of all others
 SWEEP_INTERVAL = 0.1  # seconds at least between two sweeps while things expire
 FAULT_PAUSE = 1.0  # seconds until the next sweep where one failed
 BUSY_INTERVAL = 0.25  # seconds at most between two sweeps while short waits come and go
@@ -88,7 +90,8 @@ class Worker:
     def buffer(self) -> memoryview:
         """One for all the bodies this thread moves; pages nobody has written to cost no memory."""
         if self._buffer is None:
-            self._buffer = memoryview(mmap.mmap(-1, BUFFER_SIZE))
+            size = BUFFER_SIZE if self._pool.threads <= LARGE_BUFFERS else SMALL_BUFFER_SIZE
+            self._buffer = memoryview(mmap.mmap(-1, size))
         return self._buffer
 
 
@@ -125,6 +128,7 @@ class Pool:
         return self._count
 
     def start(self) -> None:
+        """Raises: RuntimeError where there would be nobody who polls."""
         self._epoll.register(self._doorbell, select.EPOLLIN)
         threading.Thread(target=self._sweep, name="sweeper", daemon=True).start()
         for _ in range(self._seats):
@@ -132,6 +136,9 @@ class Pool:
                 self._count += 1
             if not self._start_thread(Worker(self, is_seated=True)):
                 self._free_seats += 1
+        if self._free_seats == self._seats:
+            self.stop()
+            raise RuntimeError("cannot start a thread that polls")
 
     def stop(self) -> None:
         """End the threads that poll; those at work end after it."""

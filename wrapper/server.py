@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
+import os
 import select
 import socket
 import threading
 
+from wrapper import sockets
 from wrapper.certificate import Certificate
 from wrapper.handler import Handler
 from wrapper.log import log
@@ -39,6 +42,7 @@ class Door:
         self.server = server
         self.deadline = _NEVER
         self.is_registered = False
+        self.is_tight = False  # the last connection took one of the last descriptors
 
     def fileno(self) -> int:
         return self.server.socket.fileno()
@@ -51,6 +55,7 @@ class Door:
         """Take one connection; the door is open again before it is served."""
         server = self.server
         try:
+            self._leave_some()
             connection, address = server.get_request()
         except BlockingIOError:
             self.open()
@@ -62,8 +67,21 @@ class Door:
             log.warning("cannot take a connection", cause=error)
             server.pool.park(self, server.shut)
             return
+        self.is_tight = sockets.is_reserved(connection.fileno())
         self.open()
         server.welcome(connection, address, worker)
+
+    def _leave_some(self) -> None:
+        """Take none of the last descriptors for clients.
+
+        Raises: OSError where the next would be one of those.
+        """
+        if not self.is_tight or self.server.trusted:
+            return
+        number = os.dup(self.fileno())
+        os.close(number)
+        if sockets.is_reserved(number):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -126,7 +144,7 @@ class Server(http.server.ThreadingHTTPServer):
             self.pool.take_out(self.door, lot)
         self.socket.close()
         for handler in self.pool.take_all(self.idle):
-            handler.close()  # type: ignore[attr-defined]
+            handler.part()  # type: ignore[attr-defined]
 
     @property
     def is_answering(self) -> bool:

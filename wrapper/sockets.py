@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import stat
+import struct
 
 from wrapper.address import UNIX_PATH_BYTES, Address
 
@@ -13,6 +15,8 @@ from wrapper.address import UNIX_PATH_BYTES, Address
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
 PORT_TRIES = 50
+SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
+RESERVE = 8  # descriptors that no client causes to be taken: the next run, its probe, ctl and health need a few
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
@@ -108,12 +112,32 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
         return connected
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        _await_room(connected, address.path, timeout)
         connected.settimeout(timeout)
-        connected.connect(address.path)
     except OSError:
         connected.close()
         raise
     return connected
+
+
+def _await_room(connecting: socket.socket, path: str, timeout: float | None) -> None:
+    """Connect a unix socket that blocks: to any other a backlog that is full is an error at once (connect(2), EAGAIN).
+
+    Raises: OSError, TimeoutError among them.
+    """
+    if timeout is not None:
+        set_timeout(connecting, socket.SO_SNDTIMEO, max(timeout, SHORTEST))
+    try:
+        connecting.connect(path)
+    except BlockingIOError:
+        raise socket.timeout("timed out") from None
+    set_timeout(connecting, socket.SO_SNDTIMEO, 0)
+
+
+def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
+    """SO_RCVTIMEO or SO_SNDTIMEO: the kernel's own timeouts (socket(7)), rounded up to its ticks; 0 is none."""
+    whole = int(seconds)
+    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
 
 
 def _refuse_self(connected: socket.socket, address: Address) -> None:
@@ -126,6 +150,11 @@ def _refuse_self(connected: socket.socket, address: Address) -> None:
 def _name(host: str) -> str | bytes:
     """For getaddrinfo, which takes str through the IDNA codec: 2.5 ms at start-up, and some at every connection."""
     return host.encode() if host.isascii() else host
+
+
+def is_reserved(fd: int) -> bool:
+    """True where `fd` is one of the last that this process may have; the kernel gives the lowest first."""
+    return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
 
 
 def free_port() -> int:

@@ -15,6 +15,7 @@ from wrapper.errors import BadRequest, RequestTimeout
 from wrapper.chunked import Chunked
 from wrapper.http1 import Malformed
 from wrapper.poll import ENDED, READABLE, WRITABLE, ready
+from wrapper.sockets import set_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -237,12 +238,6 @@ class Body:
 
 def do_nothing() -> None:
     return None
-
-
-def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
-    """SO_RCVTIMEO or SO_SNDTIMEO: the kernel's own timeouts (socket(7)), rounded up to its ticks."""
-    whole = int(seconds)
-    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
 
 
 def cut(connection: socket.socket) -> None:

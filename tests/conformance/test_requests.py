@@ -325,6 +325,17 @@ def test_forged_forwarded_fields_are_replaced_on_upgrades_too(road, upgrade):
     assert field(seen, b"Forwarded") == b'for=127.0.0.1;host="h:81";proto=http'
 
 
+OTHERS = (b"X-Forwarded-Port", b"x-forwarded-prefix", b"X-Forwarded-User", b"X_Forwarded_Ssl")
+
+
+@pytest.mark.parametrize(("trusted", "kept"), [((), ()), (("127.0.0.0/8",), OTHERS)])
+def test_every_other_forwarded_field_is_believed_from_trusted_proxies_only(road, trusted, kept):
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nX-Forwarded: a\r\n" + b"".join(name + b": 6\r\n" for name in OTHERS)
+    seen = reached(road, head + CLOSE + b"\r\n", trusted_proxies=trusted)
+    assert tuple(name for name in OTHERS if field(seen, name) is not None) == kept
+    assert field(seen, b"X-Forwarded-For") == b"127.0.0.1" and field(seen, b"X-Forwarded") == b"a"
+
+
 def test_forwarded_fields_of_trusted_proxies_are_appended_to(road):
     seen = reached(road, b"GET / HTTP/1.1\r\nHost: h\r\n" + CLOSE + FORGED + b"\r\n", trusted_proxies=("127.0.0.1/32",))
     assert field(seen, b"X-Forwarded-For") == b"6.6.6.6, 7.7.7.7, 127.0.0.1"

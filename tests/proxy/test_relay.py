@@ -13,8 +13,10 @@ import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields
 from tests.running import wait_until
+from wrapper import address
 from wrapper.deadline import Deadline
 from wrapper.message import Response
+from wrapper.proxy.upstream import Upstream
 
 CLOSE = b"Connection: close\r\n"
 
@@ -50,6 +52,13 @@ def test_host_is_kept_and_forwarded_fields_are_set(road):
     assert field(seen, b"X-Forwarded-Proto") == b"http"
     assert field(seen, b"Via") == b"1.1 wrapper"
     assert b"6.6.6.6" not in seen
+
+
+@pytest.mark.parametrize(("place", "host"), [
+    ("127.0.0.1:81", b"127.0.0.1:81"), ("[::1]:81", b"[::1]:81"), (":81", b"localhost:81"), ("unix:/x", b"localhost")])
+def test_whoever_names_no_host_asks_for_the_services_own(place, host):
+    """RFC 9112 section 3.2: an IPv6 address stands in brackets there."""
+    assert Upstream(address.parse(place)).host == host
 
 
 def test_forwarded_fields_of_a_trusted_proxy_are_appended_to(road):

@@ -81,7 +81,7 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     if len(care) == 1 and head.host and not head.authority and head.minor:
         return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (head.fields, head.host, peer.lines)
     host_line = b"" if head.host and not head.authority else b"Host: %b\r\n" % (head.host or upstream_host)
-    dropped = _FROM_REQUEST
+    dropped = _FROM_REQUEST if peer.is_trusted else _FROM_REQUEST.union(filter(_is_forwarded, care))
     if host_line:
         dropped = dropped | {b"host"}
     if not head.expects:
@@ -91,6 +91,11 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     kept = without(head.fields, care, dropped, head.options)
     return b"\n%b%b%b%b\r\n" % (
         host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
+
+
+def _is_forwarded(name: bytes) -> bool:
+    """X-Forwarded-Port, -Prefix, -User and all the others: what whoever stands before us says of the client."""
+    return name.replace(b"_", b"-").startswith(b"x-forwarded-")
 
 
 def _hop_lines(head: RequestHead) -> bytes:

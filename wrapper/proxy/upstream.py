@@ -6,7 +6,9 @@ must not be (RFC 9112 section 11.2).
 
 from __future__ import annotations
 
+import errno
 import http.client
+import os
 import select
 import socket
 import threading
@@ -16,7 +18,7 @@ from wrapper import sockets
 from wrapper.chunked import Chunked
 from wrapper.errors import BadGateway
 from wrapper.http1 import MAX_REMEMBERED, Malformed, read_answer
-from wrapper.stream import READ_SIZE, cut, set_timeout
+from wrapper.stream import READ_SIZE, cut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -172,7 +174,7 @@ class Connection(http.client.HTTPConnection):
         """Raises: OSError."""
         self.sock = sockets.connect(self._address, self.timeout)
         self.sock.settimeout(None)
-        set_timeout(self.sock, socket.SO_RCVTIMEO, PATIENCE)
+        sockets.set_timeout(self.sock, socket.SO_RCVTIMEO, PATIENCE)
         self._poll.register(self.sock, select.POLLIN)
         self.answer = self.response_class(self.sock)
 
@@ -198,7 +200,8 @@ class Upstream:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.host = (address.host or "localhost").encode() + (b":%d" % address.port if address.port else b"")
+        named = address if address.host else address._replace(host="localhost")
+        self.host = b"localhost" if address.is_unix else str(named).encode()
         # Guards `_kept` and `_is_closed`. The latest is used first, so that surplus ones grow old.
         self._lock = threading.Lock()
         self._kept: list[Connection] = []
@@ -227,6 +230,9 @@ class Upstream:
         connection = Connection(self.address, timeout)
         try:
             connection.connect()
+            if sockets.is_reserved(connection.fileno()):
+                connection.close()
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         except OSError as error:
             kind = Unreached if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else BadGateway
             raise kind(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
