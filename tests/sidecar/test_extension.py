@@ -48,6 +48,15 @@ def test_a_route_has_parameters_a_body_and_the_service(sidecar):
         assert wrapper.get("/things/a/b").status == 404  # the service's own answer: the others stay its
 
 
+@pytest.mark.parametrize("target", ["/gr\xf6\xdfe/\xe4?a=\xfc", "/gr%C3%B6%C3%9Fe/%C3%A4?a=%C3%BC"])
+def test_a_character_is_the_same_encoded_and_as_it_is(sidecar, target):
+    """As curl sends what was typed."""
+    sidecar.route("GET", "/gr\xf6\xdfe/{name}")(lambda request: request.params["name"] + request.query["a"])
+    with running(sidecar) as wrapper, socket.create_connection(("127.0.0.1", wrapper.port), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert client.makefile("rb").read().endswith("\r\n\r\n\xe4\xfc".encode())
+
+
 def test_a_guarded_route_needs_the_token(sidecar):
     @sidecar.route("POST", "/act", guarded=True)
     def act():
