@@ -380,6 +380,45 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         wrapper.wait_until(lambda: len(runs) == 2)
 
 
+@pytest.fixture
+def refuse_threads(monkeypatch):
+    """Have no thread to be had whose name ends in one of some words, as at a limit of processes."""
+    start = threading.Thread.start
+
+    def refuse(*ends):
+        def start_unless(thread):
+            if thread.name.endswith(ends):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_unless)
+
+    return refuse
+
+
+def test_a_task_without_a_thread_is_a_problem_and_keeps_nothing_from_its_end(sidecar, refuse_threads):
+    sidecar.task(lambda: None)
+    refuse_threads("task <lambda>")
+    with running(sidecar) as wrapper:
+        assert "task <lambda> failed: RuntimeError" in wrapper.wait_problem()["message"]
+
+
+def test_who_looks_on_is_not_needed(sidecar, refuse_threads, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.host.FIRST_PAUSE", 0.01)
+    runs, heard = [], []
+
+    @sidecar.task
+    def work():
+        runs.append(1)
+        if len(runs) < 3:
+            raise ValueError
+
+    sidecar.on_ready(lambda: heard.append("ready"))
+    refuse_threads("witness", "slow")
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: len(runs) == 3 and heard)
+
+
 def test_hooks_follow_the_service_from_its_beginning(sidecar):
     heard = []
     sidecar.on_start(lambda service: heard.append("start"))
