@@ -48,3 +48,34 @@ def test_everybody_reads_the_kind_and_the_place_only(capfd):
     assert "s3cret" not in said
     assert "ValueError at test_cause.py:" in said
     assert "s3cret" in capfd.readouterr().err
+
+
+def test_an_error_that_is_its_own_cause_is_told_once(capfd):
+    """As after `raise error from error`."""
+    try:
+        try:
+            raise ValueError("one")
+        except ValueError as error:
+            raise error from error
+    except ValueError as error:
+        cause.tell("GET /x", error)
+    assert capfd.readouterr().err.count("ValueError: one") == 1
+
+
+def test_a_chain_without_end_is_cut_off(capfd):
+    error = ValueError("0")
+    for number in range(1, 5000):
+        error, error.__context__ = ValueError(str(number)), error
+    cause.tell("GET /x", error)
+    assert capfd.readouterr().err.count("because of:") == cause.CAUSES_MAX - 1
+
+
+def test_an_error_that_cannot_be_shown_is_told_by_its_kind(capfd):
+    class Odd(Exception):
+        def __repr__(self):
+            raise RuntimeError("no")
+
+        __str__ = __repr__
+
+    assert "Odd" in cause.tell("GET /x", Odd())
+    assert "GET /x failed cause=Odd" in capfd.readouterr().err

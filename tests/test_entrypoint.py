@@ -420,6 +420,34 @@ def test_the_environment_is_untouched_but_for_port():
         assert seen == bare
 
 
+SPOIL = """
+import os
+from wrapper import Sidecar
+os.chdir("/")
+os.umask(0o077)
+os.environ.clear()
+os.environ["ODD"] = "1"
+sidecar = Sidecar()
+"""
+
+
+def test_a_restarted_service_gets_what_we_got_whatever_sidecar_code_did_to_itself(tmp_path):
+    (tmp_path / "spoil.py").write_text(SPOIL)
+
+    def facts(pid):
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        return (os.readlink(f"/proc/{pid}/cwd"), pathlib.Path(f"/proc/{pid}/environ").read_bytes(),
+                [line for line in status.splitlines() if line.startswith("Umask:")])
+
+    with Wrapper("--sidecar", "spoil.py", command=service("plain"), cwd=tmp_path,
+                 environment={"PYTHONPATH": str(ROOT)}) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+        before = facts(wrapper.status()["pid"])
+        restarted = wrapper.command("POST", "/sidecar/api/restart?wait=1")[1]
+        assert restarted["generation"] == 2
+        assert facts(restarted["pid"]) == before
+
+
 def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_path):
     """`python3 -m` puts the working folder first, and images have all sorts of files in theirs."""
     for name in ("queue", "signal", "socket", "random", "json", "http"):

@@ -15,7 +15,7 @@ import types
 
 import pytest
 
-from tests.proxy.road import GET, GET_CLOSE, OK, Line, Road, Service, answering, echoing, field
+from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, Road, Service, answering, echoing, field
 from tests.running import free_port
 from wrapper import address, sockets
 from wrapper.certificate import Certificate
@@ -186,6 +186,19 @@ def test_connections_are_probed_and_send_at_once(road):
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
                (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), (socket.IPPROTO_TCP, socket.TCP_NODELAY)]
     assert [handler.stream.socket.getsockopt(*option) for option in options] == [1, 15, 15, 1]
+
+
+def test_a_client_may_read_as_slowly_as_ever_whatever_timeout_sidecar_code_wants(road):
+    """`socket.setdefaulttimeout` is for the sockets its author makes; they are in one process with ours."""
+    made = road()
+    socket.setdefaulttimeout(PATIENCE)
+    try:
+        line = made.connect().send(GET)
+        line.message()
+    finally:
+        socket.setdefaulttimeout(None)
+    handler, = made.server._open
+    assert handler.stream.socket.gettimeout() is None
 
 
 def test_hundreds_of_idle_connections_cost_no_threads(road):

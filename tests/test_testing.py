@@ -9,6 +9,7 @@ import pytest
 
 from tests.running import wait_until
 from wrapper import Response, Sidecar, testing
+from wrapper.service.agenda import Agenda
 from wrapper.testing import FakeService, running
 
 
@@ -154,3 +155,17 @@ def test_settings_are_those_of_the_command_line():
         assert wrapper.get("/-/mine/healthz").status == 200
     assert testing._words({"sidecar": ["a", "b"], "capture_output": False}) == [
         "--sidecar=a", "--sidecar=b", "--capture-output=false"]
+
+
+def test_the_first_start_is_over_when_a_test_begins(monkeypatch):
+    """The service is ready a moment before; a stop in between would be refused now and then."""
+    finish = Agenda.finish
+
+    def finish_late(*arguments):
+        threading.Event().wait(0.1)
+        finish(*arguments)
+
+    monkeypatch.setattr(Agenda, "finish", finish_late)
+    with running() as wrapper:
+        wrapper.service.stop()
+        assert wrapper.service.state == "stopped"

@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Raised by an import, their messages name modules, files and lines, as whoever mends it must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError)
+CAUSES_MAX = 10  # of one error that are told
 
 
 def tell(what: str, error: BaseException, is_import: bool = False, **facts: Any) -> str:
     """Log that `what` failed, with all there is to know; returns what everybody may read of it."""
-    log.error(f"{what} failed", **facts, cause=repr(error), traceback=_traceback(error))
+    log.error(f"{what} failed", **facts, cause=shown(error), traceback=_traceback(error))
     cause = str(error) if is_import and isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
     return f"{what} failed: {cause}; the traceback is in the log"
+
+
+def shown(error: BaseException) -> str:
+    """`repr(error)`, which is authors' code too."""
+    try:
+        return repr(error)
+    except Exception:  # noqa: BLE001  the one that is to be told counts, not this one
+        return type(error).__name__
 
 
 # Guards the collector's being off in between.
@@ -64,6 +73,16 @@ def _place(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    lines = traceback.format_list(_frames(error)) + traceback.format_exception_only(type(error), error)
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "".join(lines) + (f"because of: {_traceback(cause)}" if cause is not None else "")
+    return "because of: ".join(
+        "".join(traceback.format_list(_frames(one)) + traceback.format_exception_only(type(one), one))
+        for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """The error, its cause, the cause of that and so on; `raise error from error` makes one its own cause."""
+    chain: list[BaseException] = []
+    while error is not None and len(chain) < CAUSES_MAX and not any(error is known for known in chain):
+        chain.append(error)
+        # `from` sets the flag as well, and `from None` nothing else.
+        error = error.__cause__ if error.__suppress_context__ else error.__context__
+    return chain

@@ -75,7 +75,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         log.configure(chosen.log_level, chosen.log_format)
         for name in settings.strangers(os.environ):
             log.warning(f"{name} is set, but there is no such setting")
-        return entrypoint.run(chosen, signals, os.environ)
+        return entrypoint.run(chosen, signals, dict(os.environ))  # as it came: sidecar code may change ours
     except BadSettings as error:
         return _refuse(error)
     except CannotStart as error:

@@ -91,8 +91,10 @@ class Request:
         return [value for key, value in self._query_pairs() if key == name]
 
     def _query_pairs(self) -> list[tuple[str, str]]:
+        # Clients send characters as they are too, in UTF-8, where they should be percent-encoded.
+        text = self.query_string.encode("latin-1").decode("utf-8", "replace")
         try:
-            return parse_qsl(self.query_string, keep_blank_values=True, max_num_fields=1000)
+            return parse_qsl(text, keep_blank_values=True, max_num_fields=1000)
         except ValueError as error:
             raise BadRequest(f"the query is malformed: {error}") from None
 
@@ -264,7 +266,7 @@ def normal_path(target: str) -> str:
     Own paths are decided on this form and on no other, so that no spelling of one passes it by.
     """
     path = target.partition("?")[0]
-    if "%" not in path and "//" not in path and "/." not in path and "\\" not in path:
+    if path.isascii() and "%" not in path and "//" not in path and "/." not in path and "\\" not in path:
         return path
     decoded = _unquoted(path).replace("\\", "/")
     kept: list[str] = []

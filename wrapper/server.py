@@ -159,7 +159,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.pool.stop()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        return self.socket.accept()
+        connection, address = self.socket.accept()
+        if connection.gettimeout() is not None:  # sidecar code called socket.setdefaulttimeout, and meant its own
+            connection.settimeout(None)
+        return connection, address
 
     def welcome(self, connection: socket.socket, address: Any, worker: Worker) -> None:
         """Serve a new connection at once: its first request has mostly come with it."""

@@ -11,7 +11,7 @@ from tests.running import thread_names, wait_until
 from wrapper.errors import GatewayTimeout, NotFound, Refusal, Unavailable
 from wrapper.events import Feed
 from wrapper.problems import Board
-from wrapper.sidecar import eviction
+from wrapper.sidecar import eviction, metrics
 from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.isolation import Guard
 
@@ -235,6 +235,46 @@ def test_a_change_of_the_service_comes_to_its_end(calls, monkeypatch):
     go_on.set()
     wait_until(lambda: ended(calls))
     assert order[0] == "whole"
+
+
+def test_a_count_of_a_handler_that_is_ended_is_whole(calls, monkeypatch):
+    """A lock that it would leave behind would be that of every scrape from then on."""
+    monkeypatch.setattr(eviction, "LONGEST_PAUSE", 0.05)
+    counter, begun, go_on = metrics.Counter("x_total", "x"), [], threading.Event()
+
+    def slowly(row, amount):
+        begun.append(eviction._here.stay)
+        while not go_on.wait(0.01):
+            pass
+        row[0] += amount
+
+    def handler():
+        while True:
+            counter.inc()
+
+    monkeypatch.setattr(metrics, "add", slowly)
+    overdue(calls, handler)
+    wait_until(lambda: begun)
+    wait_until(lambda: begun[0]._is_wanted)
+    go_on.set()
+    wait_until(lambda: ended(calls))
+    assert counter.collect().samples[0].value == len(begun)
+
+
+def test_a_lock_that_was_not_given_back_keeps_nobody_from_the_end():
+    """As CPython 3.9 may leave it: an exception from outside may come between a block's end and its release."""
+    stay = eviction.Stay()
+
+    def work():
+        stay.arrive()
+        stay._lock.acquire()
+        stay.leave()
+
+    stay.thread = threading.Thread(target=work, daemon=True)
+    stay.thread.start()
+    stay.thread.join(5)
+    assert not stay.thread.is_alive()
+    stay.evict()
 
 
 def test_what_waits_in_the_kernel_costs_its_thread_until_it_comes_back(calls, monkeypatch):

@@ -48,6 +48,15 @@ def test_a_route_has_parameters_a_body_and_the_service(sidecar):
         assert wrapper.get("/things/a/b").status == 404  # the service's own answer: the others stay its
 
 
+@pytest.mark.parametrize("target", ["/gr\xf6\xdfe/\xe4?a=\xfc", "/gr%C3%B6%C3%9Fe/%C3%A4?a=%C3%BC"])
+def test_a_character_is_the_same_encoded_and_as_it_is(sidecar, target):
+    """As curl sends what was typed."""
+    sidecar.route("GET", "/gr\xf6\xdfe/{name}")(lambda request: request.params["name"] + request.query["a"])
+    with running(sidecar) as wrapper, socket.create_connection(("127.0.0.1", wrapper.port), 10) as client:
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert client.makefile("rb").read().endswith("\r\n\r\n\xe4\xfc".encode())
+
+
 def test_a_guarded_route_needs_the_token(sidecar):
     @sidecar.route("POST", "/act", guarded=True)
     def act():
@@ -369,6 +378,45 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         assert "task work failed" in wrapper.events("problem")[0]["message"]
         assert not wrapper.problems()
         wrapper.wait_until(lambda: len(runs) == 2)
+
+
+@pytest.fixture
+def refuse_threads(monkeypatch):
+    """Have no thread to be had whose name ends in one of some words, as at a limit of processes."""
+    start = threading.Thread.start
+
+    def refuse(*ends):
+        def start_unless(thread):
+            if thread.name.endswith(ends):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_unless)
+
+    return refuse
+
+
+def test_a_task_without_a_thread_is_a_problem_and_keeps_nothing_from_its_end(sidecar, refuse_threads):
+    sidecar.task(lambda: None)
+    refuse_threads("task <lambda>")
+    with running(sidecar) as wrapper:
+        assert "task <lambda> failed: RuntimeError" in wrapper.wait_problem()["message"]
+
+
+def test_who_looks_on_is_not_needed(sidecar, refuse_threads, monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.host.FIRST_PAUSE", 0.01)
+    runs, heard = [], []
+
+    @sidecar.task
+    def work():
+        runs.append(1)
+        if len(runs) < 3:
+            raise ValueError
+
+    sidecar.on_ready(lambda: heard.append("ready"))
+    refuse_threads("witness", "slow")
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: len(runs) == 3 and heard)
 
 
 def test_hooks_follow_the_service_from_its_beginning(sidecar):

@@ -78,6 +78,16 @@ def test_a_module_may_hold_several_sidecars_and_one_under_two_names(tmp_path):
     assert [name for name, _ in sidecars(module)] == ["one", "two"]
 
 
+def test_two_of_one_name_are_told_apart(loader, tmp_path):
+    """Else one would take the problems of the other off the board."""
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        loader.load(write(tmp_path / folder, "same.py", f"from wrapper import Sidecar\nsidecar = Sidecar()\n"
+                          f"sidecar.problem('from {folder}')\n"))
+    assert [(one["source"], one["message"]) for one in loader.site.around.board.list()] == [
+        ("sidecar:same", "from one"), ("sidecar:same-2", "from other")]
+
+
 def test_a_sidecar_is_called_after_its_module():
     assert [title(word) for word in ("a.b.c", "/x/y.py", "mine")] == ["c", "y", "mine"]
 

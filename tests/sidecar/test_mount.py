@@ -56,6 +56,7 @@ def test_the_environment_says_where_what_and_who():
 def test_paths_are_bytes_as_latin_1():
     """PEP 3333, "Unicode Issues"."""
     assert environment_of(target="/app/%C3%A4%FF")["PATH_INFO"] == "/\xc3\xa4\xff"
+    assert environment_of(target="/app/\xc3\xa4\xff")["PATH_INFO"] == "/\xc3\xa4\xff"  # as curl sends it
 
 
 def test_a_field_with_an_underscore_cannot_pose_as_another():

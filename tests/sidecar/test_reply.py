@@ -90,6 +90,7 @@ def test_what_json_does_not_know_is_written_as_text(answer):
     """As events are."""
     moment = datetime.datetime(2026, 1, 31, 12, tzinfo=datetime.timezone.utc)
     assert answer({"at": moment}).whole() == b'{"at": "2026-01-31 12:00:00+00:00"}\n'
+    assert answer({"mean": float("nan")}).whole() == b'{"mean": "nan"}\n'
 
 
 def test_half_a_character_does_not_spoil_a_text(answer):

@@ -114,6 +114,7 @@ class Spawner:
         self._mask = mask
         self._ignored = ignored
         self._terminal = _holds_terminal()
+        self._folder, self._umask = _folder(), _umask()  # sidecar code may change ours, and means itself
         self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
@@ -162,13 +163,20 @@ class Spawner:
         before = signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         try:
             # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
-            return subprocess.Popen(command, env=environment, close_fds=False, **streams)
+            return subprocess.Popen(command, env=environment, close_fds=False, **{**self._place(), **streams})
         except OSError as error:
             raise _cannot_start(command[0], error) from error
         except ValueError as error:  # a NUL byte in a word of the command
             raise _refused(command[0], str(error), NOT_EXECUTABLE) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _place(self) -> dict[str, Any]:
+        """Working folder and umask as they came. The folder stays unsaid while it is ours: not every path to one may
+        be walked again.
+        """
+        has_moved = self._folder is not None and _folder() not in (None, self._folder)
+        return {"umask": self._umask, **({"cwd": self._folder} if has_moved else {})}
 
     def _group(self, gets_terminal: bool) -> dict[str, Any]:
         """How the process gets a group of its own.
@@ -226,6 +234,21 @@ def _returncode(found: Any) -> int:
 def cannot_start(error: Exception) -> CannotStart:
     """Any other cause: no descriptor, no memory, no thread."""
     return CannotStart(f"cannot start the service: {error}", NOT_EXECUTABLE)
+
+
+def _folder() -> str | None:
+    """The working folder, None where it has no name any more."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def _umask() -> int:
+    """Only setting it tells what it was; a strict one, for what others may create this very moment."""
+    found = os.umask(0o077)
+    os.umask(found)
+    return found
 
 
 def _holds_terminal() -> bool:

@@ -29,11 +29,13 @@ class Stay:
     thread: threading.Thread
 
     def __init__(self) -> None:
-        # Guards the two below. Held while something is raised in the thread, so that it is still this one: the ident of
-        # a thread that ended goes to the next one.
-        self._lock = threading.Lock()
+        # Guards the three below. Held while something is raised in the thread, so that it is still this one: the ident
+        # of a thread that ended goes to the next one. CPython 3.9 may raise between the end of a `with` and the release
+        # of its lock: the thread that has it then must still come by, so it is one that its owner can take again.
+        self._lock = threading.RLock()
         self._is_over = False
         self._shelters = 0
+        self._is_wanted = False  # as soon as it comes out of its last shelter
 
     def arrive(self) -> None:
         """This thread is about to enter the author's code."""
@@ -48,9 +50,18 @@ class Stay:
             except Overdue:
                 pass  # too late
 
-    def shelter(self, change: int) -> None:
+    def take_shelter(self) -> None:
         with self._lock:
-            self._shelters += change
+            self._shelters += 1
+
+    def leave_shelter(self) -> None:
+        """Raises: Overdue where its time has come meanwhile."""
+        with self._lock:
+            self._shelters -= 1
+            is_due = self._is_wanted and not self._shelters
+            self._is_wanted = self._is_wanted and not is_due
+        if is_due:
+            raise Overdue
 
     def evict(self) -> None:
         """Bring its end about, and wait for it; give up where that cannot be done."""
@@ -58,9 +69,11 @@ class Stay:
         for _ in range(TRIES):
             if not self.thread.is_alive():
                 return
-            with self._lock:
-                if not self._is_over and not self._shelters:
+            if self._lock.acquire(timeout=pause):
+                self._is_wanted = self._shelters > 0
+                if not self._is_over and not self._is_wanted:
                     _raise_in(self.thread)
+                self._lock.release()
             self.thread.join(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -69,18 +82,20 @@ _here = threading.local()  # `stay`: that of this thread, in threads that serve 
 
 
 def sheltered(function: Function) -> Function:
-    """Have `function` come to its end whoever calls it: half a change of the service must not be left behind."""
+    """Have `function` come to its end whoever calls it: half a change of what others share, or a lock that nobody
+    gives back, must not be left behind.
+    """
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         stay: Stay | None = getattr(_here, "stay", None)
         if stay is None:
             return function(*arguments, **options)
-        stay.shelter(+1)
+        stay.take_shelter()
         try:
             return function(*arguments, **options)
         finally:
-            stay.shelter(-1)
+            stay.leave_shelter()
 
     return call  # type: ignore[return-value]  # the same as far as its callers see
 

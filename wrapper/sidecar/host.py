@@ -8,6 +8,7 @@ import time
 
 from wrapper import address
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
+from wrapper.log import log
 from wrapper.service.service import Helper
 from wrapper.sidecar.calls import MOST_CALLS, Calls
 from wrapper.sidecar.handle import ServiceHandle
@@ -110,8 +111,8 @@ class Host:
         work = fitting(function)
         task = Task(f"task {name}", lambda: work(self._main, self._stopping), self.guard, self._stopping)
         thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
+        thread.start()  # first: whoever stops joins what is on the list, and one without a thread cannot be joined
         self._tasks.append(thread)
-        thread.start()
 
     def add_hook(self, moment: str, name: str, function: Callable[..., Any]) -> None:
         self._hooks.add(moment, name, function)
@@ -171,7 +172,8 @@ class Task:
         while not self._stopping.is_set():
             ended = threading.Event()
             if pause > FIRST_PAUSE:
-                threading.Thread(target=self._witness, args=(ended,), name=f"{self._what} witness", daemon=True).start()
+                start_if_possible(threading.Thread(target=self._witness, args=(ended,), name=f"{self._what} witness",
+                                                   daemon=True))
             began = time.monotonic()
             try:
                 self._work()
@@ -191,6 +193,14 @@ class Task:
         """A task that goes on for a while after it failed is well again; it cannot say so itself."""
         if not ended.wait(STEADY_SECONDS):
             self._guard.went_well(self._what)
+
+
+def start_if_possible(thread: threading.Thread) -> None:
+    """Start one that only looks on: the work it looks at is done without it where no thread can be had."""
+    try:
+        thread.start()
+    except RuntimeError as error:  # "can't start new thread"
+        log.warning("no thread can be had to look on", name=thread.name, cause=error)
 
 
 class Hooks:
@@ -249,7 +259,7 @@ class Hooks:
             timer = threading.Timer(SLOW_SECONDS, self._report_slow, [what])
             timer.daemon = True
             timer.name = f"{what} slow"
-            timer.start()
+            start_if_possible(timer)
             try:
                 self._guard.attempt(what, functools.partial(hook, *arguments))
             finally:

@@ -60,7 +60,7 @@ def close(result: Any) -> None:
     try:
         getattr(result, "close", bool)()
     except BaseException as error:  # noqa: BLE001  # authors' code again
-        log.debug("an answer that came too late could not be closed", cause=repr(error))
+        log.debug("an answer that came too late could not be closed", cause=cause.shown(error))
 
 
 def fitting(function: Callable[..., Any]) -> Callable[..., Any]:

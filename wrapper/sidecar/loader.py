@@ -32,9 +32,10 @@ class Loader:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        # Guards the sidecars that live, and whether more may come.
+        # Guards the sidecars that live, all their names so far, and whether more may come.
         self._lock = threading.Lock()
         self._living: list[tuple[Sidecar, Host]] = []
+        self._names: list[str] = []
         self._is_over = False
 
     def start(self, words: Iterable[str]) -> None:
@@ -89,10 +90,14 @@ class Loader:
 
     def bring_to_life(self, sidecar: Sidecar, name: str) -> None:
         """Raises: ValueError where it lives already."""
-        host = Host(name, self._site)
         with self._lock:
             if self._is_over:
                 return
+            # Problems go by the name: of two with one name each would take the other's off the board.
+            self._names.append(name)
+            number = self._names.count(name)
+            name += f"-{number}" if number > 1 else ""
+            host = Host(name, self._site)
             self._living.append((sidecar, host))
         sidecar.go_live(host)
         self._site.around.feed.publish("sidecar", name=name)

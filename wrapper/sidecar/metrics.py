@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from wrapper.log import log
+from wrapper.sidecar.eviction import sheltered
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
@@ -83,21 +84,25 @@ class Metric:
 
     def _change(self, labels: Mapping[str, object], change: Callable[[list[float]], None]) -> None:
         """Raises: ValueError where the labels are not those of this metric."""
-        while True:
-            series = self._series
-            with series.lock:
-                if series is self._series:  # else it has become one with another meanwhile
-                    change(self._at(series, labels))
-                    return
-
-    def _at(self, series: Series, labels: Mapping[str, object]) -> list[float]:
-        assert series.lock.locked()
         try:
             key = tuple(str(labels[name]) for name in self.labels)
         except KeyError as error:
             raise ValueError(f"{self.name}: the label {error} is missing") from None
         if len(labels) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
+        self._change_at(key, change)
+
+    @sheltered
+    def _change_at(self, key: tuple[str, ...], change: Callable[[list[float]], None]) -> None:
+        while True:
+            series = self._series
+            with series.lock:
+                if series is self._series:  # else it has become one with another meanwhile
+                    change(self._at(series, key))
+                    return
+
+    def _at(self, series: Series, key: tuple[str, ...]) -> list[float]:
+        assert series.lock.locked()
         row = series.rows.get(key)
         if row is None:
             row = self._zero()

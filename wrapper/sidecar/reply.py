@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from types import GeneratorType
 
 from wrapper.message import Response
+from wrapper.plain import dumps
 from wrapper.sidecar import sse
 from wrapper.sidecar.streams import Events, Stream
 
@@ -68,7 +68,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
     if body is None:
         return Response(status=NO_CONTENT)
     if isinstance(body, (dict, list)):
-        return Response(json.dumps(body, default=str) + "\n", content_type="application/json")
+        return Response(dumps(body) + "\n", content_type="application/json")
     if isinstance(body, str):
         return Response(body, content_type="text/plain; charset=utf-8")
     if isinstance(body, (bytes, bytearray)):

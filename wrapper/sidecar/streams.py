@@ -14,7 +14,7 @@ from wrapper.errors import Refusal, Unavailable
 from wrapper.log import log
 from wrapper.message import encoded
 from wrapper.sidecar import sse
-from wrapper.sidecar.eviction import Overdue, Stay
+from wrapper.sidecar.eviction import Overdue, Stay, sheltered
 from wrapper.sidecar.isolation import close
 
 TYPE_CHECKING = False
@@ -41,6 +41,7 @@ class Outgoing:
         self._has_begun = False
         self._has_failed = False
 
+    @sheltered
     def admit(self, places: Places) -> None:
         """Raises: Unavailable where too many are open."""
         try:
