@@ -22,6 +22,8 @@ USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMA
        python3 -m wrapper --version | --help
 """
 
+COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one verb; the result is the exit status."""
@@ -75,12 +77,25 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         log.configure(chosen.log_level, chosen.log_format)
         for name in settings.strangers(os.environ):
             log.warning(f"{name} is set, but there is no such setting")
-        return entrypoint.run(chosen, signals, os.environ)
+        return entrypoint.run(chosen, signals, inherited(os.environ))
     except BadSettings as error:
         return _refuse(error)
     except CannotStart as error:
         complain([str(error)])
         return error.exit_status
+
+
+def inherited(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment as it came: where that names no locale, Python has put LC_CTYPE there (PEP 538)."""
+    if environment.get("LC_CTYPE") not in COERCED:
+        return environment
+    try:
+        with open("/proc/self/environ", "rb") as file:  # as exec(2) left it
+            first = dict(variable.partition(b"=")[::2] for variable in file.read().split(b"\0"))
+    except OSError:
+        return environment
+    others = {name: value for name, value in environment.items() if name != "LC_CTYPE"}
+    return {**others, **({"LC_CTYPE": os.fsdecode(first[b"LC_CTYPE"])} if b"LC_CTYPE" in first else {})}
 
 
 def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
