@@ -355,6 +355,24 @@ def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
     assert len(life.board) == 0
 
 
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
+    broken, told = tmp_path / "broken", tmp_path / "told"
+    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
+    life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
+                command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
+    life.wait_state("running")
+    broken.touch()
+    life.controller.ask("restart", "test", ready_timeout=0.5)
+    wait_until(told.exists)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(life.pid(), signal.SIGKILL)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
+
+
 def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
     life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
     life.wait_state("running")
