@@ -550,6 +550,15 @@ def test_check_prints_values_as_they_can_be_pasted_back():
     assert shlex.split(lines[next(name for name in lines if name.startswith("COMMAND"))]) == words[-3:]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_check_shows_what_a_terminal_cannot(encoding):
+    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"serve", b"{port}", b"\xff"]
+    done = subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, timeout=20,
+                          env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff" in done.stdout
+
+
 def test_a_bad_certificate_is_a_fault_among_others_for_check_and_run():
     words = ["--tls-cert", "/nope", "--tls-key", "/nope", "--hold", "bad", "--", "true", "{port}"]
     for verb in (["check"], []):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -59,10 +60,9 @@ def _wants_help(argv: Sequence[str]) -> bool:
 def say(lines: Iterable[str], status: int = 0) -> int:
     """Print lines for whoever may still read them; returns `status`."""
     try:
-        for line in lines:
-            print(line)
-        if sys.stdout is not None:  # None: it came closed
-            sys.stdout.flush()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # None: it came closed
+            sys.stdout.reconfigure(errors="backslashreplace")  # whatever a value holds
+        print(*lines, sep="\n", flush=True)
     except OSError:
         pass  # whoever read it has left, or the disk is full
     return status
