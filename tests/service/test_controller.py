@@ -419,6 +419,30 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
     assert "status 137" in ticket.error
 
 
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
+    life = live("--restart-mode", "overlap", "--drain-timeout", "600s", "--restart", "always", "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+    assert life.service.gate.admit(Stays())
+    life.controller.ask("restart", "test")
+    wait_until(lambda: life.pid() != before)
+    os.kill(new := life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
+    run = life.controller._course.process
+    ticket = life.controller.ask("restart", "test")
+    wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(run.pid, signal.SIGKILL)
+        wait_until(lambda: life.pid() not in (before, run.pid, None))
+        assert "ended" in ticket.error
+    assert run.ended.wait(5)
+    os.kill(before, 0)  # it drains, still
+    life.service.gate.hurry()
+
+
 def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):
     life = live("--drain-timeout", "600s")
     life.wait_state("running")

@@ -113,7 +113,8 @@ class Course:
 
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
-        self.retire()
+        if (fault := self._await_retired(old)) is not None:
+            return fault
         try:
             new, address = self._launch(beside=True)
         except CannotStart as error:
@@ -133,6 +134,17 @@ class Course:
         if old.ended.is_set():
             self.retire()
         return f"it ended with status {new.exit_status}" if new.ended.is_set() else None
+
+    def _await_retired(self, serving: Process) -> str | None:
+        """One run may retire at a time. What keeps the next from coming, None where nothing does."""
+        if (retirement := self.retirement) is not None:
+            self.vigil.until(lambda: retirement.process.ended.is_set() or serving.ended.is_set())
+            if serving.ended.is_set():
+                return f"it ended with status {serving.exit_status}"
+            if self.vigil.is_ending():
+                return "the wrapper is shutting down"
+            self.retire()
+        return None
 
     def _dismiss(self, new: Process, old: Process) -> None:
         """End a run that served nobody. While everything ends, or the run that serves has, it does not get its time."""
