@@ -82,3 +82,10 @@ def test_what_a_fork_of_ours_is_sent_is_not_for_us():
     finally:
         process.kill()
         assert process.communicate()[0] == b""
+
+
+def test_a_wait_of_any_length_can_be_asked_for():
+    """Two of the longest durations together are more than poll(2) takes."""
+    code = ("from wrapper.signals import Inbox; inbox = Inbox(); inbox.put(('here',)); "
+            "raise SystemExit(inbox.get(2 * 24 * 24 * 3600.0) != ('here',))")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
