@@ -249,6 +249,20 @@ threading.Thread.start = scarce"""
         assert "Traceback" not in wrapper.stderr
 
 
+def test_clients_cannot_take_the_descriptors_that_a_restart_needs():
+    """1,024 is all that many containers have, and 10,000 clients are let in."""
+    few = 'ulimit -n 128; exec "$@"'
+    with Wrapper(command=service("plain"), under=["sh", "-c", few, "sh"]) as wrapper:
+        before = wrapper.status()["pid"]
+        clients = [socket.create_connection(("127.0.0.1", wrapper.port)) for _ in range(128)]
+        wrapper.wait_line("cannot take a connection")
+        assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 200
+        assert wrapper.command("GET", "/sidecar/api/status")[1]["pid"] not in (before, None)
+        for client in clients:
+            client.close()
+        assert wrapper.get("/") != str(before).encode()
+
+
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
     change = f"""
 from wrapper import server

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import os
+import resource
 import select
 import socket
+import sys
 import threading
 
 from wrapper.certificate import Certificate
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see our answer; nginx waits 5
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
+# Descriptors that no connection of a client gets: a new run, its probe, the control socket and the reaper need some.
+# 1,024 is all there are where nobody said more (INR_OPEN_CUR of the kernel), fewer than --max-connections.
+RESERVE = 64
 KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 _NEVER = float("inf")
 
@@ -50,20 +56,25 @@ class Door:
     def answer(self, worker: Worker, event: int) -> None:
         """Take one connection; the door is open again before it is served."""
         server = self.server
+        if not server.has_room():
+            self._keep_shut("few descriptors are left")
+            return
         try:
             connection, address = server.get_request()
         except BlockingIOError:
             self.open()
             return
-        except OSError as error:
-            if server.is_closing:
-                return
-            # EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the queue, so trying at once would spin.
-            log.warning("cannot take a connection", cause=error)
-            server.pool.park(self, server.shut)
+        except OSError as error:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
+            self._keep_shut(error)
             return
         self.open()
         server.welcome(connection, address, worker)
+
+    def _keep_shut(self, cause: object) -> None:
+        """The connection stays in the queue, so trying at once would spin."""
+        if not self.server.is_closing:
+            log.warning("cannot take a connection", cause=cause)
+            self.server.pool.park(self, self.server.shut)
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -91,6 +102,7 @@ class Server(http.server.ThreadingHTTPServer):
         # Guards each handler's `held_exchange` and `verdict`, and where it is parked meanwhile.
         self.held_lock = threading.Lock()
         self._open: set[Handler] = set()
+        self._most_descriptors = _most_descriptors()
         self.pool = Pool(2 * settings.max_connections + 64, 1 if trusted else seats())
         self._add_lots(self.pool, settings)
         self.door = Door(self)
@@ -134,6 +146,20 @@ class Server(http.server.ThreadingHTTPServer):
             handler.stream.cut()
         self.pool.stop()
 
+    def has_room(self) -> bool:
+        """False where the next connection would get a descriptor that is kept for others.
+
+        A connection has two while the service answers; where so few are open, nobody needs to look.
+        """
+        if self.trusted or len(self._open) < self._most_descriptors // 3:
+            return True
+        try:
+            free = os.dup(self.socket.fileno())  # the lowest that is free (POSIX)
+        except OSError:
+            return False
+        os.close(free)
+        return free < self._most_descriptors
+
     def get_request(self) -> tuple[socket.socket, Any]:
         return self.socket.accept()
 
@@ -172,6 +198,12 @@ class Server(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("a connection failed")
+
+
+def _most_descriptors() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    limit = sys.maxsize if limit == resource.RLIM_INFINITY else limit
+    return limit - min(RESERVE, limit // 2)
 
 
 def _tune(listener: socket.socket) -> None:
