@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import select
@@ -58,7 +59,7 @@ import os, signal
 from wrapper.signals import Signals
 signals = Signals()
 if (pid := os.fork()) == 0:
-    os.write(1, b"r")
+    os.write(1, b"m" if signal.pthread_sigmask(signal.SIG_BLOCK, ()) else b"r")
     while True:
         signal.pause()
 while (message := signals.inbox.get(None)) != ("signal", signal.SIGUSR1):
@@ -71,7 +72,8 @@ while (message := signals.inbox.get(None)) != ("signal", signal.SIGUSR1):
 
 def test_what_a_fork_of_ours_is_sent_is_not_for_us():
     """Sidecar code may use multiprocessing: TERM ends its process, not the container."""
-    process = subprocess.Popen([sys.executable, "-c", FORKER], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", FORKER], cwd=ROOT, stdout=subprocess.PIPE,
+                               start_new_session=True)
     try:
         assert hear(process) == b"r"
         (child,) = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -80,7 +82,8 @@ def test_what_a_fork_of_ours_is_sent_is_not_for_us():
         process.send_signal(signal.SIGUSR1)
         assert process.wait(10) == 0
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         assert process.communicate()[0] == b""
 
 

@@ -85,6 +85,7 @@ class Signals:
         signal.set_wakeup_fd(-1)
         for number, before in self._before.items():
             signal.signal(number, before if before is not None else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def await_blocked(self) -> None:
         """Start the thread that takes what no handler can."""
