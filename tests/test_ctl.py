@@ -153,6 +153,15 @@ def test_nobody_need_hear_what_it_says(live, words):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("words", "status"), [("ctl status", 1), ("ctl signal USR1", 1), ("ctl logs", 1),
+                                               ("health", 0), ("health --json", 0)])
+def test_a_full_disk_is_one_line_and_changes_nothing_about_health(live, words, status):
+    command = f"{sys.executable} -u -m wrapper {words} --control {live.control} >/dev/full"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr.count("\n")) == (status, status)
+    assert status == 0 or "cannot write: No space left on device" in done.stderr
+
+
 def test_events_are_what_happened_so_far(live):
     lines = ctl(live, "events").stdout.splitlines()
     assert re.fullmatch(rf"{CLOCK}stopped -> starting  first start", lines[0])
@@ -261,6 +270,21 @@ def test_without_a_wrapper_it_is_one_line_and_1(tmp_path, words):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "no wrapper runs here" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["logs", "--follow"], ["logs", "--follow", "--json"], ["events", "--follow"]])
+def test_a_wrapper_that_is_killed_meanwhile_is_one_line_and_1(words):
+    with Wrapper("--capture-output", command=service("plain")) as wrapper:
+        wrapper.process.send_signal(signal.SIGUSR1)  # for a line in the output
+        verb = subprocess.Popen([sys.executable, "-m", "wrapper", "ctl", "--control", wrapper.control, *words],
+                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert verb.stdout.readline()
+        group = wrapper.status()["pid"]
+        wrapper.process.kill()
+        os.killpg(group, signal.SIGKILL)
+        said = verb.communicate(timeout=PATIENCE)[1]
+    assert (verb.returncode, said.count("\n")) == (1, 1)
+    assert said.startswith("wrapper ctl: the wrapper went away")
 
 
 @pytest.mark.parametrize("words", [("ctl",), ("ctl", "dance"), ("ctl", "signal"), ("ctl", "logs", "--lines", "-1"),

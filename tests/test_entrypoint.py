@@ -319,6 +319,20 @@ threading.Thread.start = scarce"""
         assert "Traceback" not in wrapper.stderr
 
 
+def test_clients_cannot_take_the_descriptors_that_a_restart_needs():
+    """1,024 is all that many containers have, and 10,000 clients are let in."""
+    few = 'ulimit -n 128; exec "$@"'
+    with Wrapper(command=service("plain"), under=["sh", "-c", few, "sh"]) as wrapper:
+        before = wrapper.status()["pid"]
+        clients = [socket.create_connection(("127.0.0.1", wrapper.port)) for _ in range(128)]
+        wrapper.wait_line("cannot take a connection")
+        assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 200
+        assert wrapper.command("GET", "/sidecar/api/status")[1]["pid"] not in (before, None)
+        for client in clients:
+            client.close()
+        assert wrapper.get("/") != str(before).encode()
+
+
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
     change = f"""
 from wrapper import server
@@ -408,16 +422,17 @@ def test_stdio_folder_and_umask_reach_the_service(tmp_path):
 
 
 def test_the_environment_is_untouched_but_for_port():
-    show = "import os,sys; print(sorted(os.environ.items()))"
-    bare = {"A": "1", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
-    for environment in (bare, {**bare, "PORT": str(free_port())}):
+    bare = {"A": "1", "PYTHONPATH": str(ROOT)}
+    for more in ({}, {"PORT": str(free_port())}, {"LC_ALL": "C.UTF-8"}, {"LC_CTYPE": "C.UTF-8"}, {"LC_CTYPE": "C"}):
+        environment = {**bare, **more}
         result = subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--",
-                                 sys.executable, "-c", show, "{port}"], env=environment, capture_output=True,
-                                text=True, timeout=20, cwd=ROOT)
-        seen = dict(eval(result.stdout))
+                                 "env", "{port}=1"], env=environment, capture_output=True, text=True, timeout=20,
+                                cwd=ROOT)
+        seen = dict(line.split("=", 1) for line in result.stdout.splitlines())
+        del seen[next(name for name in seen if name.isdigit())]  # our {port}, which names one for env(1)
         if "PORT" in environment:
-            assert seen.pop("PORT") != environment["PORT"]
-        assert seen == bare
+            assert seen.pop("PORT") != environment.pop("PORT")
+        assert seen == environment
 
 
 SPOIL = """
@@ -645,6 +660,15 @@ def test_check_prints_values_as_they_can_be_pasted_back():
     again = settings.read([*joined, "--", *words[-3:]], {})
     assert again.helper == settings.read(words, {}).helper
     assert shlex.split(lines[next(name for name in lines if name.startswith("COMMAND"))]) == words[-3:]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
+def test_check_shows_what_a_terminal_cannot(encoding):
+    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"serve", b"{port}", b"\xff"]
+    done = subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, timeout=20,
+                          env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff" in done.stdout
 
 
 def test_a_bad_certificate_is_a_fault_among_others_for_check_and_run():

@@ -254,7 +254,7 @@ def test_no_descriptors_left_is_survived(road):
 def test_clients_leave_a_few_descriptors_to_the_wrapper(road, monkeypatch):
     """Without one, ctl and health are not answered, and no run of the service is started."""
     made, is_full = road(), threading.Event()
-    monkeypatch.setattr(sockets, "is_reserved", lambda fd: is_full.is_set())
+    monkeypatch.setattr(sockets, "is_reserved", lambda *_: is_full.is_set())
     line = made.connect().send(GET)
     line.message()
     is_full.set()
@@ -271,9 +271,12 @@ def test_clients_leave_a_few_descriptors_to_the_wrapper(road, monkeypatch):
         assert each.send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
 
 
-def test_the_last_descriptors_are_reserved():
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert [sockets.is_reserved(most - sockets.RESERVE + step) for step in (-1, 0)] == [False, True]
+@pytest.mark.parametrize(("most", "fd", "is_reserved"), [
+    (1024, 1015, False), (1024, 1016, True), (10, 4, False), (10, 5, True), (resource.RLIM_INFINITY, 5000, False),
+])
+def test_the_last_descriptors_are_reserved(monkeypatch, most, fd, is_reserved):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
+    assert sockets.is_reserved(fd) is is_reserved
 
 
 def test_stop_closes_what_is_idle_and_finishes_what_is_not(road):

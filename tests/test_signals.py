@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import select
@@ -58,7 +59,7 @@ import os, signal
 from wrapper.signals import Signals
 signals = Signals()
 if (pid := os.fork()) == 0:
-    os.write(1, b"r")
+    os.write(1, b"m" if signal.pthread_sigmask(signal.SIG_BLOCK, ()) else b"r")
     while True:
         signal.pause()
 while (message := signals.inbox.get(None)) != ("signal", signal.SIGUSR1):
@@ -71,7 +72,8 @@ while (message := signals.inbox.get(None)) != ("signal", signal.SIGUSR1):
 
 def test_what_a_fork_of_ours_is_sent_is_not_for_us():
     """Sidecar code may use multiprocessing: TERM ends its process, not the container."""
-    process = subprocess.Popen([sys.executable, "-c", FORKER], cwd=ROOT, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", FORKER], cwd=ROOT, stdout=subprocess.PIPE,
+                               start_new_session=True)
     try:
         assert hear(process) == b"r"
         (child,) = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -80,5 +82,13 @@ def test_what_a_fork_of_ours_is_sent_is_not_for_us():
         process.send_signal(signal.SIGUSR1)
         assert process.wait(10) == 0
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         assert process.communicate()[0] == b""
+
+
+def test_a_wait_of_any_length_can_be_asked_for():
+    """Two of the longest durations together are more than poll(2) takes."""
+    code = ("from wrapper.signals import Inbox; inbox = Inbox(); inbox.put(('here',)); "
+            "raise SystemExit(inbox.get(2 * 24 * 24 * 3600.0) != ('here',))")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -21,6 +22,8 @@ USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMA
        python3 -m wrapper check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
        python3 -m wrapper --version | --help
 """
+
+COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,10 +60,9 @@ def _wants_help(argv: Sequence[str]) -> bool:
 def say(lines: Iterable[str], status: int = 0) -> int:
     """Print lines for whoever may still read them; returns `status`."""
     try:
-        for line in lines:
-            print(line)
-        if sys.stdout is not None:  # None: it came closed
-            sys.stdout.flush()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # None: it came closed
+            sys.stdout.reconfigure(errors="backslashreplace")  # whatever a value holds
+        print(*lines, sep="\n", flush=True)
     except OSError:
         pass  # whoever read it has left, or the disk is full
     return status
@@ -75,12 +77,29 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         log.configure(chosen.log_level, chosen.log_format)
         for name in settings.strangers(os.environ):
             log.warning(f"{name} is set, but there is no such setting")
-        return entrypoint.run(chosen, signals, dict(os.environ))  # as it came: sidecar code may change ours
+        return entrypoint.run(chosen, signals, inherited(os.environ))
     except BadSettings as error:
         return _refuse(error)
     except CannotStart as error:
         complain([str(error)])
         return error.exit_status
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment as it came: where that names no locale, Python has put LC_CTYPE there (PEP 538).
+
+    A copy, because sidecar code may change ours.
+    """
+    found = dict(environment)
+    if found.get("LC_CTYPE") not in COERCED:
+        return found
+    try:
+        with open("/proc/self/environ", "rb") as file:  # as exec(2) left it
+            first = dict(variable.partition(b"=")[::2] for variable in file.read().split(b"\0"))
+    except OSError:
+        return found
+    del found["LC_CTYPE"]
+    return {**found, **({"LC_CTYPE": os.fsdecode(first[b"LC_CTYPE"])} if b"LC_CTYPE" in first else {})}
 
 
 def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from wrapper import address, sockets
 from wrapper.control import DEFAULT_PREFIX, candidates
 
 # connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
+READ_BYTES = 64 * 1024
 NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
 
 
@@ -89,6 +90,15 @@ class Client:
         """
         answer = self.open("GET", "api/events", **({} if after is None else {"after": after}))
         return _events(answer)
+
+    def output(self, in_lines: bool, **query: str) -> Iterator[bytes]:
+        """What a service printed last and then prints, as it comes or in whole lines. Raises: NoWrapper, Refused."""
+        answer = self.open("GET", "api/logs", follow="1", **query)
+        try:
+            while piece := answer.readline() if in_lines else answer.read1(READ_BYTES):
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(error) from error
 
     def _connect(self) -> _Connection:
         for place in self._places:

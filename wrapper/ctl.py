@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import io
 import json
 import os
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
         # Whoever read our lines has left, as `head` does; the interpreter must not complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:  # a full disk
+        return _fail(options.verb, f"cannot write: {error.strerror or error}")
 
 
 def _plug_streams() -> None:
@@ -58,7 +61,8 @@ def _plug_streams() -> None:
 
 
 def _fail(verb: str, message: str) -> int:
-    print(f"wrapper {verb}: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it, or the disk is full: the status says it too
+        print(f"wrapper {verb}: {message}", file=sys.stderr)
     return FAILED
 
 
@@ -155,12 +159,10 @@ def _health(options: argparse.Namespace) -> int:
     except Refused as error:
         document = {"error": str(error), "status": error.status}
     is_well = isinstance(document, dict) and "error" not in document
-    if _wants_json(options):
-        _show_json(document)
-    elif is_well:
-        print("ready" if options.ready else "healthy")
-    else:
+    if not is_well and not _wants_json(options):
         return _fail("health", str(document["error"] if isinstance(document, dict) else document))
+    with contextlib.suppress(OSError):  # as above
+        _show_json(document) if _wants_json(options) else print("ready" if options.ready else "healthy")
     return DONE if is_well else FAILED
 
 
@@ -214,10 +216,9 @@ def _logs(options: argparse.Namespace) -> int:
         text = _client(options).get("api/logs", **query)
         _show_json(text.splitlines()) if _wants_json(options) else _write(text)
         return DONE
-    answer = _client(options, None).open("GET", "api/logs", follow="1", **query)
     # A character may come in two pieces.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    while piece := answer.read1(65536) if not _wants_json(options) else answer.readline():
+    for piece in _client(options, None).output(_wants_json(options), **query):
         text = decoder.decode(piece)
         _show_json(text.rstrip("\n")) if _wants_json(options) else _write(text)
     raise NoWrapper("the wrapper went away")

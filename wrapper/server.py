@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LINGER_TIMEOUT = 2.0  # seconds a client whose body we do not read gets to see our answer; nginx waits 5
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
+# Descriptors that no new client gets: those who are there need some to the service, and `sockets.RESERVE` are for us.
+# 1,024 is all there are where nobody said more (INR_OPEN_CUR of the kernel), fewer than --max-connections.
+RESERVE = 64
 KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 _NEVER = float("inf")
 
@@ -67,7 +70,7 @@ class Door:
             log.warning("cannot take a connection", cause=error)
             server.pool.park(self, server.shut)
             return
-        self.is_tight = sockets.is_reserved(connection.fileno())
+        self.is_tight = sockets.is_reserved(connection.fileno(), RESERVE)
         self.open()
         server.welcome(connection, address, worker)
 
@@ -80,7 +83,7 @@ class Door:
             return
         number = os.dup(self.fileno())
         os.close(number)
-        if sockets.is_reserved(number):
+        if sockets.is_reserved(number, RESERVE):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 

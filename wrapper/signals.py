@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # blocked everywhere, only what others send to the process as a whole reaches `sigwait`.
 WAITED = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
                     signal.SIGTTIN, signal.SIGTTOU})
+LONGEST = 2**31 - 1  # milliseconds that poll(2) takes
 UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -47,8 +48,8 @@ class Inbox:
         os.write(self._writing, b"\0")
 
     def get(self, timeout: float | None) -> tuple[Any, ...] | None:
-        """The next message; waits for it up to `timeout` seconds, and then is None."""
-        if timeout is not None and not self._poll.poll(math.ceil(timeout * 1000)):
+        """The next message; waits for it up to `timeout` seconds, or 24 days, and then is None."""
+        if timeout is not None and not self._poll.poll(min(math.ceil(timeout * 1000), LONGEST)):
             return None
         number = os.read(self._reading, 1)[0]
         return ("signal", number) if number else self._messages.popleft()
@@ -84,6 +85,7 @@ class Signals:
         signal.set_wakeup_fd(-1)
         for number, before in self._before.items():
             signal.signal(number, before if before is not None else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
 
     def await_blocked(self) -> None:
         """Start the thread that takes what no handler can."""

@@ -152,9 +152,10 @@ def _name(host: str) -> str | bytes:
     return host.encode() if host.isascii() else host
 
 
-def is_reserved(fd: int) -> bool:
+def is_reserved(fd: int, reserve: int = RESERVE) -> bool:
     """True where `fd` is one of the last that this process may have; the kernel gives the lowest first."""
-    return fd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVE
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return most != resource.RLIM_INFINITY and fd >= most - min(reserve, most // 2)
 
 
 def free_port() -> int:

@@ -48,7 +48,9 @@ class Life:
         return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
 
     def wait_state(self, state):
-        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
+        """The action that leads to "running" ends a moment after it: until then a stop contradicts it."""
+        wait_until(lambda: self.service.life.state is State(state)
+                   and (state != "running" or self.controller._agenda.is_empty), what=f"{state}: {self.states()}")
 
     def ask(self, kind, **options):
         ticket = self.controller.ask(kind, "test", **options)
@@ -394,6 +396,24 @@ def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
     assert len(life.board) == 0
 
 
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
+    broken, told = tmp_path / "broken", tmp_path / "told"
+    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
+    life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
+                command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
+    life.wait_state("running")
+    broken.touch()
+    life.controller.ask("restart", "test", ready_timeout=0.5)
+    wait_until(told.exists)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(life.pid(), signal.SIGKILL)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
+
+
 def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
     life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
     life.wait_state("running")
@@ -436,6 +456,30 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
         del lane
         wait_until(lambda: life.controller._course.retirement is None)
     assert "status 137" in ticket.error
+
+
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
+    life = live("--restart-mode", "overlap", "--drain-timeout", "600s", "--restart", "always", "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+    assert life.service.gate.admit(Stays())
+    life.controller.ask("restart", "test")
+    wait_until(lambda: life.pid() != before)
+    os.kill(new := life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
+    run = life.controller._course.process
+    ticket = life.controller.ask("restart", "test")
+    wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(run.pid, signal.SIGKILL)
+        wait_until(lambda: life.pid() not in (before, run.pid, None))
+        assert "ended" in ticket.error
+    assert run.ended.wait(5)
+    os.kill(before, 0)  # it drains, still
+    life.service.gate.hurry()
 
 
 def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):

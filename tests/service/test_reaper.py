@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import signal
 import subprocess
 import threading
 import time
@@ -106,22 +109,49 @@ def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
 def test_a_kernel_without_lists_has_the_long_way_round(monkeypatch):
     process = shell("exit 0")
     wait_zombie(process)
-    monkeypatch.setattr("builtins.open", refuse_lists(open))
+    monkeypatch.setattr("builtins.open", refuse("/children", FileNotFoundError(2, "No such file or directory")))
     assert process.pid in reaper._adopted()
     monkeypatch.undo()
     process.wait(5)
 
 
-def refuse_lists(real):
-    def opener(path, *words, **options):
-        if str(path).endswith("/children"):
-            raise FileNotFoundError(2, "No such file or directory", path)
+def refuse(part, error):
+    """A file or folder whose path ends so cannot be had; the rest can."""
+    real = open
+
+    def opener(path=".", *words, **options):
+        if str(path).endswith(part):
+            raise error
         return real(path, *words, **options)
 
     return opener
 
 
+def test_without_a_descriptor_a_look_fails_nothing_and_is_made_up_for(subject, monkeypatch):
+    orphan = shell("exit 0", start_new_session=True)
+    wait_zombie(orphan)
+    for path in ("/children", "/stat"):
+        monkeypatch.setattr("builtins.open", refuse(path, OSError(errno.EMFILE, "Too many open files")))
+        monkeypatch.setattr("os.listdir", refuse("", OSError(errno.EMFILE, "Too many open files")))
+        subject._next_look = 0.0
+        assert 0 < subject.look(()) <= reaper.FOREIGN_GRACE
+        monkeypatch.undo()
+    wait_until(lambda: subject.look(()) is None)
+    assert is_gone(orphan)
+
+
 # The wrapper whole
+
+def test_the_service_goes_on_where_there_is_no_descriptor_to_look_at_zombies_with():
+    with Wrapper(command=service("plain")) as wrapper:
+        most, hard = resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        wrapper.process.send_signal(signal.SIGCHLD)
+        wrapper.process.send_signal(signal.SIGWINCH)  # the higher number: heard second, by the same thread
+        wrapper.wait_line(f"signal {int(signal.SIGWINCH)}\n")
+        resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE, (most, hard))
+        assert wrapper.status()["state"] == "running"
+
 
 def test_a_script_that_becomes_the_wrapper_leaves_no_zombies():
     script = 'for n in 1 2 3; do sleep 0.2 & done; exec "$@"'

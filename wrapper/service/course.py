@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process
     from wrapper.service.state import Life
 
-HASTE = 0.5  # seconds for a run that never served to stop while everything ends
+HASTE = 0.5  # seconds for a run that never served to stop while others cannot wait for it
 
 
 class Course:
@@ -113,15 +113,15 @@ class Course:
 
     def _overlap(self, ticket: Ticket, old: Process) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the road change over."""
-        self.retire()
+        if (fault := self._await_retired(old)) is not None:
+            return fault
         try:
             new, address = self._launch(beside=True)
         except CannotStart as error:
             return self._goes_on(error.public)
         fault = self._look_until_ready(new, address, self.ready_timeout)
         if fault is not None:
-            # It served nobody; while the wrapper ends there is no time to wait for it long.
-            new.stop(self._stop_signal, HASTE if self.vigil.is_ending() else self.timeouts.stop)
+            self._dismiss(new, old)
             return self._goes_on(fault)
         self.process, self.address, self._ready_since = new, address, time.monotonic()
         self.life.begin(new)
@@ -134,6 +134,24 @@ class Course:
         if old.ended.is_set():
             self.retire()
         return f"it ended with status {new.exit_status}" if new.ended.is_set() else None
+
+    def _await_retired(self, serving: Process) -> str | None:
+        """One run may retire at a time. What keeps the next from coming, None where nothing does."""
+        if (retirement := self.retirement) is not None:
+            self.vigil.until(lambda: retirement.process.ended.is_set() or serving.ended.is_set())
+            if serving.ended.is_set():
+                return f"it ended with status {serving.exit_status}"
+            if self.vigil.is_ending():
+                return "the wrapper is shutting down"
+            self.retire()
+        return None
+
+    def _dismiss(self, new: Process, old: Process) -> None:
+        """End a run that served nobody. While everything ends, or the run that serves has, it does not get its time."""
+        Retirement(self.gate, None, new, self.timeouts, self._stop_signal)
+        self.vigil.until(lambda: new.ended.is_set() or old.ended.is_set())
+        if not new.ended.wait(HASTE):
+            new.signal(signal.SIGKILL)
 
     @property
     def has_ended(self) -> bool:

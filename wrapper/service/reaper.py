@@ -34,7 +34,11 @@ class Reaper:
         now = time.monotonic()
         if now < self._next_look <= now + FOREIGN_GRACE:
             return self._next_look - now  # many end together: the look that is due is soon enough
-        seen = {pid: self._since.get(pid, now) for pid in _adopted() if pid not in awaited and _is_zombie(pid)}
+        try:
+            seen = {pid: self._since.get(pid, now) for pid in _adopted() if pid not in awaited and _is_zombie(pid)}
+        except OSError:  # no descriptor to be had for a look: zombies keep, and the service must not pay for it
+            self._next_look = now + FOREIGN_GRACE
+            return FOREIGN_GRACE
         due = {pid: since + self._grace(pid) for pid, since in seen.items()}
         for pid in [pid for pid in due if due[pid] <= now]:
             _collect(pid)
@@ -71,12 +75,12 @@ def _is_zombie(pid: int) -> bool:
 
 
 def _stat(pid: int) -> tuple[bytes, bytes]:
-    """State and parent; they follow the name, which may hold anything (proc(5))."""
+    """State and parent; they follow the name, which may hold anything (proc(5)). Nothing where it is gone or hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             state, parent = file.read().rpartition(b")")[2].split()[:2]
             return state, parent
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b"", b""
 
 
