@@ -157,8 +157,8 @@ def test_settings_are_those_of_the_command_line():
         "--sidecar=a", "--sidecar=b", "--capture-output=false"]
 
 
-def test_the_first_start_is_over_when_a_test_begins(monkeypatch):
-    """The service is ready a moment before; a stop in between would be refused now and then."""
+def test_a_test_may_begin_with_a_stop(monkeypatch):
+    """The service is ready a moment before its first start is off the agenda."""
     finish = Agenda.finish
 
     def finish_late(*arguments):

@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 from wrapper import address, sockets
 from wrapper.control import DEFAULT_PREFIX, candidates
 
-# connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
 READ_BYTES = 64 * 1024
+# connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
 NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
 
 

@@ -298,7 +298,7 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
     loader = Loader(site)
     wrapper = Wrapper(around, main, site, server)
     try:
-        first = main.controller.launch()
+        main.controller.launch()
         for number, sidecar in enumerate(sidecars):
             if isinstance(sidecar, str):
                 loader.load(sidecar)
@@ -306,7 +306,6 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
                 loader.bring_to_life(sidecar, sidecar.name or (f"sidecar-{number}" if number else "sidecar"))
         if wait:
             assert wrapper.service.wait_ready(PATIENCE), f"the service is not ready: {wrapper.problems()}"
-            first.wait(PATIENCE)  # it is ready a moment before that: a stop in between would be refused
         yield wrapper
     finally:
         _end(loader, site, server)

@@ -48,9 +48,7 @@ class Life:
         return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
 
     def wait_state(self, state):
-        """The action that leads to "running" ends a moment after it: until then a stop contradicts it."""
-        wait_until(lambda: self.service.life.state is State(state)
-                   and (state != "running" or self.controller._agenda.is_empty), what=f"{state}: {self.states()}")
+        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
 
     def ask(self, kind, **options):
         ticket = self.controller.ask(kind, "test", **options)

@@ -57,21 +57,19 @@ class Controller:
 
     # For those who ask
 
-    def launch(self) -> Ticket:
+    def launch(self) -> None:
         """The first start, in the caller's thread up to the spawn, so that nothing slow comes before it.
 
         Raises: CannotStart when the command cannot be run; then there is nothing to shut down.
         """
         self._course.turn_to_starting("first start")
-        first = self._first()
         try:
             self._course.spawn()
-            self._come_alive(first, lambda _: self._course.settle(self._course.await_ready()))
+            self._come_alive(self._first(), lambda _: self._course.settle(self._course.await_ready()))
         except CannotStart as error:
             self._aftermath.fail(error.public)
             self._agenda.close(error.public)
             raise
-        return first
 
     def launch_aside(self) -> None:
         """The first start, in the controller's own thread: a command that cannot be run is for the policy.
