@@ -82,10 +82,11 @@ class Agenda:
             if self._closed is not None:
                 raise Busy(self._closed)
             ticket = Ticket(kind, reason, tentative, reload, ready_timeout)
-            like = self._like(ticket)
-            if like is not None:
-                return like, False
-            for other in list(self._tickets)[self._has_come_out:]:
+            standing = list(self._tickets)[self._has_come_out:]
+            for other in standing:
+                if self._does_for(other, ticket):
+                    return other, False
+            for other in standing:
                 if other.kind not in FITS_BEHIND[kind]:
                     raise Busy(f"cannot {kind}: a {other.kind} is under way ({other.reason})")
             self._tickets.append(ticket)
@@ -96,14 +97,11 @@ class Agenda:
         with self._lock:
             self._has_come_out = self._is_under_way
 
-    def _like(self, asked: Ticket) -> Ticket | None:
-        """A ticket that will do all that is asked: for restarts and reloads one that has not begun yet."""
+    def _does_for(self, ticket: Ticket, asked: Ticket) -> bool:
+        """True where a ticket will do all that is asked: for restarts and reloads one that has not begun yet."""
         assert self._lock.locked()
-        for position, ticket in list(enumerate(self._tickets))[self._has_come_out:]:
-            has_begun = position == 0 and self._is_under_way
-            if ticket.does_what(asked) and (not has_begun or asked.kind in ("start", "stop")):
-                return ticket
-        return None
+        has_begun = self._is_under_way and ticket is self._tickets[0]
+        return ticket.does_what(asked) and (not has_begun or asked.kind in ("start", "stop"))
 
     def begin(self, ticket: Ticket) -> Ticket:
         """Have an action under way that nobody asked for: the first start."""
