@@ -269,7 +269,6 @@ class Entrypoint:
             with contextlib.suppress(Busy):
                 service.controller.signal(signal.SIGKILL)
 
-
     def _await_answers(self) -> None:
         """Who was held, or on the road when the service fell, hears so; who asked the sidecar gets its answer."""
         servers = [server for server in (self._server, self._control) if server is not None]

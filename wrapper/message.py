@@ -137,7 +137,6 @@ class Request:
             self._reader = Reader(self._source.pieces())
         return self._reader
 
-
     def expect_body(self, end: float) -> None:
         """Whoever reads the body waits no longer for it than until `end` on the monotonic clock. For the wrapper."""
         self._source.end = end

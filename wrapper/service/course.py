@@ -88,12 +88,10 @@ class Course:
         reason = f"stopped: {ticket.reason}"
         self.aftermath.forget()
         self._board.resolve(self._source)
-        if self.process is None:
-            self.gate.refuse(reason)
-            if self.life.state is not State.STOPPED:
-                self.life.turn(State.STOPPED, reason)
-        else:
-            self._take_down(self.gate.refuse(reason), "shutdown", self._stop_signal, ticket.reason)
+        lane = self.gate.refuse(reason)
+        if self.process is not None:
+            self._take_down(lane, "shutdown", self._stop_signal, ticket.reason)
+        if self.life.state is not State.STOPPED:
             self.life.turn(State.STOPPED, reason)
         return None
 
@@ -133,18 +131,17 @@ class Course:
         self.vigil.until(lambda: old.ended.is_set() or new.ended.is_set())
         if old.ended.is_set():
             self.retire()
-        return f"it ended with status {new.exit_status}" if new.ended.is_set() else None
+        return new.fault if new.ended.is_set() else None
 
     def _await_retired(self, serving: Process) -> str | None:
         """One run may retire at a time. What keeps the next from coming, None where nothing does."""
-        if (retirement := self.retirement) is not None:
-            self.vigil.until(lambda: retirement.process.ended.is_set() or serving.ended.is_set())
-            if serving.ended.is_set():
-                return f"it ended with status {serving.exit_status}"
-            if self.vigil.is_ending():
-                return "the wrapper is shutting down"
+        if (retirement := self.retirement) is None:
+            return None
+        self.vigil.until(lambda: retirement.process.ended.is_set() or serving.ended.is_set())
+        fault = self.vigil.cut_short(serving)
+        if fault is None:
             self.retire()
-        return None
+        return fault
 
     def _dismiss(self, new: Process, old: Process) -> None:
         """End a run that served nobody. While everything ends, or the run that serves has, it does not get its time."""

@@ -47,7 +47,7 @@ class Probe:
         while not is_over():
             fault = self.fault(address)
             if process.ended.is_set():
-                return f"it ended with status {process.exit_status}"
+                return process.fault
             if fault is None:
                 return None
             if deadline.has_passed():

@@ -42,6 +42,11 @@ class Ending:
         assert self.returncode is not None
         return -self.returncode if self.returncode < 0 else None
 
+    @property
+    def fault(self) -> str:
+        """Its end as what went wrong with whatever needed it alive."""
+        return f"it ended with status {self.exit_status}"
+
 
 class Process(Ending):
     """One run of a command, in a process group of its own. `ended` is set once its status is known."""

@@ -21,7 +21,7 @@ def by_signal(number: int, settle: float = 0.0) -> Callable[[Process, Address], 
 
     def send(process: Process, _: Address) -> str | None:
         process.signal(number)
-        return f"it ended with status {process.exit_status}" if process.ended.wait(settle) else None
+        return process.fault if process.ended.wait(settle) else None
 
     return send
 

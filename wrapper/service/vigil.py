@@ -55,11 +55,13 @@ class Vigil:
         """What `work` says went wrong. It may take long; once the process or the wrapper ends, it is left alone."""
         errand = Errand(work, self.wake, f"errand-{self._name}")
         self.until(lambda: errand.is_done or process.ended.is_set())
-        if errand.is_done:
-            return errand.fault
+        return errand.fault if errand.is_done else self.cut_short(process)
+
+    def cut_short(self, process: Process) -> str | None:
+        """Why nothing more can be done with the process, None where it can."""
         if process.ended.is_set():
-            return f"it ended with status {process.exit_status}"
-        return "the wrapper is shutting down"
+            return process.fault
+        return "the wrapper is shutting down" if self.is_ending() else None
 
 
 class Errand:
