@@ -21,7 +21,8 @@ import time
 
 import pytest
 
-from tests.running import PATIENCE, ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
+from tests.restarts.raw import Raw, get, post
+from tests.running import ROOT, SERVICES, Wrapper, free_port, run, service, wait_until
 from wrapper import settings
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
@@ -193,26 +194,13 @@ def test_drain_lets_a_request_in_flight_end():
         assert wrapper.end() == 0
 
 
-def ask_all(port, request, count=50):
-    """So many clients, whose requests are on the road."""
-    clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(count)]
-    for client in clients:
-        client.sendall(request)
-    return clients
-
-
-def read_all(client):
-    with client:
-        return b"".join(iter(lambda: client.recv(65536), b""))
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_service_that_falls_leaves_no_client_without_an_answer(method):
-    with Wrapper(command=service("deaf")) as wrapper:
-        clients = ask_all(wrapper.port, f"{method} / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+@pytest.mark.parametrize("request_bytes", [get(), post("/", b"")], ids=["GET", "POST"])
+def test_a_service_that_falls_leaves_no_client_without_an_answer(request_bytes):
+    with Wrapper(command=service("deaf")) as wrapper, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(wrapper.port, request_bytes)) for _ in range(50)]
         wait_until(lambda: wrapper.status()["in_flight"] == len(clients))
         os.kill(wrapper.status()["pid"], signal.SIGKILL)
-        assert {read_all(client)[:11] for client in clients} <= {b"HTTP/1.1 50"}
+        assert {client.read_answer()[0] for client in clients} <= {502, 503}
         assert wrapper.end() == 137
 
 
@@ -237,8 +225,7 @@ def asked(tmp_path):
         wrapper.wait_line("sidecar loaded")
 
         def came(seconds):
-            request = f"GET /sidecar/slow?seconds={seconds} HTTP/1.1\r\nHost: x\r\n\r\n"
-            client, = ask_all(wrapper.port, request.encode(), 1)
+            client = Raw(wrapper.port, get(f"/sidecar/slow?seconds={seconds}"))
             wait_until((tmp_path / "asked").exists)
             return client
 
@@ -247,20 +234,20 @@ def asked(tmp_path):
 
 
 def test_an_answer_of_the_sidecar_that_is_under_way_still_comes(asked):
-    client = asked.came(0.5)
-    asked.process.send_signal(signal.SIGTERM)
-    assert read_all(client).endswith(b"\r\n\r\ndone")
+    with asked.came(0.5) as client:
+        asked.process.send_signal(signal.SIGTERM)
+        status, _, body = client.read_answer()
+        assert (status, body, client.read_end()) == (200, b"done", b"")
     assert asked.end() == 0
 
 
 def test_a_second_signal_does_not_wait_for_the_sidecar_either(asked):
-    client = asked.came(60)
-    asked.process.send_signal(signal.SIGTERM)
-    asked.wait_line("stopping -> stopped")
-    began = time.monotonic()
-    assert asked.end(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 4
-    client.close()
+    with asked.came(60):
+        asked.process.send_signal(signal.SIGTERM)
+        asked.wait_line("stopping -> stopped")
+        began = time.monotonic()
+        assert asked.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 4
 
 
 TWICE = """
