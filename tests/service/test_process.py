@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -118,14 +119,15 @@ def is_alive(pid):
         return False
 
 
-def test_a_pipe_held_by_a_grandchild_does_not_hide_the_end(spawner):
+def test_a_pipe_held_by_a_grandchild_does_not_hide_the_end(spawner, tmp_path):
     reading, writing = os.pipe()
-    process = shell(spawner, "setsid sleep 60 & exit 4", stdout=writing)
+    process = shell(spawner, f"setsid sleep 60 & echo $! >{tmp_path}/pid; exit 4", stdout=writing)
     os.close(writing)
     assert process.over.wait(5)
     assert process.exit_status == 4
     os.close(reading)
-    subprocess.run(["pkill", "-f", "^sleep 60$"], check=False)
+    with contextlib.suppress(ProcessLookupError):  # the group's end may have come before setsid
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 def test_stop_escalates_to_sigkill(spawner):
