@@ -115,8 +115,7 @@ def main() -> int:
         sidecar.write_text(SIDECAR)
 
         def proxy(own: str, listen: str) -> list[str]:
-            command = contestants.wrapper(own, listen, service.address)
-            return [*command[:-3], "--sidecar", str(sidecar), "--log-level", "error", *command[-3:]]
+            return contestants.wrapper(own, listen, service.address, "--sidecar", str(sidecar), "--log-level", "error")
 
         with contestants.run("nginx", contestants.nginx_service) as service:
             with contestants.run("wrapper", proxy) as running:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import http.client
 import os
+import resource
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,8 @@ from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+HIGHEST = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (HIGHEST, HIGHEST))  # inherited; Go does so for itself
 START_TIMEOUT = 15.0  # seconds until whatever was started must answer
 DOWNLOAD_SIZE = 1 << 30
 
@@ -75,14 +80,24 @@ def environment() -> dict[str, str]:
 
 
 def peer() -> str:
-    """The path of the built `peer.go`; built once for each text of it and each Go."""
-    source = HERE / "peer.go"
+    """The path of the built `peer.go` and its neighbours; built once for each text of them and each Go."""
+    sources = sorted(HERE.glob("*.go"))
     version = subprocess.run(["go", "version"], check=True, stdout=subprocess.PIPE).stdout
-    name = hashlib.sha256(source.read_bytes() + version).hexdigest()[:16]
+    name = hashlib.sha256(b"".join(source.read_bytes() for source in sources) + version).hexdigest()[:16]
     built = cache() / f"peer-{name}"
     if not built.exists():
-        subprocess.run(["go", "build", "-o", str(built), str(source)], check=True, timeout=300)
+        subprocess.run(["go", "build", "-o", str(built), *map(str, sources)], check=True, timeout=300)
     return str(built)
+
+
+def certificate() -> tuple[str, str]:
+    """Where a certificate and its key lie; made once."""
+    chain, key = cache() / "certificate.pem", cache() / "key.pem"
+    if not chain.exists():
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-days", "3650", "-subj", "/CN=bench", "-keyout", str(key), "-out", str(chain)],
+                       check=True, stderr=subprocess.DEVNULL, timeout=60)
+    return str(chain), str(key)
 
 
 def nginx(folder: str, workers: int, http_part: str, **names: str) -> list[str]:
@@ -105,9 +120,19 @@ def go_service(folder: str, listen: str) -> list[str]:
 SERVICES: dict[str, Callable[[str, str], list[str]]] = {"nginx": nginx_service, "go": go_service}
 
 
-def wrapper(folder: str, listen: str, upstream: str) -> list[str]:
-    return [sys.executable, "-m", "wrapper", "--listen", listen, "--upstream", upstream,
-            "--control", f"{folder}/control.sock", "--", "sleep", "600"]
+def python(root: Path = ROOT) -> list[str]:
+    """The interpreter with the wrapper of one checkout; `run` sees to it that no other lies in its working folder."""
+    return ["env", f"PYTHONPATH={root}", sys.executable]
+
+
+def wrapper(folder: str, listen: str, upstream: str, *options: str, root: Path = ROOT) -> list[str]:
+    return [*python(root), "-m", "wrapper", "--listen", listen, "--upstream", upstream,
+            "--control", f"{folder}/control.sock", *options, "--", "sleep", "600"]
+
+
+def wrapper_with_tls(folder: str, listen: str, upstream: str, root: Path = ROOT) -> list[str]:
+    chain, key = certificate()
+    return wrapper(folder, listen, upstream, "--tls-cert", chain, "--tls-key", key, root=root)
 
 
 def bare(folder: str, listen: str, upstream: str) -> list[str]:
@@ -116,6 +141,10 @@ def bare(folder: str, listen: str, upstream: str) -> list[str]:
 
 def go(folder: str, listen: str, upstream: str) -> list[str]:
     return [peer(), "proxy", listen, upstream]
+
+
+def go_with_tls(folder: str, listen: str, upstream: str) -> list[str]:
+    return [*go(folder, listen, upstream), *certificate()]
 
 
 def nginx_proxy(folder: str, listen: str, upstream: str) -> list[str]:
@@ -129,15 +158,33 @@ def caddy(folder: str, listen: str, upstream: str) -> list[str]:
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(path)]
 
 
-PROXIES: dict[str, Callable[[str, str, str], list[str]]] = {
-    "wrapper": wrapper, "bare": bare, "Go": go, "nginx": nginx_proxy, "Caddy": caddy}
+def asyncio_road(folder: str, listen: str, upstream: str) -> list[str]:
+    return [sys.executable, str(HERE / "asyncio_road.py"), listen, upstream]
+
+
+Proxies = dict[str, Callable[[str, str, str], list[str]]]
+PROXIES: Proxies = {"wrapper": wrapper, "bare": bare, "asyncio": asyncio_road, "Go": go, "nginx": nginx_proxy,
+                    "Caddy": caddy}
+TLS_PROXIES: Proxies = {"wrapper": wrapper_with_tls, "Go": go_with_tls}
+
+
+ROOTS = {"wrapper": ROOT}  # the checkouts whose wrappers take part
+
+
+def enter_before(root: Path) -> None:
+    """Another checkout's wrapper takes part, under the name of "before"."""
+    ROOTS["before"] = root
+    PROXIES["before"] = functools.partial(wrapper, root=root)
+    TLS_PROXIES["before"] = functools.partial(wrapper_with_tls, root=root)
 
 
 class Running:
     """A started program: where it answers, and what it costs."""
 
-    def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, address: str, process: subprocess.Popen[bytes], scheme: str, service: str) -> None:
         self.address = address
+        self.url = f"{scheme}://{address}"
+        self.service = service  # the URL of the service behind it
         self.pid = process.pid
         self._process = process
 
@@ -166,7 +213,8 @@ def family(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def run(name: str, make: Callable[[str, str], list[str]]) -> Iterator[Running]:
+def run(name: str, make: Callable[[str, str], list[str]], scheme: str = "http",
+        upstream: str = "") -> Iterator[Running]:
     """Start what `make(folder, listen)` says, wait until it answers, and end it and its folder at the end."""
     address = free_address()
     with tempfile.TemporaryDirectory(prefix="wrapper-bench-") as folder:
@@ -174,9 +222,9 @@ def run(name: str, make: Callable[[str, str], list[str]]) -> Iterator[Running]:
         own = {"XDG_DATA_HOME": folder, "XDG_CONFIG_HOME": folder}
         with open(f"{folder}/output", "wb") as output:
             process = subprocess.Popen(make(folder, address), env={**environment(), **own}, start_new_session=True,
-                                       stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+                                       cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
-            running = Running(address, process)
+            running = Running(address, process, scheme, f"http://{upstream}")
             if not answers(running):
                 said = Path(folder, "output").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"{name} did not answer on {address}:\n{said}")
@@ -185,10 +233,17 @@ def run(name: str, make: Callable[[str, str], list[str]]) -> Iterator[Running]:
             end(process)
 
 
+def connect(running: Running) -> http.client.HTTPConnection:
+    if running.url.startswith("https:"):
+        trusting = ssl._create_unverified_context()
+        return http.client.HTTPSConnection(running.address, timeout=START_TIMEOUT, context=trusting)
+    return http.client.HTTPConnection(running.address, timeout=START_TIMEOUT)
+
+
 def answers(running: Running) -> bool:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline and not running.has_ended():
-        connection = http.client.HTTPConnection(running.address, timeout=START_TIMEOUT)
+        connection = connect(running)
         try:
             connection.request("GET", "/")
             if connection.getresponse().status == 200:

@@ -1,9 +1,10 @@
-// Small Go programs in one file, for the bench: what the wrapper is measured against, and services.
+// Small Go programs in one, for the bench: what the wrapper is measured against, services, and crowds of clients.
 //
-//	peer proxy LISTEN UPSTREAM                net/http/httputil.ReverseProxy with its usual set-up
+//	peer proxy LISTEN UPSTREAM [CERT KEY]     net/http/httputil.ReverseProxy with its usual set-up; with TLS
 //	peer keeper LISTEN UPSTREAM COMMAND...    the same, and the service as its child; HUP restarts the service
-//	peer service LISTEN                       /slow (100 ms), /upload (counts the body), /events (time stamps), / (2 bytes)
+//	peer service LISTEN [SECONDS]             the service below, which listens SECONDS after its start
 //	peer late LISTEN SECONDS LOG              listens SECONDS after its start, appends each request's query to LOG
+//	peer crowd LOAD URL ...                   see crowd.go
 package main
 
 import (
@@ -18,26 +19,36 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 func proxy(upstream string) http.Handler {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	// The default of 2 kept connections a host makes Go reconnect all the time; nobody's proxy should be measured like that.
+	// The default of 2 kept connections a host makes Go reconnect all the time; no proxy should be measured like that.
 	transport.MaxIdleConns = 0
-	transport.MaxIdleConnsPerHost = 1024
+	transport.MaxIdleConnsPerHost = 10_000
 	transport.DisableCompression = true
 	target := &url.URL{Scheme: "http", Host: upstream}
-	return &httputil.ReverseProxy{
-		Transport: transport,
-		Rewrite: func(request *httputil.ProxyRequest) {
-			request.SetURL(target)
-			request.SetXForwarded()
-			request.Out.Host = request.In.Host
-		},
+	reverse := httputil.NewSingleHostReverseProxy(target) // adds X-Forwarded-For and keeps Host
+	direct := reverse.Director
+	reverse.Director = func(request *http.Request) {
+		direct(request)
+		scheme := "http"
+		if request.TLS != nil {
+			scheme = "https"
+		}
+		request.Header.Set("X-Forwarded-Proto", scheme)
+		request.Header.Set("X-Forwarded-Host", request.Host)
 	}
+	reverse.Transport = transport
+	reverse.ErrorLog = log.New(io.Discard, "", 0) // a line for each client that leaves would cost Go time
+	return reverse
 }
+
+// What waits at the service, and the bytes of downloads it has got rid of: what /open answers.
+var waiting, written int64
 
 func service() http.Handler {
 	mux := http.NewServeMux()
@@ -51,31 +62,73 @@ func service() http.Handler {
 		fmt.Fprint(answer, count)
 	})
 	mux.HandleFunc("/events", events)
+	mux.HandleFunc("/download", download)
+	mux.HandleFunc("/echo", counted(echo))
+	mux.HandleFunc("/stream", counted(stream))
+	mux.HandleFunc("/poll", counted(poll))
+	mux.HandleFunc("/open", func(answer http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(answer, "%d %d", atomic.LoadInt64(&waiting), atomic.LoadInt64(&written))
+	})
 	return mux
+}
+
+func counted(handle http.HandlerFunc) http.HandlerFunc {
+	return func(answer http.ResponseWriter, request *http.Request) {
+		atomic.AddInt64(&waiting, 1)
+		defer atomic.AddInt64(&waiting, -1)
+		handle(answer, request)
+	}
 }
 
 // Every 5 ms one event that holds the time it was written at, in ns since the epoch.
 func events(answer http.ResponseWriter, request *http.Request) {
-	answer.Header().Set("Content-Type", "text/event-stream")
-	flusher := answer.(http.Flusher)
-	flusher.Flush()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
+	begin(answer)
 	for {
 		select {
 		case <-request.Context().Done():
 			return
 		case <-ticker.C:
 			fmt.Fprintf(answer, "data: %d\n\n", time.Now().UnixNano())
-			flusher.Flush()
+			answer.(http.Flusher).Flush()
 		}
+	}
+}
+
+// One event, and then none until the client leaves.
+func stream(answer http.ResponseWriter, request *http.Request) {
+	begin(answer)
+	io.WriteString(answer, "data: 1\n\n")
+	answer.(http.Flusher).Flush()
+	<-request.Context().Done()
+}
+
+func begin(answer http.ResponseWriter) {
+	answer.Header().Set("Content-Type", "text/event-stream")
+	answer.(http.Flusher).Flush()
+}
+
+// Nothing until the client leaves.
+func poll(_ http.ResponseWriter, request *http.Request) {
+	<-request.Context().Done()
+}
+
+// 1 GiB.
+func download(answer http.ResponseWriter, _ *http.Request) {
+	answer.Header().Set("Content-Length", strconv.Itoa(1<<30))
+	piece := make([]byte, 64<<10)
+	for sent := 0; sent < 1<<30; sent += len(piece) {
+		if _, err := answer.Write(piece); err != nil {
+			return
+		}
+		atomic.AddInt64(&written, int64(len(piece)))
 	}
 }
 
 // Answers what it has begun before it goes, as a good service does.
 func late(listen string, seconds string, path string) {
-	wait, _ := strconv.Atoi(seconds)
-	time.Sleep(time.Duration(wait) * time.Second)
+	sleep(seconds)
 	seen, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		log.Fatal(err)
@@ -118,17 +171,33 @@ func keep(command []string) {
 	}
 }
 
+func sleep(seconds string) {
+	span, err := strconv.ParseFloat(seconds, 64)
+	if err != nil {
+		log.Fatal(err)
+	}
+	time.Sleep(time.Duration(span * float64(time.Second)))
+}
+
 func main() {
-	handler := service()
+	words := os.Args[2:]
 	switch os.Args[1] {
 	case "late":
-		late(os.Args[2], os.Args[3], os.Args[4])
-		return
+		late(words[0], words[1], words[2])
+	case "crowd":
+		crowd(words)
+	case "service":
+		if len(words) > 1 {
+			sleep(words[1])
+		}
+		log.Fatal(http.ListenAndServe(words[0], service()))
 	case "keeper":
-		go keep(os.Args[4:])
-		handler = proxy(os.Args[3])
+		go keep(words[2:])
+		log.Fatal(http.ListenAndServe(words[0], proxy(words[1])))
 	case "proxy":
-		handler = proxy(os.Args[3])
+		if len(words) > 2 {
+			log.Fatal(http.ListenAndServeTLS(words[0], words[2], words[3], proxy(words[1])))
+		}
+		log.Fatal(http.ListenAndServe(words[0], proxy(words[1])))
 	}
-	log.Fatal(http.ListenAndServe(os.Args[2], handler))
 }
