@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import statistics
@@ -10,20 +11,22 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import contestants
+
 UPLOAD_SIZE = 512 << 20
 PIECE = 1 << 20
 TIMEOUT = 60.0
 UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60000.0}
 
 
-def wrk(address: str, seconds: float, connections: int, path: str = "/", *fields: str) -> dict[str, float]:
+def wrk(url: str, seconds: float, connections: int, path: str = "/", *fields: str) -> dict[str, float]:
     """Requests a second and the 99th percentile in ms, by wrk with one thread.
 
     Raises: RuntimeError where a request failed: a fast proxy that fails is no proxy.
     """
     command = ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s"]
     command += [part for field in fields for part in ("-H", field)]
-    text = subprocess.run([*command, f"http://{address}{path}"], check=True, stdout=subprocess.PIPE,
+    text = subprocess.run([*command, f"{url}{path}"], check=True, stdout=subprocess.PIPE,
                           timeout=seconds + TIMEOUT).stdout.decode()
     if "Socket errors" in text or "Non-2xx" in text:
         raise RuntimeError(f"requests failed:\n{text}")
@@ -101,9 +104,9 @@ def idle(address: str, count: int) -> Iterator[None]:
 
 
 def busy_beside_idle(address: str, seconds: float, count: int) -> dict[str, float]:
-    alone = wrk(address, seconds, 1)["requests/s"]
+    alone = wrk(f"http://{address}", seconds, 1)["requests/s"]
     with idle(address, count):
-        beside = wrk(address, seconds, 1)
+        beside = wrk(f"http://{address}", seconds, 1)
     return {"requests/s": beside["requests/s"], "of its own rate": beside["requests/s"] / alone}
 
 
@@ -119,3 +122,58 @@ def event_delay(address: str, events: int) -> dict[str, float]:
             data = data[data.rfind(b"\n\n") + 2:] if b"\n\n" in data else data
             data += connection.recv(65536)
     return {"first event ms": delays[0], "event ms": statistics.median(delays)}
+
+
+class Crowd:
+    """Clients in a process of their own, which `crowd.go` tells about."""
+
+    def __init__(self, load: str, *words: object) -> None:
+        self._what = f"crowd {load}"
+        self._process = subprocess.Popen([contestants.peer(), "crowd", load, *map(str, words)],
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def await_ready(self) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"ready\n":
+            self.figures()
+
+    def figures(self) -> dict[str, float]:
+        """Let it go on, where it waits for that, and return what it found.
+
+        Raises: RuntimeError where it failed.
+        """
+        output, errors = self._process.communicate(b"\n", 4 * TIMEOUT)
+        if self._process.returncode or not output:
+            raise RuntimeError(f"{self._what} failed: {errors.decode()}")
+        found: dict[str, float] = json.loads(output)
+        return found
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def crowd(load: str, *words: object) -> Iterator[Crowd]:
+    clients = Crowd(load, *words)
+    try:
+        yield clients
+    finally:
+        clients.end()
+
+
+@contextlib.contextmanager
+def beside(kind: str, url: str) -> Iterator[dict[str, float]]:
+    """Something small is asked every 10 ms (`crowd.go` says of which kinds); its figures are there at the end."""
+    found: dict[str, float] = {}
+    with crowd("beside", kind, url) as clients:
+        clients.await_ready()
+        yield found
+        found.update(clients.figures())
+
+
+def handshakes(url: str, count: int) -> dict[str, float]:
+    with beside("kept", url) as kept, crowd("handshake", url, count) as clients:
+        clients.figures()
+    return {"worst plain request s": kept["worst s"]}
