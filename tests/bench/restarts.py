@@ -3,7 +3,7 @@
 64 keep-alive clients ask without a pause, while a service that takes 2 s to start is restarted again and again: by the
 wrapper (both modes), by the pattern "Go's ReverseProxy with the service as its child", and behind nginx. A request has
 failed where anything but a whole 200 comes back. Every request has a number, and the service notes the numbers it saw:
-one it saw twice was repeated by somebody on the way.
+one it saw twice was repeated on the way.
 """
 
 from __future__ import annotations
@@ -88,22 +88,30 @@ class Place(NamedTuple):
     address: str
     restart: Callable[[], None]
 
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
 
-def late(listen: str, log: str) -> list[str]:
-    return [contestants.peer(), "late", listen, str(START), log]
+
+Service = Callable[[str], "list[str]"]  # the command for the address to listen on
+
+
+def late(log: str) -> Service:
+    return lambda listen: [contestants.peer(), "late", listen, str(START), log]
 
 
 @contextlib.contextmanager
-def wrapped(log: str, mode: str) -> Iterator[Place]:
+def wrapped(service: Service, mode: str, root: Path = contestants.ROOT) -> Iterator[Place]:
+    program = [*contestants.python(root), "-m", "wrapper"]
     with tempfile.TemporaryDirectory() as folder:
         control = f"{folder}/control"
 
         def make(_: str, listen: str) -> list[str]:
-            return [sys.executable, "-m", "wrapper", "--listen", listen, "--control", control, "--restart-mode", mode,
-                    "--", *late("127.0.0.1:{port}", log)]
+            return [*program, "--listen", listen, "--control", control, "--restart-mode", mode, "--",
+                    *service("127.0.0.1:{port}")]
 
         def restart() -> None:
-            subprocess.run([sys.executable, "-m", "wrapper", "ctl", "--control", control, "restart"], check=True,
+            subprocess.run([*program, "ctl", "--control", control, "restart"], check=True, cwd=folder,
                            env=contestants.environment(), stdout=subprocess.DEVNULL, timeout=60)
 
         with contestants.run("wrapper", make) as running:
@@ -111,11 +119,11 @@ def wrapped(log: str, mode: str) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def kept_by_go(log: str) -> Iterator[Place]:
+def kept_by_go(service: Service) -> Iterator[Place]:
     upstream = contestants.free_address()
 
     def make(_: str, listen: str) -> list[str]:
-        return [contestants.peer(), "keeper", listen, upstream, *late(upstream, log)]
+        return [contestants.peer(), "keeper", listen, upstream, *service(upstream)]
 
     with contestants.run("keeper", make) as running:
         def restart() -> None:
@@ -126,9 +134,9 @@ def kept_by_go(log: str) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def behind_nginx(log: str) -> Iterator[Place]:
+def behind_nginx(service: Service) -> Iterator[Place]:
     upstream = contestants.free_address()
-    services = [subprocess.Popen(late(upstream, log))]
+    services = [subprocess.Popen(service(upstream))]
 
     def make(folder: str, listen: str) -> list[str]:
         return contestants.nginx_proxy(folder, listen, upstream)
@@ -136,7 +144,7 @@ def behind_nginx(log: str) -> Iterator[Place]:
     def restart() -> None:
         services[-1].terminate()
         services[-1].wait(30)
-        services.append(subprocess.Popen(late(upstream, log)))
+        services.append(subprocess.Popen(service(upstream)))
         wait_for_outage_to_end(upstream)
 
     try:
@@ -164,8 +172,8 @@ def wait_for_outage_to_end(upstream: str) -> None:
 
 def open_place(name: str, log: str) -> contextlib.AbstractContextManager[Place]:
     if name.startswith("wrapper"):
-        return wrapped(log, name.rpartition(" ")[2])
-    return kept_by_go(log) if name.startswith("Go") else behind_nginx(log)
+        return wrapped(late(log), name.rpartition(" ")[2])
+    return kept_by_go(late(log)) if name.startswith("Go") else behind_nginx(late(log))
 
 
 async def measure(place: Place, restarts: int) -> tuple[list[Asked], list[tuple[float, float]]]:
