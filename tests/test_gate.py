@@ -10,10 +10,20 @@ import pytest
 from tests.running import wait_until
 from wrapper.address import tcp
 from wrapper.deadline import Deadline
-from wrapper.errors import GatewayTimeout, Unavailable
+from wrapper.errors import GatewayTimeout, Refusal, Unavailable
 from wrapper.gate import FIRST_BATCH, Gate
+from wrapper.loop.loop import Loop
+from wrapper.loop.workers import Workers
 
 PLACE = tcp("127.0.0.1", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loop():
+    Traveller.loop = Loop("test", Workers("test", 1))
+    Traveller.loop.start()
+    yield
+    Traveller.loop.stop()
 
 
 class Road:
@@ -34,8 +44,11 @@ class Traveller:
         self.was_cut = False
         self.lane = self.refusal = None
 
-    def proceed(self, lane, refusal, held):
-        self.lane, self.refusal, self.held = lane, refusal, held
+    def proceed(self):
+        try:
+            self.lane = self.gate.collect(self, 0.0)
+        except Refusal as refusal:
+            self.refusal = refusal
         self.over.set()
 
     def warn(self, going):
@@ -52,18 +65,6 @@ class Traveller:
 
 def gate(hold=30.0, most=1000):
     return Gate(Road, hold, most)
-
-
-@pytest.mark.parametrize("shut", ["hold", "refuse"])
-def test_who_may_not_wait_is_refused_and_leaves_nothing_behind(shut):
-    """HTTP/2 that is passed through can be told nothing, so it never waits."""
-    subject = gate()
-    getattr(subject, shut)("the service is starting")
-    with pytest.raises(Unavailable):
-        subject.admit(Traveller(subject), may_wait=False)
-    assert subject.held == 0
-    subject.open(PLACE)
-    assert subject.in_flight == 0 and subject.admit(Traveller(subject), may_wait=False) is not None
 
 
 def test_a_new_gate_is_shut():
@@ -87,9 +88,9 @@ def test_the_held_go_through_in_order_when_the_gate_opens():
     order = []
 
     class Ordered(Traveller):
-        def proceed(self, lane, refusal, held):
+        def proceed(self):
             order.append(self.name)
-            super().proceed(lane, refusal, held)
+            super().proceed()
 
     waiting = [Ordered(subject, n).go() for n in range(100)]
     assert subject.held == 100
@@ -107,9 +108,9 @@ def test_the_held_are_paced():
     times = []
 
     class Timed(Traveller):
-        def proceed(self, lane, refusal, held):
+        def proceed(self):
             times.append(time.monotonic())
-            super().proceed(lane, refusal, held)
+            super().proceed()
 
     waiting = [Timed(subject).go() for _ in range(FIRST_BATCH * 3 + 1)]
     subject.open(PLACE)
@@ -130,13 +131,11 @@ def test_newcomers_queue_behind_the_held():
 
 
 def test_a_wait_ends_with_504_and_the_reason():
-    subject = gate(hold=0.05)
+    subject = gate()
     subject.hold("the service restarts: test")
     one = Traveller(subject).go()
-    assert one.over.wait(5)
-    assert isinstance(one.refusal, GatewayTimeout)
-    assert "the service restarts: test" in one.refusal.message
-    assert one.held >= 0.05
+    with pytest.raises(GatewayTimeout, match="the service restarts: test; this request was held for 2.5 s"):
+        subject.collect(one, 2.5)
     assert subject.held == 0
 
 
@@ -161,12 +160,28 @@ def test_one_who_leaves_frees_the_place_and_hears_nothing_more():
     subject = gate(most=1)
     subject.hold("test")
     one = Traveller(subject).go()
-    assert subject.forget(one) is True
-    assert subject.forget(one) is False
+    assert subject.forget(one) is None
     other = Traveller(subject).go()
     subject.open(PLACE)
     assert other.over.wait(5)
     assert not one.over.is_set()
+
+
+def test_one_who_leaves_while_it_is_let_in_hears_which_lane_to_leave():
+    subject = gate()
+    subject.hold("test")
+
+    class Deaf(Traveller):
+        def proceed(self):
+            self.over.set()
+
+    one = Deaf(subject).go()
+    subject.open(PLACE)
+    assert one.over.wait(5)
+    lane = subject.forget(one)
+    assert one in lane.inside and subject.forget(one) is None
+    subject.leave(lane, one)
+    assert subject.in_flight == 0
 
 
 def test_refuse_answers_those_who_wait():
@@ -234,29 +249,29 @@ def test_two_lanes_overlap():
     assert new.warned == []
 
 
-def test_nobody_waits_no_thread():
+def test_a_refusal_is_each_request_s_own():
+    """One exception raised for many would gather all their tracebacks, and keep what they hold."""
     subject = gate()
-    subject.hold("test")
-    one = Traveller(subject).go()
-    usher = subject._usher
-    assert usher.is_alive()
-    subject.forget(one)
-    subject.open(PLACE)
-    usher.join(5)
-    assert not usher.is_alive()
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            subject.admit(Traveller(subject))
+        refusals.append(caught.value)
+    assert refusals[0] is not refusals[1]
 
 
 def test_storm():
     """Travellers come, wait, leave and give up while the gate opens and shuts: every one hears exactly once."""
     subject = gate()
     subject.hold("test")
-    heard = [0] * 800
+    heard, lock = [0] * 800, threading.Lock()
 
     class Counted(Traveller):
-        def proceed(self, lane, refusal, held):
-            heard[self.name] += 1
-            if lane is not None:
-                subject.leave(lane, self)
+        def proceed(self):
+            with lock:
+                if (lane := subject.forget(self)) is not None:
+                    heard[self.name] += 1
+                    subject.leave(lane, self)
 
     def travel(first):
         for name in range(first, first + 200):
@@ -265,8 +280,12 @@ def test_storm():
             if lane is not None:
                 heard[name] += 1
                 subject.leave(lane, one)
-            elif name % 7 == 0 and subject.forget(one):
-                heard[name] += 1
+            elif name % 7 == 0:
+                with lock:
+                    if not heard[name]:
+                        heard[name] += 1
+                        if (lane := subject.forget(one)) is not None:
+                            subject.leave(lane, one)
 
     threads = [threading.Thread(target=travel, args=(first,)) for first in range(0, 800, 200)]
     for thread in threads:
@@ -309,20 +328,3 @@ def test_a_run_that_ended_is_lost_at_once_and_only_its_own_lane():
     subject.lose(new, "late news")
     assert waiting.over.wait(5)
     assert lane is not None
-
-
-def test_without_a_thread_nobody_waits_and_later_ones_can(monkeypatch):
-    subject = gate()
-    subject.hold("test")
-
-    def fail(thread):
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", fail)
-        with pytest.raises(Unavailable, match="nobody can wait"):
-            subject.admit(Traveller(subject))
-    assert subject.held == 0
-    later = Traveller(subject).go()
-    subject.open(PLACE)
-    assert later.over.wait(5)

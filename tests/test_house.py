@@ -36,13 +36,13 @@ LAYERS = (
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
     ("config",),
-    ("server", "handler", "reply", "port"),
+    ("front",),
     ("proxy", "service"),
-    ("gate",),
-    ("pool", "stream", "secure", "message"),
+    ("gate", "message"),
     ("http1", "chunked", "poll"),
+    ("loop",),
     ("problems", "events", "cause"),
-    ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "text", "plain",
+    ("settings", "values", "address", "sockets", "control", "signals", "log", "text", "plain",
      "moment", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing

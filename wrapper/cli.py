@@ -105,7 +105,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
     """Faults of files that a run needs from the beginning."""
     if chosen["tls_cert"] is not None and chosen["tls_key"] is not None:
-        from wrapper.certificate import Certificate  # start-up: ssl is loaded only where it is needed
+        from wrapper.front.certificate import Certificate  # start-up: ssl is loaded only where it is needed
 
         try:
             Certificate(chosen["tls_cert"], chosen["tls_key"])

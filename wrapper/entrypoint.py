@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wrapper import gate
     from wrapper.address import Address
     from wrapper.config.subscription import Subscription
-    from wrapper.server import Server
+    from wrapper.front.server import Server
     from wrapper.settings import Settings
     from wrapper.sidecar.loader import Loader
     from wrapper.sidecar.site import Site
@@ -132,7 +132,7 @@ class Entrypoint:
             self._inbox.put(message)
 
     def _serve(self, listener: socket.socket) -> None:
-        from wrapper.server import Server  # start-up: http.server costs 20 ms, the service is not made to wait for it
+        from wrapper.front.server import Server  # start-up: http.server costs 20 ms, the service must not wait
         from wrapper.sidecar.loader import Loader
         from wrapper.sidecar.site import Site
 

@@ -1,15 +1,14 @@
 """Who may be on the road to the service: admit, hold, drain. The only meeting point of `proxy/` and `service/`.
 
 A request asks once. Either it is admitted to a lane, or it is refused, or it waits: then it costs no thread, only a
-place in one queue, and is told later how it went. Lanes let two runs of the service overlap: new requests go to the
+slot in one queue, and is told later how it went. Lanes let two runs of the service overlap: new requests go to the
 new lane, the old one drains.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
-from collections import deque
 
 from wrapper.deadline import Deadline
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Callable, Protocol
 
     from wrapper.address import Address
+    from wrapper.loop.loop import Loop, Steps
 
     class Upstream(Protocol):
         """Connections to one address of the service; `close` drops the kept ones."""
@@ -31,10 +31,12 @@ if TYPE_CHECKING:
         ended: threading.Event
 
     class Traveller(Protocol):
-        """One exchange as the gate sees it. Every method returns at once and never raises."""
+        """One exchange as the gate sees it. Every method returns at once and never raises, in any thread."""
 
-        def proceed(self, lane: Lane | None, refusal: Refusal | None, held: float) -> None:
-            """The end of a wait of `held` seconds: a lane to travel, or the refusal to answer with."""
+        loop: Loop
+
+        def proceed(self) -> None:
+            """The wait is over: `Gate.collect` says how."""
 
         def warn(self, going: str) -> None:
             """This lane ends soon, because of a "restart" or a "shutdown": tell your client what it can hear."""
@@ -64,58 +66,62 @@ class Gate:
 
     def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int) -> None:
         self._make_upstream = make_upstream
-        self._hold_timeout = hold_timeout
+        self.hold_timeout = hold_timeout
         self._hold_max = hold_max
         # Guards everything below; held only for a few lines, never over a call out of this room.
         self._lock = threading.Lock()
-        # Notified when the queue, the lane or the number inside changed in a way somebody waits for.
+        # Notified when the number inside changed in a way that a drain waits for.
         self._changed = threading.Condition(self._lock)
         self._lane: Lane | None = None
         self._draining: set[Lane] = set()
-        self._refusal: Refusal | None = Unavailable("the service has not been started")
+        self._refusal = "the service has not been started"  # why nothing may even wait; empty where it may
         self._reason = "the service is starting"
-        # (traveller, since) in order of arrival. A dict, so that one who leaves is forgotten in one step.
-        self._held: dict[Traveller, float] = {}
-        self._usher: threading.Thread | None = None
+        # In order of arrival. A dict, so that one that leaves is forgotten in one step.
+        self._held: dict[Traveller, None] = {}
+        self._verdicts: dict[Traveller, Lane | Refusal] = {}  # of those that have been told to proceed
+        self._is_releasing = False
         self._hurried = False
 
-    # For those who travel
+    # For travellers
 
-    def admit(self, traveller: Traveller, may_wait: bool = True) -> Lane | None:
-        """The lane to take now, or None: then `traveller.proceed` is called once, later, from another thread.
+    def admit(self, traveller: Traveller) -> Lane | None:
+        """The lane to take now, or None: then `traveller.proceed` is called once, later, for it to `collect`.
 
-        `may_wait` False: never None. Raises: Unavailable where nobody may wait or too many do already.
+        Raises: Unavailable where nothing may wait, or too many do already.
         """
         with self._lock:
             lane = self._lane
-            if lane is not None and not (self._held and may_wait):
+            if lane is not None and not self._held:
                 lane.inside.add(traveller)
                 return lane
-            if not may_wait:
-                raise self._refusal or Unavailable(self._reason)
             self._hold_traveller(traveller)
         return None
 
     def _hold_traveller(self, traveller: Traveller) -> None:
         assert self._lock.locked()
-        if self._refusal is not None:
-            raise self._refusal
-        if self._hold_timeout <= 0:
+        if self._refusal:
+            raise Unavailable(self._refusal)
+        if self.hold_timeout <= 0:
             raise Unavailable(self._reason)
         if len(self._held) >= self._hold_max:
             raise Unavailable(f"{self._reason}, and {self._hold_max} requests wait already")
-        if self._usher is None:
-            self._call_usher()
-        self._held[traveller] = time.monotonic()
+        self._held[traveller] = None
 
-    def _call_usher(self) -> None:
-        """Raises: Unavailable where no thread can be had."""
-        usher = threading.Thread(target=self._usher_in, name="gate", daemon=True)
-        try:
-            usher.start()  # it waits for our lock, and finds somebody held
-        except RuntimeError as error:
-            raise Unavailable(f"{self._reason}, and nobody can wait: {error}") from None
-        self._usher = usher
+    def collect(self, traveller: Traveller, held: float) -> Lane:
+        """How the wait of `held` seconds ended. Raises: the refusal; GatewayTimeout where it has not ended yet."""
+        with self._lock:
+            self._held.pop(traveller, None)
+            verdict = self._verdicts.pop(traveller, None)
+            if isinstance(verdict, Lane):
+                return verdict
+            raise verdict or GatewayTimeout(f"{self._reason}; this request was held for {held:.1f} s")
+
+    def forget(self, traveller: Traveller) -> Lane | None:
+        """The traveller waits no longer; the lane it was admitted to meanwhile, which it is to leave."""
+        with self._lock:
+            self._held.pop(traveller, None)
+            verdict = self._verdicts.pop(traveller, None)
+        return verdict if isinstance(verdict, Lane) else None
 
     def leave(self, lane: Lane, traveller: Traveller) -> None:
         """The exchange is over, however it ended."""
@@ -123,11 +129,6 @@ class Gate:
             lane.inside.discard(traveller)
             if lane in self._draining and not lane.inside:
                 self._changed.notify_all()
-
-    def forget(self, traveller: Traveller) -> bool:
-        """True where the traveller still waited: its place is free again, and `proceed` will not be called."""
-        with self._lock:
-            return self._held.pop(traveller, None) is not None
 
     @property
     def in_flight(self) -> int:
@@ -155,8 +156,10 @@ class Gate:
         """Send everybody to this run of the service from now on; returns the lane that was open before."""
         lane = Lane(self._make_upstream(address), run)
         with self._lock:
-            before, self._lane, self._refusal = self._lane, lane, None
-            self._changed.notify_all()
+            before, self._lane, self._refusal = self._lane, lane, ""
+            first = self._first_to_release()
+        if first is not None:
+            first.loop.spawn(self._release(first.loop), "gate")
         if run is not None and run.ended.is_set():
             self.lose(run, "the service has ended")  # whoever said so may have come before us
         return before
@@ -164,7 +167,7 @@ class Gate:
     def hold(self, reason: str) -> Lane | None:
         """Let newcomers wait from now on; returns the lane that was open."""
         with self._lock:
-            before, self._lane, self._refusal = self._lane, None, None
+            before, self._lane, self._refusal = self._lane, None, ""
             self._reason = reason
         return before
 
@@ -177,14 +180,17 @@ class Gate:
             lane = self._lane
             if lane is None or lane.run is not run:
                 return
-            self._lane, self._refusal, self._reason = None, None, reason
+            self._lane, self._refusal, self._reason = None, "", reason
         lane.upstream.close()
 
     def refuse(self, reason: str) -> Lane | None:
         """Answer newcomers and those who wait with 503 from now on; returns the lane that was open."""
         with self._lock:
-            before, self._lane, self._refusal = self._lane, None, Unavailable(reason)
-            self._changed.notify_all()
+            before, self._lane, self._refusal = self._lane, None, reason
+            held, self._held = self._held, {}
+            self._verdicts.update((traveller, Unavailable(reason)) for traveller in held)
+        for traveller in held:
+            traveller.proceed()
         return before
 
     def drain(self, lane: Lane, deadline: Deadline, going: str) -> bool:
@@ -223,48 +229,34 @@ class Gate:
             traveller.cut()
         self._await_empty(lane, Deadline(CUT_TIMEOUT))
 
-    # The usher: one thread, alive only while somebody waits
+    # The release of those that were held: a task on the loop of the first of them
 
-    def _usher_in(self) -> None:
+    def _first_to_release(self) -> Traveller | None:
+        """None where there is nothing to release, or that is under way."""
+        assert self._lock.locked()
+        if self._is_releasing or not self._held:
+            return None
+        self._is_releasing = True
+        return next(iter(self._held))
+
+    def _release(self, loop: Loop) -> Steps:
+        """In order, a few at first and then more: all in one instant would knock a fresh service over."""
         batch = FIRST_BATCH
-        while True:
-            with self._changed:
-                if not self._held:
-                    self._usher = None
-                    return
-                verdicts = self._verdicts(batch)
-                if not verdicts:
-                    batch = FIRST_BATCH
-                    self._changed.wait(self._next_expiry())
-            for traveller, lane, refusal, held in verdicts:
-                traveller.proceed(lane, refusal, held)
-            if verdicts and verdicts[-1][1] is not None:
-                time.sleep(BATCH_INTERVAL)  # the pace itself, not a wait for something
-                batch *= 2
+        while self._let_in(batch):
+            batch *= 2
+            yield (loop.now + BATCH_INTERVAL,)
 
-    def _next_expiry(self) -> float:
-        assert self._lock.locked()
-        return max(0.0, next(iter(self._held.values())) + self._hold_timeout - time.monotonic())
-
-    def _verdicts(self, batch: int) -> deque[tuple[Traveller, Lane | None, Refusal | None, float]]:
-        """Take those out of the queue whose wait ends now."""
-        assert self._lock.locked()
-        now = time.monotonic()
-        verdicts: deque[tuple[Traveller, Lane | None, Refusal | None, float]] = deque()
-        for traveller, since in list(self._held.items()):
-            held = now - since
-            if self._refusal is not None:
-                verdicts.append((traveller, None, self._refusal, held))
-            elif self._lane is not None and len(verdicts) < batch:
-                self._lane.inside.add(traveller)
-                verdicts.append((traveller, self._lane, None, held))
-            elif self._lane is None and held >= self._hold_timeout:
-                verdicts.append((traveller, None, self._too_long(held), held))
-            else:
-                break
-        for traveller, *_ in verdicts:
-            del self._held[traveller]
-        return verdicts
-
-    def _too_long(self, held: float) -> Refusal:
-        return GatewayTimeout(f"{self._reason}; this request was held for {held:.1f} s")
+    def _let_in(self, batch: int) -> bool:
+        """True while there may be more to let in."""
+        with self._lock:
+            lane = self._lane
+            admitted = list(itertools.islice(self._held, batch)) if lane is not None else []
+            for traveller in admitted:
+                assert lane is not None
+                del self._held[traveller]
+                self._verdicts[traveller] = lane
+                lane.inside.add(traveller)
+            self._is_releasing = bool(admitted)
+        for traveller in admitted:
+            traveller.proceed()
+        return bool(admitted)

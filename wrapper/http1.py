@@ -85,6 +85,10 @@ class RequestHead:
     def has_body(self) -> bool:
         return self.is_chunked or self.length > 0
 
+    def let_go(self) -> None:
+        """Forget what only the sending of it needed; the head itself may have to be kept for hours."""
+        self.care, self.forwarded, self.rest = {}, None, b""
+
     def again(self, method: bytes, target: bytes, end: int) -> RequestHead:
         """The head of another request with the very same fields and no body."""
         head: RequestHead = object.__new__(RequestHead)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     class Source(Protocol):
         """Where the body comes from: pieces as they arrive, once."""
 
-        end: float
-        is_awaited: bool
-
         def pieces(self) -> Iterator[bytes]: ...
+
+        def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None: ...
 
 
 BYTES = (bytes, bytearray, memoryview)
@@ -116,11 +115,6 @@ class Request:
             raise ContentTooLarge(f"the body is over {most} bytes")
         return self._body
 
-    def read_ahead(self) -> None:
-        """Have the whole body here before anybody asks for it; its length must be known. For the wrapper."""
-        assert self.content_length is not None
-        self._reader = Reader(iter((self.stream().read(self.content_length),)))
-
     def json(self, limit: int | None = None) -> Any:
         """The body as JSON.
 
@@ -137,14 +131,9 @@ class Request:
             self._reader = Reader(self._source.pieces())
         return self._reader
 
-    def expect_body(self, end: float) -> None:
-        """Whoever reads the body waits no longer for it than until `end` on the monotonic clock. For the wrapper."""
-        self._source.end = end
-
-    @property
-    def awaits_client(self) -> bool:
-        """True while somebody waits for more of the body, and where that was in vain."""
-        return self._source.is_awaited
+    def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
+        """For the wrapper: the answer may take `seconds` from now on, None any time; then `late` is called."""
+        self._source.limit_time(seconds, late)
 
 
 class Reader:
@@ -202,8 +191,12 @@ class Reader:
 class Response:
     """An answer of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
 
-    An iterable with a `close` method is closed at the end, also when the client leaves early.
+    An iterable with a `close` method is closed at the end, also when the client leaves early. `heartbeat` is sent where
+    no piece came for `heartbeat_interval` seconds.
     """
+
+    heartbeat = b""
+    heartbeat_interval = 15.0
 
     def __init__(
         self,

@@ -99,7 +99,9 @@ class Settings:
     hold: float = option(
         values.duration, "30s", "D",
         "how long a request may wait while the service starts or restarts; `0` answers 503 at once")
-    hold_max: int = option(values.count, "1000", "N", "how many may wait; more get 503 with Retry-After")
+    hold_max: int | None = option(
+        values.count, None, "N", "how many may wait; more get 503 with Retry-After;"
+        " default as many as --max-connections")
     drain_timeout: float = option(
         values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
     stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")

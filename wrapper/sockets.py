@@ -11,6 +11,10 @@ import struct
 
 from wrapper.address import UNIX_PATH_BYTES, Address
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): any connection of anybody may be given one of those between
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
@@ -107,7 +111,7 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
         # An empty host means "all addresses" to a listener; to whoever connects it is this machine.
         place = (_name(address.host or "localhost"), address.port)
         connected = socket.create_connection(place, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
-        _refuse_self(connected, address)
+        refuse_self(connected, address)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -140,11 +144,46 @@ def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
     connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
 
 
-def _refuse_self(connected: socket.socket, address: Address) -> None:
+def refuse_self(connected: socket.socket, address: Address) -> None:
     """A connect to a loopback port nobody listens on can meet itself: simultaneous open (RFC 9293 section 3.5)."""
     if connected.getsockname() == connected.getpeername():
         connected.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens at {address}")
+
+
+def known_places(address: Address) -> list[tuple[int, Any]]:
+    """(family, place) of each address that needs no look-up; none for a name.
+
+    `localhost` is both loopbacks (RFC 6761 section 6.3); so is an empty host to one who connects.
+    """
+    if address.path is not None:
+        return [(socket.AF_UNIX, address.path)]
+    hosts = [address.host] if address.host not in ("", "localhost") else ["127.0.0.1", "::1"]
+    return [(family, (host, address.port)) for host in hosts for family in (socket.AF_INET, socket.AF_INET6)
+            if _is_numeric(family, host)]
+
+
+def _is_numeric(family: int, host: str) -> bool:
+    try:
+        socket.inet_pton(family, host)
+    except OSError:
+        return False
+    return True
+
+
+def resolve(address: Address) -> list[tuple[int, Any]]:
+    """(family, place) of each address that a name has; may take as long as a name server likes. Raises: OSError."""
+    found = socket.getaddrinfo(_name(address.host), address.port, type=socket.SOCK_STREAM)
+    return [(family, place) for family, _, _, _, place in found]
+
+
+def begin_connect(family: int) -> socket.socket:
+    """A socket to connect without waiting. Raises: OSError."""
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    connecting.setblocking(False)
+    if family != socket.AF_UNIX:
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connecting
 
 
 def _name(host: str) -> str | bytes:

@@ -34,7 +34,7 @@ from wrapper import address, settings, sockets
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
-from wrapper.server import Server
+from wrapper.front.server import Server
 from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import MAIN, Service, Surroundings
 from wrapper.sidecar.extension import Sidecar

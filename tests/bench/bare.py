@@ -8,7 +8,7 @@ import threading
 from wrapper import address, sockets
 from wrapper.gate import Gate
 from wrapper.proxy.upstream import Upstream
-from wrapper.server import Server
+from wrapper.front.server import Server
 
 
 class Settings:

@@ -309,7 +309,7 @@ def test_a_restart_that_somebody_asks_for_on_trial_fails_for_the_trial_to_mend(s
 
 def test_requests_are_held_while_it_is_put_back(stage):
     held = []
-    stage.around.feed.listen(lambda event: held.append(stage.service.gate._refusal is None))
+    stage.around.feed.listen(lambda event: held.append(not stage.service.gate._refusal))
     only(stage.apply("fatal", action="POST /-/reload"))
     assert held
     assert all(held)

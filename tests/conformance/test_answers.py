@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.proxy.road import GET, GET_CLOSE, OK, answering, field
+from tests.proxy.road import GET, GET_CLOSE, OK, answering, field, in_turn
 
 DATED = b"Date: d\r\n"
 
@@ -157,7 +157,7 @@ def test_a_body_that_breaks_resets_a_client_that_goes_by_the_end(road, request_b
 def test_answers_that_have_no_body(road, method, status, framing):
     """RFC 9110 sections 8.6, 9.3.2, 15.3.5, 15.4.5: 204 has no length, and nobody waits for a body."""
     answer = b"HTTP/1.1 " + status + b"\r\nETag: e\r\n" + framing + b"\r\n"
-    line = road(answering(answer, OK)).connect().send(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n")
+    line = road(in_turn(answer, OK)).connect().send(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n")
     head = line.head()
     assert head.startswith(b"HTTP/1.1 " + status + b"\r\nETag: e\r\n")
     assert field(head, b"Transfer-Encoding") is None

@@ -11,7 +11,7 @@ from wrapper import address
 from wrapper.gate import Gate
 from wrapper.message import Response
 from wrapper.proxy.upstream import Upstream
-from wrapper.server import Server
+from wrapper.front.server import Server
 
 PATIENCE = 10.0  # seconds after which a test says that what it waits for will not come
 
@@ -242,6 +242,20 @@ def answering(*answers):
                 return  # the end, between two requests
             line.send(answer)
         line.is_at_end()
+    return script
+
+
+def in_turn(*answers):
+    """A script that gives the answers one after the other, whichever connection asks: not all of them are kept."""
+    left = iter(answers)
+
+    def script(line):
+        while True:
+            try:
+                line.message()
+            except EndedError:
+                return
+            line.send(next(left))
     return script
 
 

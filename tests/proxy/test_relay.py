@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields
+from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields, in_turn
 from tests.running import wait_until
 from wrapper import address
 from wrapper.deadline import Deadline
@@ -231,7 +231,7 @@ def test_a_client_of_http_1_0_can_be_kept(road):
 ])
 def test_answers_without_body(road, method, answer):
     """RFC 9112 section 6.3, first rule."""
-    line = road(answering(answer, OK)).connect()
+    line = road(in_turn(answer, OK)).connect()
     line.send(method + b" / HTTP/1.1\r\nHost: h\r\n\r\n").head()
     assert line.send(GET).message()[1] == b"ok"
 
@@ -440,11 +440,27 @@ def arrived(line):
     return struct.unpack("i", fcntl.ioctl(line.sock, termios.FIONREAD, b"\0" * 4))[0]
 
 
-def test_an_answer_given_up_because_of_its_reader_does_not_look_whole(road):
-    made = road(sending_much, idle_timeout=0.1)
+def test_an_answer_that_is_cut_behind_a_slow_reader_does_not_look_whole(road):
+    made = road(sending_much)
     line = made.connect().send(GET_1_0)
+    wait_until(lambda: made.gate.in_flight)
+    made.gate.drain(made.gate.hold("restart"), Deadline(0.1), "restart")
     assert made.site.wait_ended().status == 200
     assert line.is_reset()
+
+
+def test_a_client_may_take_its_answer_as_slowly_as_it_likes(road):
+    """Not --idle-timeout: a reader that pauses is no silent client, and its download is not to be cut in the middle."""
+    size = 8 << 20
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    line = road(script, idle_timeout=0.1).connect().send(GET)
+    line.head()
+    threading.Event().wait(0.5)  # the pause itself: five times as long as a client may be silent
+    assert len(line.exactly(size)) == size
 
 
 def test_the_answer_of_a_client_that_half_closed_does_not_look_whole_when_it_is_given_up(road):
@@ -522,90 +538,62 @@ def test_a_service_that_takes_too_long_is_a_504(road):
     assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 504 ")
 
 
-# Where no thread can be had (RLIMIT_NPROC, the pids controller): whoever polls goes on polling
+# Where no thread can be had (RLIMIT_NPROC, the pids controller): only own paths need one
 
 
 @pytest.fixture
 def crowded(road):
-    """`crowded(script)`: a road with all the threads it can have, one seat, and a service behind it."""
+    """`crowded(script)`: a road that can have two threads for own paths, both busy, and a service behind it."""
+    made, go_on = [], threading.Event()
+
     def build(script, **settings):
-        made = road(script, **settings)
-        made.server.pool._most = 2
-        blocked, go_on = threading.Event(), threading.Event()
-        made.site.answers["/sidecar/block"] = lambda request: blocked.set() or (go_on.wait(10) and Response(b""))
-        made.line = made.connect().send(b"GET /sidecar/block HTTP/1.1\r\nHost: h\r\n\r\n")
-        assert blocked.wait(10)
-        made.let_go = go_on.set
-        return made
+        made.append(road(script, **settings))
+        made[0].server.workers._most = 2
+        blocked = threading.Semaphore(0)
+        made[0].site.answers["/sidecar/block"] = lambda request: blocked.release() or (go_on.wait(10) and Response(b""))
+        made[0].busy = [made[0].connect().send(b"GET /sidecar/block HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
+        for _ in made[0].busy:
+            assert blocked.acquire(timeout=10)
+        made[0].let_go = go_on.set
+        return made[0]
 
-    builds = []
-    yield lambda *words, **settings: builds.append(build(*words, **settings)) or builds[-1]
-    for made in builds:
-        made.let_go()
+    yield build
+    go_on.set()
 
 
-def test_slow_answers_need_no_thread_where_none_can_be_had(crowded):
-    asked, go_on = threading.Semaphore(0), threading.Event()
+def test_whatever_waits_for_the_service_needs_no_thread(crowded):
+    go_on = threading.Event()
 
     def script(line):
-        line.head()
-        asked.release()
+        head = line.head()
+        path = head.split()[1]
+        if path == b"/upload":
+            line.exactly(100_000)
         assert go_on.wait(10)
-        line.send(OK)
+        if path == b"/ws":
+            line.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\nok")
+        else:
+            line.send(OK)
         line.is_at_end()
 
     made = crowded(script)
-    lines = [made.connect().send(GET) for _ in range(5)]
-    for _ in lines:
-        assert asked.acquire(timeout=10)
-    threading.Event().wait(0.3)  # past AWAIT_TIMEOUT, when one would sit down and wait
+    asked = [made.connect().send(request) for request in (
+        GET, b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000),
+        b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n")]
+    wait_until(lambda: made.gate.in_flight == 3)
     assert made.ask(b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"own")
-    assert made.server.threads == 2
     go_on.set()
-    assert all(line.message()[1] == b"ok" for line in lines)
+    assert [line.until(b"ok")[-2:] for line in asked] == [b"ok"] * 3
+    assert made.server.threads == 3
 
 
-@pytest.mark.parametrize("settings", [{"upstream_timeout": 0.3}, {}])
-def test_who_waits_without_a_thread_is_watched_all_the_same(crowded, settings):
-    left = threading.Event()
-
-    def script(line):
-        line.head()
-        if line.is_at_end():
-            left.set()
-
-    made = crowded(script, **settings)
-    line = made.connect().send(GET)
-    if settings:
-        assert line.head().startswith(b"HTTP/1.1 504 ")
-    else:
-        line.close()
-    assert left.wait(5)
-
-
-@pytest.mark.parametrize("request_bytes", [
-    b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n",
-    b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n",
-    b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n",
-], ids=["own", "upload", "tunnel", "stream"])
-def test_what_would_sit_and_wait_is_refused_where_no_thread_can_be_had(crowded, request_bytes):
-    def script(line):
-        path = line.head().split()[1]
-        if path == b"/ws":
-            line.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n")
-        elif path == b"/stream":
-            line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n")
-        line.all()
-
-    made = crowded(script)
-    made.connect().send(b"GET /sidecar/other HTTP/1.1\r\nHost: h\r\n\r\n").head()
-    line = made.connect().send(request_bytes)
-    head = line.head()
+def test_an_own_path_is_refused_where_no_thread_can_be_had(crowded):
+    made = crowded(echoing)
+    head = made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").head()
     assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After"), head
-    assert made.ask(b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").endswith(b"own")
     made.let_go()
-    assert made.line.head().startswith(b"HTTP/1.1 200 ")
+    assert [line.head().startswith(b"HTTP/1.1 200 ") for line in made.busy] == [True, True]
+    assert made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").message()[1] == b"own"
 
 
 # What the client does wrong

@@ -20,10 +20,11 @@ class Upstream:
 class Body:
     """A request's body as the server hands it over, in pieces."""
 
-    is_awaited = False
-
     def __init__(self, *pieces):
         self._pieces = pieces
+
+    def limit_time(self, seconds, late):
+        """The time is the test's own."""
 
     def pieces(self):
         return iter([piece for piece in self._pieces if piece])

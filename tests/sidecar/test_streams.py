@@ -6,16 +6,17 @@ import threading
 
 import pytest
 
-from tests.running import thread_names, wait_until
 from wrapper.errors import Refusal, Unavailable
 from wrapper.events import Feed
 from wrapper.message import Response
 from wrapper.problems import Board
-from wrapper.sidecar import eviction, sse, streams
+from wrapper.sidecar import sse
+from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.places import Places
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.streams import event
+from wrapper.testing import running
 
 
 @pytest.fixture
@@ -91,23 +92,25 @@ def test_a_generator_that_fails_is_a_problem_and_the_answer_is_broken_off(answer
     assert "ValueError" in board.list()[0]["message"]
 
 
-def test_a_silent_generator_does_not_silence_the_stream(answer, monkeypatch):
+def test_a_silent_generator_does_not_silence_the_stream(monkeypatch):
     monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL", 0.01)
-    go_on = threading.Event()
+    go_on, sidecar = threading.Event(), Sidecar()
 
+    @sidecar.route("GET", "/ticks")
     def ticks():
-        go_on.wait()
+        go_on.wait(10)
         yield 1
 
-    pieces = answer(ticks()).pieces()
-    assert next(pieces) == sse.HEARTBEAT
-    go_on.set()
-    wait_until(lambda: next(pieces) == b"data: 1\n\n")
+    with running(sidecar) as wrapper, wrapper.stream("/ticks") as lines:
+        assert next(lines) == ": "
+        go_on.set()
+        assert "data: 1" in lines
 
 
-def test_a_generator_ends_when_its_client_has_left(answer):
-    ended = threading.Event()
+def test_a_generator_ends_at_its_next_event_when_its_client_has_left():
+    ended, sidecar = threading.Event(), Sidecar()
 
+    @sidecar.route("GET", "/ticks")
     def ticks():
         try:
             while True:
@@ -115,14 +118,13 @@ def test_a_generator_ends_when_its_client_has_left(answer):
         finally:
             ended.set()
 
-    response = answer(ticks())
-    assert next(response.pieces()) == b"data: 1\n\n"
-    response.close()
-    assert ended.wait(5)
-    wait_until(lambda: "mine GET /x" not in thread_names())
+    with running(sidecar) as wrapper:
+        with wrapper.stream("/ticks") as lines:
+            assert next(lines) == "data: 1"
+        assert ended.wait(10)
 
 
-def test_a_generator_nobody_looked_at_is_closed(answer):
+def test_a_generator_that_was_not_begun_is_closed(answer):
     began = []
 
     def ticks():
@@ -188,48 +190,30 @@ def test_a_stream_that_finds_no_place_is_closed(answer):
     assert closed
 
 
-@pytest.mark.parametrize("catches", [False, True])
-def test_a_generator_that_computes_for_ever_is_ended_when_its_client_has_left(answer, places, monkeypatch, catches):
-    monkeypatch.setattr(streams, "LEAVE_TIMEOUT", 0.01)
-    ended = []
+def test_a_generator_that_waits_keeps_its_place_until_it_comes_back(monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.places.MOST_STREAMS", 1)
+    go_on, sidecar = threading.Event(), Sidecar()
 
-    def compute():
+    @sidecar.route("GET", "/ticks")
+    def ticks():
         yield 1
-        while True:
-            try:
-                while True:
-                    pass
-            except eviction.Overdue:
-                ended.append(1)
-                if not catches or len(ended) > 1:
-                    raise
-
-    response = answer(compute())
-    assert next(response.pieces()) == b"data: 1\n\n"
-    response.close()
-    wait_until(lambda: ended and not places.taken)
-    wait_until(lambda: not [name for name in thread_names() if name.startswith("mine GET /x")])
-
-
-def test_a_generator_that_waits_keeps_its_place_until_it_comes_back(answer, places, monkeypatch):
-    monkeypatch.setattr(streams, "LEAVE_TIMEOUT", 0.01)
-    go_on = threading.Lock()
-    go_on.acquire()
-
-    def wait():
-        yield 1
-        go_on.acquire()
+        go_on.wait(10)
         yield 2
 
-    for _ in range(2):
-        response = answer(wait())
-        assert next(response.pieces()) == b"data: 1\n\n"
-        response.close()
-    with pytest.raises(Unavailable):
-        answer(wait())
-    for left in (1, 0):
-        go_on.release()
-        wait_until(lambda left=left: places.taken == left)
+    with running(sidecar) as wrapper:
+        with wrapper.stream("/ticks") as lines:
+            assert next(lines) == "data: 1"
+        assert wrapper.get("/ticks").status == 503
+        go_on.set()
+        wrapper.wait_until(lambda: is_served(wrapper))
+
+
+def is_served(wrapper):
+    try:
+        with wrapper.stream("/ticks") as lines:
+            return next(lines) == "data: 1"
+    except AssertionError:
+        return False
 
 
 # What is said of it

@@ -210,3 +210,9 @@ def trailers(section: bytes, nominated: frozenset[bytes]) -> bytes:
     """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1)."""
     dropped = _NOT_IN_TRAILERS | nominated
     return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in dropped)
+
+
+def is_event_stream(fields: bytes) -> bool:
+    """True where Content-Type says text/event-stream; it is looked for line by line, so no other field can say it."""
+    return any(name.lower() == b"content-type" and value.partition(b";")[0].strip().lower() == b"text/event-stream"
+               for name, value in split_fields(fields))

@@ -1,164 +1,136 @@
-"""Bytes both ways after a 101, or for HTTP/2 that is passed on untouched.
+"""Bytes both ways after a 101, or for HTTP/2 that is passed on untouched: one task for both directions.
 
-Nothing is read ahead of what the other side takes; an end of one side is carried over to the other; no side is timed.
+Nothing is read ahead of what the other side takes; an end of one side is carried over to the other, which then has
+`END_TIMEOUT` of silence until it is taken for gone.
 """
 
 from __future__ import annotations
 
-import socket
-import threading
-
-from wrapper.poll import BROKEN, READABLE, WRITABLE, ready
+from wrapper.loop.loop import NEVER
+from wrapper.loop.stream import READ_SIZE, Gone
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
-from wrapper.stream import ClientGone, Stream, cut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from wrapper.loop.loop import Steps
+    from wrapper.loop.poller import Notice
+    from wrapper.loop.stream import Stream
+
+    class Going(Protocol):
+        going: str
+
+END_TIMEOUT = 15.0  # seconds of silence; a peer that never closes its half stays in FIN_WAIT2 for ever
 
 
 class _Way:
-    """One direction: what could not be sent yet, and how far it has come."""
+    """One direction: where its bytes come from and go to, and how far it has come."""
 
-    __slots__ = ("frames", "has_ended", "is_muted", "pending")
+    __slots__ = ("frames", "has_ended", "is_closed", "moved", "sink", "source")
 
-    def __init__(self, early: bytes, is_framed: bool) -> None:
+    def __init__(self, source: Stream, sink: Stream, is_framed: bool) -> None:
+        self.source = source
+        self.sink = sink
         self.frames = Frames() if is_framed else None
-        if self.frames is not None and early:
-            self.frames.feed(early)
-        self.pending = early
         self.has_ended = False  # its end has been carried over
-        self.is_muted = False  # a Close of ours was its last frame
+        self.is_closed = False  # a Close of ours was its last frame
+        self.moved = 0
 
 
 class Tunnel:
-    """The bytes between `stream` and `service`, from the point where both have been read so far."""
+    """The bytes between `client` and `service`, from the point where both have been read so far.
 
-    def __init__(self, stream: Stream, service: socket.socket, early: bytes, is_websocket: bool) -> None:
-        self._stream = stream
-        self._service = service
-        rest, stream.rest = stream.rest, b""
-        # Guards both ways and every send, because a warning is sent by another thread than the one that pumps.
-        self._lock = threading.Lock()
-        self._up = _Way(rest, is_websocket)
-        self._down = _Way(early, is_websocket)
+    `warned` is given when the run of the service is about to end, and `traveller.going` says why by then.
+    """
+
+    def __init__(self, client: Stream, service: Stream, warned: Notice, is_websocket: bool, traveller: Going) -> None:
+        self._up = _Way(client, service, is_websocket)
+        self._down = _Way(service, client, is_websocket)
+        self._warned = warned
+        self._loop = client.loop
         self._code = 0  # of the Close frames to send, 0 for none
-        self.received = len(rest)
-        self.sent = len(early)
+        self._traveller = traveller
 
-    def warn(self, going: str) -> None:
-        """Send Close frames both ways as soon as no frame is cut in two by that."""
-        with self._lock:
-            if self._down.frames is None or self._code:
-                return
-            self._code = CLOSE_CODES[going]
-            for way in (self._up, self._down):
-                if way.frames is not None and way.frames.is_between:
-                    self._close_way(way)
-                    self._flush_quietly(way)
+    @property
+    def received(self) -> int:
+        return self._up.moved
 
-    def run(self, buffer: memoryview) -> None:
-        """Pump until both sides have ended or one has broken."""
+    @property
+    def sent(self) -> int:
+        return self._down.moved
+
+    def run(self) -> Steps:
+        """Pump until both sides have ended, or one has broken."""
         try:
-            with self._lock:
-                self._flush(self._up)
-                self._flush(self._down)
+            for way in (self._up, self._down):
+                if way.source.rest:
+                    rest, way.source.rest = way.source.rest, b""
+                    self._pass_on(way, memoryview(rest))
             while not (self._up.has_ended and self._down.has_ended):
-                if not self._pump(buffer):
+                sources = self._sources()
+                deadline = self._loop.now + END_TIMEOUT if self._up.has_ended or self._down.has_ended else NEVER
+                if not self._go_on((yield (deadline, *sources))):
                     break
-        except (OSError, ClientGone):
+        except Gone:
             pass
-        self._stream.cut()
-        cut(self._service)
 
-    def _pump(self, buffer: memoryview) -> bool:
-        """Wait for one event of either side and do what it asks for; False when a side is broken."""
-        asked = []
-        with self._lock:
-            for side, source, sink in ((self._stream.socket, self._up, self._down),
-                                       (self._service, self._down, self._up)):
-                interest = _interest(source, sink)
-                # A side that has closed reports POLLHUP whatever is asked for, while what it sent still waits here.
-                if interest or not source.pending:
-                    asked.append((side, interest))
-        client = self._stream.fileno()
-        timeout = 0 if self._stream.has_unseen() and not self._up.pending and not self._up.has_ended else None
-        events = ready(timeout, *asked)
-        if timeout == 0:
-            events[client] = events.get(client, 0) | READABLE
-        for fd, event in events.items():
-            source, sink = (self._up, self._down) if fd == client else (self._down, self._up)
-            with self._lock:
-                if event & WRITABLE:
-                    self._flush(sink)
-                if event & READABLE and not source.pending and not source.has_ended:
-                    self._move(source, buffer)
-                elif event & BROKEN and not source.pending:
-                    return False
+    def _sources(self) -> list[Any]:
+        """To read where the bytes can go on, to write where some wait."""
+        sources: list[Any] = [] if self._code else [self._warned]
+        for way in (self._up, self._down):
+            if way.sink.unsent:
+                sources.append(way.sink.link.writable)
+            elif not way.has_ended:
+                sources.append(way.source.link.readable)
+        return sources
+
+    def _go_on(self, fired: Any) -> bool:
+        """Do what `fired` asks for; False where the silence after an end was too long."""
+        if fired is None:
+            return False
+        if fired is self._warned:
+            self._close_ways()
+        for way in (self._up, self._down):
+            if fired is way.source.link.readable:
+                self._move(way)
+            elif fired is way.sink.link.writable:
+                way.sink.send_unsent()
         return True
 
-    def _move(self, way: _Way, buffer: memoryview) -> None:
-        assert self._lock.locked()
-        try:
-            count = self._stream.read_into_now(buffer) if way is self._up \
-                else self._service.recv_into(buffer, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        if not count:
-            self._end(way)
-            return
-        if way is self._up:
-            self.received += count
-        else:
-            self.sent += count
-        self._pass_on(way, buffer[:count])
+    def _move(self, way: _Way) -> None:
+        while True:
+            view = self._loop.buffer[:READ_SIZE]
+            count = way.source.receive_into(view)
+            if count is None:
+                return
+            if not count:
+                way.has_ended = True
+                way.sink.finish_writing()
+                return
+            self._pass_on(way, view[:count])
+            if way.sink.unsent or not way.source.has_unseen():
+                return
 
     def _pass_on(self, way: _Way, data: memoryview) -> None:
-        if way.is_muted:
+        way.moved += len(data)
+        if way.is_closed:
             return
         if way.frames is not None:
             last = way.frames.feed(data)
             if self._code and last >= 0:
-                self._send(way, data[:last])
-                self._close_way(way)
-                self._flush(way)
+                way.sink.send(data[:last])
+                self._close(way)
                 return
-        self._send(way, data)
+        way.sink.send(data)
 
-    def _close_way(self, way: _Way) -> None:
-        way.pending += close_frame(self._code, is_masked=way is self._up)
-        way.is_muted = True
+    def _close_ways(self) -> None:
+        """Send Close frames both ways, as soon as no frame is cut in two by that."""
+        self._code = CLOSE_CODES[self._traveller.going]
+        for way in (self._up, self._down):
+            if way.frames is not None and way.frames.is_between:
+                self._close(way)
 
-    def _send(self, way: _Way, data: bytes | memoryview) -> None:
-        sent = self._write(way, data)
-        if sent < len(data):
-            way.pending = bytes(data[sent:])
-
-    def _write(self, way: _Way, data: bytes | memoryview) -> int:
-        if way is self._down:
-            return self._stream.write_now(data)
-        try:
-            return self._service.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return 0
-
-    def _flush(self, way: _Way) -> None:
-        if way.pending:
-            pending, way.pending = way.pending, b""
-            self._send(way, pending)
-
-    def _flush_quietly(self, way: _Way) -> None:
-        try:
-            self._flush(way)
-        except (OSError, ClientGone):
-            pass  # whoever pumps will see it too
-
-    def _end(self, way: _Way) -> None:
-        """Carry the end of one side over to the other."""
-        way.has_ended = True
-        if way is self._down:
-            self._stream.finish_writing()
-        else:
-            self._service.shutdown(socket.SHUT_WR)
-
-
-def _interest(source: _Way, sink: _Way) -> int:
-    """What to wait for on one socket: to read where its bytes can go on, to write where some wait."""
-    readable = READABLE if not source.pending and not source.has_ended else 0
-    return readable | (WRITABLE if sink.pending else 0)
+    def _close(self, way: _Way) -> None:
+        way.sink.send(close_frame(self._code, is_masked=way is self._up))
+        way.is_closed = True

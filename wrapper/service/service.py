@@ -60,7 +60,8 @@ class Service:
         # Held through one change of the service's configuration, so that a fault has one change to blame.
         self.changing = threading.Lock()
         self.life = Life(name, around.feed)
-        self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
+        self.gate = Gate(around.make_upstream, settings.hold,
+                         settings.max_connections if settings.hold_max is None else settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN)

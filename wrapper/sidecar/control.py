@@ -10,7 +10,7 @@ from wrapper import address, sockets
 from wrapper.control import DEFAULT_PREFIX
 from wrapper.errors import NotFound
 from wrapper.log import log
-from wrapper.server import Server
+from wrapper.front.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,15 +76,13 @@ class ControlServer(Server):
         except ValueError as error:
             raise OSError(str(error)) from None
 
-    def get_request(self) -> tuple[socket.socket, Any]:
+    def verify_request(self, request: Any, client_address: Any) -> bool:
         """The file's mode says who may connect; not every system heeds it (unix(7)), so the peer is looked at too."""
-        connection, place = super().get_request()
-        user = _user(connection)
-        if user not in (ROOT, os.geteuid()):
-            log.warning("a stranger at the control socket was turned away", uid=user)
-            connection.close()
-            raise BlockingIOError
-        return connection, place
+        user = _user(request)
+        if user in (ROOT, os.geteuid()):
+            return True
+        log.warning("a stranger at the control socket was turned away", uid=user)
+        return False
 
     def stop(self) -> None:
         super().stop()

@@ -21,7 +21,7 @@ from wrapper.sidecar.traffic import SLOT_SECONDS, TIMES, Traffic
 
 if TYPE_CHECKING:
     from wrapper.message import Request
-    from wrapper.server import Server
+    from wrapper.front.server import Server
     from wrapper.sidecar.metrics import Family
     from wrapper.sidecar.site import Site
 

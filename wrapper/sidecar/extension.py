@@ -12,7 +12,6 @@ from wrapper.config import source as configuration
 from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
 from wrapper.sidecar.declaration import bound, judge_details, judge_mount, judge_service, name_of, seconds, size
-from wrapper.sidecar.eviction import sheltered
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
 from wrapper.sidecar.router import Route
@@ -71,7 +70,6 @@ class Sidecar:
             for metric in self._metrics.values():
                 metric.reset()
 
-    @sheltered
     def _declare(self, what: str, action: Callable[[Host], None]) -> None:
         with self._lock:
             host = self._host
@@ -82,7 +80,6 @@ class Sidecar:
         with self._lock:
             self._declared.append((what, action))  # one that was refused is not tried again by the next host
 
-    @sheltered
     def _tell(self, what: str, action: Callable[[Host], None]) -> None:
         """News: remembered only until there is a host."""
         with self._lock:
@@ -225,7 +222,6 @@ class Sidecar:
         """Values counted by size: `.observe(value, label=value)`."""
         return self._metric(Histogram(name, help, labels, buckets))
 
-    @sheltered
     def _metric(self, metric: Kind) -> Kind:
         """One that is declared again is the same: a handler may say each time what it counts with."""
         with self._lock:

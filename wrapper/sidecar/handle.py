@@ -11,7 +11,6 @@ from wrapper.config import apply as configuration
 from wrapper.config.timed import Connection
 from wrapper.deadline import Deadline
 from wrapper.service.state import State
-from wrapper.sidecar.eviction import sheltered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,13 +133,11 @@ class ServiceHandle:
         """Have it read its configuration again, as --reload-signal or --reload-path say; without them, restart it."""
         self._act("reload", reason, wait)
 
-    @sheltered
     def _act(self, kind: str, reason: str, wait: bool) -> None:
         ticket = self.service.controller.ask(kind, reason)
         if wait and not ticket.wait():
             raise ActionFailed(f"cannot {kind} {self.name}: {ticket.error}")
 
-    @sheltered
     def signal(self, name: str | int) -> None:
         """Send a signal, such as "HUP", to its process group.
 
@@ -176,7 +173,6 @@ class ServiceHandle:
 
     # Change
 
-    @sheltered
     def apply(self, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
               ready_timeout: float | None = None, *, probe: Callable[..., Any] | None = None,
               reason: str = "configuration") -> list[Problem]:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a task that failed is called again; doubles
 STEADY_SECONDS = 60.0  # after which a task that failed before counts as well again
-BODY_AHEAD = 1024 * 1024  # bytes of a body that are read before the handler's time begins to run
 
 
 class Host:
@@ -78,19 +77,11 @@ class Host:
         def respond(request: Request) -> Response:
             request.limit = limit
             is_head = request.method == "HEAD"
-            return self._call(what, request, lambda: response_of(work(request, self._main), self.guard, what,
-                                                                 self._places, is_head), timeout)
+            response: Response = self._calls.run(what, request, lambda: response_of(
+                work(request, self._main), self.guard, what, self._places, is_head), timeout)
+            return response
 
         return respond
-
-    def _call(self, what: str, request: Request, work: Callable[[], Response], timeout: float | None) -> Response:
-        length = request.content_length
-        if length is not None and 0 < length <= min(BODY_AHEAD, request.limit):
-            request.read_ahead()  # a client that sends slowly must not look like a handler that hangs
-        if timeout is not None:
-            request.expect_body(time.monotonic() + timeout)
-        response: Response = self._calls.run(what, work, timeout, lambda: request.awaits_client)
-        return response
 
     def add_route(self, route: Route) -> None:
         """Raises: ValueError where it is taken."""
@@ -101,7 +92,8 @@ class Host:
         what = f"mount {root}"
 
         def respond(request: Request) -> Response:
-            return self._call(what, request, lambda: mount.answer(request), timeout)
+            response: Response = self._calls.run(what, request, lambda: mount.answer(request), timeout)
+            return response
 
         self._site.add_tree(Route("GET", root, respond, guarded))
 

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, TypeVar
 
 from wrapper.log import log
-from wrapper.sidecar.eviction import sheltered
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*", re.ASCII)
@@ -92,7 +91,6 @@ class Metric:
             raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
         self._change_at(key, change)
 
-    @sheltered
     def _change_at(self, key: tuple[str, ...], change: Callable[[list[float]], None]) -> None:
         while True:
             series = self._series

@@ -20,8 +20,8 @@ RETRY_AFTER = 5  # seconds
 class Places:
     """A number of places; whoever finds none is told to come again."""
 
-    def __init__(self, most: int = MOST_STREAMS) -> None:
-        self._most = most
+    def __init__(self, most: int | None = None) -> None:
+        self._most = MOST_STREAMS if most is None else most
         # Guards how many are taken, and that none is given back twice.
         self.lock = threading.Lock()
         self.taken = 0

@@ -9,7 +9,7 @@ from types import GeneratorType
 from wrapper.message import Response
 from wrapper.plain import dumps
 from wrapper.sidecar import sse
-from wrapper.sidecar.streams import Events, Stream
+from wrapper.sidecar.streams import Stream, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,11 +36,12 @@ def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: b
     given = body if isinstance(body, Response) else _response(body, guard, what)
     # A new one: an author may keep an answer and return it again and again.
     response = Response(given.body, status or given.status, clean([*given.headers, *headers]))
+    response.heartbeat, response.heartbeat_interval = given.heartbeat, given.heartbeat_interval
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
     if isinstance(response.body, (bytes, bytearray, str)):
         judge_length(response, is_head)
-    elif isinstance(response.body, Events):
+    elif isinstance(response.body, Stream):
         response.body.admit(places)
     else:
         response.body = stream = Stream(response.body, guard, what, length_of(response.headers))
@@ -74,7 +75,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
     if isinstance(body, (bytes, bytearray)):
         return Response(bytes(body), content_type="application/octet-stream")
     if isinstance(body, GeneratorType):
-        return sse.response(Events(body, guard, what))
+        return sse.response(Stream(body, guard, what, encode=event))
     raise TypeError(f"{type(body).__name__} is no answer: return a dict, list, str, bytes, None, (status, body), "
                     "a Response or a generator")
 

@@ -26,7 +26,9 @@ RETRY_MS = 1000  # how long a browser waits before it comes back
 def response(pieces: Iterable[Piece]) -> Response:
     """A stream that nothing in between may keep or gather."""
     headers = (("Cache-Control", "no-store"), NO_BUFFER)
-    return Response(pieces, headers=headers, content_type=CONTENT_TYPE)
+    made = Response(pieces, headers=headers, content_type=CONTENT_TYPE)
+    made.heartbeat, made.heartbeat_interval = HEARTBEAT, HEARTBEAT_INTERVAL
+    return made
 
 
 def message(data: Any, event: str | None = None, name: str | None = None) -> bytes:

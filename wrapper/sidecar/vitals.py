@@ -17,7 +17,7 @@ from wrapper.service.state import State
 
 if TYPE_CHECKING:
     from wrapper.problems import Board
-    from wrapper.server import Server
+    from wrapper.front.server import Server
     from wrapper.service.service import Service
 
 PAGE_BYTES = resource.getpagesize()

@@ -6,7 +6,15 @@ import os
 import ssl
 
 from wrapper.errors import BadSettings, CannotStart
+from wrapper.front.secure import SecureStream
 from wrapper.log import log
+from wrapper.loop.stream import ClientGone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+
+    from wrapper.loop.loop import Loop
 
 
 class Certificate:
@@ -24,6 +32,10 @@ class Certificate:
         except OSError as error:  # ssl.SSLError is one
             raise CannotStart(f"cannot read --tls-cert {certificate} with its key: {error.strerror or error}",
                               BadSettings.exit_status) from error
+
+    def stream(self, connection: socket.socket, loop: Loop) -> SecureStream:
+        """The server's end of a TLS connection, before its handshake. Raises: OSError, ValueError."""
+        return SecureStream(connection, loop, ClientGone, self.context())
 
     def context(self) -> ssl.SSLContext:
         changed_at = self._changed_at()

@@ -1,7 +1,7 @@
 """How long one thread may keep the interpreter while others wait: much shorter while authors' code takes long.
 
-A handler that computes takes a turn whenever the relay waits for a socket, and the relay then waits for the end of that
-turn, several times a request. Short turns all the time would cost the relay with 128 clients a third of its p99.
+A handler that computes takes the interpreter whenever the loop waits for a socket, and the loop then waits for one
+interval, several times a request. A short one all the time would cost the relay with 128 clients a third of its p99.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 
-SHORT_TURN = 0.00001  # seconds, for the pool's workers; others wait the kernel's timer slack of 50 us longer
+SHORT = 0.00001  # seconds, for the loop; others wait the kernel's timer slack of 50 us longer
 
 
-class Turns:
-    """The interpreter's switch interval, shortened as long as somebody asks for it."""
+class SwitchInterval:
+    """The interpreter's switch interval, shortened as long as one call or more asks for it."""
 
     def __init__(self) -> None:
-        # Guards both: how many ask for short turns, and the interval to go back to.
+        # Guards both: how many ask for a short one, and the interval to go back to.
         self._lock = threading.Lock()
         self._askers = 0
         self._before = 0.0
@@ -25,7 +25,7 @@ class Turns:
         with self._lock:
             if not self._askers:
                 self._before = sys.getswitchinterval()
-                sys.setswitchinterval(min(SHORT_TURN, self._before))
+                sys.setswitchinterval(min(SHORT, self._before))
             self._askers += 1
 
     def lengthen(self) -> None:
@@ -36,4 +36,4 @@ class Turns:
                 sys.setswitchinterval(self._before)
 
 
-turns = Turns()  # one for the process: so is the interpreter
+switch_interval = SwitchInterval()  # one for the process: so is the interpreter

@@ -5,13 +5,14 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    import ssl
-    import threading
+    from collections.abc import Hashable
     from typing import Any, Protocol
 
     from wrapper.gate import Gate
+    from wrapper.loop.loop import Loop
+    from wrapper.loop.stream import Stream
+    from wrapper.loop.workers import Workers
     from wrapper.message import Ended, Request, Response
-    from wrapper.pool import Lot, Pool
     from wrapper.proxy.headers import Peer
 
     class Site(Protocol):
@@ -26,31 +27,30 @@ if TYPE_CHECKING:
             """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
 
         def is_quick(self, path: str) -> bool:
-            """True where the answer to a path of the wrapper's own waits for nobody."""
+            """True where the answer to a path of the wrapper's own waits for nothing, not even the disk."""
 
         def gate(self, path: str) -> Gate: ...
 
         def ended(self, ended: Ended) -> None: ...
 
     class Port(Protocol):
-        """What a connection needs of the port it came in by: `server.Server`, seen from here."""
+        """The port a connection came in by: `server.Server`, seen from here."""
 
         site: Site
         settings: Any
-        pool: Pool
         trusted: bool
-        max_header: int
-        held_lock: threading.Lock
-        idle: Lot
-        heading: Lot
-        holding: Lot
-        leaving: Lot
-        lingering: Lot
-        awaiting: Lot
-        greeting: Lot
+        workers: Workers
+        loop: Loop
+        is_closing: bool
+        idle: dict[Any, None]
 
-        def tls_context(self) -> ssl.SSLContext | None: ...
+        @property
+        def is_crowded(self) -> bool: ...
 
-        def peer_of(self, connection: socket.socket, address: Any) -> Peer: ...
+        def stream(self, connection: socket.socket, loop: Loop) -> Stream: ...
 
-        def left(self, handler: object) -> None: ...
+        def peer_of(self, address: Any) -> Peer: ...
+
+        def admit(self, connection: Any) -> str: ...
+
+        def forget(self, connection: Hashable) -> None: ...

@@ -1,0 +1,276 @@
+"""One client's connection, from its first byte to its last: each is a generator on the loop.
+
+TLS, then request after request: a head, an own path or the relay, then the next one or the end. Here what went wrong
+becomes an answer, in one place. RFC 9112 section 9 (connections), RFC 9110 section 15 (status codes).
+"""
+
+from __future__ import annotations
+
+import socketserver
+
+from wrapper.errors import Refusal, RequestTimeout, Unavailable
+from wrapper.front.own import OwnExchange
+from wrapper.front.reply import refusal_bytes
+from wrapper.http1 import read_request
+from wrapper.log import log
+from wrapper.loop.loop import NEXT_TURN
+from wrapper.loop.stream import ClientGone, Stream
+from wrapper.message import Ended, normal_path
+from wrapper.proxy.passthrough import PREFACE, Passthrough
+from wrapper.proxy.relay import Broken, Exchange
+from wrapper.proxy.request_body import RequestBody
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.front.protocols import Port
+    from wrapper.http1 import RequestHead
+    from wrapper.loop.loop import Loop, Steps, Task
+
+QUOTA = 16  # own paths that are answered before the other connections have their turn
+LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
+
+
+class Closing(Exception):
+    """The connection carries nothing, and is wanted no longer."""
+
+
+class Connection(socketserver.BaseRequestHandler):
+    """One client's connection. `handle` begins it and returns at once; the loop goes on with it."""
+
+    server: Port  # type: ignore[assignment]  # what a connection may know of it
+    task: Task
+
+    def setup(self) -> None:
+        """Raises: OSError where the loop cannot watch it."""
+        server = self.server
+        self.loop: Loop = server.loop
+        self.stream: Stream = server.stream(self.request, self.loop)
+        self.peer = server.peer_of(self.client_address)
+        self.has_served = False
+        self.is_answering = False  # its client has an answer to come
+        self.last_head: RequestHead | None = None
+        self.may_ask_more = True  # the client has not said that the present request is its last
+        self.began = 0.0
+
+    def handle(self) -> None:
+        said = self.server.admit(self)
+        self.task = self.loop.task(self._run(said), "a connection")
+        self.loop.begin(self.task)
+
+    def _run(self, said: str) -> Steps:
+        """The whole life; `said` is why there is no room for it."""
+        try:
+            # There is no answer to give before a TLS handshake, and a handshake is not for the surplus.
+            if said and (self.server.is_crowded or self.stream.is_secure):
+                return
+            if said:
+                yield from self._say(refusal_bytes(Unavailable(said), close=True))
+                yield from self._part()
+                return
+            if self.stream.is_secure:
+                yield from self._shake_hands()
+            yield from self._serve()
+        except (ClientGone, Closing):
+            pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self.stream.close()
+        self.server.forget(self)
+
+    def _shake_hands(self) -> Steps:
+        deadline = self.loop.now + self.server.settings.header_timeout
+        try:
+            while not self.stream.shake_hands():
+                if (yield deadline, self.stream.link.readable) is None:
+                    raise Closing
+        except (OSError, ValueError) as error:
+            log.debug("no TLS with a client", cause=error)
+            raise Closing from None
+
+    # One request after the other
+
+    def _serve(self) -> Steps:
+        served = 0
+        while True:
+            try:
+                head = yield from self._next_head()
+            except Refusal as refusal:
+                yield from self._refuse_head(refusal)
+                return
+            if head is None:
+                return
+            self.is_answering = True
+            if not (yield from self._answer(head)):
+                return
+            self.is_answering = False
+            self.has_served = True
+            served += 1
+            if served % QUOTA == 0 and self.stream.rest:
+                yield NEXT_TURN
+
+    def _next_head(self) -> Steps:
+        """The next request's head, None where the connection is over. Raises: a Refusal."""
+        stream, server = self.stream, self.server
+        known, limit = 0, server.settings.max_header
+        deadline = began = 0.0
+        while True:
+            if stream.rest:
+                head = read_request(stream.rest, limit, self.last_head, known)
+                if head is not None:
+                    return head
+                known = len(stream.rest)
+                began = began or self.loop.now
+                deadline = began + server.settings.header_timeout
+            # The first request has mostly come with its connection.
+            data = stream.receive() if not (self.has_served or deadline) or stream.has_unseen() else None
+            if data is None:
+                deadline = deadline or self.loop.now + server.settings.idle_timeout
+                if not (yield from self._await_head(deadline)):
+                    return None
+                data = stream.receive()
+            if data:
+                stream.rest = stream.rest + data if stream.rest else data
+            elif data is not None:
+                return None
+
+    def _await_head(self, deadline: float) -> Steps:
+        """True where more has come. Raises: RequestTimeout in the middle of a head."""
+        server, link = self.server, self.stream.link
+        if self.stream.rest:
+            if (yield deadline, link.readable) is None:
+                raise RequestTimeout("the request did not come in time")
+            return True
+        if server.is_closing and self.has_served:
+            yield from self._part()
+            return False
+        server.idle[self] = None
+        fired = yield deadline, link.readable
+        server.idle.pop(self, None)
+        return fired is not None
+
+    def _refuse_head(self, refusal: Refusal) -> Steps:
+        """Raises: ClientGone."""
+        if self.server.settings.h2c and (yield from self._begins_h2()):
+            yield from Passthrough(self.task, self.stream, self.server.site.gate("/")).run()
+            return
+        yield from self._say(refusal_bytes(refusal, close=True))
+        yield from self._part()
+
+    def _begins_h2(self) -> Steps:
+        """True where HTTP/2 begins: all of its preface counts, since a service may take the rest for HTTP/1."""
+        stream, deadline = self.stream, self.loop.now + self.server.settings.header_timeout
+        while PREFACE.startswith(stream.rest) and len(stream.rest) < len(PREFACE):
+            if (data := stream.receive()) is None:
+                if (yield deadline, stream.link.readable) is None:
+                    return False
+            elif not data:
+                return False
+            else:
+                stream.rest += data
+        return stream.rest.startswith(PREFACE)
+
+    def _answer(self, head: RequestHead) -> Steps:
+        """Answer one request; True where another may follow on this connection."""
+        server, stream = self.server, self.stream
+        rest = stream.rest
+        stream.rest = rest[head.end:] if len(rest) > head.end else b""
+        self.last_head = head if head.rest else None
+        self.may_ask_more = head.keep
+        self.began = self.loop.now
+        body = RequestBody(stream, head, server.settings.max_header, server.settings.idle_timeout)
+        path = normal_path(head.target.decode("latin-1"))
+        site = server.site
+        keep = None
+        if path.startswith(site.prefixes):
+            keep = yield from self._answer_own(head, body, path)
+        if keep is None:
+            keep = yield from self._relay(head, body, path)
+        if not keep:
+            yield from self._part(is_whole=body.is_done and not stream.rest and not self.may_ask_more)
+        return keep
+
+    def _answer_own(self, head: RequestHead, body: RequestBody, path: str) -> Steps:
+        """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
+        server = self.server
+        own = OwnExchange(self.stream, self.peer.address, server, head, body, path)
+        if not (yield from own.run()):
+            return None
+        if server.site.observes:
+            seconds = self.loop.now - self.began
+            server.site.ended(Ended(
+                head.method.decode("ascii"), head.target.decode("latin-1"), own.status, seconds, seconds, 0.0,
+                body.received, own.sent, True, self.peer.address, head))
+        if own.is_broken:
+            self._break()
+        return own.keep
+
+    def _relay(self, head: RequestHead, body: RequestBody, path: str) -> Steps:
+        """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers."""
+        server = self.server
+        exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server)
+        is_broken = False
+        try:
+            yield from exchange.travel()
+        except Refusal as refusal:
+            yield from self._refuse(exchange, refusal)
+        except (ClientGone, Broken) as error:
+            log.debug("an exchange broke", cause=error)
+            exchange.keep = False
+            exchange.status = exchange.status or 499
+            is_broken = exchange.is_answered
+        except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not the end of all
+            log.error("an exchange failed", cause=repr(error))
+            exchange.keep = False
+            is_broken = exchange.is_answered
+            if not is_broken:
+                yield from self._refuse(exchange, Refusal("the wrapper failed"))
+        if server.site.observes:
+            self._tell_ended(exchange)
+        if is_broken:
+            self._break()
+        return exchange.keep
+
+    def _refuse(self, exchange: Exchange, refusal: Refusal) -> Steps:
+        exchange.status = refusal.status
+        exchange.keep = exchange.keep and exchange.body.is_done and not self.server.is_closing
+        try:
+            yield from self._say(refusal_bytes(refusal, not exchange.keep, exchange.head.method == b"HEAD",
+                                              exchange.held, exchange.head.minor))
+        except ClientGone:
+            exchange.keep = False
+
+    def _tell_ended(self, exchange: Exchange) -> None:
+        now, head = self.loop.now, exchange.head
+        self.server.site.ended(Ended(
+            head.method.decode("ascii"), head.target.decode("latin-1"), exchange.status, now - self.began,
+            (exchange.first_byte or now) - self.began, exchange.held, exchange.body.received, exchange.sent, False,
+            self.peer.address, head))
+
+    def _say(self, data: bytes) -> Steps:
+        """Send something of our own. Raises: ClientGone."""
+        yield from self.stream.write(data, self.server.settings.idle_timeout)
+
+    # The end
+
+    def _part(self, is_whole: bool = False) -> Steps:
+        """Close; where the client may still be sending, only after it could see our answer (RFC 9112 section 9.6).
+
+        What is closed with bytes unread is reset, and with it goes what the client has not taken yet of an answer.
+        """
+        if is_whole:
+            return
+        stream, end = self.stream, self.loop.now + LINGER_TIMEOUT
+        stream.finish_writing()
+        stream.rest = b""
+        self.is_answering = False
+        while (data := stream.receive()) != b"":
+            if data is None and (yield min(end, self.loop.now + LINGER_SILENCE), stream.link.readable) is None:
+                return
+
+    def _break(self) -> None:
+        """At once: an end before the reset would look like success where the end is what frames the answer."""
+        self.stream.reset()
+        raise Closing
+

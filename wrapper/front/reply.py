@@ -1,0 +1,81 @@
+"""Answers of the wrapper's own, as bytes: errors for relayed and for own paths, and what the sidecar answers."""
+
+from __future__ import annotations
+
+import json
+from email.utils import formatdate
+from http import HTTPStatus
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wrapper.errors import Refusal
+
+
+def head_bytes(status: int, fields: Any, close: bool, minor: int = 1) -> bytes:
+    """The head of an answer of our own (RFC 9110 section 6.6.1 asks for a Date)."""
+    lines = [f"HTTP/1.1 {status} {reason(status)}", f"Date: {formatdate(usegmt=True)}"]
+    lines += [f"{name}: {value}" for name, value in fields]
+    if close:
+        lines.append("Connection: close")
+    elif not minor:
+        lines.append("Connection: keep-alive")
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a line break in a field of an answer")
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+
+
+def answer_bytes(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
+                 minor: int = 1) -> bytes:
+    """A whole answer of our own."""
+    fields, promised = unframed(fields)
+    if content_type is not None:
+        fields.append(("Content-Type", content_type))
+    length = _length(status, promised, body, is_head)
+    if length is not None:
+        fields.append(("Content-Length", str(length)))
+    return head_bytes(status, fields, close, minor) + (b"" if is_head or has_no_body(status) else body)
+
+
+def _length(status: int, promised: int | None, body: bytes, is_head: bool) -> int | None:
+    """RFC 9110 section 8.6: to a HEAD and in a 304 it may say what a GET would be answered with; a 204 has none."""
+    if status == 304:
+        return promised
+    if has_no_body(status):
+        return None
+    return promised if is_head and promised is not None else len(body)
+
+
+def refusal_bytes(refusal: Refusal, close: bool, is_head: bool = False, held: float = 0.0, minor: int = 1) -> bytes:
+    """An error of our own for a relayed path: a short page of text."""
+    text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
+    fields = list(refusal.headers)
+    if held:
+        fields.append(("Wrapper-Held", f"{held:.3f}"))
+    return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
+
+
+def own_refusal_bytes(refusal: Refusal, close: bool, is_head: bool, minor: int) -> bytes:
+    """An error for an own path: JSON."""
+    text = json.dumps({"error": refusal.message, "status": refusal.status}).encode() + b"\n"
+    return answer_bytes(refusal.status, refusal.headers, "application/json", text, close, is_head, minor)
+
+
+def unframed(fields: Any) -> tuple[list[tuple[str, str]], int | None]:
+    """The fields without those that frame the answer, which is our own business, and the length they promised."""
+    promised = [int(value) for name, value in fields if name.lower() == "content-length" and value.isdecimal()]
+    kept = [(name, value) for name, value in fields if name.lower() not in ("content-length", "transfer-encoding")]
+    return kept, promised[0] if promised else None
+
+
+def has_no_body(status: int) -> bool:
+    """RFC 9112 section 6.3."""
+    return status in (204, 304) or status < 200
+
+
+def reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

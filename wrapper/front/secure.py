@@ -1,0 +1,160 @@
+"""The client's end of a TLS connection: the same as a plain `Stream`, over OpenSSL that is fed from memory.
+
+OpenSSL does not touch the socket here. Only so can close_notify be sent while the client goes on sending, as RFC 8446
+section 6.1 allows and a tunnel needs: on a socket, `unwrap` reads what comes next and throws it away.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+from wrapper.loop.loop import Loop
+from wrapper.loop.stream import READ_SIZE, Gone, Stream
+
+BATCH = 64 * 1024  # bytes that one call of recv takes, or that are encrypted for one call of send: four records
+
+
+class SecureStream(Stream):
+    """A TLS client connection; `shake_hands` comes first."""
+
+    is_secure = True
+
+    def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone], context: ssl.SSLContext) -> None:
+        super().__init__(connection, loop, gone)
+        self._incoming = ssl.MemoryBIO()  # came from the socket, to be decrypted
+        self._outgoing = ssl.MemoryBIO()  # encrypted, to be sent
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._early = b""  # decrypted before our goodbye, which would have lost it
+        self._has_ended = False  # nothing more comes
+
+    def shake_hands(self) -> bool:
+        """True when the handshake is done, False while more of the client's part has to come.
+
+        Raises: OSError (ssl.SSLError is one) when there is no agreement.
+        """
+        while True:
+            try:
+                self._tls.do_handshake()
+                return True
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._push_quietly()  # our part, or the alert that says what is wrong
+            if not self._fill():
+                return False
+
+    # In
+
+    def receive(self, size: int = READ_SIZE) -> bytes | None:
+        if self._early:
+            data, self._early = self._early[:size], self._early[size:]
+            return data
+        try:
+            while not self._has_ended:
+                if not (self._incoming.pending or self._incoming.eof or self._tls.pending() or self._fill()):
+                    return None
+                try:
+                    return self._decrypt(size)
+                except ssl.SSLWantReadError:
+                    continue  # all of `_incoming` was taken, and it is not a whole record yet
+        except OSError as error:
+            raise self._gone(str(error)) from None
+        return b""
+
+    def _decrypt(self, size: int) -> bytes:
+        try:
+            data = self._tls.read(size)
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):  # with a goodbye after ours, or without any
+            data = b""
+        self._has_ended = not data
+        return data
+
+    def receive_into(self, view: memoryview) -> int | None:
+        count = 0
+        while count < len(view) and (not count or self.has_unseen()):
+            data = self.receive(len(view) - count)
+            if not data:
+                return count or (None if data is None else 0)
+            view[count:count + len(data)] = data
+            count += len(data)
+        return count
+
+    def _fill(self) -> bool:
+        """Feed OpenSSL with what has come; False where nothing has. Raises: OSError."""
+        self._push_quietly()  # what reading made OpenSSL say, such as the answer to a KeyUpdate
+        try:
+            data = self.socket.recv(BATCH)
+        except BlockingIOError:
+            return False
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        return True
+
+    def has_unseen(self) -> bool:
+        return bool(self._early or self._has_ended or self._incoming.pending or self._tls.pending())
+
+    # Out
+
+    def send(self, data: bytes | memoryview) -> bool:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._tls.write(view[:BATCH]):]
+                if self._outgoing.pending >= BATCH:
+                    self._push()
+            return self._push()
+        except OSError as error:
+            raise self._gone(str(error)) from None
+
+    def send_unsent(self) -> None:
+        self.send(b"")
+
+    def _push(self) -> bool:
+        """Send what is encrypted; True where the socket took all of it. Raises: OSError."""
+        if self._outgoing.pending:
+            encrypted = self._outgoing.read()
+            self.unsent = self.unsent + encrypted if self.unsent else encrypted
+        if self.unsent:
+            try:
+                self.unsent = self.unsent[self.socket.send(self.unsent):]
+            except BlockingIOError:
+                pass
+        return not self.unsent
+
+    def _push_quietly(self) -> None:
+        try:
+            self._push()
+        except OSError:
+            pass  # what reads sees it too
+
+    # The end
+
+    def finish_writing(self) -> None:
+        """Say goodbye (close_notify), and close our side behind what is on its way."""
+        self._say_goodbye()
+        super().finish_writing()
+
+    def reset(self) -> None:
+        self._has_ended = True  # no goodbye: it would say that nothing is missing
+        super().reset()
+
+    def close(self) -> None:
+        if not self._has_ended:
+            self._say_goodbye()
+        super().close()
+
+    def _say_goodbye(self) -> None:
+        """Send close_notify, without which a careful client calls the end a truncation (RFC 8446 section 6.1)."""
+        try:
+            while piece := self._decrypt(BATCH):
+                self._early += piece
+        except (OSError, ValueError):
+            pass  # mostly that there is no more
+        try:
+            self._tls.unwrap()
+        except (OSError, ValueError):
+            pass  # the client's own is still to come, or there was no handshake
+        self._push_quietly()

@@ -1,0 +1,221 @@
+"""The exposed port: a `ThreadingHTTPServer` whose hooks hand each connection to the loop, and own paths to threads."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import os
+import socket
+import sys
+
+from wrapper import sockets
+from wrapper.front.connection import Closing, Connection
+from wrapper.log import log
+from wrapper.loop.loop import NEVER, Loop
+from wrapper.loop.poller import Link
+from wrapper.loop.stream import ClientGone, Stream
+from wrapper.loop.workers import Workers
+from wrapper.proxy.headers import Peer, TrustedProxies
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wrapper.front.certificate import Certificate
+    from wrapper.front.protocols import Site
+    from wrapper.loop.loop import Steps
+
+ACCEPTS = 64  # connections taken in one turn
+ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
+SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
+# Descriptors that no new client gets: those who are there need some to the service, and `sockets.RESERVE` are for us.
+# 1,024 is all there are where nothing else is said (INR_OPEN_CUR of the kernel), fewer than --max-connections.
+RESERVE = 64
+THREADS_MAX = 512  # for own paths: sidecars have their own bounds, of 100 calls and 100 streams each
+THREADS_KEPT = 2  # for own paths, whatever limit on processes is reached meanwhile
+ROOM = 8  # idle connections that are closed at a time where descriptors run short
+KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `listener`, which must be listening already. `trusted`: it is the control socket."""
+
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, site: Site, settings: Any, *, trusted: bool = False) -> None:
+        super().__init__(listener.getsockname(), Connection, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        listener.setblocking(False)
+        self.is_unix = listener.family == socket.AF_UNIX
+        if not self.is_unix:
+            _tune(listener)
+        self.site = site
+        self.settings = settings
+        self.trusted = trusted
+        self.is_closing = False
+        self.accepted = 0
+        name = "control" if trusted else "exposed"
+        self.workers = Workers(f"{name} path", THREADS_MAX, THREADS_KEPT)
+        self._loops = [Loop(f"{name} port", self.workers) for _ in range(1 if trusted else loops())]
+        self.loop = self._loops[0]  # of the next connection
+        self.open_connections: set[Connection] = set()
+        self.idle: dict[Connection, None] = {}  # those that carry nothing, the longest idle first
+        self._certificate = _certificate(settings) if settings.tls_cert and not trusted else None
+        self.trusted_proxies = TrustedProxies(tuple(settings.trusted_proxies))
+
+    @property
+    def connections(self) -> int:
+        return len(self.open_connections)
+
+    @property
+    def threads(self) -> int:
+        return len(self._loops) + self.workers.count
+
+    # Start and end
+
+    def start(self) -> None:
+        """Raises: RuntimeError or NoThread where no thread can be had."""
+        self.workers.start()
+        for loop in self._loops:
+            loop.start()
+        self._acceptor = self._loops[0].spawn(self._accept(self._loops[0]), "the acceptor")
+
+    def stop(self) -> None:
+        """Close the connections that carry nothing; answers say Connection: close from now on.
+
+        Newcomers are still taken: a request that is on its way gets an answer, if only the gate's 503.
+        """
+        self.is_closing = True
+        for connection in list(self.idle):
+            if connection.has_served:
+                connection.loop.post(self._part_idle, connection)
+
+    def _part_idle(self, connection: Connection) -> None:
+        if connection in self.idle:
+            connection.task.interrupt(Closing())
+
+    @property
+    def is_answering(self) -> bool:
+        """True while a client has an answer to come, held ones too."""
+        return any(connection.is_answering for connection in list(self.open_connections))
+
+    def close_connections(self) -> None:
+        """Cut whatever is left, and end the threads."""
+        for loop in self._loops:
+            loop.stop()
+        self.socket.close()
+        self.workers.stop()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.error("a connection failed")
+
+    # The hooks of socketserver, in the order of their calls
+
+    def _accept(self, loop: Loop) -> Steps:
+        """Take connections as they come, so many in a turn that a crowd is in soon and the others have theirs."""
+        link = Link(loop, self.socket.fileno())
+        try:
+            while True:
+                yield NEVER, link.readable
+                try:
+                    for _ in range(ACCEPTS):
+                        self._take()
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    self._make_room()
+                    # EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the queue, so trying at once would spin.
+                    log.warning("cannot take a connection", cause=error)
+                    yield (loop.now + ACCEPT_PAUSE,)
+        finally:
+            link.close()
+
+    def _take(self) -> None:
+        """Take one connection. Raises: OSError where there is none, or no room for it."""
+        request, client_address = self.get_request()
+        if self.verify_request(request, client_address):
+            self.process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        return self.socket.accept()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a connection on the next loop; its first request has mostly come with it."""
+        self.accepted += 1
+        self.loop = loop = self._loops[self.accepted % len(self._loops)]
+        if len(self._loops) == 1:
+            self.finish_request(request, client_address)
+        else:
+            loop.post(self.finish_request, request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Runs in the loop that the connection stays with."""
+        try:
+            Connection(request, client_address, self)
+        except (OSError, ValueError) as error:
+            log.warning("cannot serve a connection", cause=error)
+            request.close()
+
+    # For connections
+
+    def stream(self, connection: socket.socket, loop: Loop) -> Stream:
+        """The server's end of a connection. Raises: OSError where the loop cannot watch it."""
+        if self._certificate is None:
+            return Stream(connection, loop, ClientGone)
+        return self._certificate.stream(connection, loop)
+
+    def admit(self, connection: Connection) -> str:
+        """Why there is no room for `connection`; empty where there is."""
+        self.open_connections.add(connection)
+        if self.trusted:
+            return ""
+        if sockets.is_reserved(connection.stream.link.fd, RESERVE) and not self._make_room():
+            return "there are no descriptors left"
+        most = self.settings.max_connections
+        return f"there are {most} connections already" if len(self.open_connections) > most else ""
+
+    def _make_room(self) -> bool:
+        """Close the connections that have been idle for longest, as nginx does; False where none is."""
+        longest = list(itertools.islice(self.idle, ROOM))
+        for connection in longest:
+            connection.loop.post(self._part_idle, connection)
+        return bool(longest)
+
+    @property
+    def is_crowded(self) -> bool:
+        """True where those over --max-connections are not even told so any more."""
+        return self.connections > int(self.settings.max_connections) + SURPLUS_MAX
+
+    def forget(self, connection: Connection) -> None:
+        self.idle.pop(connection, None)
+        self.open_connections.discard(connection)
+
+    def peer_of(self, address: Any) -> Peer:
+        host = None if self.is_unix else str(address[0])
+        if host is not None and host.startswith("::ffff:"):
+            host = host[7:]  # an IPv4 client of a socket for both
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host))
+
+
+def loops() -> int:
+    """How many loops there are: as many as can run at a time where no lock makes them take turns."""
+    is_free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
+    return os.cpu_count() or 1 if is_free_threaded else 1
+
+
+def _certificate(settings: Any) -> Certificate:
+    from wrapper.front.certificate import Certificate  # start-up: a Python without OpenSSL serves without TLS
+
+    return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _tune(listener: socket.socket) -> None:
+    """For the connections it will take: Linux hands these options on to them (tcp_create_openreq_child)."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A client that vanished without a word would keep its tunnel or its silent stream for ever.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_INTERVAL)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)

@@ -1,0 +1,292 @@
+"""One thread that resumes generators: what waits costs no thread.
+
+A task is a generator. Where it would block it yields `(deadline, source, ...)`: sources are descriptors that become
+readable or writable, or notices that other threads give. The loop resumes it with the source that fired first, or with
+None once the deadline (a moment of `loop.now`, NEVER for none) has passed. Only the loop's own thread touches tasks,
+links and sources; other threads call `post`, `spawn`, `interrupt` and `Notice.give`.
+
+Not asyncio: its transports, futures and contexts cost a relayed small answer more than all of the work here does; the
+ratio is measured by tests/bench/asyncio_road.py and stands in the README.
+"""
+
+from __future__ import annotations
+
+import heapq
+import mmap
+import threading
+import time
+from collections import deque
+
+from wrapper.log import log
+from wrapper.loop.poller import Notice, Poller
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any, Callable
+
+    from wrapper.loop.poller import Source
+    from wrapper.loop.workers import Workers
+
+    Wait = tuple[Any, ...]  # a deadline, then sources
+    Steps = Generator[Wait, Any, Any]
+
+NEVER = float("inf")
+NEXT_TURN: Wait = (0.0,)  # what a task yields that has had its share of this turn
+BUFFER_SIZE = 1024 * 1024  # bytes of the one buffer for bodies; 64 KiB moves a download at two thirds the rate
+STALE_MAX = 256  # entries of deadlines beyond two for each task, after which they are put in order anew
+
+
+class Task:
+    """One generator and what it waits for. `ended` is given when it is over."""
+
+    __slots__ = ("_loop", "_sources", "deadline", "due", "ended", "is_over", "name", "number", "steps")
+
+    def __init__(self, loop: Loop, steps: Steps, name: str) -> None:
+        self._loop = loop
+        self.steps = steps
+        self.name = name
+        self._sources: tuple[Any, ...] = ()
+        self.number = 0  # of its present wait; what is meant for an earlier one is dropped
+        self.deadline = NEVER
+        self.due = NEVER  # the earliest entry for it among the loop's deadlines
+        self.is_over = False
+        self.ended = Notice(loop)
+
+    def wake(self, source: Source | None) -> None:
+        """Go on with what `source` says, or with None at the deadline."""
+        self._leave()
+        try:
+            wait = self.steps.send(source)
+        except StopIteration:
+            self._end()
+        except Exception as error:  # noqa: BLE001  one fault ends one task, not the thread that serves all
+            self._fail(error)
+        else:
+            self._loop.suspend(self, wait)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise `error` where the task waits; nothing happens where it is over."""
+        if self.is_over:
+            return
+        self._leave()
+        try:
+            wait = self.steps.throw(error)
+        except StopIteration:
+            self._end()
+        except Exception as raised:  # noqa: BLE001
+            if raised is not error:
+                self._fail(raised)
+            self._end()
+        else:
+            self._loop.suspend(self, wait)
+
+    def attend(self, sources: tuple[Any, ...]) -> None:
+        """Stand at each of them, in order; go on in the next turn where one has fired already."""
+        self._sources = sources
+        for source in sources:
+            if source.attend(self):
+                self._leave()
+                self._loop.ready.append((self, source, self.number))
+                return
+
+    def _leave(self) -> None:
+        for source in self._sources:
+            source.waiter = None
+        self._sources = ()
+        self.number += 1
+        self.deadline = NEVER
+
+    def _fail(self, error: BaseException) -> None:
+        log.error(f"{self.name} failed", cause=repr(error))
+        self._end()
+
+    def _end(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._loop.tasks.discard(self)
+            self.ended.give_now()
+
+    def drop(self) -> None:
+        """Let the generator clean up where it stands; for the end of the loop."""
+        try:
+            self.steps.close()
+        except Exception as error:  # noqa: BLE001  the others are to be cleaned up too
+            log.error(f"{self.name} cannot be dropped", cause=repr(error))
+
+
+class Loop(Poller):
+    """The thread, its tasks and their deadlines."""
+
+    def __init__(self, name: str, workers: Workers) -> None:
+        super().__init__()
+        self._name = name
+        self.workers = workers
+        self.tasks: set[Task] = set()
+        self.ready: deque[tuple[Task, Any, int]] = deque()  # to be resumed in the next turn
+        self.buffer = memoryview(mmap.mmap(-1, BUFFER_SIZE))  # pages that were never written to cost no memory
+        # (moment, number, task), lazily: one entry for a task is enough while its deadlines only move away.
+        self._deadlines: list[tuple[float, int, Task]] = []
+        self._number = 0
+        self._is_stopping = False
+        self.thread: threading.Thread | None = None
+
+    # From any thread
+
+    def spawn(self, steps: Steps, name: str) -> Task:
+        """A task that begins soon, from any thread."""
+        task = Task(self, steps, name)
+        self.post(self.begin, task)
+        return task
+
+    def interrupt(self, task: Task, error: BaseException) -> None:
+        """Raise `error` in the task, wherever it waits by then."""
+        self.post(task.interrupt, error)
+
+    def start(self) -> None:
+        """Raises: RuntimeError where no thread can be had."""
+        thread = threading.Thread(target=self.run, name=self._name, daemon=True)
+        thread.start()
+        self.thread = thread
+
+    def stop(self) -> None:
+        """End the thread after the present turn; whatever still waits is dropped."""
+        self._is_stopping = True
+        self.post(_do_nothing)
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join()
+        elif self.thread is None:
+            self._end()
+
+    # In the loop's thread
+
+    def in_thread(self, call: Callable[[], Any]) -> Steps:
+        """What `call` returns, from a thread where it may block. Raises: NoThread, what `call` raises."""
+        done, outcome = Notice(self), Outcome()
+
+        def work() -> None:
+            outcome.of(call)
+            done.give()
+
+        self.workers.submit(work)
+        yield NEVER, done
+        return outcome.get()
+
+    def task(self, steps: Steps, name: str) -> Task:
+        """One that waits for `begin`; it may be interrupted from its first step on."""
+        return Task(self, steps, name)
+
+    def begin(self, task: Task) -> Task:
+        """Take the first steps of `task` at once."""
+        self.tasks.add(task)
+        task.wake(None)
+        return task
+
+    def suspend(self, task: Task, wait: Wait) -> None:
+        """Let `task` wait for what it has yielded."""
+        deadline = wait[0]
+        if deadline <= 0:
+            self.ready.append((task, None, task.number))
+            return
+        if deadline < NEVER:
+            task.deadline = deadline
+            if deadline < task.due:
+                task.due = deadline
+                self._number += 1
+                heapq.heappush(self._deadlines, (deadline, self._number, task))
+        if len(wait) > 1:
+            task.attend(wait[1:])
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        _wait_precisely()
+        try:
+            while not self._is_stopping:
+                self._take_turn()
+        finally:
+            self._end()
+
+    def _take_turn(self) -> None:
+        self.take_events(self._pause())
+        if self.ready:
+            self._resume_ready()
+        if self._deadlines and self._deadlines[0][0] <= self.now:
+            self._expire()
+
+    def _pause(self) -> float:
+        """Seconds that epoll may sleep."""
+        if self.ready or self.has_posted:
+            return 0
+        if not self._deadlines:
+            return -1
+        return max(0.0, self._deadlines[0][0] - time.monotonic())
+
+    def _resume_ready(self) -> None:
+        for _ in range(len(self.ready)):
+            task, source, number = self.ready.popleft()
+            if task.number == number and not task.is_over:
+                task.wake(source)
+
+    def _expire(self) -> None:
+        """Resume those whose deadline has passed; enter those anew whose deadline has moved away."""
+        entries = self._deadlines
+        while entries and entries[0][0] <= self.now:
+            due, _, task = heapq.heappop(entries)
+            if due != task.due or task.is_over:
+                continue
+            task.due = NEVER
+            if task.deadline <= self.now:
+                task.wake(None)
+            elif task.deadline < NEVER:
+                task.due = task.deadline
+                self._number += 1
+                heapq.heappush(entries, (task.due, self._number, task))
+        if len(entries) > 2 * len(self.tasks) + STALE_MAX:
+            self._forget_stale()
+
+    def _forget_stale(self) -> None:
+        """Let go of tasks that ended long before their deadline."""
+        self._deadlines = [entry for entry in self._deadlines if entry[0] == entry[2].due and not entry[2].is_over]
+        heapq.heapify(self._deadlines)
+
+    def _end(self) -> None:
+        for task in list(self.tasks):
+            task.drop()
+        self.close()
+
+
+class Outcome:
+    """What a call returned or raised, carried from one thread to another."""
+
+    __slots__ = ("_error", "_value")
+
+    def __init__(self) -> None:
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def of(self, call: Callable[[], Any]) -> None:
+        try:
+            self._value = call()
+        except BaseException as error:  # noqa: BLE001  it is raised again where it is asked for
+            self._error = error
+
+    def get(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _do_nothing() -> None:
+    return None
+
+
+def _wait_precisely() -> None:
+    """Have the waits of this thread end when they should, not up to 50 us later (prctl(2), PR_SET_TIMERSLACK).
+
+    A wait for the interpreter is one too: beside code that computes, a relayed request has half a dozen of them.
+    """
+    try:
+        with open(f"/proc/{threading.get_native_id()}/timerslack_ns", "w", encoding="ascii") as file:  # proc(5)
+            file.write("1000")
+    except OSError:
+        pass  # then they end later

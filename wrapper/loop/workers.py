@@ -1,0 +1,93 @@
+"""Threads for what may block: made when they are needed, kept for a while, never more than so many."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+IDLE_TIMEOUT = 10.0  # seconds a thread without a job stays
+
+
+class NoThread(Exception):
+    """Neither a thread nor room for one is to be had."""
+
+
+class Workers:
+    """At most `most` threads; `kept` of them are there from `start` on and stay, whatever limits are reached."""
+
+    def __init__(self, name: str, most: int, kept: int = 0) -> None:
+        self._name = name
+        self._most = most
+        self._kept = kept
+        # Guards the two below: how many threads there are, and the inboxes of those without a job, the last one on top.
+        self._lock = threading.Lock()
+        self.count = 0
+        self._idle: list[queue.SimpleQueue[Callable[[], object] | None]] = []
+
+    def start(self) -> None:
+        """Raises: NoThread."""
+        for _ in range(self._kept):
+            self.submit(_do_nothing, is_new=True)
+
+    def submit(self, job: Callable[[], object], *, is_new: bool = False) -> None:
+        """Have `job` run by a thread soon. Raises: NoThread."""
+        with self._lock:
+            if self._idle and not is_new:
+                self._idle.pop().put(job)
+                return
+            if self.count >= self._most:
+                raise NoThread(f"{self._most} threads are busy already")
+            self.count += 1
+        try:
+            threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
+        except RuntimeError as error:  # "can't start new thread": a limit on processes or memory
+            with self._lock:
+                self.count -= 1
+            raise NoThread(str(error)) from None
+
+    def stop(self) -> None:
+        """End those without a job; the others end after theirs."""
+        with self._lock:
+            self._kept, self._most = 0, 0
+            idle, self._idle = self._idle, []
+        for inbox in idle:
+            inbox.put(None)
+
+    def _work(self, first: Callable[[], object]) -> None:
+        inbox: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        job: Callable[[], object] | None = first
+        while job is not None:
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001  the thread goes on with the next
+                log.error("a worker failed", cause=repr(error))
+            job = self._next(inbox)
+        with self._lock:
+            self.count -= 1
+
+    def _next(self, inbox: queue.SimpleQueue[Callable[[], object] | None]) -> Callable[[], object] | None:
+        """The next job; None where the thread is to end."""
+        with self._lock:
+            if not self._most:
+                return None
+            self._idle.append(inbox)
+        while True:
+            try:
+                return inbox.get(timeout=IDLE_TIMEOUT)
+            except queue.Empty:
+                with self._lock:
+                    if inbox not in self._idle:
+                        continue  # a job was put there this very moment
+                    if self.count > self._kept:
+                        self._idle.remove(inbox)
+                        return None
+
+
+def _do_nothing() -> None:
+    return None

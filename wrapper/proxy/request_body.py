@@ -1,0 +1,158 @@
+"""The body of one request: read once, as it comes, and sent on to the service by a task of its own."""
+
+from __future__ import annotations
+
+from wrapper.chunked import Chunked, chunk, last_chunk
+from wrapper.errors import BadRequest, Refusal, RequestTimeout
+from wrapper.http1 import Malformed
+from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.loop.stream import ClientGone, Gone
+from wrapper.proxy.headers import trailers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from wrapper.http1 import RequestHead
+    from wrapper.loop.loop import Loop, Steps
+    from wrapper.loop.stream import Stream
+
+TURN_SIZE = 1024 * 1024  # bytes of one body that are moved before the other tasks have their turn
+
+
+class RequestBody:
+    """The body of one request. `is_done` when it has been read to its end; `patience` is how long a stall may last."""
+
+    __slots__ = ("_chunked", "_left", "_patience", "_stream", "before_wait", "end", "is_awaited", "is_done", "received",
+                 "trailers")
+
+    def __init__(self, stream: Stream, head: RequestHead, max_trailers: int, patience: float) -> None:
+        self._stream = stream
+        self._patience = patience
+        self._chunked = Chunked(max_trailers) if head.is_chunked else None
+        self._left = head.length
+        self.is_done = not head.has_body
+        self.received = 0
+        self.trailers = b""
+        self.end = NEVER  # when all of it must be there, on the monotonic clock
+        self.is_awaited = False  # more of it is waited for now, or was in vain
+        self.before_wait: Callable[[], object] = bool  # called before the first wait: where 100 Continue goes out
+
+    @property
+    def left(self) -> int:
+        """Bytes still to come; without meaning for a chunked one."""
+        return self._left
+
+    def take_arrived(self) -> bytes:
+        """What of the payload has been read already, behind the head. Raises: BadRequest."""
+        if self.is_done or not self._stream.rest:
+            return b""
+        rest, self._stream.rest = self._stream.rest, b""
+        self.received += len(rest)
+        return self._payload(rest)  # type: ignore[return-value]  # bytes in, bytes out
+
+    def read(self, view: memoryview) -> Steps:
+        """The next payload, by way of `view`, good until the next yield; empty once `is_done`.
+
+        Raises: BadRequest, RequestTimeout, ClientGone.
+        """
+        payload: bytes | memoryview = self.take_arrived()
+        while not payload and not self.is_done:
+            most = len(view) if self._chunked else min(self._left, len(view))
+            count = self._stream.receive_into(view[:most])
+            if count is None:
+                yield from self._await_more()
+                continue
+            if not count:
+                raise ClientGone("the client ended before its request")
+            self.received += count
+            payload = self._payload(view[:count])
+        return payload
+
+    def read_within(self, seconds: float, most: int) -> Steps:
+        """The payload that comes within `seconds` in all, up to about `most` bytes. Raises: BadRequest, ClientGone."""
+        payload, stream = self.take_arrived(), self._stream
+        end = stream.loop.now + seconds
+        while not self.is_done and len(payload) < most:
+            data = stream.receive()
+            if data is None:
+                if (yield end, stream.link.readable) is None:
+                    break
+                continue
+            if not data:
+                raise ClientGone("the client ended before its request")
+            self.received += len(data)
+            payload += self._payload(data)
+        return payload
+
+    def _await_more(self) -> Steps:
+        self.before_wait()
+        self.before_wait = bool
+        self.is_awaited = True
+        stream = self._stream
+        if (yield min(stream.loop.now + self._patience, self.end), stream.link.readable) is None:
+            raise RequestTimeout("the request's body did not come in time")
+        self.is_awaited = False
+
+    def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
+        if self._chunked is None:
+            payload, surplus = data[:self._left], data[self._left:]
+            self._left -= len(payload)
+            self.is_done = not self._left
+            if surplus:
+                self._stream.rest = bytes(surplus)
+            return payload
+        try:
+            pieces = self._chunked.feed(data)
+        except Malformed as error:
+            raise BadRequest(str(error)) from None
+        if self._chunked.is_done:
+            self.is_done = True
+            self.trailers = self._chunked.trailers
+            self._stream.rest = self._chunked.surplus
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Upload:
+    """A body on its way to the service, in a task of its own, so that the answer may begin before it ends.
+
+    `error` is what ended it early: a refusal, or the client or the service that left.
+    """
+
+    def __init__(self, body: RequestBody, service: Stream, head: RequestHead) -> None:
+        self._body = body
+        self._service = service
+        self._is_chunked = head.is_chunked
+        self._nominated = head.options
+        self.error: Refusal | Gone | None = None
+        loop = service.loop
+        self.task = loop.begin(loop.task(self._run(loop), "an upload"))
+
+    @property
+    def is_over(self) -> bool:
+        return self.task.is_over
+
+    def stop(self) -> None:
+        """End it, wherever it stands; from another task of the loop."""
+        self.task.interrupt(_Stopped())
+
+    def _run(self, loop: Loop) -> Steps:
+        # A broken upload must never look complete: its last chunk is sent only behind the whole body.
+        try:
+            moved = 0
+            while payload := (yield from self._body.read(loop.buffer)):
+                yield from self._service.write(chunk(payload) if self._is_chunked else payload)
+                moved += len(payload)
+                if moved >= TURN_SIZE:
+                    moved = 0
+                    yield NEXT_TURN
+            if self._is_chunked:
+                yield from self._service.write(last_chunk(trailers(self._body.trailers, self._nominated)))
+        except (Refusal, Gone) as error:
+            self.error = error
+        except _Stopped:
+            pass
+
+
+class _Stopped(Exception):
+    """The exchange needs no more of the body."""

@@ -1,0 +1,92 @@
+"""What an exchange and an h2c passthrough share: their wait at the gate, and what the gate tells them on the road."""
+
+from __future__ import annotations
+
+from wrapper.loop.poller import Notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.gate import Gate, Lane
+    from wrapper.loop.loop import Steps, Task
+    from wrapper.loop.stream import Stream
+
+
+class Cut(Exception):
+    """The time to drain is over."""
+
+
+class Traveller:
+    """Something on its way through `gate` to a run of the service, for the client at `client`."""
+
+    __slots__ = ("_task", "_verdict", "_warning", "client", "gate", "going", "held", "lane", "loop")
+
+    def __init__(self, task: Task, client: Stream, gate: Gate) -> None:
+        self.loop = client.loop
+        self.client = client
+        self.gate = gate
+        self.lane: Lane | None = None
+        self.held = 0.0  # seconds it has waited at the gate
+        self.going = ""  # why it should end soon
+        self._task = task
+        self._verdict: Notice | None = None
+        self._warning: Notice | None = None
+
+    # For the gate, from any thread
+
+    def proceed(self) -> None:
+        self.loop.post(self._hear_verdict)
+
+    def warn(self, going: str) -> None:
+        self.loop.post(self._hear_warning, going)
+
+    def cut(self) -> None:
+        """Raise Cut where it waits."""
+        self.loop.post(self._hear_cut)
+
+    def _hear_verdict(self) -> None:
+        if self._verdict is not None:
+            self._verdict.give_now()
+
+    def _hear_warning(self, going: str) -> None:
+        self.going = going
+        if self._warning is not None:
+            self._warning.give_now()
+
+    def _hear_cut(self) -> None:
+        if self.lane is not None:
+            self._task.interrupt(Cut())
+
+    # For the road
+
+    def enter(self) -> Steps:
+        """The lane to take, after a wait where that is needed. Raises: the gate's refusal; ClientGone."""
+        lane = self.gate.admit(self)
+        if lane is None:
+            lane = yield from self._wait_at_gate()
+        self.lane = lane
+        return lane
+
+    def _wait_at_gate(self) -> Steps:
+        began, self._verdict = self.loop.now, Notice(self.loop)
+        try:
+            yield from self.client.watch(began + self.gate.hold_timeout, self._verdict)
+        except BaseException:
+            if (lane := self.gate.forget(self)) is not None:
+                self.gate.leave(lane, self)
+            raise
+        finally:
+            self.held += self.loop.now - began
+        return self.gate.collect(self, self.held)
+
+    def leave(self) -> None:
+        """Off the road, however that came."""
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            self.gate.leave(lane, self)
+
+    def warning(self) -> Notice:
+        """Given as soon as `going` is set."""
+        if self._warning is None:
+            self._warning = Notice(self.loop)
+            self._warning.is_given = bool(self.going)
+        return self._warning
