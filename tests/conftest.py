@@ -3,6 +3,10 @@
 import signal
 
 import hypothesis
+import pytest
+
+from wrapper.loop.loop import Loop
+from wrapper.loop.workers import Workers
 
 # How long one example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -17,3 +21,13 @@ def pytest_configure():
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture
+def loop():
+    """One that runs in its own thread, and knows threads for what may block."""
+    made = Loop("a test's port", Workers("a test's worker", 4))
+    made.start()
+    yield made
+    made.stop()
+    made.workers.stop()

@@ -321,6 +321,17 @@ def test_clients_cannot_take_the_descriptors_that_a_restart_needs():
         assert wrapper.get("/") != str(before).encode()
 
 
+def test_the_wrapper_takes_all_the_descriptors_it_may_have_and_the_service_finds_its_own_limit():
+    """As Go does: 1,024 are soon taken by 2,000 clients, while a service may still use select(2)."""
+    script = "ulimit -Sn; ulimit -Hn; : {port}; exec sleep 60"
+    with Wrapper("--capture-output", command=["sh", "-c", script], wait=False,
+                 under=["sh", "-c", 'ulimit -Sn 256; ulimit -Hn 600; exec "$@"', "sh"]) as wrapper:
+        said = wrapper.process.stdout.readline() + wrapper.process.stdout.readline()
+        assert said == b"256\n600\n"
+        limits = pathlib.Path(f"/proc/{wrapper.process.pid}/limits").read_text()
+        assert re.search(r"Max open files +600 +600 ", limits)
+
+
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
     change = f"""
 from wrapper.front import server

@@ -57,7 +57,7 @@ class Entrypoint:
         self._settings = settings
         self._signals = signals
         self._inbox = signals.inbox
-        self._spawner = Spawner(signals.mask, signals.ignored)
+        self._spawner = Spawner(signals.mask, signals.ignored, sockets.raise_limit())
         self._feed = Feed()
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,

@@ -197,6 +197,21 @@ def is_reserved(fd: int, reserve: int = RESERVE) -> bool:
     return most != resource.RLIM_INFINITY and fd >= most - min(reserve, most // 2)
 
 
+def raise_limit() -> tuple[int, int] | None:
+    """Let this process have as many descriptors as it may, as Go does; returns the limits before, None if unchanged.
+
+    1,024 is what select(2) once could take, and what many containers get though they may have 20,000.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return None
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return None
+    return soft, hard
+
+
 def free_port() -> int:
     """A loopback TCP port that nobody has at this moment, and that no connection will be given soon."""
     for _ in range(PORT_TRIES):

@@ -39,6 +39,12 @@ class Site:
     def gate(self, path: str) -> Gate:
         return self._gate
 
+    def is_quick(self, path: str) -> bool:
+        return False
+
+    def note_shortage(self, what: str, is_short: bool) -> None:
+        pass
+
     def ended(self, facts: object) -> None:
         pass
 

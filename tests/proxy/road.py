@@ -30,6 +30,7 @@ class Site:
     def __init__(self, gate):
         self.answers = {}
         self.seen = []
+        self.short = {}
         self.arrived = threading.Condition()
         self._gate = gate
 
@@ -48,6 +49,9 @@ class Site:
         with self.arrived:
             self.seen.append(ended)
             self.arrived.notify_all()
+
+    def note_shortage(self, what, is_short):
+        self.short[what] = is_short
 
     def wait_ended(self, count=1):
         with self.arrived:

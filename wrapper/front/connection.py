@@ -19,6 +19,7 @@ from wrapper.message import Ended, normal_path
 from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.request_body import RequestBody
+from wrapper.proxy.upstream import NoDescriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -214,6 +215,8 @@ class Connection(socketserver.BaseRequestHandler):
         try:
             yield from exchange.travel()
         except Refusal as refusal:
+            if isinstance(refusal, NoDescriptor):
+                server.shortage.note("descriptors", self.loop)
             yield from self._refuse(exchange, refusal)
         except (ClientGone, Broken) as error:
             log.debug("an exchange broke", cause=error)

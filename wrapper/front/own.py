@@ -186,6 +186,7 @@ class OwnExchange:
         try:
             self._port.workers.submit(self._work)
         except NoThread as error:
+            self._port.shortage.note("threads", self._loop)
             raise Unavailable(f"no thread can be had for this path: {error}") from None
         return (yield from self._converse())
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Any, Protocol
 
+    from wrapper.front.shortage import Shortage
     from wrapper.gate import Gate
     from wrapper.loop.loop import Loop
     from wrapper.loop.stream import Stream
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
         def ended(self, ended: Ended) -> None: ...
 
+        def note_shortage(self, what: str, is_short: bool) -> None:
+            """`what` runs short, or does so no longer."""
+
     class Port(Protocol):
         """The port a connection came in by: `server.Server`, seen from here."""
 
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         trusted: bool
         workers: Workers
         loop: Loop
+        shortage: Shortage
         is_closing: bool
         idle: dict[Any, None]
 

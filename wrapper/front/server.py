@@ -10,6 +10,7 @@ import sys
 
 from wrapper import sockets
 from wrapper.front.connection import Closing, Connection
+from wrapper.front.shortage import Shortage
 from wrapper.log import log
 from wrapper.loop.loop import NEVER, Loop
 from wrapper.loop.poller import Link
@@ -59,6 +60,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.workers = Workers(f"{name} path", THREADS_MAX, THREADS_KEPT)
         self._loops = [Loop(f"{name} port", self.workers) for _ in range(1 if trusted else loops())]
         self.loop = self._loops[0]  # of the next connection
+        self.shortage = Shortage(site.note_shortage)
         self.open_connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # those that carry nothing, the longest idle first
         self._certificate = _certificate(settings) if settings.tls_cert and not trusted else None
@@ -124,6 +126,7 @@ class Server(http.server.ThreadingHTTPServer):
                 except BlockingIOError:
                     pass
                 except OSError as error:
+                    self.shortage.note("descriptors", loop)
                     self._make_room()
                     # EMFILE, ENFILE, ENOBUFS, ENOMEM: the connection stays in the queue, so trying at once would spin.
                     log.warning("cannot take a connection", cause=error)
@@ -172,8 +175,10 @@ class Server(http.server.ThreadingHTTPServer):
         self.open_connections.add(connection)
         if self.trusted:
             return ""
-        if sockets.is_reserved(connection.stream.link.fd, RESERVE) and not self._make_room():
-            return "there are no descriptors left"
+        if sockets.is_reserved(connection.stream.link.fd, RESERVE):
+            self.shortage.note("descriptors", connection.loop)
+            if not self._make_room():
+                return "there are no descriptors left"
         most = self.settings.max_connections
         return f"there are {most} connections already" if len(self.open_connections) > most else ""
 

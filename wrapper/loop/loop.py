@@ -191,11 +191,12 @@ class Loop(Poller):
         if deadline < NEVER:
             task.deadline = deadline
             if deadline < task.due:
-                task.due = deadline
-                self._number += 1
-                heapq.heappush(self._deadlines, (deadline, self._number, task))
+                self._enter(task)
         if len(wait) > 1:
-            task.attend(wait[1:])
+            try:
+                task.attend(wait[1:])
+            except (OSError, ValueError) as error:  # the descriptor is closed, or the kernel can watch no more
+                task.interrupt(error)
 
     def run(self) -> None:
         """Serve until `stop`."""
@@ -238,16 +239,17 @@ class Loop(Poller):
             if task.deadline <= self.now:
                 task.wake(None)
             elif task.deadline < NEVER:
-                task.due = task.deadline
-                self._number += 1
-                heapq.heappush(entries, (task.due, self._number, task))
-        if len(entries) > 2 * len(self.tasks) + STALE_MAX:
-            self._forget_stale()
+                self._enter(task)
 
-    def _forget_stale(self) -> None:
-        """Let go of tasks that ended long before their deadline."""
-        self._deadlines = [entry for entry in self._deadlines if entry[0] == entry[2].due and not entry[2].is_over]
-        heapq.heapify(self._deadlines)
+    def _enter(self, task: Task) -> None:
+        """Have an entry for the present deadline of `task`; now and then let go of those that ended long before."""
+        entries = self._deadlines
+        task.due = task.deadline
+        self._number += 1
+        heapq.heappush(entries, (task.due, self._number, task))
+        if len(entries) > 2 * len(self.tasks) + STALE_MAX:
+            entries[:] = [entry for entry in entries if entry[0] == entry[2].due and not entry[2].is_over]
+            heapq.heapify(entries)
 
     def _end(self) -> None:
         for task in list(self.tasks):

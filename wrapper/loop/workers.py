@@ -65,7 +65,7 @@ class Workers:
         while job is not None:
             try:
                 job()
-            except Exception as error:  # noqa: BLE001  the thread goes on with the next
+            except BaseException as error:  # noqa: BLE001  sys.exit() too: the thread goes on with the next
                 log.error("a worker failed", cause=repr(error))
             job = self._next(inbox)
         with self._lock:

@@ -149,7 +149,7 @@ class Exchange(Traveller):
         try:
             return (yield from upstream.connect(self.loop))
         except Unreached:
-            if lane.run is None or self._has_turned_back or self.body.received:
+            if lane.run is None or self._has_turned_back or self._has_sent or self.body.received:
                 raise
             yield from self._await_end_of(lane.run)
             if not lane.run.ended.is_set():

@@ -14,7 +14,7 @@ import socket
 import threading
 
 from wrapper import sockets
-from wrapper.errors import BadGateway
+from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import Gone, ServiceGone, Stream
 from wrapper.proxy.answer import Answer
 
@@ -28,12 +28,17 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
 BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix socket is full
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
 KEPT_TIMEOUT = 60.0  # seconds an idle connection is kept
 
 
 class Unreached(BadGateway):
     """The service does not listen where it should."""
+
+
+class NoDescriptor(Unavailable):
+    """There is none left for a connection to the service."""
 
 
 class Connection(http.client.HTTPConnection):
@@ -90,7 +95,7 @@ class Upstream:
         return connection
 
     def connect(self, loop: Loop) -> Steps:
-        """A fresh connection. Raises: Unreached; BadGateway."""
+        """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""
         try:
             connected = yield from _connected(self.address, loop)
             if sockets.is_reserved(connected.fileno()):
@@ -98,6 +103,8 @@ class Upstream:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return Connection(connected, loop, self)
         except OSError as error:
+            if error.errno in SHORT:
+                raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
             kind = Unreached if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else BadGateway
             raise kind(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -112,12 +113,15 @@ class Process(Ending):
 class Spawner:
     """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
 
-    `mask`: the signals it must find blocked. `ignored`: those it must find ignored.
+    `mask`: the signals it must find blocked. `ignored`: those it must find ignored. `descriptors`: its RLIMIT_NOFILE,
+    None where that is ours.
     """
 
-    def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset()) -> None:
+    def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset(),
+                 descriptors: tuple[int, int] | None = None) -> None:
         self._mask = mask
         self._ignored = ignored
+        self._descriptors = descriptors
         self._terminal = _holds_terminal()
         self._folder, self._umask = _folder(), _umask()  # sidecar code may change ours, and means itself
         self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
@@ -189,7 +193,8 @@ class Spawner:
         setpgid, not setsid: the terminal stays, and a group whose parent is in the session can be stopped by TSTP.
         Code between fork and exec is avoided where it can be; a terminal must change hands before the program looks.
         """
-        if not gets_terminal and not self._ignored and sys.version_info >= (3, 11):
+        is_plain = not gets_terminal and not self._ignored and self._descriptors is None
+        if is_plain and sys.version_info >= (3, 11):
             return {"process_group": 0}
         return {"preexec_fn": lambda: self._before_exec(gets_terminal)}
 
@@ -197,6 +202,8 @@ class Spawner:
         os.setpgid(0, 0)
         for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
+        if self._descriptors is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._descriptors)
         if gets_terminal:
             _try_to_give_terminal(os.getpid())
 

@@ -56,6 +56,9 @@ class OwnPaths:
     def ended(self, ended: Ended) -> None:
         return
 
+    def note_shortage(self, what: str, is_short: bool) -> None:
+        self._site.note_shortage(what, is_short)
+
 
 class ControlServer(Server):
     """Serves own paths to processes of our own user, and of root."""

@@ -121,6 +121,14 @@ class Site:
         for observer in self.observers:
             observer(facts)
 
+    def note_shortage(self, what: str, is_short: bool) -> None:
+        """A limit of the container is reached, or is so no longer."""
+        if is_short:
+            self.around.board.report("limits", f"{what} run short: new clients get 503, the longest idle are closed; "
+                                     "raise the container's limit or lower --max-connections", what)
+        else:
+            self.around.board.resolve("limits", what)
+
     def sidecars(self) -> dict[str, list[str]]:
         """What of --sidecar is not there, by what became of it."""
         with self._lock:

@@ -276,6 +276,7 @@ def test_clients_leave_a_few_descriptors_to_the_wrapper(road, few_left):
     newcomer = made.connect().send(GET)
     head = newcomer.head()
     assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After")
+    wait_until(lambda: made.site.short == {"descriptors": True})
     go_on.set()
     assert line.message()[1] == b"ok", "what is there already goes on"
     few_left.clear()
