@@ -8,7 +8,8 @@ import socket
 import sys
 import threading
 
-from wrapper.loop.loop import Link, Outcome
+from wrapper.loop.loop import Outcome
+from wrapper.loop.poller import Link
 
 PATIENCE = 10.0  # seconds after which a test says that what it waits for will not come
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.loop.driving import PATIENCE, Pair, begin, done, held, settle, told
 from wrapper.loop import loop as loop_room
-from wrapper.loop.loop import BATCH, BROKEN, NEVER, NEXT_TURN, STALE_MAX, Link, Loop, Notice, Outcome
+from wrapper.loop.loop import NEVER, NEXT_TURN, STALE_MAX, Loop, Outcome
+from wrapper.loop.poller import BATCH, BROKEN, Link, Notice
 from wrapper.loop.workers import NoThread, Workers
 
 

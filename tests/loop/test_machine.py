@@ -10,7 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from tests.loop.driving import settle, told
 from wrapper.loop import loop as loop_room
-from wrapper.loop.loop import NEVER, STALE_MAX, Link, Loop, Notice
+from wrapper.loop.loop import NEVER, STALE_MAX, Loop
+from wrapper.loop.poller import Link, Notice
 from wrapper.loop.workers import Workers
 
 KINDS = ("first notice", "second notice", "readable", "writable", "ended")

@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from tests.loop.driving import PATIENCE, begin, done, settle, told
-from wrapper.loop.loop import NEVER, Notice
+from wrapper.loop.loop import NEVER
+from wrapper.loop.poller import Notice
 from wrapper.loop.stream import LEAVE_TIMEOUT, ClientGone, Gone, ServiceGone, Stream
 
 MUCH = bytes(range(256)) * 20_000  # more than the buffers of a socket take

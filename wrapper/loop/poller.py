@@ -108,8 +108,13 @@ class Link:
     def dispatch(self, event: int) -> None:
         """Tell those who wait for what has happened; from then on leave out what nothing waits for."""
         self.last_event = event
+        readable = self.readable
+        if event == READABLE and (waiter := readable.waiter) is not None:  # nearly all are of this kind
+            readable.waiter = None
+            waiter.wake(readable)
+            return
         unheard = event
-        for readiness, heard in ((self.readable, _READS), (self.writable, _WRITES), (self.ended, _ENDS)):
+        for readiness, heard in ((readable, _READS), (self.writable, _WRITES), (self.ended, _ENDS)):
             if event & heard and (waiter := readiness.waiter) is not None:
                 readiness.waiter = None
                 unheard &= ~heard

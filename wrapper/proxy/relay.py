@@ -8,7 +8,7 @@ from __future__ import annotations
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
-from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.loop.loop import BUFFER_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, ServiceGone
 from wrapper.proxy import headers
 from wrapper.proxy.request_body import TURN_SIZE, Upload
@@ -295,7 +295,7 @@ class Exchange(Traveller):
             if out:
                 moved += len(out)
                 self.sent += len(out)
-                size = min(2 * size, TURN_SIZE) if self.client.send(out) else READ_SIZE
+                size = min(2 * size, BUFFER_SIZE) if self.client.send(out) else READ_SIZE
                 if self.client.unsent:
                     yield from self.client.flush()
             if self._may_end and self._is_to_end(tail):
