@@ -102,6 +102,10 @@ class Settings:
     hold_max: int | None = option(
         values.count, None, "N", "how many may wait; more get 503 with Retry-After;"
         " default as many as --max-connections")
+    replay: str = option(
+        values.one_of("idempotent", "safe", "off"), "idempotent", "WHICH",
+        "a request whose run of the service ended before its answer began travels once more: `idempotent`"
+        " (RFC 9110 section 9.2.2, or with an Idempotency-Key), `safe` or `off`")
     drain_timeout: float = option(
         values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
     stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")

@@ -20,6 +20,7 @@ class Settings:
     header_timeout = 10.0
     upstream_timeout = None
     h2c = False
+    replay = "idempotent"
     trusted_proxies = ()
     tls_cert = tls_key = None
 
@@ -41,6 +42,9 @@ class Site:
 
     def is_quick(self, path: str) -> bool:
         return False
+
+    def note_failure(self, reason: str, what: str) -> None:
+        pass
 
     def note_shortage(self, what: str, is_short: bool) -> None:
         pass

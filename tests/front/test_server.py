@@ -578,7 +578,7 @@ def test_a_held_client_that_leaves_frees_its_place(road):
 @pytest.mark.parametrize("is_noticed", [True, False])
 def test_a_request_that_reached_nobody_waits_for_the_next_run(road, is_noticed):
     """Between a crash and its notice the gate is still open; nothing was sent, so nothing can be done twice."""
-    made = road(is_open=False)
+    made = road(is_open=False, hold=30.0 if is_noticed else 0.1)
     run = types.SimpleNamespace(ended=threading.Event())
     made.gate.open(address.tcp("127.0.0.1", free_port()), run)
     line = made.connect().send(GET)

@@ -17,7 +17,7 @@ PATIENCE = 10.0  # seconds after which a test says that what it waits for will n
 
 DEFAULTS = {
     "max_header": 65536, "max_connections": 1000, "idle_timeout": 30.0, "header_timeout": 10.0,
-    "upstream_timeout": None, "h2c": False, "trusted_proxies": (), "tls_cert": None, "tls_key": None,
+    "upstream_timeout": None, "replay": "idempotent", "h2c": False, "trusted_proxies": (), "tls_cert": None, "tls_key": None,
 }
 
 
@@ -31,6 +31,7 @@ class Site:
         self.answers = {}
         self.seen = []
         self.short = {}
+        self.failures = []
         self.arrived = threading.Condition()
         self._gate = gate
 
@@ -49,6 +50,9 @@ class Site:
         with self.arrived:
             self.seen.append(ended)
             self.arrived.notify_all()
+
+    def note_failure(self, reason, what):
+        self.failures.append(f"{what}: {reason}")
 
     def note_shortage(self, what, is_short):
         self.short[what] = is_short

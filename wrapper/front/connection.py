@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import socketserver
 
-from wrapper.errors import Refusal, RequestTimeout, Unavailable
+from wrapper.errors import BadGateway, Refusal, RequestTimeout, Unavailable
 from wrapper.front.own import OwnExchange
 from wrapper.front.reply import refusal_bytes
 from wrapper.http1 import read_request
 from wrapper.log import log
 from wrapper.loop.loop import NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
+from wrapper.loop.workers import NoThread
 from wrapper.message import Ended, normal_path
 from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from wrapper.front.protocols import Port
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Loop, Steps, Task
+    from wrapper.proxy.upstream import Connection as UpstreamConnection
+    from wrapper.proxy.upstream import Upstream
 
 QUOTA = 16  # own paths that are answered before the other connections have their turn
 LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
@@ -47,6 +50,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.loop: Loop = server.loop
         self.stream: Stream = server.stream(self.request, self.loop)
         self.peer = server.peer_of(self.client_address)
+        self.personal: dict[Upstream, UpstreamConnection] = {}
         self.has_served = False
         self.is_answering = False  # its client has an answer to come
         self.last_head: RequestHead | None = None
@@ -78,6 +82,8 @@ class Connection(socketserver.BaseRequestHandler):
 
     def close(self) -> None:
         self.stream.close()
+        for connection in self.personal.values():
+            connection.close()
         self.server.forget(self)
 
     def _shake_hands(self) -> Steps:
@@ -210,7 +216,8 @@ class Connection(socketserver.BaseRequestHandler):
     def _relay(self, head: RequestHead, body: RequestBody, path: str) -> Steps:
         """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers."""
         server = self.server
-        exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server)
+        exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server,
+                            self.personal)
         is_broken = False
         try:
             yield from exchange.travel()
@@ -237,6 +244,8 @@ class Connection(socketserver.BaseRequestHandler):
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> Steps:
         exchange.status = refusal.status
+        if isinstance(refusal, BadGateway):
+            self._tell_failure(refusal.message, exchange.head)
         exchange.keep = exchange.keep and exchange.body.is_done and not self.server.is_closing
         try:
             yield from self._say(refusal_bytes(refusal, not exchange.keep, exchange.head.method == b"HEAD",
@@ -244,12 +253,20 @@ class Connection(socketserver.BaseRequestHandler):
         except ClientGone:
             exchange.keep = False
 
+    def _tell_failure(self, reason: str, head: RequestHead) -> None:
+        """In a thread: the log may have to wait for whatever reads stderr."""
+        what = f"{head.method.decode('ascii')} {normal_path(head.target.decode('latin-1'))}"
+        try:
+            self.server.workers.submit(lambda: self.server.site.note_failure(reason, what))
+        except NoThread:
+            pass  # the client and the metrics hear it all the same
+
     def _tell_ended(self, exchange: Exchange) -> None:
         now, head = self.loop.now, exchange.head
         self.server.site.ended(Ended(
             head.method.decode("ascii"), head.target.decode("latin-1"), exchange.status, now - self.began,
             (exchange.first_byte or now) - self.began, exchange.held, exchange.body.received, exchange.sent, False,
-            self.peer.address, head))
+            self.peer.address, head, exchange.is_replayed))
 
     def _say(self, data: bytes) -> Steps:
         """Send something of our own. Raises: ClientGone."""

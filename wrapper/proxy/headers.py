@@ -7,6 +7,7 @@ RFC 9110 sections 6.5 (trailers), 7.6 (forwarding), 7.8 (Upgrade); RFC 7239 (For
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from email.utils import formatdate
 
@@ -216,3 +217,12 @@ def is_event_stream(fields: bytes) -> bool:
     """True where Content-Type says text/event-stream; it is looked for line by line, so no other field can say it."""
     return any(name.lower() == b"content-type" and value.partition(b";")[0].strip().lower() == b"text/event-stream"
                for name, value in split_fields(fields))
+
+
+_LOGIN = re.compile(rb"\n(?:authorization|www-authenticate):(?:[^\r]*,)?[ \t]*(?:ntlm|negotiate)(?![^ \t,\r])")
+
+
+def logs_in(request: RequestHead, answer: AnswerHead) -> bool:
+    """True where NTLM or Negotiate logs the connection in, not this request alone (RFC 4559 section 6)."""
+    is_asked = b"uthorization:" in request.fields and _LOGIN.search(request.fields.lower()) is not None
+    return is_asked or (answer.status == 401 and _LOGIN.search(answer.fields.lower()) is not None)

@@ -40,16 +40,20 @@ REST_TIMEOUT = 0.001  # seconds that the rest of a short body may take to be sen
 SWITCH_TIMEOUT = 10.0  # seconds that the rest of a request's body may take before its connection becomes a tunnel
 NOTICE_TIMEOUT = 0.05  # seconds until the end of a run has been noticed: a signal, a wait and two threads
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
+SENDS_MAX = 2  # times that one request may reach the service
+FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two tries to reach a service that does not listen; doubles
+HUNGER = 0.1  # seconds a request waits on a fresh connection until kept ones give way; doubles
 INTERIM_MAX = 32  # 1xx answers before the final one; CVE-2021-3737 was a client that took them without end
-_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
+_IDEMPOTENT = _SAFE | {b"PUT", b"DELETE"}  # RFC 9110 section 9.2.2
 
 
 class Broken(Exception):
     """The response broke after its head had gone out: all that is left is to cut the connection."""
 
 
-class _RunEnded(Exception):
-    """The run of the service had ended before anything was sent to it."""
+class TwoFalls(BadGateway):
+    """The service ended twice while it had the request; it is not sent a third time."""
 
 
 class Exchange(Traveller):
@@ -58,13 +62,16 @@ class Exchange(Traveller):
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_began", "_has_sent", "_has_turned_back", "_may_end", "_upload", "body", "connection", "first_byte",
-                 "head", "is_answered", "keep", "peer", "port", "sent", "status")
+    __slots__ = ("_began", "_has_heard", "_has_sent", "_hungry_at", "_may_end", "_payload", "_personal", "_sends",
+                 "_upload", "body", "connection", "first_byte", "head", "is_answered", "is_replayed", "keep", "peer",
+                 "port", "sent", "status")
 
     def __init__(self, task: Task, client: Stream, head: RequestHead, body: RequestBody, peer: Peer, gate: Gate,
-                 port: Port) -> None:
+                 port: Port, personal: dict[Upstream, Connection]) -> None:
+        """`personal`: connections to the service that belong to this client, because it has been logged in on them."""
         super().__init__(task, client, gate)
         self.port = port
+        self._personal = personal
         self.head = head
         self.body = body
         self.peer = peer
@@ -73,10 +80,14 @@ class Exchange(Traveller):
         self.sent = 0
         self.first_byte = 0.0  # when the response of the service began, on the monotonic clock
         self.is_answered = False
+        self.is_replayed = False
         self.connection: Connection | None = None
         self._began = 0.0
-        self._has_sent = False
-        self._has_turned_back = False
+        self._hungry_at = 0.0
+        self._payload: bytes | None = None  # of the body, as it goes out along with the head
+        self._sends = 0
+        self._has_sent = False  # the latest of them
+        self._has_heard = False  # something of a response had come before its connection broke
         self._may_end = False
         self._upload: Upload | None = None
 
@@ -119,48 +130,73 @@ class Exchange(Traveller):
             lane = yield from self.enter()
             try:
                 return (yield from self._ask_run(lane))
-            except _RunEnded:
-                assert lane.run is not None
+            except (ServiceGone, Unreached):
+                if lane.run is None or not (yield from self._may_go_back(lane.run)):
+                    raise
                 self.gate.lose(lane.run, "the service has ended")  # the gate may not have been told yet
                 self.leave()
+
+    def _may_go_back(self, run: Any) -> Steps:
+        """True where `run` has ended and the request may travel once more. Raises: TwoFalls."""
+        if self._upload is not None or self._has_heard or (self._sends and not self._may_repeat()):
+            return False
+        end = self.loop.now + NOTICE_TIMEOUT
+        while not run.ended.is_set() and self.loop.now < end:
+            yield (self.loop.now + 0.001,)
+        if run.ended.is_set() and self._sends >= SENDS_MAX:
+            raise TwoFalls("the service ended twice while it had this request")
+        self.is_replayed = self._sends > 0
+        return run.ended.is_set()
+
+    def _may_repeat(self) -> bool:
+        """By --replay: RFC 9110 section 9.2.2; draft-ietf-httpapi-idempotency-key-header for Idempotency-Key."""
+        which, method = self.port.settings.replay, self.head.method
+        if which != "idempotent":
+            return which == "safe" and method in _SAFE
+        return method in _IDEMPOTENT or b"\nidempotency-key:" in self.head.fields.lower()
 
     # The request
 
     def _ask_run(self, lane: Lane) -> Steps:
         """Send the request and read the head of the response; once more where a kept connection was stale."""
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
-        request = headers.request_head(self.head, self.peer, upstream.host) + (yield from self._first_body())
-        connection = upstream.take_kept(self.loop)
+        if self._payload is None:
+            self._payload = yield from self._first_body()
+        request = headers.request_head(self.head, self.peer, upstream.host) + self._payload
+        connection = self._personal.pop(upstream, None)
+        if connection is None or not connection.resume():
+            connection = upstream.take_kept(self.loop, self.head.method in _IDEMPOTENT)
         while True:
             connection = self.connection = connection or (yield from self._connect(lane, upstream))
             try:
                 self._send_request(connection, request)
-                return (yield from self._read_heads(connection))
+                return (yield from self._read_heads(connection, upstream))
             except (ServiceGone, Malformed) as error:
                 self.connection = None
                 connection.close()
                 self._judge_upload()
+                self._has_heard = connection.answer.has_begun or bool(connection.stream.rest)
                 if not self._may_ask_again(connection, error):
                     raise
+                upstream.note_stale(connection)
                 connection = None
 
     def _connect(self, lane: Lane, upstream: Upstream) -> Steps:
-        """Raises: _RunEnded, once, where the run turns out to be over; Unreached; BadGateway."""
-        try:
-            return (yield from upstream.connect(self.loop))
-        except Unreached:
-            if lane.run is None or self._has_turned_back or self._has_sent or self.body.received:
-                raise
-            yield from self._await_end_of(lane.run)
-            if not lane.run.ended.is_set():
-                raise
-            self._has_turned_back = True
-            raise _RunEnded from None
+        """A connection; a service that lives but does not listen is waited for as long as a request may be held.
 
-    def _await_end_of(self, run: Any) -> Steps:
-        end = self.loop.now + NOTICE_TIMEOUT
-        while not run.ended.is_set() and self.loop.now < end:
-            yield (self.loop.now + 0.001,)
+        Raises: Unreached; NoDescriptor; BadGateway; ClientGone.
+        """
+        end, pause = self.loop.now + self.gate.hold_timeout - self.held, FIRST_PAUSE
+        while True:
+            try:
+                return (yield from upstream.connect(self.loop))
+            except Unreached:
+                if lane.run is None or lane.run.ended.is_set() or self.loop.now + pause > end:
+                    raise
+            began = self.loop.now
+            yield from self.client.watch(began + pause)
+            self.held += self.loop.now - began
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     def _first_body(self) -> Steps:
         """What of the body can go along with the head, framed."""
@@ -174,10 +210,11 @@ class Exchange(Traveller):
         return chunk(payload) + end
 
     def _send_request(self, connection: Connection, request: bytes) -> None:
-        self._began = self.loop.now
+        self._began = self._hungry_at = self.loop.now
         self._has_sent = False
         connection.stream.send(request)
         self._has_sent = True
+        self._sends += 1
         if not self.body.is_done:
             self._upload = Upload(self.body, connection.stream, self.head)
 
@@ -186,7 +223,7 @@ class Exchange(Traveller):
 
         Rubbish on a used connection was no response to this request.
         """
-        if not connection.is_used or connection.answer.has_begun or self._upload is not None:
+        if not connection.is_used or connection.answer.has_begun or self._upload or self._sends >= SENDS_MAX:
             return False
         if connection.stream.rest and not isinstance(error, Malformed):
             return False
@@ -200,12 +237,12 @@ class Exchange(Traveller):
 
     # The response
 
-    def _read_heads(self, connection: Connection) -> Steps:
+    def _read_heads(self, connection: Connection, upstream: Upstream) -> Steps:
         """Pass interim answers on; returns the final one, or 101."""
         reader, method = connection.answer, self.head.method
         for _ in range(INTERIM_MAX):
             while (answer := reader.next_head(method)) is None:
-                yield from self._await_answer(connection)
+                yield from self._await_answer(connection, upstream)
             if not answer.is_interim:
                 return answer
             if answer.status == 101:
@@ -216,7 +253,7 @@ class Exchange(Traveller):
                 yield from self._send(headers.answer_head(answer, b"", False))
         raise Malformed("too many interim answers")
 
-    def _await_answer(self, connection: Connection) -> Steps:
+    def _await_answer(self, connection: Connection, upstream: Upstream) -> Steps:
         """Take what has come of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload = connection.stream.link, self._upload
         self._judge_upload()
@@ -229,9 +266,14 @@ class Exchange(Traveller):
             sources = (link.readable, link.writable) if connection.stream.unsent else (link.readable,)
             timeout = self.port.settings.upstream_timeout
             deadline = NEVER if timeout is None else self._began + timeout
-            fired = yield from self.client.watch(deadline, *sources)
-            if fired is None:
+            hungry_at = NEVER if connection.is_used else 2 * self._hungry_at - self._began + HUNGER
+            fired = yield from self.client.watch(min(deadline, hungry_at), *sources)
+            if fired is None and self.loop.now >= deadline:
                 raise GatewayTimeout("the service did not answer in time")
+            if fired is None:  # kept connections may hold all the workers that the service has
+                self._hungry_at = self.loop.now
+                upstream.close_idle(self.loop)
+                return
             if fired is link.writable:
                 connection.stream.send_unsent()
                 return
@@ -260,10 +302,18 @@ class Exchange(Traveller):
             yield from self._copy(reader, answer, is_chunked, block, arrived)
         if reader.can_be_followed() and (self._upload is None or self._upload.is_over) and not self.going:
             self.connection = None
-            connection.stream.rest = b""
-            lane = self.lane
-            assert lane is not None
-            lane.upstream.put_back(connection)  # type: ignore[attr-defined]
+            self._keep(connection, answer)
+
+    def _keep(self, connection: Connection, answer: AnswerHead) -> None:
+        """For the next request: of this client alone where it has been logged in there (RFC 4559 section 6)."""
+        assert self.lane is not None
+        upstream: Upstream = self.lane.upstream  # type: ignore[assignment]
+        if connection.is_personal or headers.logs_in(self.head, answer):
+            connection.is_personal = True
+            connection.rest()
+            self._personal[upstream] = connection
+        else:
+            upstream.put_back(connection)
 
     def _await_upload(self, seconds: float) -> Steps:
         upload = self._upload

@@ -69,7 +69,7 @@ class Traveller:
     def _wait_at_gate(self) -> Steps:
         began, self._verdict = self.loop.now, Notice(self.loop)
         try:
-            yield from self.client.watch(began + self.gate.hold_timeout, self._verdict)
+            yield from self.client.watch(began + self.gate.hold_timeout - self.held, self._verdict)
         except BaseException:
             if (lane := self.gate.forget(self)) is not None:
                 self.gate.leave(lane, self)

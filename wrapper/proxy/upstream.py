@@ -30,6 +30,7 @@ CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unl
 BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix socket is full
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
+HOLDS = 0.1  # seconds after an answer in which a service that closes behind each has closed
 KEPT_TIMEOUT = 60.0  # seconds an idle connection is kept
 
 
@@ -53,6 +54,7 @@ class Connection(http.client.HTTPConnection):
         self.sock = connected
         self.stream = Stream(connected, loop, ServiceGone)
         self.answer = Answer(self.stream)
+        self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = 0.0
 
@@ -60,9 +62,23 @@ class Connection(http.client.HTTPConnection):
         """The reader of this connection's answers."""
         return self.answer
 
+    def rest(self) -> None:
+        """Carry nothing until `resume`, and hear of the service's end meanwhile."""
+        self.is_used = True
+        self.answer.has_begun = False
+        self.kept_at = self.stream.loop.now
+        self.stream.link.readable.attend(self)
+
+    def resume(self) -> bool:
+        """False where the service has ended it."""
+        self.stream.link.readable.waiter = None
+        return self.stream.link.fd >= 0
+
     def wake(self, source: Source) -> None:
         """While it was kept the service closed it, or sent what was not asked for: that must not become an answer."""
+        self._upstream.note_stale(self)
         self._upstream.discard(self)
+        self.close()
 
     def close(self) -> None:
         self.stream.close()
@@ -78,6 +94,8 @@ class Upstream:
         # Guards `_is_closed` against a connection that is put back at the same moment.
         self._lock = threading.Lock()
         self._is_closed = False
+        self._holds = False  # the service has been seen to hold a connection that carries nothing
+        self._closes_at_once = False  # it closes them behind each answer, and does not say so
         # The latest is used first, so that surplus ones grow old. By loop.
         self._kept: dict[Loop, dict[Connection, None]] = {}
 
@@ -85,13 +103,20 @@ class Upstream:
     def idle(self) -> int:
         return sum(len(kept) for kept in self._kept.values())
 
-    def take_kept(self, loop: Loop) -> Connection | None:
-        """A kept connection that the service has neither closed nor written to, or None."""
+    def take_kept(self, loop: Loop, is_repeatable: bool) -> Connection | None:
+        """A kept connection that the service has neither closed nor written to, or None.
+
+        What may not be repeated waits for none whose end may be on its way: only a service that has been seen to hold
+        its connections, longer than it takes to close one behind an answer, gets it on a kept one.
+        """
         kept = self._kept.get(loop)
         if not kept:
             return None
+        self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
+        if not (is_repeatable or self._holds):
+            return None
         connection, _ = kept.popitem()
-        connection.stream.link.readable.waiter = None
+        connection.resume()
         return connection
 
     def connect(self, loop: Loop) -> Steps:
@@ -111,19 +136,16 @@ class Upstream:
     def put_back(self, connection: Connection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""
         loop = connection.stream.loop
-        connection.is_used = True
-        connection.answer.has_begun = False
-        connection.kept_at = loop.now
         with self._lock:
             kept = self._kept.get(loop)
             if kept is None:
                 kept = self._kept[loop] = {}
                 loop.spawn(self._expire(loop, kept), "kept connections")
-            is_wanted = not self._is_closed and len(kept) < KEPT_MAX
+            is_wanted = not self._is_closed and not self._closes_at_once and len(kept) < KEPT_MAX
             if is_wanted:
                 kept[connection] = None
         if is_wanted:
-            connection.stream.link.readable.attend(connection)
+            connection.rest()
         else:
             connection.close()
 
@@ -133,6 +155,16 @@ class Upstream:
             while kept and (oldest := next(iter(kept))).kept_at + KEPT_TIMEOUT <= loop.now:
                 self.discard(oldest)
             yield ((next(iter(kept)).kept_at if kept else loop.now) + KEPT_TIMEOUT,)
+
+    def note_stale(self, connection: Connection) -> None:
+        """The service has ended a kept connection."""
+        if connection.stream.loop.now - connection.kept_at < HOLDS and not self._holds:
+            self._closes_at_once = True
+
+    def close_idle(self, loop: Loop) -> None:
+        """Close those that are kept: a service may have no worker for a fresh one before."""
+        for connection in list(self._kept.get(loop, ())):
+            self.discard(connection)
 
     def discard(self, connection: Connection) -> None:
         """Close one that is kept; in its loop's thread."""

@@ -56,6 +56,9 @@ class OwnPaths:
     def ended(self, ended: Ended) -> None:
         return
 
+    def note_failure(self, reason: str, what: str) -> None:
+        return
+
     def note_shortage(self, what: str, is_short: bool) -> None:
         self._site.note_shortage(what, is_short)
 

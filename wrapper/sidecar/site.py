@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from wrapper.errors import MethodNotAllowed, NotFound, Unavailable
+from wrapper.log import log
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import Api
@@ -49,6 +50,7 @@ class Site:
         self._see_to_prefixes()
         self._quick = frozenset(f"{settings.prefix}/{name}" for name in QUICK)
         self._prefix = settings.prefix
+        self.failures: dict[str, int] = {}  # requests answered with 502, by the reason
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions, self.sidecars)
@@ -120,6 +122,14 @@ class Site:
         """One exchange is over."""
         for observer in self.observers:
             observer(facts)
+
+    def note_failure(self, reason: str, what: str) -> None:
+        """The first of a kind is a problem; all are logged, and counted by their reason."""
+        log.warning("502: " + reason, request=what)
+        with self._lock:
+            count = self.failures[reason] = self.failures.get(reason, 0) + 1
+        if count == 1:
+            self.around.board.report("relay", f"502 for {what}: {reason}", reason)
 
     def note_shortage(self, what: str, is_short: bool) -> None:
         """A limit of the container is reached, or is so no longer."""

@@ -101,7 +101,7 @@ class Traffic:
             cells = self._local.cells
         except AttributeError:
             cells = self._lease()
-        method, _, status, seconds, first_byte, held, received, sent, own, _, _ = ended
+        method, _, status, seconds, first_byte, held, received, sent, own, *_ = ended
         cell = cells.get((method, status, own))
         if cell is None:
             cell = self._local.lease.shard.cell(method, status, own)

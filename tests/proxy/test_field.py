@@ -1,0 +1,245 @@
+"""Faults that users of other proxies have reported: what a kept connection, a crash or an odd service must not do."""
+
+import http.server
+import socket
+import threading
+import types
+
+import pytest
+
+from tests.proxy.road import GET, OK, EndedError, Road, Service, answering, field
+from tests.running import wait_until
+from wrapper.address import tcp
+
+POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi"
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+# Nobody gets what is another's
+
+
+@pytest.mark.parametrize(("method", "head"), [
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(EVIL)),
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: %d\r\n\r\n" % len(EVIL)),
+    (b"GET", b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"),
+])
+def test_a_body_behind_an_answer_that_has_none_is_nobody_elses_answer(road, method, head):
+    """Python's http.server with do_HEAD = do_GET sends the file a moment later, when the connection is kept by then."""
+    sent = threading.Event()
+
+    def script(line):
+        if line.head().startswith(method + b" /file"):
+            line.send(head)
+            sent.wait(10)  # until the client has its answer
+            line.send(EVIL)
+        else:
+            line.send(OK)
+        line.is_at_end()
+
+    made = road(script)
+    made.service.closed = True  # a script may end with its connection
+    line = made.connect().send(method + b" /file HTTP/1.1\r\nHost: h\r\n\r\n")
+    line.head()
+    sent.set()
+    for _ in range(3):
+        assert made.connect().send(GET).message()[1] == b"ok"
+
+
+def test_what_arrives_on_an_idle_connection_ends_it(road):
+    written = threading.Event()
+
+    def script(line):
+        line.message()
+        line.send(OK)
+        if not written.is_set():
+            line.send(EVIL)
+            written.set()
+        line.is_at_end()
+
+    made = road(script)
+    assert made.connect().send(GET).message()[1] == b"ok"
+    wait_until(lambda: not made.gate.upstream.idle)
+    assert made.connect().send(GET).message()[1] == b"ok"
+
+
+@pytest.mark.parametrize(("request_head", "response_head"), [
+    (b"Authorization: NTLM TlRM\r\n", b""), (b"Authorization: Negotiate YII\r\n", b""),
+    (b"", b"WWW-Authenticate: NTLM TlRM\r\n"), (b"", b"WWW-Authenticate: Basic, Negotiate\r\n"),
+])
+def test_a_connection_that_has_been_logged_in_stays_with_its_client(road, request_head, response_head):
+    """NTLM and Negotiate log a connection in, not a request (RFC 4559 section 6)."""
+    connections = []
+
+    def script(line):
+        connections.append(line)
+        number = len(connections)
+        while True:
+            try:
+                head = line.message()[0]
+            except EndedError:
+                return
+            line.send(b"HTTP/1.1 401 No\r\n" + (response_head if b"/login" in head else b"")
+                      + b"Content-Length: 1\r\n\r\n%d" % number)
+
+    made = road(script)
+    alice, bob = made.connect(), made.connect()
+    login = b"GET /login HTTP/1.1\r\nHost: h\r\n" + request_head + b"\r\n"
+    assert alice.send(login).message()[1] == b"1"
+    assert bob.send(GET).message()[1] == b"2"
+    assert alice.send(GET).message()[1] == b"1", "her log-in is worth nothing on another connection"
+    alice.close()
+    wait_until(lambda: connections[0].sock.fileno() < 0)
+
+
+# Nothing starves or hangs for ever
+
+
+def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service():
+    """Python's http.server.HTTPServer speaking HTTP/1.1 reads on from one connection until that ends."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    made = Road(None, service=types.SimpleNamespace(address=tcp(*server.server_address), close=lambda: None))
+    try:
+        lines = [made.connect() for _ in range(4)]
+        for _ in range(2):
+            for line in lines:
+                line.send(GET)
+            assert [line.message()[1] for line in lines] == [b"ok"] * 4
+    finally:
+        made.gate.upstream.close()  # the server reads from a kept one
+        wait_until(lambda: not made.gate.upstream.idle)
+        made.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_posts_to_a_service_that_closes_behind_each_answer_and_does_not_say_so_are_answered(road):
+    """uwsgi --http-socket: a kept connection was used again before its end had been seen."""
+    def script(line):
+        line.message()
+        line.send(OK)
+
+    line = road(script).connect()
+    for _ in range(50):
+        assert line.send(POST).message()[1] == b"ok"
+
+
+def test_posts_share_a_connection_to_a_service_that_holds_it(road, monkeypatch):
+    monkeypatch.setattr("wrapper.proxy.upstream.HOLDS", 0.02)
+    made = road(answering(*[OK] * 100))
+    line = made.connect()
+    for _ in range(50):
+        assert line.send(POST).message()[1] == b"ok"
+        threading.Event().wait(0.005)  # the idle time itself, in which a service that does not hold has closed
+    assert len(made.service.lines) < 50
+
+
+# What happens between a service and its listener
+
+
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()
+
+
+def test_a_service_that_lives_and_does_not_listen_for_a_while_is_waited_for(road):
+    """An inner restart, as of uvicorn --reload: the process lives, its listener is closed for some seconds."""
+    made, place = road(None, is_open=False, service=None), closed_port()
+    made.gate.open(tcp(*place), types.SimpleNamespace(ended=threading.Event()))
+    lines = [made.connect().send(request) for request in (GET, POST)]
+    wait_until(lambda: made.gate.in_flight == 2)
+    listening = Service(answering(OK), place)
+    try:
+        for line in lines:
+            head, body = line.message()
+            assert body == b"ok" and float(field(head, b"Wrapper-Held")) > 0
+    finally:
+        listening.close()
+
+
+# A run that ends under a request
+
+
+class Falling:
+    """Runs of a service that end, one after the other, as soon as they have read a request; the last one answers."""
+
+    def __init__(self, made, falls):
+        self.made = made
+        self.falls = falls
+        self.requests = []
+        self.start()
+
+    def start(self):
+        self.run = types.SimpleNamespace(ended=threading.Event())
+        self.made.gate.open(self.made.service.address, self.run)
+
+    def script(self, line):
+        self.requests.append(line.message())
+        if len(self.requests) > self.falls:
+            line.send(OK)
+            line.is_at_end()
+            return
+        self.run.ended.set()
+        line.close()
+        self.start()
+
+
+@pytest.fixture
+def falling(road):
+    def build(falls, **settings):
+        made = road(lambda line: runs.script(line), is_open=False, **settings)
+        made.service.closed = True  # its runs end on purpose
+        runs = made.runs = Falling(made, falls)
+        return made
+    return build
+
+
+KEYED = POST.replace(b"\r\n\r\n", b"\r\nIdempotency-Key: 1\r\n\r\n")
+PUT = POST.replace(b"POST", b"PUT")
+
+
+@pytest.mark.parametrize(("request_bytes", "settings", "status", "count"), [
+    (GET, {}, b"200", 2), (PUT, {}, b"200", 2), (KEYED, {}, b"200", 2), (POST, {}, b"502", 1),
+    (GET, {"replay": "safe"}, b"200", 2), (PUT, {"replay": "safe"}, b"502", 1), (KEYED, {"replay": "safe"}, b"502", 1),
+    (GET, {"replay": "off"}, b"502", 1),
+])
+def test_a_request_whose_run_ended_before_its_answer_began_travels_once_more(
+        falling, request_bytes, settings, status, count):
+    made = falling(1, **settings)
+    line = made.connect().send(request_bytes)
+    assert line.head().split()[1] == status
+    assert made.site.wait_ended().replayed is (count == 2)
+    assert len(made.runs.requests) == count
+    assert len({body for _, body in made.runs.requests}) == 1, "the body is the same each time"
+
+
+def test_what_was_on_the_road_in_two_falls_is_not_sent_a_third_time(falling):
+    made = falling(2)
+    assert made.connect().send(GET).head().split()[1] == b"502"
+    assert len(made.runs.requests) == 2
+    assert "GET /" in made.site.failures[0] and "twice" in made.site.failures[0]
+
+
+def test_an_answer_that_has_begun_is_not_asked_for_again(road):
+    made = road(lambda line: line.head() and line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe"), is_open=False)
+    run = types.SimpleNamespace(ended=threading.Event())
+    made.gate.open(made.service.address, run)
+    run.ended.set()
+    line = made.connect().send(GET)
+    line.head()
+    assert line.is_reset()
+    assert len(made.service.lines) == 1
