@@ -328,3 +328,60 @@ def test_a_run_that_ended_is_lost_at_once_and_only_its_own_lane():
     subject.lose(new, "late news")
     assert waiting.over.wait(5)
     assert lane is not None
+
+
+# A pause, and a service that gets only so many at a time
+
+
+def test_a_pause_holds_everything_until_it_is_over():
+    subject = gate()
+    subject.open(PLACE)
+    number = subject.pause("a migration")
+    one = Traveller(subject).go()
+    assert one.lane is None and subject.paused == "a migration"
+    subject.open(tcp("127.0.0.1", 2))
+    later = Traveller(subject).go()
+    assert later.lane is None, "a restart does not end the pause"
+    subject.resume(number)
+    assert one.over.wait(5) and later.over.wait(5)
+    assert one.lane.upstream.address.port == 2 and not subject.paused
+
+
+def test_the_end_of_an_earlier_pause_does_not_end_a_later_one():
+    subject = gate()
+    subject.open(PLACE)
+    first = subject.pause("one")
+    subject.pause("two")
+    subject.resume(first)
+    assert subject.paused == "two"
+    subject.resume()
+    assert subject.admit(Traveller(subject)) is not None
+
+
+def test_only_so_many_are_on_the_road_and_the_others_wait_in_order():
+    subject = Gate(Road, 30.0, 1000, 2)
+    subject.open(PLACE)
+    inside = [Traveller(subject).go() for _ in range(2)]
+    waiting = [Traveller(subject).go() for _ in range(3)]
+    assert [each.lane for each in waiting] == [None] * 3 and subject.in_flight == 2
+    subject.leave(inside[0].lane, inside[0])
+    assert waiting[0].over.wait(5) and not waiting[1].over.is_set()
+    subject.leave(waiting[0].lane, waiting[0])
+    assert waiting[1].over.wait(5) and not waiting[2].over.is_set()
+
+
+def test_what_lasts_takes_no_place_of_those_on_the_road():
+    subject = Gate(Road, 30.0, 1000, 1)
+    subject.open(PLACE)
+    tunnel, one = Traveller(subject).go(), Traveller(subject).go()
+    assert one.lane is None
+    subject.stay(tunnel.lane, tunnel)
+    assert one.over.wait(5) and subject.in_flight == 2
+
+
+def test_a_wait_for_a_busy_service_says_so():
+    subject = Gate(Road, 30.0, 1000, 1)
+    subject.open(PLACE)
+    Traveller(subject).go()
+    with pytest.raises(GatewayTimeout, match="the service is busy"):
+        subject.collect(Traveller(subject).go(), 1.0)

@@ -7,7 +7,6 @@ new lane, the old one drains.
 
 from __future__ import annotations
 
-import itertools
 import threading
 
 from wrapper.deadline import Deadline
@@ -53,21 +52,29 @@ CUT_TIMEOUT = 1.0  # seconds that exchanges whose connections were cut get to le
 class Lane:
     """The road to one run of the service: its upstream, and who is on it."""
 
-    __slots__ = ("inside", "run", "upstream")
+    __slots__ = ("inside", "lasting", "run", "upstream")
 
     def __init__(self, upstream: Upstream, run: Run | None) -> None:
         self.upstream = upstream
         self.run = run
         self.inside: set[Traveller] = set()
+        self.lasting: set[Traveller] = set()  # those of them that may stay for hours: tunnels, streams of events
 
 
 class Gate:
-    """Shut at first. `hold_timeout` in seconds (0: nobody waits), `hold_max` how many may wait."""
+    """Shut at first. `hold_timeout` in seconds (0: nothing waits), `hold_max` how many may wait.
 
-    def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int) -> None:
+    `in_flight_max`: how many the service gets at a time, the lasting ones not counted; None as many as come.
+    """
+
+    def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int,
+                 in_flight_max: int | None = None) -> None:
         self._make_upstream = make_upstream
         self.hold_timeout = hold_timeout
         self._hold_max = hold_max
+        self._in_flight_max = in_flight_max
+        self._paused = ""  # why everything is held though the lane may be open
+        self._pauses = 0
         # Guards everything below; held only for a few lines, never over a call out of this room.
         self._lock = threading.Lock()
         # Notified when the number inside changed in a way that a drain waits for.
@@ -91,11 +98,17 @@ class Gate:
         """
         with self._lock:
             lane = self._lane
-            if lane is not None and not self._held:
+            if lane is not None and not self._held and self._has_room(lane):
                 lane.inside.add(traveller)
                 return lane
             self._hold_traveller(traveller)
         return None
+
+    def _has_room(self, lane: Lane) -> bool:
+        assert self._lock.locked()
+        if self._paused:
+            return False
+        return self._in_flight_max is None or len(lane.inside) - len(lane.lasting) < self._in_flight_max
 
     def _hold_traveller(self, traveller: Traveller) -> None:
         assert self._lock.locked()
@@ -114,7 +127,8 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
             if isinstance(verdict, Lane):
                 return verdict
-            raise verdict or GatewayTimeout(f"{self._reason}; this request was held for {held:.1f} s")
+            reason = self._paused or (self._reason if self._lane is None else "the service is busy")
+            raise verdict or GatewayTimeout(f"{reason}; this request was held for {held:.1f} s")
 
     def forget(self, traveller: Traveller) -> Lane | None:
         """The traveller waits no longer; the lane it was admitted to meanwhile, which it is to leave."""
@@ -123,12 +137,22 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
         return verdict if isinstance(verdict, Lane) else None
 
+    def stay(self, lane: Lane, traveller: Traveller) -> None:
+        """The traveller may be on the road for hours: it takes no other's place meanwhile."""
+        with self._lock:
+            lane.lasting.add(traveller)
+        self._let_in(1)
+
     def leave(self, lane: Lane, traveller: Traveller) -> None:
         """The exchange is over, however it ended."""
         with self._lock:
             lane.inside.discard(traveller)
+            lane.lasting.discard(traveller)
             if lane in self._draining and not lane.inside:
                 self._changed.notify_all()
+            is_awaited = bool(self._held) and self._in_flight_max is not None
+        if is_awaited:
+            self._let_in(1)
 
     @property
     def in_flight(self) -> int:
@@ -149,6 +173,29 @@ class Gate:
     @property
     def is_open(self) -> bool:
         return self._lane is not None
+
+    # For operators
+
+    def pause(self, reason: str) -> int:
+        """Hold every request from now on, whatever the service does; returns the number to `resume` with."""
+        with self._lock:
+            self._pauses += 1
+            self._paused = reason
+            return self._pauses
+
+    def resume(self, number: int | None = None) -> None:
+        """Let them through again; with the number of a pause only where that is still the latest one."""
+        with self._lock:
+            if number is None or number == self._pauses:
+                self._paused = ""
+            first = self._first_to_release()
+        if first is not None:
+            first.loop.spawn(self._release(first.loop), "gate")
+
+    @property
+    def paused(self) -> str:
+        """Why everything is held; empty where it is not."""
+        return self._paused
 
     # For the controller
 
@@ -234,7 +281,7 @@ class Gate:
     def _first_to_release(self) -> Traveller | None:
         """None where there is nothing to release, or that is under way."""
         assert self._lock.locked()
-        if self._is_releasing or not self._held:
+        if self._is_releasing or not self._held or self._lane is None:
             return None
         self._is_releasing = True
         return next(iter(self._held))
@@ -242,21 +289,23 @@ class Gate:
     def _release(self, loop: Loop) -> Steps:
         """In order, a few at first and then more: all in one instant would knock a fresh service over."""
         batch = FIRST_BATCH
-        while self._let_in(batch):
+        while self._let_in(batch, is_release=True):
             batch *= 2
             yield (loop.now + BATCH_INTERVAL,)
 
-    def _let_in(self, batch: int) -> bool:
+    def _let_in(self, batch: int, *, is_release: bool = False) -> bool:
         """True while there may be more to let in."""
         with self._lock:
             lane = self._lane
-            admitted = list(itertools.islice(self._held, batch)) if lane is not None else []
-            for traveller in admitted:
-                assert lane is not None
+            admitted: list[Traveller] = []
+            while lane is not None and self._held and len(admitted) < batch and self._has_room(lane):
+                traveller = next(iter(self._held))
                 del self._held[traveller]
                 self._verdicts[traveller] = lane
                 lane.inside.add(traveller)
-            self._is_releasing = bool(admitted)
+                admitted.append(traveller)
+            if is_release:
+                self._is_releasing = bool(admitted)
         for traveller in admitted:
             traveller.proceed()
         return bool(admitted)

@@ -102,10 +102,18 @@ class Settings:
     hold_max: int | None = option(
         values.count, None, "N", "how many may wait; more get 503 with Retry-After;"
         " default as many as --max-connections")
+    max_in_flight: int | None = option(
+        values.positive_count, None, "N",
+        "how many requests the service gets at a time; the others wait in order, as long as `--hold`; tunnels and event"
+        " streams do not count; default as many as come")
     replay: str = option(
         values.one_of("idempotent", "safe", "off"), "idempotent", "WHICH",
         "a request whose run of the service ended before its answer began travels once more: `idempotent`"
         " (RFC 9110 section 9.2.2, or with an Idempotency-Key), `safe` or `off`")
+    error_page: str | None = option(
+        str, None, "FILE",
+        "an HTML page for relayed requests that get 502, 503 or 504 from us and accept HTML; `{status}`, `{reason}` and"
+        " `{retry_after}` are filled in")
     drain_timeout: float = option(
         values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
     stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")
@@ -150,7 +158,7 @@ class Settings:
     max_header: int = option(values.head_size, "64KiB", "SIZE", "the longest request line and header section together")
     max_connections: int = option(values.positive_count, "10000", "N", "client connections at a time")
     idle_timeout: float = option(
-        values.positive_duration, "60s", "D", "how long a client may be silent between or inside requests")
+        values.positive_duration, "75s", "D", "how long a client may be silent between or inside requests")
     header_timeout: float = option(
         values.positive_duration, "10s", "D", "how long a client may take to send a request's head")
     upstream_timeout: float | None = option(

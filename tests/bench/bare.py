@@ -21,6 +21,7 @@ class Settings:
     upstream_timeout = None
     h2c = False
     replay = "idempotent"
+    error_page = None
     trusted_proxies = ()
     tls_cert = tls_key = None
 

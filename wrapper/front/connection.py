@@ -238,18 +238,23 @@ class Connection(socketserver.BaseRequestHandler):
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
         if server.site.observes:
             self._tell_ended(exchange)
-        if is_broken:
+        if is_broken and exchange.looks_whole:
             self._break()
-        return exchange.keep
+        return exchange.keep and not is_broken
 
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> Steps:
         exchange.status = refusal.status
         if isinstance(refusal, BadGateway):
             self._tell_failure(refusal.message, exchange.head)
         exchange.keep = exchange.keep and exchange.body.is_done and not self.server.is_closing
+        page, head = self.server.error_page, exchange.head
+        how = not exchange.keep, head.method == b"HEAD"
+        if page is not None and page.is_for(refusal, head):
+            answer = page.answer(refusal, *how, head.minor)
+        else:
+            answer = refusal_bytes(refusal, *how, exchange.held, head.minor)
         try:
-            yield from self._say(refusal_bytes(refusal, not exchange.keep, exchange.head.method == b"HEAD",
-                                              exchange.held, exchange.head.minor))
+            yield from self._say(answer)
         except ClientGone:
             exchange.keep = False
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from typing import Any, Protocol
 
+    from wrapper.front.error_page import ErrorPage
     from wrapper.front.shortage import Shortage
     from wrapper.gate import Gate
     from wrapper.loop.loop import Loop
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         workers: Workers
         loop: Loop
         shortage: Shortage
+        error_page: ErrorPage | None
         is_closing: bool
         idle: dict[Any, None]
 

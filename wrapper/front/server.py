@@ -10,6 +10,7 @@ import sys
 
 from wrapper import sockets
 from wrapper.front.connection import Closing, Connection
+from wrapper.front.error_page import ErrorPage
 from wrapper.front.shortage import Shortage
 from wrapper.log import log
 from wrapper.loop.loop import NEVER, Loop
@@ -64,6 +65,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.open_connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # those that carry nothing, the longest idle first
         self._certificate = _certificate(settings) if settings.tls_cert and not trusted else None
+        self.error_page = ErrorPage(settings.error_page) if settings.error_page and not trusted else None
         self.trusted_proxies = TrustedProxies(tuple(settings.trusted_proxies))
 
     @property

@@ -63,8 +63,8 @@ class Exchange(Traveller):
     """
 
     __slots__ = ("_began", "_has_heard", "_has_sent", "_hungry_at", "_may_end", "_payload", "_personal", "_sends",
-                 "_upload", "body", "connection", "first_byte", "head", "is_answered", "is_replayed", "keep", "peer",
-                 "port", "sent", "status")
+                 "_upload", "body", "connection", "first_byte", "head", "is_answered", "is_replayed", "keep",
+                 "looks_whole", "peer", "port", "sent", "status")
 
     def __init__(self, task: Task, client: Stream, head: RequestHead, body: RequestBody, peer: Peer, gate: Gate,
                  port: Port, personal: dict[Upstream, Connection]) -> None:
@@ -81,6 +81,7 @@ class Exchange(Traveller):
         self.first_byte = 0.0  # when the response of the service began, on the monotonic clock
         self.is_answered = False
         self.is_replayed = False
+        self.looks_whole = False  # an end is how the response is framed, so a break has to be told from it
         self.connection: Connection | None = None
         self._began = 0.0
         self._hungry_at = 0.0
@@ -285,7 +286,8 @@ class Exchange(Traveller):
         reader = connection.answer
         is_open = not reader.is_done and answer.length is None  # no length that we could promise the client
         is_chunked = is_open and self.head.minor == 1
-        if self.port.is_closing or (is_open and not is_chunked):
+        self.looks_whole = is_open and not is_chunked
+        if self.port.is_closing or self.looks_whole:
             self.keep = False
         if self._upload is not None:
             yield from self._await_upload(UPLOAD_TIMEOUT)
@@ -298,6 +300,8 @@ class Exchange(Traveller):
         if reader.is_done and not is_chunked:
             yield from self._send(block + arrived)
         else:
+            if headers.is_event_stream(answer.fields):
+                self.stay()
             self._may_end = is_chunked and self._can_come_back(answer)
             yield from self._copy(reader, answer, is_chunked, block, arrived)
         if reader.can_be_followed() and (self._upload is None or self._upload.is_over) and not self.going:
@@ -399,6 +403,7 @@ class Exchange(Traveller):
         self.is_answered = True
         self.first_byte = self.loop.now
         tunnel = Tunnel(self.client, connection.stream, self.warning(), b"websocket" in self.head.upgrade.lower(), self)
+        self.stay()
         self.head.let_go()  # it is kept for as long as the tunnel lives
         try:
             yield from self._send(headers.answer_head(answer, self._held_line(), False))

@@ -78,6 +78,11 @@ class Traveller:
             self.held += self.loop.now - began
         return self.gate.collect(self, self.held)
 
+    def stay(self) -> None:
+        """It may be on the road for hours from here on."""
+        if self.lane is not None:
+            self.gate.stay(self.lane, self)
+
     def leave(self) -> None:
         """Off the road, however that came."""
         lane, self.lane = self.lane, None

@@ -61,7 +61,8 @@ class Service:
         self.changing = threading.Lock()
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold,
-                         settings.max_connections if settings.hold_max is None else settings.hold_max)
+                         settings.max_connections if settings.hold_max is None else settings.hold_max,
+                         settings.max_in_flight)
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN)
