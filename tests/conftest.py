@@ -1,10 +1,15 @@
 """What holds for every test."""
 
 import signal
+import types
 
 import hypothesis
 import pytest
 
+from tests.guard import guard
+from tests.loop.driving import settle
+from wrapper.loop import loop as loop_room
+from wrapper.loop import poller as poller_room
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 
@@ -14,6 +19,20 @@ hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure():
+    guard.install()
+    _find_signals_as_usual()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks_a_loop():
+    """It begins before a test's other fixtures, and so ends after them."""
+    guard.take()
+    yield
+    offences = guard.take()
+    assert not offences, "this blocked a loop, and with it everybody: " + "\n".join(offences)
+
+
+def _find_signals_as_usual():
     """Let a suite under nohup, or behind a script's `&`, find the signals as a terminal gives them.
 
     What came ignored stays ignored through fork and exec (POSIX, exec), and the wrapper keeps to that.
@@ -31,3 +50,19 @@ def loop():
     yield made
     made.stop()
     made.workers.stop()
+
+
+@pytest.fixture
+def clock(loop, monkeypatch):
+    """The loop's time: it stands still until a test moves it. `clock.pass_by(seconds)` returns once that was seen."""
+    made = types.SimpleNamespace(now=1000.0)
+    for room in (loop_room, poller_room):
+        monkeypatch.setattr(room, "time", types.SimpleNamespace(monotonic=lambda: made.now))
+
+    def pass_by(seconds):
+        made.now += seconds
+        settle(loop)
+
+    made.pass_by = pass_by
+    settle(loop)
+    return made

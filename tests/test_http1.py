@@ -128,20 +128,22 @@ ANSWERS = st.lists(st.sampled_from([
     max_size=10).map(b"".join)
 
 
-def answer_outcome(data):
+def answer_outcome(data, known=0):
     try:
-        answer = http1.read_answer(data, LIMIT)
+        answer = http1.read_answer(data, LIMIT, known)
     except http1.Malformed:
         return "malformed"
     return "more" if answer is None else (answer.status, answer.fields, answer.end, answer.length, answer.is_chunked)
 
 
 @settings(max_examples=400)
-@given(ANSWERS)
-def test_an_answer_head_is_judged_alike_however_it_is_split(data):
-    whole = answer_outcome(data)
-    for end in range(len(data) + 1):
+@given(ANSWERS, st.integers(1, 20))
+def test_an_answer_head_is_judged_alike_however_it_is_split(data, step):
+    whole, known = answer_outcome(data), 0
+    for end in (*range(0, len(data), step), len(data)):
         early = answer_outcome(data[:end])
+        assert answer_outcome(data[:end], known) == early
+        known = end
         if early != "more":
             break
     assert early == whole

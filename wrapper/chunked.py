@@ -7,39 +7,53 @@ import re
 from wrapper.http1 import FIELD, TOKEN, VALUE, Malformed
 
 MAX_CHUNK_LINE = 4096  # bytes of a chunk's size and extensions
+CHUNKS_MAX = 4096  # taken apart in one go: 1 MiB of the smallest would keep all others waiting for 0.1 s
 MAX_CHUNK_WASTE = 16 * 1024  # bytes of extensions in one body; Go's bound after CVE-2023-39326
 
-# RFC 9112 section 7.1: no white space around the size; what follows the first semicolon is ignored.
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;" + VALUE + rb")?\r\n")
+# RFC 9112 section 7.1.1: extensions are judged, then ignored. No white space around the size but where it is mended.
+_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+_EXTENSION = rb"[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?"
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
+_PADDED_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*[ \t]*\r\n")
+_SMALL = 4096  # bytes below which a chunk's size is looked up, since a body may have a million of them
+_SIZES = {text.encode(): size for size in range(1, _SMALL) for text in {f"{size:x}\r\n", f"{size:X}\r\n"}}
+_LINE_MAX = 5  # bytes of the longest of them
 _TRAILERS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n")
 
 
 class Chunked:
     """Takes a chunked body apart, however it is split (RFC 9112 section 7.1).
 
-    `trailers` is the raw trailer section, `surplus` what came behind the body; both once `is_done`.
+    `limit`: bytes of the trailer section. `mends`: sizes may be padded with white space, as some services do.
+
+    `trailers` is the raw trailer section, once `is_done`.
     """
 
-    __slots__ = ("_left", "_limit", "_rest", "_state", "_waste", "is_done", "surplus", "trailers")
+    __slots__ = ("_left", "_limit", "_line", "_rest", "_state", "_waste", "is_done", "surplus", "trailers")
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit  # of the trailer section, in bytes
+    def __init__(self, limit: int, *, mends: bool = False) -> None:
+        self._limit = limit
+        self._line = _PADDED_LINE if mends else _CHUNK_LINE
         self._state = "size"
         self._left = 0  # bytes of the present chunk still to come
         self._rest = b""  # a line, or the trailer section, not wholly here yet
         self._waste = 0
         self.is_done = False
-        self.surplus = b""
+        self.surplus = b""  # what the latest `feed` left: behind the body, or behind as many chunks as one may take
         self.trailers = b""
 
     def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
-        """The pieces of payload in `data`, without a copy.
+        """The pieces of payload in `data`, without a copy where they are large.
 
         Raises: Malformed.
         """
+        if self._state == "data" and self._left > len(data):
+            self._left -= len(data)
+            self.surplus = b""
+            return [data] if data else []
         pieces: list[bytes | memoryview] = []
-        at = 0
-        while at < len(data) and not self.is_done:
+        data, at = bytes(data), 0
+        while at < len(data) and not self.is_done and len(pieces) < CHUNKS_MAX:
             if self._state == "data":
                 taken = min(self._left, len(data) - at)
                 pieces.append(data[at:at + taken])
@@ -48,10 +62,28 @@ class Chunked:
                 if not self._left:
                     self._state = "end"
             else:
-                at = self._feed_line(data, at)
-        if self.is_done and at < len(data):
-            self.surplus += bytes(data[at:])
+                if self._state == "size" and not self._rest:
+                    at = self._feed_small(data, at, pieces)
+                if at < len(data) and len(pieces) < CHUNKS_MAX:
+                    at = self._feed_line(data, at)
+        self.surplus = bytes(data[at:])
         return pieces
+
+    @staticmethod
+    def _feed_small(data: bytes, at: int, pieces: list[bytes | memoryview]) -> int:
+        """Take whole small chunks, as many as there are; returns the offset behind them."""
+        find, sizes = data.find, _SIZES
+        while len(pieces) < CHUNKS_MAX:
+            line = find(b"\n", at, at + _LINE_MAX) + 1
+            size = sizes.get(data[at:line])
+            if size is None:
+                break
+            end = line + size
+            if data[end:end + 2] != b"\r\n":
+                break
+            pieces.append(data[line:end])
+            at = end + 2
+        return at
 
     def _feed_line(self, data: bytes | memoryview, at: int) -> int:
         """Read one of the lines between payload; returns the offset behind what was used of `data`."""
@@ -73,7 +105,7 @@ class Chunked:
             if re.search(rb"\r[^\n]", text) or not re.match(rb"[0-9A-Fa-f]", text):
                 raise Malformed("a chunk's size is malformed")
             return 0
-        match = _CHUNK_LINE.fullmatch(text, 0, end)
+        match = self._line.fullmatch(text, 0, end)
         if match is None:
             raise Malformed("a chunk's size is malformed")
         self._left = int(match[1], 16)

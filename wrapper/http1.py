@@ -36,6 +36,7 @@ _ORIGIN_LINE = re.compile(rb"(" + TOKEN + rb") (/[\x21-\x7e\x80-\xff]*) HTTP/1\.
 _ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + _SECTION)
 _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
 FIELD = re.compile(TOKEN + rb":" + VALUE)
+_WRONG_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
 _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 # The fields somebody on the road has to look at; a section that names none is passed on as one slice.
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
@@ -341,28 +342,31 @@ class AnswerHead:
             self.length = 0
 
 
-def read_answer(data: bytes, limit: int) -> AnswerHead | None:
+def read_answer(data: bytes, limit: int, known: int = 0) -> AnswerHead | None:
     """The answer head at the beginning of `data`, or None while it is incomplete.
+
+    `known`: how many bytes of `data` were found incomplete before.
 
     Raises: Malformed.
     """
-    match = _ANSWER.match(data)
-    if match is not None and match.end() <= limit:
-        minor, status, _, fields = match.groups()
-        line = data[8:match.end(3)] if match[3] else data[8:match.end(3)] + b" "  # RFC 9112 section 4
-        return AnswerHead(0 if minor == b"0" else 1, int(status), line, fields, match.end())
-    if b"\r\n\r\n" in data[:limit]:
-        return _read_mended(data, data.index(b"\r\n\r\n") + 4)
-    _judge_beginning(data, limit)
-    return None
+    end = data.find(b"\r\n\r\n", max(0, known - 3), limit) + 4
+    if end < 4:
+        _judge_beginning(data, limit, known)
+        return None
+    match = _ANSWER.fullmatch(data, 0, end)
+    if match is None:
+        return _read_mended(data, end)
+    minor, status, _, fields = match.groups()
+    line = data[8:match.end(3)] if match[3] else data[8:match.end(3)] + b" "  # RFC 9112 section 4
+    return AnswerHead(0 if minor == b"0" else 1, int(status), line, fields, end)
 
 
-def _judge_beginning(data: bytes, limit: int) -> None:
+def _judge_beginning(data: bytes, limit: int, known: int) -> None:
     if len(data) >= limit:
         raise Malformed("its head is too large")
     if not b"HTTP/1.".startswith(data[:7]):
         raise Malformed("it does not speak HTTP/1.1")
-    if re.search(rb"(?<!\r)\n|\r(?=[^\n])|\0", data):
+    if _WRONG_END.search(data, max(0, known - 1)):
         raise Malformed("a line of its head ends without CR LF, or holds a control character")
 
 

@@ -29,7 +29,7 @@ DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
 # `first_byte` is from the end of the request head to the beginning of the answer; `own` where we answered ourselves;
-# `head` as it was read, so that what wants more of it pays for it; `replayed`: its first run ended, and it travelled on.
+# `head` as it was read, so that what wants more of it pays for it; `replayed`: it travelled twice, its first run ended.
 Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer head replayed",
                    defaults=(None, False))
 

@@ -97,14 +97,13 @@ class Pair:
     """Two connected sockets, the first of them watched by the loop."""
 
     def __init__(self, loop):
+        self.loop = loop
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.theirs.settimeout(PATIENCE)
         self.link = told(loop, Link, loop, self.ours.fileno())
 
     def close(self):
-        self.link.loop.post(self.link.close)
-        with contextlib.suppress(AssertionError):
-            told(self.link.loop)
+        told(self.loop, self.link.close)
         self.ours.close()
         self.theirs.close()

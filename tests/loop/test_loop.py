@@ -8,7 +8,6 @@ import time
 import pytest
 
 from tests.loop.driving import PATIENCE, Pair, begin, done, held, settle, told
-from wrapper.loop import loop as loop_room
 from wrapper.loop.loop import NEVER, NEXT_TURN, STALE_MAX, Loop, Outcome
 from wrapper.loop.poller import BATCH, BROKEN, Link, Notice
 from wrapper.loop.workers import NoThread, Workers
@@ -429,10 +428,11 @@ def test_a_task_may_return_from_an_interrupt(loop):
 # Tasks
 
 
-def test_a_task_that_raises_ends_alone_and_is_logged(loop, capfd):
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_a_task_that_raises_ends_alone_and_is_logged(loop, capfd, kind):
     def fails():
         yield NEXT_TURN
-        raise ValueError("the fault")
+        raise kind("the fault")
 
     task, _ = begin(loop, fails())
     settle(loop)
@@ -670,7 +670,7 @@ def test_many_posts_ring_once(loop, monkeypatch):
             rings.append(data)
         return write(fd, data)
 
-    monkeypatch.setattr(loop_room.os, "write", ring)
+    monkeypatch.setattr(os, "write", ring)
     called = []
     with held(loop):
         rings.clear()

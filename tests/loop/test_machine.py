@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from tests.loop.driving import settle, told
 from wrapper.loop import loop as loop_room
+from wrapper.loop import poller as poller_room
 from wrapper.loop.loop import NEVER, STALE_MAX, Loop
 from wrapper.loop.poller import Link, Notice
 from wrapper.loop.workers import Workers
@@ -99,7 +100,7 @@ class Machine(RuleBasedStateMachine):
     def start(self):
         self.now = 1000.0
         self.real = loop_room.time
-        loop_room.time = types.SimpleNamespace(monotonic=lambda: self.now)
+        loop_room.time = poller_room.time = types.SimpleNamespace(monotonic=lambda: self.now)
         self.loop = Loop("a machine's port", Workers("a machine's worker", 1))
         self.loop.start()
         self.made = []
@@ -241,7 +242,7 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "loop"):
             self.loop.stop()
-            loop_room.time = self.real
+            loop_room.time = poller_room.time = self.real
             for subject in self.made:
                 subject.close()
 

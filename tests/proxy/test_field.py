@@ -201,7 +201,7 @@ class Falling:
 @pytest.fixture
 def falling(road):
     def build(falls, **settings):
-        made = road(lambda line: made.runs.script(line), is_open=False, **settings)
+        made = road(lambda line: made.runs.script(line), is_open=False, **settings)  # noqa: PLW0108  set below
         made.service.closed = True  # its runs end on purpose
         made.runs = Falling(made, falls)
         return made

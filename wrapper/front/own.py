@@ -13,12 +13,12 @@ from collections import deque
 
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
-from wrapper.front.reply import answer_bytes, has_no_body, head_bytes, own_refusal_bytes, unframed
+from wrapper.front.reply import answer_parts, has_no_body, head_bytes, own_refusal_bytes, unframed
 from wrapper.front.switch_interval import switch_interval
 from wrapper.log import log
 from wrapper.loop.loop import NEVER
 from wrapper.loop.poller import Notice
-from wrapper.loop.stream import ClientGone, Gone
+from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
 from wrapper.loop.workers import NoThread
 from wrapper.message import Request
 
@@ -237,7 +237,7 @@ class OwnExchange:
             response = self._port.site.answer(self._request)
             talk.tell("answer", response)
         except BaseException as error:  # noqa: BLE001  sys.exit() in a sidecar is its own affair
-            talk.tell("failed", error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            talk.tell("failed", _spoken(error))
         finally:
             talk.finish()
         if response is not None:
@@ -248,12 +248,13 @@ class OwnExchange:
         try:
             if response.is_streamed and not self._is_head and not has_no_body(response.status):
                 for piece in response.pieces():
-                    self._talk.put(piece)
+                    for at in range(0, len(piece), TURN_SIZE):
+                        self._talk.put(piece[at:at + TURN_SIZE])
                 self._talk.tell("end")
         except ClientGone:
             pass
         except BaseException as error:  # noqa: BLE001  as above
-            self._talk.tell("end", error)
+            self._talk.tell("end", _spoken(error))
         finally:
             response.close()
 
@@ -264,13 +265,18 @@ class OwnExchange:
             self._client.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _send(self, response: Response) -> Steps:
-        self.keep = self.keep and self._body.is_done
+        self.keep = self.keep and self._body.is_done and not self._port.is_closing
         self.status = response.status
         if response.is_streamed:
             yield from self._stream_out(response)
         else:
-            yield from self._say(answer_bytes(response.status, response.headers, None, response.whole(),
-                                              not self.keep, self._is_head, self._minor))
+            head, body = answer_parts(response.status, response.headers, None, response.whole(),
+                                      not self.keep, self._is_head, self._minor)
+            if len(body) <= TURN_SIZE:
+                head, body = head + body, b""
+            yield from self._say(head)
+            if body:
+                yield from self._say(body)
 
     def _stream_out(self, response: Response) -> Steps:
         fields, promised = unframed(response.headers)
@@ -331,3 +337,8 @@ class OwnExchange:
         self._has_begun = True
         self.sent += len(data)
         yield from self._client.write(data, self._port.settings.idle_timeout)
+
+
+def _spoken(error: BaseException) -> Exception:
+    """What can be raised on the loop without ending it: sys.exit() in a sidecar ends no more than its answer."""
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -29,13 +29,19 @@ def head_bytes(status: int, fields: Any, close: bool, minor: int = 1) -> bytes:
 def answer_bytes(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
                  minor: int = 1) -> bytes:
     """A whole answer of our own."""
+    return b"".join(answer_parts(status, fields, content_type, body, close, is_head, minor))
+
+
+def answer_parts(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
+                 minor: int = 1) -> tuple[bytes, bytes]:
+    """Its head and its body, for a body that is too large to be copied."""
     fields, promised = unframed(fields)
     if content_type is not None:
         fields.append(("Content-Type", content_type))
     length = _length(status, promised, body, is_head)
     if length is not None:
         fields.append(("Content-Length", str(length)))
-    return head_bytes(status, fields, close, minor) + (b"" if is_head or has_no_body(status) else body)
+    return head_bytes(status, fields, close, minor), b"" if is_head or has_no_body(status) else body
 
 
 def _length(status: int, promised: int | None, body: bytes, is_head: bool) -> int | None:

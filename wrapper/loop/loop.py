@@ -59,7 +59,7 @@ class Task:
             wait = self.steps.send(source)
         except StopIteration:
             self._end()
-        except Exception as error:  # noqa: BLE001  one fault ends one task, not the thread that serves all
+        except BaseException as error:  # noqa: BLE001  one fault ends one task, not the thread that serves all
             self._fail(error)
         else:
             self._loop.suspend(self, wait)
@@ -73,7 +73,7 @@ class Task:
             wait = self.steps.throw(error)
         except StopIteration:
             self._end()
-        except Exception as raised:  # noqa: BLE001
+        except BaseException as raised:  # noqa: BLE001  as above
             if raised is not error:
                 self._fail(raised)
             self._end()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from wrapper.loop.loop import NEVER
+from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.poller import BROKEN, Link
 
 TYPE_CHECKING = False
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wrapper.loop.loop import Loop, Steps
 
 READ_SIZE = 64 * 1024  # bytes: a whole head of the default --max-header in one call
+TURN_SIZE = 1024 * 1024  # bytes that one task moves before the others have their turn
 LEAVE_TIMEOUT = 0.35  # seconds a side that has ended, but may only have half-closed (`nc -N`), is given
 
 
@@ -112,6 +113,10 @@ class Stream:
 
     def write(self, data: bytes | memoryview, patience: float = NEVER) -> Steps:
         """Send all of it and wait until it is on its way; as `flush`. Raises: `gone`."""
+        while len(data) > TURN_SIZE:
+            yield from self.write(data[:TURN_SIZE], patience)
+            data = memoryview(data)[TURN_SIZE:]
+            yield NEXT_TURN
         if not self.send(data):
             yield from self.flush(patience)
 

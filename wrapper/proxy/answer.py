@@ -27,6 +27,7 @@ class Answer(http.client.HTTPResponse):
         self.fp = None  # type: ignore[assignment]  # what http.client looks at to see whether an answer is closed
         self.head: AnswerHead | None = None
         self._last = (b"", b"")  # method and bytes of the head that `head` was read from
+        self._known = 0  # bytes in `rest` that are no whole head yet
         self.is_done = False
         self.has_begun = False  # something of the present answer has come, if only an interim one
         self.trailers = b""
@@ -58,14 +59,15 @@ class Answer(http.client.HTTPResponse):
         self._stream.rest = data[head.end:]
         self.has_begun = True
         if not head.is_interim:
-            self._chunked = Chunked(ANSWER_HEAD_MAX) if head.is_chunked else None
+            self._chunked = Chunked(ANSWER_HEAD_MAX, mends=True) if head.is_chunked else None
             self._left = head.length
             self.is_done = not head.is_chunked and head.length == 0
             self.trailers = b""
         return head
 
     def _judge_head(self, data: bytes, method: bytes) -> AnswerHead | None:
-        head = read_answer(data, ANSWER_HEAD_MAX)
+        head = read_answer(data, ANSWER_HEAD_MAX, self._known)
+        self._known = len(data) if head is None else 0
         if head is None:
             return None
         says_body = head.is_chunked or bool(head.length)
@@ -89,6 +91,8 @@ class Answer(http.client.HTTPResponse):
 
         Raises: Malformed; ServiceGone where the body is cut short.
         """
+        if self._stream.rest:
+            return self.take_arrived()
         count = self._stream.receive_into(view)
         if count is None:
             return None
@@ -102,10 +106,10 @@ class Answer(http.client.HTTPResponse):
     def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
         if self._chunked is not None:
             pieces = self._chunked.feed(data)
+            self._stream.rest = self._chunked.surplus
             if self._chunked.is_done:
                 self.is_done = True
                 self.trailers = self._chunked.trailers
-                self._stream.rest = self._chunked.surplus
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if self._left is None:
             return data

@@ -9,9 +9,9 @@ from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, NEVER, NEXT_TURN
-from wrapper.loop.stream import READ_SIZE, ServiceGone
+from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
-from wrapper.proxy.request_body import TURN_SIZE, Upload
+from wrapper.proxy.request_body import Upload
 from wrapper.proxy.traveller import Cut, Traveller
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upstream import Unreached
@@ -344,7 +344,8 @@ class Exchange(Traveller):
               arrived: bytes | memoryview) -> Steps:
         """The body, piece by piece, each as soon as it is there; `block` and `arrived` go first."""
         out: bytes | memoryview = block + (chunk(arrived) if is_chunked else arrived)
-        tail, size, moved = bytes(arrived[-4:]), READ_SIZE, 0
+        connection, tail, size, moved = self.connection, bytes(arrived[-4:]), READ_SIZE, 0
+        assert connection is not None
         while not reader.is_done:
             if out:
                 moved += len(out)
@@ -355,7 +356,7 @@ class Exchange(Traveller):
             if self._may_end and self._is_to_end(tail):
                 yield from self._send(last_chunk())
                 return
-            if moved >= TURN_SIZE:
+            if moved >= TURN_SIZE or connection.stream.rest:  # or more very small chunks than one turn may take
                 moved = 0
                 yield NEXT_TURN
             payload = reader.read_some(self.loop.buffer[:size])

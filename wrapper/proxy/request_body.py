@@ -6,7 +6,7 @@ from wrapper.chunked import Chunked, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
 from wrapper.http1 import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
-from wrapper.loop.stream import ClientGone, Gone
+from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
 from wrapper.proxy.headers import trailers
 
 TYPE_CHECKING = False
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.stream import Stream
-
-TURN_SIZE = 1024 * 1024  # bytes of one body that are moved before the other tasks have their turn
 
 
 class RequestBody:
@@ -56,6 +54,8 @@ class RequestBody:
 
         Raises: BadRequest, RequestTimeout, ClientGone.
         """
+        if self._stream.rest and self.received and not self.is_done:
+            yield NEXT_TURN  # very small chunks, more of them than one turn may take
         payload: bytes | memoryview = self.take_arrived()
         while not payload and not self.is_done:
             most = len(view) if self._chunked else min(self._left, len(view))
@@ -74,6 +74,10 @@ class RequestBody:
         payload, stream = self.take_arrived(), self._stream
         end = stream.loop.now + seconds
         while not self.is_done and len(payload) < most:
+            if stream.rest:
+                yield NEXT_TURN  # as above
+                payload += self.take_arrived()
+                continue
             data = stream.receive()
             if data is None:
                 if (yield end, stream.link.readable) is None:
@@ -106,10 +110,12 @@ class RequestBody:
             pieces = self._chunked.feed(data)
         except Malformed as error:
             raise BadRequest(str(error)) from None
+        self._stream.rest = self._chunked.surplus
         if self._chunked.is_done:
             self.is_done = True
             self.trailers = self._chunked.trailers
-            self._stream.rest = self._chunked.surplus
+        else:
+            self.received -= len(self._stream.rest)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 

@@ -1,0 +1,264 @@
+"""TLS towards the client: both ends in this process, both versions that are spoken. RFC 8446, RFC 5246."""
+
+import contextlib
+import socket
+import ssl
+import subprocess
+
+import pytest
+
+from tests.loop.driving import PATIENCE, begin, done, settle, told
+from wrapper.front.certificate import Certificate
+from wrapper.front.secure import SecureStream
+from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.loop.stream import TURN_SIZE, ClientGone
+
+MUCH = bytes(range(256)) * 20_000  # more than all buffers on the way take
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key", "-out",
+                    folder / "cert", "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
+    return Certificate(str(folder / "cert"), str(folder / "key"))
+
+
+class Client:
+    """OpenSSL between two buffers, so that a test can say when which bytes go."""
+
+    def __init__(self, sock, version):
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.maximum_version = version
+        self.sock = sock
+        self.sock.settimeout(PATIENCE)
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+
+    def attempt(self, step, *words):
+        while True:
+            try:
+                return step(*words)
+            except ssl.SSLWantReadError:
+                if self.outgoing.pending:
+                    self.sock.sendall(self.outgoing.read())
+                data = self.sock.recv(65536)
+                self.incoming.write(data) if data else self.incoming.write_eof()
+
+    def shake_hands(self):
+        self.attempt(self.tls.do_handshake)
+        self.sock.sendall(self.outgoing.read())
+
+    def encrypted(self, data):
+        for at in range(0, len(data), 16384):
+            self.tls.write(data[at:at + 16384])
+        return self.outgoing.read()
+
+    def send(self, data):
+        self.sock.sendall(self.encrypted(data))
+
+    def read(self, count):
+        data = b""
+        while len(data) < count:
+            piece = self.attempt(self.tls.read, count - len(data))
+            assert piece, "it ended early"
+            data += piece
+        return data
+
+    def say_goodbye(self):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self.sock.sendall(self.outgoing.read())
+
+
+class Ends:
+    """`ours`, a SecureStream on the loop, and `theirs`."""
+
+    def __init__(self, loop, certificate, version):
+        first, second = socket.socketpair()
+        self.loop = loop
+        self.ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+        self.theirs = Client(second, version)
+        answer = begin(loop, shake_hands(self.ours))[1]
+        self.theirs.shake_hands()
+        answer.get()
+
+    def tell(self, call, *arguments):
+        return told(self.loop, call, *arguments)
+
+    def read(self, count):
+        """Exactly `count` bytes from the client, or what came before the end."""
+        return done(self.loop, read(self.ours, count))
+
+
+def shake_hands(stream):
+    while not stream.shake_hands():
+        yield NEVER, stream.link.readable
+
+
+def read(stream, count):
+    data = b""
+    while len(data) < count:
+        piece = stream.receive(count - len(data))
+        if piece is None:
+            yield NEVER, stream.link.readable
+        elif not piece:
+            break
+        else:
+            data += piece
+            yield NEXT_TURN
+    return data
+
+
+def send(stream, data):
+    """As much in a turn as the loop's tasks do."""
+    for at in range(0, len(data), TURN_SIZE):
+        if not stream.send(memoryview(data)[at:at + TURN_SIZE]):
+            yield from stream.flush(PATIENCE)
+
+
+@pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
+def ends(loop, certificate, request):
+    made = Ends(loop, certificate, request.param)
+    yield made
+    told(loop, made.ours.close)
+    made.theirs.sock.close()
+
+
+def test_our_goodbye_loses_nothing_of_what_the_client_sends(ends):
+    """RFC 8446 section 6.1: one side's close_notify has no effect on the other's data."""
+    whole, cut = ends.theirs.encrypted(b"before, on its way"), ends.theirs.encrypted(b", in two")
+    ends.theirs.sock.sendall(whole + cut[:9])
+    assert ends.read(6) == b"before"
+    ends.tell(ends.ours.finish_writing)
+    assert ends.theirs.attempt(ends.theirs.tls.read, 10) == b""
+    ends.theirs.sock.sendall(cut[9:])
+    for number in range(3):
+        ends.theirs.send(b", after %d" % number)
+    assert ends.read(47) == b", on its way, in two, after 0, after 1, after 2"
+    ends.theirs.say_goodbye()
+    assert ends.read(1) == b""
+
+
+def test_an_end_that_came_before_our_goodbye_is_still_seen(ends):
+    ends.theirs.send(b"all")
+    ends.theirs.say_goodbye()
+    assert ends.read(1) == b"a"
+    ends.tell(ends.ours.finish_writing)
+    assert ends.ours.has_unseen()
+    assert ends.read(10) == b"ll"
+    assert ends.ours.has_unseen() and ends.tell(ends.ours.receive) == b""
+
+
+def test_a_reset_says_no_goodbye(ends):
+    done(ends.loop, send(ends.ours, b"x"))
+    assert ends.theirs.read(1) == b"x"
+    ends.tell(ends.ours.reset)
+    ends.tell(ends.ours.close)
+    assert ends.theirs.sock.recv(100) == b""
+
+
+def test_a_close_says_goodbye(ends):
+    ends.tell(ends.ours.close)
+    assert ends.theirs.attempt(ends.theirs.tls.read, 10) == b"", "a careful client would raise SSLEOFError"
+
+
+def test_what_was_not_taken_whole_is_gone_on_with_and_what_comes_later_is_behind_it(ends):
+    much = memoryview(MUCH)[:TURN_SIZE]
+    assert not ends.tell(ends.ours.send, much)
+    assert not ends.tell(ends.ours.send, b"later")
+    answer = begin(ends.loop, ends.ours.flush())[1]
+    assert ends.theirs.read(len(much) + 5) == bytes(much) + b"later"
+    answer.get()
+    assert ends.ours.unsent == b"" and ends.tell(ends.ours.send, b"x") and ends.theirs.read(1) == b"x"
+
+
+def test_much_can_be_read_while_much_is_written(ends):
+    reading = begin(ends.loop, read(ends.ours, len(MUCH)))[1]
+    writing = begin(ends.loop, send(ends.ours, MUCH))[1]
+    for at in range(0, len(MUCH), 100_000):
+        ends.theirs.send(MUCH[at:at + 100_000])
+        assert ends.theirs.read(min(100_000, len(MUCH) - at)) == MUCH[at:at + 100_000]
+    assert reading.get() == MUCH
+    writing.get()
+
+
+def test_the_rest_of_what_came_is_not_forgotten_by_what_waits(ends):
+    """The kernel does not know of it any more."""
+    ends.theirs.sock.sendall(ends.theirs.encrypted(b"x" * 100) + ends.theirs.encrypted(b"y" * 100))
+    assert ends.read(10) == b"x" * 10
+    assert ends.ours.has_unseen()
+    view = memoryview(bytearray(500))
+    assert bytes(view[:ends.tell(ends.ours.receive_into, view)]) == b"x" * 90 + b"y" * 100
+    assert not ends.ours.has_unseen() and ends.tell(ends.ours.receive_into, view) is None
+
+
+def test_a_view_is_filled_from_many_records_and_no_further(ends):
+    ends.theirs.sock.sendall(b"".join(ends.theirs.encrypted(b"%d" % (number % 10) * 50) for number in range(10)))
+    view = memoryview(bytearray(120))
+    assert ends.read(1) == b"0"
+    assert ends.tell(ends.ours.receive_into, view) == 120
+    assert bytes(view) == b"0" * 49 + b"1" * 50 + b"2" * 21
+    assert ends.read(379) == b"2" * 29 + b"".join(b"%d" % number * 50 for number in range(3, 10))
+
+
+def test_half_a_record_is_waited_for_in_silence(ends):
+    """What looked like unread bytes for ever would keep the loop spinning."""
+    record = ends.theirs.encrypted(b"whole")
+    ends.theirs.sock.sendall(record[:9])
+    settle(ends.loop)
+    assert ends.tell(ends.ours.receive) is None
+    assert not ends.ours.has_unseen()
+    settle(ends.loop)
+    assert ends.loop.epoll.poll(0) == []
+    ends.theirs.sock.sendall(record[9:])
+    assert ends.read(5) == b"whole"
+
+
+@pytest.mark.parametrize("step", [
+    lambda ours: ours.receive(), lambda ours: ours.receive_into(memoryview(bytearray(9)))])
+def test_an_end_without_a_goodbye_is_an_end(ends, step):
+    ends.theirs.sock.shutdown(socket.SHUT_WR)
+    settle(ends.loop)
+    assert not ends.tell(step, ends.ours) and ends.ours.has_unseen()
+    assert ends.tell(step, ends.ours) is not None
+
+
+def test_what_is_no_record_is_a_client_that_is_gone(ends):
+    ends.theirs.sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    settle(ends.loop)
+    with pytest.raises(ClientGone):
+        ends.tell(ends.ours.receive)
+
+
+def test_a_client_that_broke_is_gone(ends):
+    ends.theirs.sock.close()
+    with pytest.raises(ClientGone):
+        ends.tell(ends.ours.send, b"x")
+
+
+@pytest.mark.parametrize(("words", "alert"), [
+    (b"GET / HTTP/1.1\r\n\r\n", b""), (b"\x16\x03\x01\x00\x08\x01\x00\x00\x04oops", b"\x15")])
+def test_what_is_no_handshake_fails_and_is_told_why(loop, certificate, words, alert):
+    """RFC 8446 section 6; OpenSSL has no alert for those who speak HTTP."""
+    first, second = socket.socketpair()
+    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+    assert not told(loop, ours.shake_hands)
+    second.sendall(words)
+    with pytest.raises(ssl.SSLError):
+        told(loop, ours.shake_hands)
+    told(loop, ours.close)
+    assert second.recv(100)[:1] == alert
+    second.close()
+
+
+@pytest.mark.parametrize("greeting", [b"", b"\x16\x03\x01\x00"])
+def test_a_client_that_leaves_before_or_within_its_handshake_fails(loop, certificate, greeting):
+    first, second = socket.socketpair()
+    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+    second.sendall(greeting)
+    second.close()
+    with pytest.raises(OSError):
+        told(loop, ours.shake_hands)
+    told(loop, ours.close)

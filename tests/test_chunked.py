@@ -1,0 +1,69 @@
+"""chunked.py: bodies taken apart, however they are split and however small their chunks are (RFC 9112 section 7.1)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wrapper.chunked import Chunked, chunk, last_chunk
+from wrapper.http1 import Malformed
+
+
+def taken_apart(wire, cuts=(), **how):
+    reader, payload, begin = Chunked(1000, **how), b"", 0
+    for end in [*sorted(cuts), len(wire)]:
+        left = memoryview(wire)[begin:end]
+        while left and not reader.is_done:
+            payload += b"".join(bytes(piece) for piece in reader.feed(left))
+            left = reader.surplus
+        reader.surplus = bytes(left)
+        begin = end
+    return reader, payload
+
+
+@given(st.data(), st.lists(st.binary(min_size=1, max_size=40), max_size=30), st.booleans())
+def test_what_is_put_together_is_taken_apart_however_it_is_split(data, pieces, upper):
+    wire = b"".join(chunk(piece) if not upper else chunk(piece).replace(b"%x\r\n" % len(piece),
+                                                                       b"%X\r\n" % len(piece), 1) for piece in pieces)
+    wire += last_chunk(b"X: y\r\n")
+    cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=8))
+    reader, payload = taken_apart(wire + b"GET", cuts)
+    assert payload == b"".join(pieces)
+    assert reader.is_done and reader.trailers == b"X: y\r\n" and reader.surplus == b"GET"
+
+
+@pytest.mark.parametrize("line", [b"1\r\n", b"01\r\n", b"1;a\r\n", b"1 ; a = b\r\n", b'1;a="b\\"; c"\r\n',
+                                  b"1;a=b;c\r\n"])
+def test_sizes_and_extensions_as_the_grammar_has_them(line):
+    assert taken_apart(line + b"x\r\n0\r\n\r\n")[1] == b"x"
+
+
+@pytest.mark.parametrize("line", [b"5;\r\n", b"5;bad[=x\r\n", b"1 \r\n", b" 1\r\n", b"+1\r\n", b"1;a=\r\n",
+                                  b'1;a="b\r\n', b"1;a b\r\n", b"0x1\r\n", b"1_0\r\n", b"\r\n", b";a\r\n", b"1\n"])
+def test_what_the_grammar_does_not_have_is_malformed(line):
+    with pytest.raises(Malformed):
+        taken_apart(line + b"x\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("wire", [b"1\r\nxy\r\n", b"2\r\nx\r\n0\r\n\r\n", b"1\r\nx\n", b"1\r\nx\rz"])
+def test_a_chunk_ends_where_its_size_says(wire):
+    with pytest.raises(Malformed):
+        taken_apart(wire)
+
+
+def test_a_service_may_pad_its_sizes():
+    """Some fill a field of fixed width; nothing about the framing is in doubt."""
+    assert taken_apart(b"5   \r\nhello\r\n0\r\n\r\n", mends=True)[1] == b"hello"
+
+
+def test_very_many_small_chunks_are_taken_apart_a_part_at_a_time():
+    """The loop's other tasks have their turn in between."""
+    reader = Chunked(1000)
+    assert len(reader.feed(b"1\r\nx\r\n" * 100_000)) == 4096
+    assert len(reader.surplus) == 6 * (100_000 - 4096)
+
+
+def test_a_large_chunk_is_passed_on_without_a_copy():
+    data, reader = memoryview(b"x" * 1000), Chunked(1000)
+    reader.feed(b"ffff\r\n")
+    (piece,) = reader.feed(data)
+    assert piece is data
