@@ -9,13 +9,15 @@ from __future__ import annotations
 import codecs
 import functools
 import gc
+import os
 import sys
 import threading
 import time
 
 from wrapper.loop.loop import Loop, Task
 
-LONGEST = 0.010  # seconds of the processor that one task may take before the others have their turn
+# Seconds of the processor that one task may take before the others have their turn.
+LONGEST = float(os.environ.get("GUARD_LONGEST", "0.010"))
 BLOCKING = frozenset((
     "open", "import", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr",
     "subprocess.Popen", "os.system", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.listdir", "os.scandir",
@@ -31,10 +33,13 @@ class Guard:
 
     def __init__(self) -> None:
         self._offences: list[str] = []
+        self._tell = lambda offence: self._offences.append(offence)  # noqa: PLW0108  the list changes
         self._threads: set[int] = set()
         self._local = threading.local()
 
-    def install(self) -> None:
+    def install(self, tell=None) -> None:
+        """Begin; `tell` is called with each offence, in place of their being kept."""
+        self._tell = tell or self._tell
         codecs.lookup("ascii")  # loaded where the first loop begins, before it serves
         sys.addaudithook(self._hear)  # there is no way back
         time.sleep = self._heard(time.sleep)  # an event of its own since CPython 3.13 only
@@ -62,13 +67,13 @@ class Guard:
 
     def _hear(self, event, arguments):
         if event in BLOCKING and threading.get_ident() in self._threads and not _is_in_memory(event, arguments):
-            self._offences.append(f"{event}{arguments!r:.200} {_place()}")
+            self._tell(f"{event}{arguments!r:.200} {_place()}")
 
     def _heard(self, sleep):
         @functools.wraps(sleep)
         def heard(seconds):
             if threading.get_ident() in self._threads:
-                self._offences.append(f"time.sleep({seconds!r}) {_place()}")
+                self._tell(f"time.sleep({seconds!r}) {_place()}")
             return sleep(seconds)
 
         return heard
@@ -87,8 +92,8 @@ class Guard:
                 spent = time.thread_time() - began - local.collecting
                 local.is_within = False
                 if spent > LONGEST:
-                    self._offences.append(f"{task.name} took {spent * 1000:.1f} ms of the processor in one go, "
-                                          f"{_stand(task)}, woken with {word!r:.100}")
+                    self._tell(f"{task.name} took {spent * 1000:.1f} ms of the processor in one go, "
+                               f"{_stand(task)}, woken with {word!r:.100}")
 
         return timed
 

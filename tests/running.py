@@ -55,6 +55,8 @@ class UnixConnection(http.client.HTTPConnection):
 class Wrapper:
     """`python3 -m wrapper OPTIONS -- COMMAND` on a free port, with its own control socket; use as a context.
 
+    What blocks its loop is the test's failure, see guard.py.
+
     `under`: a command that becomes it.
     """
 
@@ -66,8 +68,8 @@ class Wrapper:
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
-            [*under, sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
-             *options, "--", *command],
+            [*under, sys.executable, "-m", "tests.guarded", "--listen", f"127.0.0.1:{self.port}",
+             "--control", self.control, *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
             env={**os.environ, **(environment or {})}, **popen)
@@ -101,6 +103,8 @@ class Wrapper:
         self._log.close()
         self._said = self.stderr
         shutil.rmtree(self.folder, ignore_errors=True)
+        blocked = [line for line in self._said.splitlines() if line.startswith("tests.guard: ")]
+        assert not blocked, "\n".join(blocked)
 
     @property
     def stderr(self) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.guard import LONGEST, guard
 from tests.loop.driving import begin, done, settle, told
-from tests.running import ROOT
+from tests.running import ROOT, Wrapper, service
 from wrapper.loop.loop import NEVER, NEXT_TURN, Notice
 
 
@@ -126,6 +126,12 @@ def test_the_test_that_ran_fails(pytester_file):
             told(loop)
     """)
     assert "3 passed, 1 error" in said and "ERROR" in said and "::test_bad" in said and "blocked a loop" in said
+
+
+def test_a_wrapper_whose_loop_was_blocked_is_a_failure():
+    made = Wrapper(command=service("plain"), environment={"GUARD_LONGEST": "0"})
+    with pytest.raises(AssertionError, match="this blocked a loop"):
+        made.close()
 
 
 @pytest.fixture

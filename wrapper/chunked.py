@@ -15,9 +15,9 @@ _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*
 _EXTENSION = rb"[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + _QUOTED + rb"))?"
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
 _PADDED_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*[ \t]*\r\n")
-_SMALL = 4096  # bytes below which a chunk's size is looked up, since a body may have a million of them
-_SIZES = {text.encode(): size for size in range(1, _SMALL) for text in {f"{size:x}\r\n", f"{size:X}\r\n"}}
-_LINE_MAX = 5  # bytes of the longest of them
+# The sizes of small chunks are looked up, since a body may have a million of them.
+_SIZES = {text.encode(): size for size in range(1, 256) for text in (f"{size:x}\r\n", f"{size:X}\r\n")}
+_LINE_MAX = 4  # bytes of the longest of them
 _TRAILERS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n")
 
 

@@ -78,7 +78,7 @@ class Ends:
     def __init__(self, loop, certificate, version):
         first, second = socket.socketpair()
         self.loop = loop
-        self.ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+        self.ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
         self.theirs = Client(second, version)
         answer = begin(loop, shake_hands(self.ours))[1]
         self.theirs.shake_hands()
@@ -243,7 +243,7 @@ def test_a_client_that_broke_is_gone(ends):
 def test_what_is_no_handshake_fails_and_is_told_why(loop, certificate, words, alert):
     """RFC 8446 section 6; OpenSSL has no alert for those who speak HTTP."""
     first, second = socket.socketpair()
-    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
     assert not told(loop, ours.shake_hands)
     second.sendall(words)
     with pytest.raises(ssl.SSLError):
@@ -256,7 +256,7 @@ def test_what_is_no_handshake_fails_and_is_told_why(loop, certificate, words, al
 @pytest.mark.parametrize("greeting", [b"", b"\x16\x03\x01\x00"])
 def test_a_client_that_leaves_before_or_within_its_handshake_fails(loop, certificate, greeting):
     first, second = socket.socketpair()
-    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context())
+    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
     second.sendall(greeting)
     second.close()
     with pytest.raises(OSError):

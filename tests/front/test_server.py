@@ -1,5 +1,6 @@
 """The exposed port over raw sockets: strictness, connections, own paths, holding, TLS, limits. RFC 9112, 9110."""
 
+import collections
 import contextlib
 import json
 import os
@@ -18,6 +19,8 @@ import pytest
 from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, Road, Service, answering, echoing, field
 from tests.running import free_port
 from wrapper import address, sockets
+from wrapper.front import connection as front_connection
+from wrapper.front import server as front_server
 from wrapper.front.certificate import Certificate
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
@@ -174,6 +177,49 @@ def test_too_many_connections_are_told_so(road):
     kept[0].close()
     wait_until(lambda: made.server.connections < 2)
     assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+HEALTHZ = b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def test_with_several_loops_each_connection_stays_with_its_own(road, monkeypatch):
+    """Free-threaded CPython: one a core. Many are accepted before the other loop has begun the first."""
+    monkeypatch.setattr(front_server, "loops", lambda: 2)
+    made, go_on = road(), threading.Event()
+    made.server.loop.post(go_on.wait, PATIENCE)
+    lines = [made.connect().send(GET) for _ in range(8)]
+    go_on.set()
+    assert [line.message()[0][:12] for line in lines] == [b"HTTP/1.1 200"] * 8
+    by_loop = collections.Counter(connection.loop for connection in made.server.open_connections)
+    assert sorted(by_loop.values()) == [4, 4]
+    assert all(connection.stream.link.poller is connection.loop for connection in made.server.open_connections)
+
+
+def test_a_probe_is_answered_though_there_are_too_many_connections(road):
+    """A kubelet would kill the container for its crowd."""
+    made = road(max_connections=1)
+    kept = made.connect().send(GET)
+    kept.message()
+    probe = made.connect().send(HEALTHZ)
+    head, body = probe.message()
+    assert head.startswith(b"HTTP/1.1 200 ") and field(head, b"Connection") == b"close" and body == b"own"
+    assert made.connect().send(GET).head().startswith(b"HTTP/1.1 503 ")
+    assert made.connect().send(HEALTHZ.replace(b"GET /", b"rubbish")).head().startswith(b"HTTP/1.1 503 ")
+    assert kept.send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_of_a_surplus_that_waits_the_first_is_closed_for_the_newest(road, monkeypatch):
+    monkeypatch.setattr(front_server, "SURPLUS_MAX", 2)
+    monkeypatch.setattr(front_connection, "SURPLUS_TIMEOUT", PATIENCE)
+    made = road(max_connections=1)
+    kept = made.connect().send(GET)
+    kept.message()
+    silent = []
+    for count in range(2):
+        silent.append(made.connect())
+        wait_until(lambda count=count: len(made.server.surplus) == count + 1)
+    assert made.connect().send(HEALTHZ).message()[1] == b"own"
+    assert silent[0].is_at_end()
 
 
 def test_connections_are_probed_and_send_at_once(road):
@@ -661,9 +707,13 @@ def test_what_only_begins_like_http2_is_not_passed_through(road):
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
+    make_certificate(folder)
+    return folder
+
+
+def make_certificate(folder):
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key", "-out",
                     folder / "cert", "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
-    return folder
 
 
 @pytest.mark.parametrize("key", ["cert", "missing"])
@@ -677,13 +727,34 @@ def test_a_certificate_is_read_again_when_it_has_changed(certificate, tmp_path):
     for name in ("cert", "key"):
         (tmp_path / name).write_bytes((certificate / name).read_bytes())
     ours = Certificate(str(tmp_path / "cert"), str(tmp_path / "key"))
-    first = ours.context()
-    assert ours.context() is first
+    first = ours.context
+    ours.renew()
+    assert ours.context is first
     os.utime(tmp_path / "cert", (1, 1))
-    second = ours.context()
+    ours.renew()
+    second = ours.context
     assert second is not first
     (tmp_path / "cert").write_bytes(b"half of it")
-    assert ours.context() is second
+    ours.renew()
+    assert ours.context is second
+
+
+def test_a_new_certificate_is_served_without_a_restart(road, certificate, tmp_path, monkeypatch):
+    monkeypatch.setattr("wrapper.front.certificate.READ_INTERVAL", 0.0)
+    for name in ("cert", "key"):
+        (tmp_path / name).write_bytes((certificate / name).read_bytes())
+    made = road(tls_cert=str(tmp_path / "cert"), tls_key=str(tmp_path / "key"))
+
+    def shown():
+        line = secure(made)
+        try:
+            return line.sock.getpeercert(binary_form=True)
+        finally:
+            line.close()
+
+    before = shown()
+    make_certificate(tmp_path)
+    wait_until(lambda: shown() != before)
 
 
 def secure(made):

@@ -1,5 +1,6 @@
 """Threads for what may block: how many there are, when they come and when they end."""
 
+import resource
 import threading
 
 import pytest
@@ -188,3 +189,13 @@ def submit(workers, job):
 
     if not attempt():
         wait_until(attempt)
+
+
+@pytest.mark.parametrize(("said", "most"), [("64", 16), ("max", 512), ("100000", 512), ("3", 4), (None, 512)])
+def test_a_container_s_limit_on_processes_leaves_most_of_them_to_the_service(tmp_path, monkeypatch, said, most):
+    """Threads count as processes (the kernel's cgroup-v2, "PID"); a file for them is not always there."""
+    if said is not None:
+        (tmp_path / "pids.max").write_text(said + "\n")
+    monkeypatch.setattr(workers_room, "PIDS_MAX", (str(tmp_path / "pids.max"), str(tmp_path / "none")))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert workers_room.share(512) == most

@@ -596,8 +596,8 @@ def test_an_own_path_is_refused_where_no_thread_can_be_had(crowded):
     made = crowded(echoing)
     head = made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").head()
     assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After"), head
-    made.let_go()
     wait_until(lambda: made.site.short == {"threads": True})
+    made.let_go()
     assert [line.head().startswith(b"HTTP/1.1 200 ") for line in made.busy] == [True, True]
     assert made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").message()[1] == b"own"
 

@@ -156,6 +156,20 @@ def test_large_frames_are_followed():
     assert not follower.is_between
 
 
+def test_a_flood_of_the_smallest_frames_leaves_the_others_their_turn(road):
+    """The guard is what sees it: each 64 KiB of them once kept the loop for 36 ms."""
+    flood = frame(b"") * 500_000
+
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"websocket" + flood)
+        line.is_at_end()
+
+    line = road(script).connect().send(UPGRADE % b"websocket")
+    line.head()
+    assert line.exactly(len(flood)) == flood
+
+
 def test_a_close_frame_is_masked_for_the_service_only():
     assert close_frame(1012, is_masked=False) == b"\x88\x02\x03\xf4"
     assert len(close_frame(1012, is_masked=True)) == 8

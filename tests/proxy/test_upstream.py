@@ -13,7 +13,7 @@ from wrapper.errors import BadGateway
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 from wrapper.proxy import upstream as upstream_room
-from wrapper.proxy.upstream import BACKLOG_PAUSE, CONNECT_TIMEOUT, KEPT_MAX, KEPT_TIMEOUT, Unreached, Upstream
+from wrapper.proxy.upstream import BACKLOG_PAUSE, CONNECT_TIMEOUT, HOLDS, KEPT_MAX, KEPT_TIMEOUT, Unreached, Upstream
 
 
 class Service:
@@ -224,7 +224,7 @@ def test_one_that_is_interrupted_while_it_connects_leaves_nothing(loop, monkeypa
 def test_a_kept_connection_is_taken_again_the_latest_first(loop, upstream, service):
     first, second = (kept(loop, upstream, service)[0] for _ in range(2))
     assert upstream.idle == 2
-    assert [told(loop, upstream.take_kept, loop) for _ in range(3)] == [second, first, None]
+    assert [told(loop, upstream.take_kept, loop, True) for _ in range(3)] == [second, first, None]
     assert first.is_used and upstream.idle == 0
     assert told(loop, first.stream.send, b"x") and service.taken[0].recv(1) == b"x"
     for each in (first, second):
@@ -240,7 +240,7 @@ def test_one_that_the_service_closes_or_writes_to_is_let_go_at_once(loop, upstre
     else:
         theirs.close()
     settle(loop)
-    assert upstream.idle == 0 and told(loop, upstream.take_kept, loop) is None
+    assert upstream.idle == 0 and told(loop, upstream.take_kept, loop, True) is None
     if word:
         # Closed with bytes unread: a reset.
         with pytest.raises(ConnectionResetError):
@@ -258,7 +258,7 @@ def test_one_that_is_reset_is_let_go_too(loop, upstream, service):
 
 def test_one_that_was_taken_is_the_exchanges_own(loop, upstream, service):
     connection, theirs = kept(loop, upstream, service)
-    assert told(loop, upstream.take_kept, loop) is connection
+    assert told(loop, upstream.take_kept, loop, True) is connection
     theirs.sendall(b"an answer")
     settle(loop)
     assert told(loop, connection.stream.receive) == b"an answer"
@@ -286,9 +286,20 @@ def test_one_that_is_used_again_and_again_stays(loop, upstream, service, clock):
     connection, _ = kept(loop, upstream, service)
     for _ in range(4):
         clock.pass_by(KEPT_TIMEOUT * 0.7)
-        assert told(loop, upstream.take_kept, loop) is connection
+        assert told(loop, upstream.take_kept, loop, True) is connection
         told(loop, upstream.put_back, connection)
     assert upstream.idle == 1
+
+
+def test_what_may_not_be_repeated_goes_only_where_connections_are_seen_to_be_held(loop, upstream, service, clock):
+    """RFC 9110 section 9.2.2: on one whose end is on its way already, nobody knows what became of it."""
+    connection, _ = kept(loop, upstream, service)
+    assert told(loop, upstream.take_kept, loop, False) is None and upstream.idle == 1
+    clock.pass_by(HOLDS)
+    assert told(loop, upstream.take_kept, loop, False) is connection
+    told(loop, upstream.put_back, connection)
+    assert told(loop, upstream.take_kept, loop, False) is connection, "it was seen once"
+    told(loop, connection.close)
 
 
 def test_no_more_than_so_many_are_kept(loop, upstream, service, monkeypatch):
@@ -321,7 +332,7 @@ def test_a_close_that_meets_a_taking_leaves_what_was_taken(loop, upstream, servi
         thread = threading.Thread(target=upstream.close, daemon=True)
         thread.start()
         thread.join(PATIENCE)  # its posts come after us
-        return upstream.take_kept(loop)
+        return upstream.take_kept(loop, True)
 
     assert told(loop, take_behind_the_close) is connection
     settle(loop)
@@ -335,7 +346,7 @@ def test_each_loop_keeps_its_own(loop, upstream, service):
     mine, _ = kept(loop, upstream, service)
     theirs, _ = kept(other, upstream, service)
     assert upstream.idle == 2
-    assert told(loop, upstream.take_kept, loop) is mine and told(loop, upstream.take_kept, loop) is None
+    assert told(loop, upstream.take_kept, loop, True) is mine and told(loop, upstream.take_kept, loop, True) is None
     upstream.close()
     settle(other)
     assert theirs.stream.link.fd == -1 and mine.stream.link.fd >= 0

@@ -9,12 +9,15 @@ from wrapper.errors import BadSettings, CannotStart
 from wrapper.front.secure import SecureStream
 from wrapper.log import log
 from wrapper.loop.stream import ClientGone
+from wrapper.loop.workers import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
 
     from wrapper.loop.loop import Loop
+
+READ_INTERVAL = 1.0  # seconds at least between two looks whether the files have changed
 
 
 class Certificate:
@@ -27,25 +30,32 @@ class Certificate:
         self._certificate = certificate
         self._key = key or certificate
         self._read_at = self._changed_at()
+        self._next_read = 0.0  # on the monotonic clock
         try:
-            self._context = self._read()
+            self.context = self._read()
         except OSError as error:  # ssl.SSLError is one
             raise CannotStart(f"cannot read --tls-cert {certificate} with its key: {error.strerror or error}",
                               BadSettings.exit_status) from error
 
     def stream(self, connection: socket.socket, loop: Loop) -> SecureStream:
         """The server's end of a TLS connection, before its handshake. Raises: OSError, ValueError."""
-        return SecureStream(connection, loop, ClientGone, self.context())
+        if loop.now >= self._next_read:
+            self._next_read = loop.now + READ_INTERVAL
+            try:
+                loop.workers.submit(self.renew)
+            except NoThread:
+                pass  # with the next one
+        return SecureStream(connection, loop, ClientGone, self.context)
 
-    def context(self) -> ssl.SSLContext:
+    def renew(self) -> None:
+        """Read the files where one has changed; in a thread, since a disk may take its time."""
         changed_at = self._changed_at()
         if changed_at != self._read_at:
             self._read_at = changed_at
             try:
-                self._context = self._read()
+                self.context = self._read()
             except OSError as error:  # half of a pair may have been replaced; the old one still serves
                 log.warning("cannot read the new certificate", cause=error)
-        return self._context
 
     def _changed_at(self) -> tuple[int, int]:
         try:

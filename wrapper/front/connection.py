@@ -24,12 +24,15 @@ from wrapper.proxy.upstream import NoDescriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wrapper.front.protocols import Port
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Loop, Steps, Task
     from wrapper.proxy.upstream import Connection as UpstreamConnection
     from wrapper.proxy.upstream import Upstream
 
+SURPLUS_TIMEOUT = 1.0  # seconds that the request of a connection there is no room for is awaited: a probe waits as long
 QUOTA = 16  # own paths that are answered before the other connections have their turn
 LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
 
@@ -44,10 +47,13 @@ class Connection(socketserver.BaseRequestHandler):
     server: Port  # type: ignore[assignment]  # what a connection may know of it
     task: Task
 
+    def __init__(self, request: Any, client_address: Any, server: Any, loop: Loop | None = None) -> None:
+        self.loop: Loop = loop or server.loop
+        super().__init__(request, client_address, server)
+
     def setup(self) -> None:
         """Raises: OSError where the loop cannot watch it."""
         server = self.server
-        self.loop: Loop = server.loop
         self.stream: Stream = server.stream(self.request, self.loop)
         self.peer = server.peer_of(self.client_address)
         self.personal: dict[Upstream, UpstreamConnection] = {}
@@ -65,12 +71,8 @@ class Connection(socketserver.BaseRequestHandler):
     def _run(self, said: str) -> Steps:
         """The whole life; `said` is why there is no room for it."""
         try:
-            # There is no answer to give before a TLS handshake, and a handshake is not for the surplus.
-            if said and (self.server.is_crowded or self.stream.is_secure):
-                return
             if said:
-                yield from self._say(refusal_bytes(Unavailable(said), close=True))
-                yield from self._part()
+                yield from self._turn_away(said)
                 return
             if self.stream.is_secure:
                 yield from self._shake_hands()
@@ -79,6 +81,37 @@ class Connection(socketserver.BaseRequestHandler):
             pass
         finally:
             self.close()
+
+    def _turn_away(self, said: str) -> Steps:
+        """Answer one request for an own path, since probes matter most in a crowd; refuse any other."""
+        if self.stream.is_secure:
+            return  # there is no answer to give before a TLS handshake, and that is not for the surplus
+        self.server.surplus[self] = None
+        is_answered = yield from self._answer_surplus()
+        self.server.surplus[self] = None  # until the client has seen it
+        if not is_answered:
+            yield from self._say(refusal_bytes(Unavailable(said), close=True))
+        yield from self._part()
+
+    def _answer_surplus(self) -> Steps:
+        """True where its first request was for an own path, and is answered."""
+        stream, settings = self.stream, self.server.settings
+        if (data := stream.receive()) is None:
+            yield self.loop.now + SURPLUS_TIMEOUT, stream.link.readable
+            data = stream.receive()
+        try:
+            head = read_request(data, settings.max_header) if data else None
+        except Refusal:
+            return False
+        if not data or head is None:
+            return False
+        path = normal_path(head.target.decode("latin-1"))
+        if not path.startswith(self.server.site.prefixes):
+            return False
+        stream.rest = data[head.end:]
+        del self.server.surplus[self]
+        body = RequestBody(stream, head, settings.max_header, settings.idle_timeout)
+        return (yield from self._answer_own(head, body, path, may_keep=False)) is not None
 
     def close(self) -> None:
         self.stream.close()
@@ -198,10 +231,11 @@ class Connection(socketserver.BaseRequestHandler):
             yield from self._part(is_whole=body.is_done and not stream.rest and not self.may_ask_more)
         return keep
 
-    def _answer_own(self, head: RequestHead, body: RequestBody, path: str) -> Steps:
+    def _answer_own(self, head: RequestHead, body: RequestBody, path: str, may_keep: bool = True) -> Steps:
         """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
         server = self.server
         own = OwnExchange(self.stream, self.peer.address, server, head, body, path)
+        own.keep = own.keep and may_keep
         if not (yield from own.run()):
             return None
         if server.site.observes:

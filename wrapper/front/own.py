@@ -248,7 +248,7 @@ class OwnExchange:
         try:
             if response.is_streamed and not self._is_head and not has_no_body(response.status):
                 for piece in response.pieces():
-                    for at in range(0, len(piece), TURN_SIZE):
+                    for at in range(0, len(piece) or 1, TURN_SIZE):  # an empty one asks whether the client is there
                         self._talk.put(piece[at:at + TURN_SIZE])
                 self._talk.tell("end")
         except ClientGone:

@@ -53,9 +53,7 @@ if TYPE_CHECKING:
         error_page: ErrorPage | None
         is_closing: bool
         idle: dict[Any, None]
-
-        @property
-        def is_crowded(self) -> bool: ...
+        surplus: dict[Any, None]
 
         def stream(self, connection: socket.socket, loop: Loop) -> Stream: ...
 

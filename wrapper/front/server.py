@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import itertools
 import os
 import socket
 import sys
@@ -16,7 +15,7 @@ from wrapper.log import log
 from wrapper.loop.loop import NEVER, Loop
 from wrapper.loop.poller import Link
 from wrapper.loop.stream import ClientGone, Stream
-from wrapper.loop.workers import Workers
+from wrapper.loop.workers import Workers, share
 from wrapper.proxy.headers import Peer, TrustedProxies
 
 TYPE_CHECKING = False
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 ACCEPTS = 64  # connections taken in one turn
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
-SURPLUS_MAX = 100  # connections over --max-connections that are told so; any more are just closed
+SURPLUS_MAX = 100  # connections there is no room for; with more, those that came first are closed at once
 # Descriptors that no new client gets: those who are there need some to the service, and `sockets.RESERVE` are for us.
 # 1,024 is all there are where nothing else is said (INR_OPEN_CUR of the kernel), fewer than --max-connections.
 RESERVE = 64
@@ -58,12 +57,13 @@ class Server(http.server.ThreadingHTTPServer):
         self.is_closing = False
         self.accepted = 0
         name = "control" if trusted else "exposed"
-        self.workers = Workers(f"{name} path", THREADS_MAX, THREADS_KEPT)
+        self.workers = Workers(f"{name} path", share(THREADS_MAX), THREADS_KEPT)
         self._loops = [Loop(f"{name} port", self.workers) for _ in range(1 if trusted else loops())]
-        self.loop = self._loops[0]  # of the next connection
+        self.loop = self._loops[0]  # the acceptor's
         self.shortage = Shortage(site.note_shortage)
         self.open_connections: set[Connection] = set()
         self.idle: dict[Connection, None] = {}  # those that carry nothing, the longest idle first
+        self.surplus: dict[Connection, None] = {}  # those there is no room for, until they have been told
         self._certificate = _certificate(settings) if settings.tls_cert and not trusted else None
         self.error_page = ErrorPage(settings.error_page) if settings.error_page and not trusted else None
         self.trusted_proxies = TrustedProxies(tuple(settings.trusted_proxies))
@@ -96,7 +96,7 @@ class Server(http.server.ThreadingHTTPServer):
                 connection.loop.post(self._part_idle, connection)
 
     def _part_idle(self, connection: Connection) -> None:
-        if connection in self.idle:
+        if connection in self.idle or connection in self.surplus:
             connection.task.interrupt(Closing())
 
     @property
@@ -124,7 +124,8 @@ class Server(http.server.ThreadingHTTPServer):
                 yield NEVER, link.readable
                 try:
                     for _ in range(ACCEPTS):
-                        self._take()
+                        if sockets.is_reserved(self._take(), RESERVE):
+                            break  # those that are closed for it are so in the next turn
                 except BlockingIOError:
                     pass
                 except OSError as error:
@@ -136,13 +137,15 @@ class Server(http.server.ThreadingHTTPServer):
         finally:
             link.close()
 
-    def _take(self) -> None:
-        """Take one connection. Raises: OSError where there is none, or no room for it."""
+    def _take(self) -> int:
+        """Take one connection; returns its descriptor. Raises: OSError where there is none, or no room for it."""
         request, client_address = self.get_request()
+        fd = request.fileno()
         if self.verify_request(request, client_address):
             self.process_request(request, client_address)
         else:
             self.shutdown_request(request)
+        return fd
 
     def get_request(self) -> tuple[socket.socket, Any]:
         return self.socket.accept()
@@ -150,16 +153,16 @@ class Server(http.server.ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Begin a connection on the next loop; its first request has mostly come with it."""
         self.accepted += 1
-        self.loop = loop = self._loops[self.accepted % len(self._loops)]
-        if len(self._loops) == 1:
+        loop = self._loops[self.accepted % len(self._loops)]
+        if loop is self.loop:
             self.finish_request(request, client_address)
         else:
-            loop.post(self.finish_request, request, client_address)
+            loop.post(self.finish_request, request, client_address, loop)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Runs in the loop that the connection stays with."""
+    def finish_request(self, request: Any, client_address: Any, loop: Loop | None = None) -> None:
+        """Runs in the loop that the connection stays with, the acceptor's where none is named."""
         try:
-            Connection(request, client_address, self)
+            Connection(request, client_address, self, loop)
         except (OSError, ValueError) as error:
             log.warning("cannot serve a connection", cause=error)
             request.close()
@@ -182,22 +185,26 @@ class Server(http.server.ThreadingHTTPServer):
             if not self._make_room():
                 return "there are no descriptors left"
         most = self.settings.max_connections
-        return f"there are {most} connections already" if len(self.open_connections) > most else ""
+        if len(self.open_connections) <= most:
+            return ""
+        if len(self.surplus) >= SURPLUS_MAX:
+            self._close_first(self.surplus)
+        return f"there are {most} connections already"
 
     def _make_room(self) -> bool:
         """Close the connections that have been idle for longest, as nginx does; False where none is."""
-        longest = list(itertools.islice(self.idle, ROOM))
-        for connection in longest:
-            connection.loop.post(self._part_idle, connection)
-        return bool(longest)
+        is_any_idle = bool(self.idle)
+        self._close_first(self.surplus)
+        self._close_first(self.idle)
+        return is_any_idle
 
-    @property
-    def is_crowded(self) -> bool:
-        """True where those over --max-connections are not even told so any more."""
-        return self.connections > int(self.settings.max_connections) + SURPLUS_MAX
+    def _close_first(self, connections: dict[Connection, None]) -> None:
+        for connection in list(connections)[:ROOM]:  # in one step: other loops change it meanwhile
+            connection.loop.post(self._part_idle, connection)
 
     def forget(self, connection: Connection) -> None:
         self.idle.pop(connection, None)
+        self.surplus.pop(connection, None)
         self.open_connections.discard(connection)
 
     def peer_of(self, address: Any) -> Peer:

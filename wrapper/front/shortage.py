@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wrapper.loop.workers import NoThread
+import threading
+
+from wrapper.loop.workers import NoThread, Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,12 +21,16 @@ class Shortage:
 
     def __init__(self, tell: Callable[[str, bool], None]) -> None:
         self._tell = tell
+        self._workers = Workers("shortage", 1)  # all others may be busy
+        # Guards whether something is new: only one loop follows it.
+        self._lock = threading.Lock()
         self._until: dict[str, float] = {}
 
     def note(self, what: str, loop: Loop) -> None:
         """A sign of it, in the thread of `loop`; returns at once."""
-        is_new = what not in self._until
-        self._until[what] = loop.now + CALM
+        with self._lock:
+            is_new = what not in self._until
+            self._until[what] = loop.now + CALM
         if is_new:
             loop.begin(loop.task(self._follow(what, loop), "a shortage"))
 
@@ -33,14 +39,14 @@ class Shortage:
             yield from self._say(what, True, loop)
             while loop.now < self._until[what]:
                 yield (self._until[what],)
-            yield from self._say(what, False, loop)
         finally:
-            del self._until[what]
+            del self._until[what]  # first: a sign that comes from here on is a new one
+        yield from self._say(what, False, loop)
 
     def _say(self, what: str, is_short: bool, loop: Loop) -> Steps:
         while True:
             try:
-                yield from loop.in_thread(lambda: self._tell(what, is_short))
+                yield from loop.in_thread(lambda: self._tell(what, is_short), self._workers)
                 return
             except NoThread:  # it may be threads that run short
                 yield (loop.now + PAUSE,)

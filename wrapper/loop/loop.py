@@ -159,7 +159,7 @@ class Loop(Poller):
 
     # In the loop's thread
 
-    def in_thread(self, call: Callable[[], Any]) -> Steps:
+    def in_thread(self, call: Callable[[], Any], workers: Workers | None = None) -> Steps:
         """What `call` returns, from a thread where it may block. Raises: NoThread, what `call` raises."""
         done, outcome = Notice(self), Outcome()
 
@@ -167,7 +167,7 @@ class Loop(Poller):
             outcome.of(call)
             done.give()
 
-        self.workers.submit(work)
+        (workers or self.workers).submit(work)
         yield NEVER, done
         return outcome.get()
 

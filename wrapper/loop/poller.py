@@ -204,6 +204,8 @@ class Poller:
 
     def close(self) -> None:
         with self._lock:
+            if self._is_closed:
+                return
             self._is_closed = True
             self.epoll.close()
             os.close(self._pipe)

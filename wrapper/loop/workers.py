@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import resource
 import threading
 
 from wrapper.log import log
@@ -11,6 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+# Where the kernel says how many processes, threads among them, a container may have: cgroup v2 and v1.
+PIDS_MAX = ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max")
+SHARE = 4  # of such a limit: the rest is for the service, ctl and health, and `docker exec`, which takes some ten
+FEWEST = 4  # threads, whatever the limit is
 IDLE_TIMEOUT = 10.0  # seconds a thread without a job stays
 
 
@@ -87,6 +92,18 @@ class Workers:
                     if self.count > self._kept:
                         self._idle.remove(inbox)
                         return None
+
+
+def share(most: int) -> int:
+    """How many threads of `most` there may be beside all else under the container's limit on processes."""
+    limits = [resource.getrlimit(resource.RLIMIT_NPROC)[0]]
+    for path in PIDS_MAX:
+        try:
+            with open(path, encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):
+            pass  # there is none: "max", another cgroup, another kernel
+    return min([most, *(max(limit // SHARE, FEWEST) for limit in limits if limit != resource.RLIM_INFINITY)])
 
 
 def _do_nothing() -> None:

@@ -38,6 +38,13 @@ class Frames:
         at, last = 0, -1
         while at < len(data):
             if not self._left:
+                if not self._header and at + 6 <= len(data) and (short := data[at + 1] & 0x7F) < 126:
+                    # Nearly all are of this kind, and a flood of the smallest must not keep the loop.
+                    self._left = short
+                    at += 6 if data[at + 1] & 0x80 else 2
+                    if not short:
+                        last = at
+                    continue
                 at = self._feed_header(data, at)
                 if self._header:
                     break

@@ -101,7 +101,7 @@ class Upstream:
 
     @property
     def idle(self) -> int:
-        return sum(len(kept) for kept in self._kept.values())
+        return sum(len(kept) for kept in list(self._kept.values()))
 
     def take_kept(self, loop: Loop, is_repeatable: bool) -> Connection | None:
         """A kept connection that the service has neither closed nor written to, or None.
@@ -178,7 +178,8 @@ class Upstream:
         """Close what is kept now and what comes back later; from any thread."""
         with self._lock:
             self._is_closed = True
-            kept = [(loop, connection) for loop, each in self._kept.items() for connection in each]
+            # `list` copies in one step: each loop takes from its own meanwhile, without the lock.
+            kept = [(loop, connection) for loop, each in self._kept.items() for connection in list(each)]
         for loop, connection in kept:
             loop.post(self.discard, connection)
 
