@@ -18,6 +18,7 @@ from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service import probe
+from wrapper.service.aftermath import Aftermath
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import TURNS, State
@@ -365,6 +366,30 @@ def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path)
     flag.unlink()
     assert life.ask("restart") is None
     assert life.board.list() == []
+
+
+def test_a_trial_that_ends_in_the_moment_an_action_begins_stays_ended(live, monkeypatch):
+    """A flag that is read, changed and written back in one thread must not undo what another wrote in between."""
+    life = live()
+    life.wait_state("running")
+    held, ended = {"is_on_trial": False}, []
+
+    def read(aftermath):
+        value = held["is_on_trial"]
+        if value and not ended and threading.current_thread().name.startswith("controller-"):
+            ended.append(True)
+            life.controller.end_trial()  # as the thread of a configuration change may at any moment
+        return value
+
+    monkeypatch.setattr(Aftermath, "is_on_trial",
+                        property(read, lambda _, value: held.update(is_on_trial=value)), raising=False)
+    life.controller.begin_trial()
+    assert life.ask("restart") is None
+    if not ended:
+        life.controller.end_trial()
+    os.kill(life.pid(), signal.SIGKILL)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(137, False)]
 
 
 def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):

@@ -212,7 +212,8 @@ class Controller:
     def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
         """Run an action to its end; `ticket.error` says how it went."""
         self._course.ready_timeout = ticket.ready_timeout or self._course.timeouts.ready
-        self._aftermath.is_on_trial = self._aftermath.is_on_trial or ticket.tentative
+        if ticket.tentative:  # never read, changed and written back: `end_trial` clears it in another thread
+            self._aftermath.is_on_trial = True
         try:
             ticket.error = action(ticket)
         except Exception as error:  # noqa: BLE001  a fault of ours must not end the thread
