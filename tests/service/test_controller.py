@@ -18,10 +18,9 @@ from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service import probe
-from wrapper.service.aftermath import Aftermath
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
-from wrapper.service.state import TURNS, State
+from wrapper.service.state import TRANSITIONS, State
 
 
 class NoUpstream:
@@ -52,9 +51,9 @@ class Life:
         wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
 
     def ask(self, kind, **options):
-        ticket = self.controller.ask(kind, "test", **options)
-        ticket.wait(20)
-        return ticket.error
+        job = self.controller.ask(kind, "test", **options)
+        job.wait(20)
+        return job.error
 
     def pid(self):
         return self.service.status()["pid"]
@@ -77,9 +76,9 @@ def live():
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("process-", "controller-"))])
 
 
-def test_every_turn_leads_to_a_state_of_the_table():
-    assert set(TURNS) == set(State)
-    assert all(turns <= set(State) for turns in TURNS.values())
+def test_every_transition_leads_to_a_state_of_the_table():
+    assert set(TRANSITIONS) == set(State)
+    assert all(states <= set(State) for states in TRANSITIONS.values())
 
 
 def test_start_to_running(live):
@@ -141,7 +140,7 @@ def test_who_sees_what_came_of_an_action_may_ask_for_the_next(live):
     life.feed.listen(ask_in_turn)
     assert life.ask("restart") is None
     wait_until(lambda: len(asked) == 3)
-    assert [ticket.wait(20) for ticket in asked] == [True, True, True]
+    assert [job.wait(20) for job in asked] == [True, True, True]
     assert life.states()[-1] == "stopped"
 
 
@@ -168,12 +167,12 @@ def test_who_sees_that_it_runs_or_is_stopped_sees_no_old_problem(live, tmp_path)
 def test_actions_that_contradict_are_busy(live):
     life = live("--stop-timeout", "1s", command=service("deaf"))
     life.wait_state("running")
-    ticket = life.controller.ask("stop", "test")
+    job = life.controller.ask("stop", "test")
     for kind in ("start", "restart", "reload"):
         with pytest.raises(Busy, match="stop is under way"):
             life.controller.ask(kind, "test")
-    assert life.controller.ask("stop", "again") is ticket
-    assert ticket.wait(10)
+    assert life.controller.ask("stop", "again") is job
+    assert job.wait(10)
 
 
 def test_a_stop_contradicts_the_first_start(live):
@@ -185,11 +184,11 @@ def test_a_stop_contradicts_the_first_start(live):
 def test_status_never_waits_for_an_action(live):
     life = live("--stop-timeout", "2s", command=service("deaf"))
     life.wait_state("running")
-    ticket = life.controller.ask("stop", "test")
+    job = life.controller.ask("stop", "test")
     life.wait_state("stopping")
     for _ in range(1000):
         life.service.status()
-    assert not ticket.is_done
+    assert not job.is_done
 
 
 def test_an_exit_nobody_asked_for_is_over_with_its_status(live):
@@ -329,12 +328,12 @@ def is_listening(address):
 def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
     life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
     life.wait_state("running")
-    ticket = life.controller.ask("reload", "test")
-    wait_until(lambda: life.controller._agenda._is_under_way)
+    job = life.controller.ask("reload", "test")
+    wait_until(lambda: life.controller._jobs._jobs[0].is_running)
     life.controller.shut_down(signal.SIGTERM)
     assert life.controller.over.wait(5)
     assert life.overs == [(143, True)]
-    assert ticket.is_done
+    assert job.is_done
 
 
 def test_shut_down_of_a_deaf_service_kills_it(live):
@@ -355,12 +354,13 @@ def test_shut_down_during_a_restart_does_not_start_again(live):
     assert life.service.status()["generation"] == 1
 
 
-def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path):
+def test_a_restart_on_trial_that_fails_is_left_to_the_caller(live, tmp_path):
     flag = tmp_path / "broken"
     life = live(command=service("slow", "0", str(flag)))
     life.wait_state("running")
+    life.controller.begin_trial()
     flag.touch()
-    assert "status 9" in life.ask("restart", tentative=True)
+    assert "status 9" in life.ask("restart")
     assert life.service.life.state is State.FAILED
     assert life.overs == []
     flag.unlink()
@@ -368,28 +368,31 @@ def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path)
     assert life.board.list() == []
 
 
-def test_a_trial_that_ends_in_the_moment_an_action_begins_stays_ended(live, monkeypatch):
-    """A flag that is read, changed and written back in one thread must not undo what another wrote in between."""
+def test_a_trial_that_ends_while_an_action_is_under_way_stays_ended(live, tmp_path):
+    """A flag that the controller's thread read and wrote back stayed set, and no later crash was ever decided."""
     life = live()
     life.wait_state("running")
-    held, ended = {"is_on_trial": False}, []
-
-    def read(aftermath):
-        value = held["is_on_trial"]
-        if value and not ended and threading.current_thread().name.startswith("controller-"):
-            ended.append(True)
-            life.controller.end_trial()  # as the thread of a configuration change may at any moment
-        return value
-
-    monkeypatch.setattr(Aftermath, "is_on_trial",
-                        property(read, lambda _, value: held.update(is_on_trial=value)), raising=False)
     life.controller.begin_trial()
+    life.feed.listen(lambda event: event.get("state") == "starting" and life.controller.end_trial())
     assert life.ask("restart") is None
-    if not ended:
-        life.controller.end_trial()
     os.kill(life.pid(), signal.SIGKILL)
     assert life.controller.over.wait(10)
     assert life.overs == [(137, False)]
+
+
+def test_a_barrier_waits_for_its_turn_and_starts_what_is_down(live):
+    life = live()
+    life.wait_state("running")
+    restart, barrier = life.controller.ask("restart", "test"), life.controller.ask("barrier", "test")
+    assert barrier.wait(20)
+    assert restart.is_done
+    assert (restart.has_started_run, barrier.has_started_run) == (True, False)
+    life.controller.begin_trial()
+    os.kill(life.pid(), signal.SIGKILL)
+    life.wait_state("failed")
+    barrier = life.controller.ask("barrier", "test")
+    assert barrier.wait(20)
+    assert barrier.has_started_run
 
 
 def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
@@ -440,11 +443,11 @@ def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, be
 def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
     life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
     life.wait_state("running")
-    ticket = life.controller.ask("restart", "test")
+    job = life.controller.ask("restart", "test")
     wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
     os.kill(life.pid(), signal.SIGKILL)
     wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
-    assert ticket.wait(10)
+    assert job.wait(10)
     assert life.service.gate.is_open
     assert life.service.life.state is State.RUNNING
     assert life.overs == []
@@ -466,7 +469,7 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
     life.wait_state("running")
     before = life.pid()
     lane = life.service.gate.admit(Stays())
-    ticket = life.controller.ask("restart", "test")
+    job = life.controller.ask("restart", "test")
     wait_until(lambda: life.pid() != before)
     os.kill(new := life.pid(), signal.SIGKILL)
     if over:
@@ -477,8 +480,8 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
         os.kill(before, 0)  # it drains, still
         life.service.gate.hurry()
         del lane
-        wait_until(lambda: life.controller._course.retirement is None)
-    assert "status 137" in ticket.error
+        wait_until(lambda: life.controller._lifecycle.old is None)
+    assert "status 137" in job.error
 
 
 @pytest.mark.parametrize("befalls", ["an end", "a death"])
@@ -491,15 +494,15 @@ def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls
     wait_until(lambda: life.pid() != before)
     os.kill(new := life.pid(), signal.SIGKILL)
     wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-    run = life.controller._course.process
-    ticket = life.controller.ask("restart", "test")
+    run = life.controller._lifecycle.run.process
+    job = life.controller.ask("restart", "test")
     wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
     if befalls == "an end":
         life.controller.shut_down(signal.SIGTERM)
     else:
         os.kill(run.pid, signal.SIGKILL)
         wait_until(lambda: life.pid() not in (before, run.pid, None))
-        assert "ended" in ticket.error
+        assert "ended" in job.error
     assert run.ended.wait(5)
     os.kill(before, 0)  # it drains, still
     life.service.gate.hurry()
@@ -539,10 +542,11 @@ def test_whatever_keeps_it_from_starting_is_a_failure_with_a_name(live, monkeypa
         raise error
 
     monkeypatch.setattr(life.service.around.spawner, "spawn", refuse)
-    assert str(error) in life.ask("restart", tentative=True)  # else it would be the end
+    life.controller.begin_trial()  # else it would be the end
+    assert str(error) in life.ask("restart")
     assert life.service.life.state is State.FAILED
     monkeypatch.setattr(life.service.around.spawner, "spawn", spawn)
-    assert life.ask("restart", tentative=True) is None
+    assert life.ask("restart") is None
     assert life.service.life.state is State.RUNNING
     assert life.overs == []
 
@@ -570,7 +574,7 @@ def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
         life.controller.launch()
     assert error.value.exit_status == 126
     with pytest.raises(ProcessLookupError):
-        os.kill(life.controller._course.process.pid, 0)
+        os.kill(life.controller._lifecycle.run.process.pid, 0)
 
 
 @pytest.mark.parametrize("policy", ["never", "always"])
@@ -599,7 +603,7 @@ def test_a_fault_of_ours_between_actions_ends_the_service(live, monkeypatch):
     life = live("--restart", "always")
     life.wait_state("running")
     before = life.pid()
-    monkeypatch.setattr(life.controller, "_look", lambda: os.fstat(-1))
+    monkeypatch.setattr(life.controller, "_do_next", lambda: os.fstat(-1))
     life.controller.end_trial()  # wakes it
     assert life.controller.over.wait(5)
     assert life.overs == [(70, False)]
@@ -611,7 +615,7 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
     life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",
                 command=["/bin/sh", "-c", "exec sleep 60", "{port}"])
-    life.controller._course.probe.fault = lambda address: None
+    life.controller._lifecycle.probe.fault = lambda address: None
     life.wait_state("running")
 
     def rounds(kind):
@@ -627,6 +631,6 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    wait_until(lambda: life.controller._agenda.is_empty)
+    wait_until(lambda: life.controller._jobs.is_empty)
     assert life.ask("start") is None
     assert life.service.life.state is State.RUNNING

@@ -36,6 +36,10 @@ class Launcher:
         self._is_background = is_background
         self._port = 0  # of the latest run
 
+    @property
+    def draws_ports(self) -> bool:
+        return self._upstream is None
+
     def choose_address(self) -> Address:
         if self._upstream is not None:
             return self._upstream

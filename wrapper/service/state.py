@@ -1,4 +1,4 @@
-"""The states of a service, the turns between them, and the record of its life that everybody reads."""
+"""The states of a service, the transitions between them, and the record of what happened to it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-# Every turn there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
+# Every transition there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
 # DRAINING and STOPPING -> BACKOFF and FAILED: a fault of ours on the way.
 # RUNNING -> RUNNING: in a restart that overlaps, the next run took over.
-TURNS: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED}),
     State.RUNNING: frozenset({State.RUNNING, State.DRAINING, State.BACKOFF, State.FAILED}),
@@ -53,7 +53,7 @@ class Life:
     def __init__(self, name: str, feed: Feed) -> None:
         self._name = name
         self._feed = feed
-        # Guards what follows, so that a reader never sees half a turn.
+        # Guards what follows, so that a reader never sees half a transition.
         self._lock = threading.Lock()
         self._state = State.STOPPED
         self._since = time.time()
@@ -83,13 +83,13 @@ class Life:
         """True where the run that ended last was meant to end."""
         return self._last_exit is not None and self._last_exit["planned"]
 
-    def turn(self, state: State, reason: str) -> None:
+    def enter(self, state: State, reason: str) -> None:
         """The one place where the state changes."""
         if state not in HALFWAY:
             self.before_rest()
         with self._lock:
             before = self._state
-            assert state in TURNS[before], f"no turn from {before.value} to {state.value}"
+            assert state in TRANSITIONS[before], f"no transition from {before.value} to {state.value}"
             self._state, self._since, self._reason = state, time.time(), reason
         log.info(f"{before.value} -> {state.value}", service=self._name, reason=reason)
         self._feed.publish("state", service=self._name, state=state.value, before=before.value, reason=reason)
