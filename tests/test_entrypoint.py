@@ -388,7 +388,8 @@ def test_an_ignored_chld_loses_no_status():
 
 @pytest.mark.parametrize(("words", "status"), [((), 3), (("9",), 9)])
 def test_a_grandchild_with_the_pipes_and_the_port_does_not_hide_the_exit(words, status):
-    with Wrapper("--capture-output", command=service("holder", *words), wait=False, preexec_fn=as_subreaper) as wrapper:
+    with Wrapper("--capture-output", "--stop-timeout", "1s", command=service("holder", *words), wait=False,
+                 preexec_fn=as_subreaper) as wrapper:
         if words:
             assert wrapper.end(timeout=5) == status
         else:

@@ -15,10 +15,11 @@ from wrapper import sockets
 from wrapper.config import journal
 from wrapper.control import candidates
 from wrapper.deadline import Deadline
-from wrapper.errors import Busy, CannotStart
+from wrapper.errors import CannotStart, Refusal
 from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
+from wrapper.service.lifecycle import LAST_STOP_TIMEOUT
 from wrapper.service.process import Spawner
 from wrapper.service.service import MAIN, Helper, Service, Surroundings
 from wrapper.values import signal_name
@@ -57,7 +58,8 @@ class Entrypoint:
         self._settings = settings
         self._signals = signals
         self._inbox = signals.inbox
-        self._spawner = Spawner(signals.mask, signals.ignored)
+        self._spawner = Spawner(signals.mask, signals.ignored, adopts=True)
+        self._ending = ENDING | {settings.stop_signal}
         self._feed = Feed()
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,
@@ -124,7 +126,7 @@ class Entrypoint:
         """
         early = []
         while (message := self._inbox.get(None)) is not None and message[0] != "configured":
-            if message[0] == "signal" and message[1] in ENDING:
+            if message[0] == "signal" and message[1] in self._ending:
                 name = signal_name(message[1])
                 raise CannotStart(f"signal {name} came before the service was started", 128 + message[1])
             early.append(message)
@@ -194,7 +196,7 @@ class Entrypoint:
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-        elif number in ENDING:
+        elif number in self._ending:
             self._shut_down(number)
         else:
             self._pass_on(number)
@@ -217,9 +219,13 @@ class Entrypoint:
     def _tell_services(self, number: int) -> None:
         """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
         if self._end is None:
-            self._end = Deadline(self._settings.drain_timeout + self._settings.stop_timeout + SPARE)
+            self._end = Deadline(self._settings.drain_timeout + self._stop_timeout() + SPARE)
         for service in self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
+
+    def _stop_timeout(self) -> float:
+        given = self._settings.stop_timeout
+        return LAST_STOP_TIMEOUT if given is None else given
 
     def _services(self) -> list[Service]:
         return list(self._site.services) if self._site is not None else [self._service, *self._helpers]
@@ -235,8 +241,8 @@ class Entrypoint:
     def _pass_on(self, number: int) -> None:
         try:
             self._service.controller.signal(number)
-        except Busy as error:
-            log.info(str(error))
+        except Refusal as error:
+            log.warning(str(error))
 
     def _close(self) -> None:
         """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
@@ -266,7 +272,7 @@ class Entrypoint:
                 break
             self._hear(self._end)
         for service in left:
-            with contextlib.suppress(Busy):
+            with contextlib.suppress(Refusal):
                 service.controller.signal(signal.SIGKILL)
 
     def _await_answers(self) -> None:

@@ -101,9 +101,16 @@ class Settings:
         "how long a request may wait while the service starts or restarts; `0` answers 503 at once")
     hold_max: int = option(values.count, "1000", "N", "how many may wait; more get 503 with Retry-After")
     drain_timeout: float = option(
-        values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
-    stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")
-    stop_signal: int = option(values.signal_number, "TERM", "NAME", "what a planned stop or restart sends")
+        values.duration, "3s", "D", "how long requests in flight may go on before a planned stop sends its signal; "
+        "after it they go on for as long as the service answers them")
+    overlap_drain_timeout: float = option(
+        values.duration, "60s", "D", "how long the old run may go on answering what it has after an overlapped restart")
+    stop_timeout: float | None = option(
+        values.duration, None, "D", "from the stop signal to SIGKILL; "
+        "default 6s at the end of the container, 30s in a planned stop or restart; given, it is both")
+    stop_signal: int = option(
+        values.signal_number, "TERM", "NAME",
+        "what a planned stop or restart sends; given, the end of the container too, and from outside it asks for that")
 
     restart: str = option(
         values.one_of("never", "on-failure", "always"), "never", "POLICY",

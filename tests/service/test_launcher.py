@@ -18,7 +18,7 @@ class Spy:
 def test_the_port_rule(environment, upstream, port):
     spy = Spy()
     launcher = Launcher(["serve", "--port={port}"], upstream, environment, spy, None)
-    launcher.launch(launcher.choose_address(), None)
+    launcher.launch(launcher.choose_address(), None, None)
     assert spy.environment.get("PORT") == port
     assert environment.get("PORT") in (None, "80")
     if not upstream.is_unix:

@@ -6,13 +6,12 @@ a crash by the state and never by an exit status. All other threads queue a job 
 
 from __future__ import annotations
 
-import signal
 import threading
 
-from wrapper.errors import Busy, CannotStart
+from wrapper.errors import Busy, CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
-from wrapper.service.process import cannot_start
+from wrapper.service.process import cannot_signal, cannot_start
 from wrapper.service.state import HALFWAY, State
 from wrapper.values import signal_name
 
@@ -90,7 +89,7 @@ class Controller:
             loop.start()
         except RuntimeError as error:
             if self._lifecycle.run is not None:
-                self._lifecycle.run.process.stop(signal.SIGKILL, 0.0)
+                self._lifecycle.cut_off()
             self._jobs.close(str(error))
             self.over.set()
             raise cannot_start(error) from error
@@ -127,17 +126,20 @@ class Controller:
         return self._lifecycle.probe.await_ready(run.process, run.address, timeout, self._is_ending)
 
     def _is_ending(self) -> bool:
-        return self._lifecycle.ending is not None
+        return self._lifecycle.wake_up.ending is not None
 
     def signal(self, number: int) -> None:
-        """Pass a signal on to the service.
+        """Pass a signal on to the service: one that ends to all of its group, any other to its own process.
 
-        Raises: Busy when there is no process to get it.
+        Raises: Busy when there is no process to get it, Refusal where the kernel does not let us.
         """
         run = self._lifecycle.run
         if run is None or run.has_ended:
             raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
-        run.process.signal(number)
+        try:
+            run.process.signal(number)
+        except PermissionError as error:
+            raise Refusal(cannot_signal(error)) from error
 
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
@@ -175,8 +177,7 @@ class Controller:
         if seconds == NOW and action is not None:
             action()
         else:
-            self._lifecycle.wake_up.wait(seconds)
-            self._lifecycle.wake_up.clear()
+            self._lifecycle.wake_up.pause(seconds)
 
     def _table(self) -> Iterator[Row]:
         """What may be next, the most urgent first: the seconds until it is due, and what is done then."""
@@ -219,7 +220,7 @@ class Controller:
         """Nothing will bring the service back."""
         assert self._restarts.final_status is not None
         self._lifecycle.gate.hurry()  # an earlier run that still drains
-        self._lifecycle.record_old_end()
+        self._lifecycle.hasten_end()
         self._finish(self._restarts.final_status, planned=False)
 
     def _end(self) -> None:

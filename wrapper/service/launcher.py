@@ -6,6 +6,7 @@ import os
 from subprocess import DEVNULL
 
 from wrapper import address, sockets
+from wrapper.service.process import HELPER_VARIABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,13 +49,15 @@ class Launcher:
             self._port = sockets.free_port()
         return address.tcp("127.0.0.1", self._port)
 
-    def launch(self, place: Address, on_end: Callable[[Process], None], *, beside: bool = False) -> Process:
+    def launch(self, place: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
+               beside: bool = False) -> Process:
         """Start a run that is to listen at `place`. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, see `Spawner.spawn`.
         """
         command = [word.replace(PLACEHOLDER, str(place.port)) for word in self._command]
-        how: dict[str, Any] = {"is_background": self._is_background or beside}
+        how: dict[str, Any] = {"is_background": self._is_background or beside, "is_helper": self._is_background,
+                               "on_leader_end": on_leader_end}
         if self._is_background:
             how["stdin"] = DEVNULL
         if self._output is None:
@@ -73,7 +76,11 @@ class Launcher:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, place: Address) -> Mapping[str, str]:
-        """Untouched, but for PORT: whoever reads it to know where to listen must find the inner port there."""
-        if "PORT" not in self._environment or place.is_unix:
-            return self._environment
-        return {**self._environment, "PORT": str(place.port)}
+        """Untouched, but for PORT: a service that reads it to know where to listen must find the inner port there.
+
+        What a helper leaves behind is told from what the service does by a variable.
+        """
+        environment = {**self._environment, HELPER_VARIABLE: "1"} if self._is_background else self._environment
+        if "PORT" not in environment or place.is_unix:
+            return environment
+        return {**environment, "PORT": str(place.port)}

@@ -5,8 +5,8 @@ Every action returns what went wrong, None when nothing did.
 
 from __future__ import annotations
 
+import contextlib
 import signal
-import threading
 import time
 from subprocess import SubprocessError
 
@@ -14,17 +14,17 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service import probe
+from wrapper.service.family import KILL_TIMEOUT
 from wrapper.service.jobs import Job
 from wrapper.service.process import cannot_start
 from wrapper.service.restart import Next
+from wrapper.service.run import Run
 from wrapper.service.state import State
+from wrapper.service.wakeup import ENDING, WakeUp, in_thread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
-    from wrapper.address import Address
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
@@ -35,40 +35,23 @@ if TYPE_CHECKING:
     from wrapper.service.state import Life
     from wrapper.settings import Settings
 
+KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
+STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
+LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s
+LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its answers to reach clients, at the container's end
 LATE_INTERVAL = 1.0  # seconds between two probes of a service that has missed its time
-ENDING = "the wrapper is shutting down"
-
-
-class Run:
-    """One run of the service: its process, its address, its lane once the gate leads elsewhere, ready since when."""
-
-    def __init__(self, process: Process, address: Address) -> None:
-        self.process = process
-        self.address = address
-        self.lane: Lane | None = None
-        self.ready_since: float | None = None
-        self.was_stopped = False  # its end was asked for
-
-    @property
-    def has_ended(self) -> bool:
-        return self.process.ended.is_set()
-
-    @property
-    def ready_seconds(self) -> float:
-        return 0.0 if self.ready_since is None else time.monotonic() - self.ready_since
 
 
 class Lifecycle:
     """`run` is the run that counts, `old` one that drains beside it after an overlapped restart.
 
-    `wake_up` is set by whatever may have made something due: what it is, is read off the things themselves, so that
-    late news of an earlier run changes nothing. `reload(process, address)` makes the service read its configuration
-    again and returns what went wrong; None: a reload is a restart.
+    `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
+    reload is a restart.
     """
 
     def __init__(self, name: str, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
-                 board: Board, settings: Settings, reload: ReloadAction | None) -> None:
+                 board: Board, settings: Settings, stop_signal: int, reload: ReloadAction | None) -> None:
         self.name = name
         self.life = life
         self.gate = gate
@@ -76,13 +59,13 @@ class Lifecycle:
         self.restarts = restarts
         self.run: Run | None = None
         self.old: Run | None = None
-        self.ending: int | None = None  # the signal to end the service with, once the wrapper shuts down
         self.is_restarting = False
-        self.wake_up = threading.Event()
+        self.wake_up = WakeUp(name)
         self._late_probe = Deadline(0.0)
         self._launcher = launcher
         self._board = board
         self._settings = settings
+        self._stop_signal = stop_signal
         self._overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
         self._reload = reload
 
@@ -126,15 +109,18 @@ class Lifecycle:
     def _launch(self, *, beside: bool = False) -> Run:
         """Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread."""
 
-        def ended(process: Process) -> None:
+        def leader_ended(process: Process) -> None:
             # Newcomers wait from now on, also while the controller's thread is busy with something else.
             self.gate.lose(process, "the service has ended")
+
+        def ended(process: Process) -> None:
+            leader_ended(process)
             self.wake_up.set()
 
         try:
             address = self._launcher.choose_address()
             probe.report_squatter(address, self._board, self.name)
-            return Run(self._launcher.launch(address, ended, beside=beside), address)
+            return Run(self._launcher.launch(address, ended, leader_ended, beside=beside), address)
         except (OSError, RuntimeError, SubprocessError) as error:
             raise cannot_start(error) from error
 
@@ -145,7 +131,7 @@ class Lifecycle:
         fault = self._probe_until_ready(run, job)
         if fault is None:
             self._serve(run)
-        elif self.ending is None:
+        elif self.wake_up.ending is None:
             if run.has_ended:
                 self.record_fall()
             else:
@@ -155,8 +141,8 @@ class Lifecycle:
 
     def _probe_until_ready(self, run: Run, job: Job) -> str | None:
         timeout = job.ready_timeout or self._settings.ready_timeout
-        return self._in_background(run, lambda: self.probe.await_ready(
-            run.process, run.address, timeout, lambda: self.ending is not None))
+        return self.wake_up.in_background(run, lambda: self.probe.await_ready(
+            run.process, run.address, timeout, lambda: self.wake_up.ending is not None))
 
     def _serve(self, run: Run) -> None:
         run.ready_since = time.monotonic()
@@ -177,7 +163,7 @@ class Lifecycle:
     def probe_late_run(self) -> None:
         run, self._late_probe = self.run, Deadline(LATE_INTERVAL)
         assert run is not None
-        if self._in_background(run, lambda: self.probe.fault(run.address)) is None:
+        if self.wake_up.in_background(run, lambda: self.probe.fault(run.address)) is None:
             self._serve(run)
         elif not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
@@ -185,49 +171,77 @@ class Lifecycle:
     # Stop
 
     def stop(self, job: Job) -> str | None:
+        if (fault := self._refusal()) is not None:
+            return fault
         reason = f"stopped: {job.reason}"
         self.restarts.reset()
         self._board.resolve(self.name)
         lane = self.gate.refuse(reason)
-        if self.run is not None:
-            self._take_down(self.run, lane, "shutdown", self._settings.stop_signal, job.reason)
+        self._hasten_old(self._stop_timeout)
+        if self.run is not None and (fault := self._take_down(self.run, lane, "shutdown", job.reason)) is not None:
+            return fault
+        self.record_old_end()
         if self.life.state is not State.STOPPED:
             self.life.enter(State.STOPPED, reason)
         return None
 
-    def _take_down(self, run: Run, lane: Lane | None, going: str, number: int, reason: str) -> None:
-        """Drain and stop the run that counts."""
+    def _refusal(self) -> str | None:
+        """Why the service can be neither stopped nor restarted, None where it can; it goes on as it is."""
+        fault = None if self.run is None else self.run.process.refusal()
+        if fault is not None:
+            log.error(fault, service=self.name)
+            self._board.report(self.name, fault, "signal")
+        return fault
+
+    def _take_down(self, run: Run, lane: Lane | None, going: str, reason: str) -> str | None:
+        """Drain and stop the run that counts; one that does not end leaves the service failed."""
         if self.life.state is State.RUNNING:
             self.life.enter(State.DRAINING, reason)
         run.lane = lane
-        self._drain(run, going)
-        # A signal that ends the wrapper meanwhile is the one to send; from STOPPING on `hear_signal` sends it itself.
-        number = self.ending or number
+        run.drain(self.gate, going, self._settings.drain_timeout)
         self.life.enter(State.STOPPING, reason)
-        self._stop(run, number)
+        # A signal that ends the wrapper meanwhile is the one to send; from now on `hear_signal` sends it itself.
+        deadline = Deadline(self._stop_timeout)
+        if (fault := run.stop(self._last_signal, self._stop_timeout)) is not None:
+            log.error(fault, service=self.name)
+            self.fail(fault)
+            return fault
         self.life.end(run.process, planned=True)
         self.run = None
+        if self.wake_up.ending is None:
+            in_thread(lambda: run.cut(self.gate, deadline), f"cut-{run.process.pid}")
+        else:
+            run.cut(self.gate, Deadline(deadline.sooner(LAST_BYTES_TIMEOUT)))
+        return None
 
-    def _drain(self, run: Run, going: str) -> None:
-        if run.lane is not None:
-            self.gate.drain(run.lane, Deadline(self._settings.drain_timeout), going)
+    @property
+    def _stop_timeout(self) -> float:
+        return self._given_or(STOP_TIMEOUT if self.wake_up.ending is None else LAST_STOP_TIMEOUT)
 
-    def _stop(self, run: Run, number: int) -> None:
-        run.was_stopped = not run.has_ended
-        if not run.process.stop(number, self._settings.stop_timeout):
-            log.warning("the service did not end in time and was killed", service=self.name,
-                        signal=signal_name(number), timeout=self._settings.stop_timeout)
+    def _given_or(self, stop_timeout: float) -> float:
+        given = self._settings.stop_timeout
+        return stop_timeout if given is None else given
+
+    @property
+    def _last_signal(self) -> int:
+        """What a stop sends: --stop-signal, and where that was not given, the signal that ends the wrapper."""
+        is_given = self._settings.origins["stop_signal"] != "default"
+        return self._stop_signal if is_given or self.wake_up.ending is None else self.wake_up.ending
 
     def cut_off(self) -> None:
         """Kill the run that counts."""
         run, self.run = self.run, None
         if run is not None:
-            run.process.stop(signal.SIGKILL, 0.0)
-            self.life.end(run.process, planned=False)
+            with contextlib.suppress(PermissionError):
+                run.process.stop(signal.SIGKILL, 0.0)
+            if run.has_ended:
+                self.life.end(run.process, planned=False)
 
     # Restart
 
     def restart(self, job: Job) -> str | None:
+        if (fault := self._refusal()) is not None:
+            return fault
         self.life.count_restart("planned")
         self.restarts.reset()
         if self._overlaps and self.run is not None and self.life.state is State.RUNNING:
@@ -235,8 +249,9 @@ class Lifecycle:
         self.is_restarting = self.run is not None
         if self.run is not None:
             lane = self.gate.hold(f"the service restarts: {job.reason}")
-            self._take_down(self.run, lane, "restart", self._settings.stop_signal, job.reason)
-        return ENDING if self.ending is not None else self._bring_up(job)
+            if (fault := self._take_down(self.run, lane, "restart", job.reason)) is not None:
+                return fault
+        return ENDING if self.wake_up.ending is not None else self._bring_up(job)
 
     def _overlap(self, job: Job, old: Run) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the gate lead there."""
@@ -259,17 +274,14 @@ class Lifecycle:
         self.life.enter(State.RUNNING, f"the next run took over: {job.reason}")
         self.old = old
         self._retire(old)
-        self._until(lambda: old.has_ended or new.has_ended)
-        if old.has_ended:
-            self.record_old_end()
-        return new.process.fault if new.has_ended else None
+        return None
 
     def _await_old(self, serving: Run) -> str | None:
         """One run may drain beside the next. What keeps another from coming, None where nothing does."""
         if (old := self.old) is None:
             return None
-        self._until(lambda: old.has_ended or serving.has_ended)
-        if (fault := self._interruption(serving)) is None:
+        self.wake_up.until(lambda: old.has_ended or serving.has_ended)
+        if (fault := self.wake_up.interruption(serving)) is None:
             self.record_old_end()
         return fault
 
@@ -277,17 +289,31 @@ class Lifecycle:
         """Drain and stop a run in a thread of its own: the run that counts may have to be ended meanwhile."""
 
         def retire() -> None:
-            self._drain(run, "restart")
-            self._stop(run, self._settings.stop_signal)
+            run.drain(self.gate, "restart", self._settings.overlap_drain_timeout)
+            deadline = Deadline(self._stop_timeout)
+            if (fault := run.stop(self._stop_signal, self._stop_timeout)) is not None:
+                log.error(fault, service=self.name)
+                self._board.report(self.name, fault, "signal")
+            run.cut(self.gate, deadline)
 
-        _in_thread(retire, f"retire-{run.process.pid}")
+        in_thread(retire, f"retire-{run.process.pid}")
+
+    def _hasten_old(self, stop_timeout: float) -> None:
+        """Leave the old run of an overlap no more time than the service itself has to stop."""
+
+        def hasten(old: Run) -> None:
+            old.drain(self.gate, "shutdown", self._settings.drain_timeout)
+            old.stop(self._last_signal, stop_timeout)
+
+        if (old := self.old) is not None:
+            in_thread(lambda: hasten(old), f"hasten-{old.process.pid}")
 
     def _dismiss(self, new: Run, old: Run) -> None:
         """End a run that never served. While everything ends, or the run that serves has, it does not get its time."""
         self._retire(new)
-        self._until(lambda: new.has_ended or old.has_ended)
+        self.wake_up.until(lambda: new.has_ended or old.has_ended)
         if not new.process.ended.wait(UNUSED_STOP_TIMEOUT):
-            new.process.signal(signal.SIGKILL)
+            new.begin_stop(signal.SIGKILL, 0.0)
 
     @property
     def old_has_ended(self) -> bool:
@@ -296,8 +322,9 @@ class Lifecycle:
     def record_old_end(self) -> None:
         """Wait for the old run of an overlap, where there is one, and put its end on record."""
         if self.old is not None:
-            self.old.process.ended.wait()
-            self.life.end(self.old.process, planned=self.old.was_stopped)
+            longest = self._settings.drain_timeout + self._stop_timeout + KILL_TIMEOUT
+            if self.old.process.ended.wait(longest):
+                self.life.end(self.old.process, planned=self.old.was_stopped)
         self.old = None
 
     def _keep_serving(self, fault: str) -> str:
@@ -312,7 +339,7 @@ class Lifecycle:
         reload, run = job.reload or self._reload, self.run
         if reload is None or run is None:
             return self.restart(job)
-        fault = self._in_background(run, lambda: reload(run.process, run.address))
+        fault = self.wake_up.in_background(run, lambda: reload(run.process, run.address))
         fault = fault or self._probe_until_ready(run, job)
         if fault is None:
             self._board.resolve(self.name)
@@ -376,64 +403,37 @@ class Lifecycle:
 
     def hear_signal(self, number: int) -> None:
         """The wrapper shuts down; a second signal ends the drain and is passed on at once. Any thread may call it."""
-        is_second, self.ending = self.ending is not None, self.ending or number
+        is_second, self.wake_up.ending = self.wake_up.ending is not None, self.wake_up.ending or number
         if is_second or self.life.state is State.STOPPING:
             self.gate.hurry()
             for run in (self.run, self.old if is_second else None):
                 if run is not None:
-                    run.process.signal(number)
+                    with contextlib.suppress(PermissionError):
+                        run.process.signal(number)
+                    if run.process.is_stopping:
+                        run.begin_stop(number, self._given_or(LAST_STOP_TIMEOUT))
         self.wake_up.set()
+
+    def hasten_end(self) -> None:
+        """The service is gone for good: only an old run of an overlap may still be there."""
+        self._hasten_old(self._given_or(LAST_STOP_TIMEOUT))
+        self.record_old_end()
 
     def end(self) -> tuple[int, bool]:
         """Drain, pass the signal on, wait: the end of the service's life.
 
         Returns its exit status, and whether the end was planned.
         """
-        assert self.ending is not None
+        assert self.wake_up.ending is not None
         lane = self.gate.refuse(ENDING)
-        run, reason = self.run, f"signal {signal_name(self.ending)}"
+        self._hasten_old(self._stop_timeout)
+        run, reason = self.run, f"signal {signal_name(self.wake_up.ending)}"
         if run is not None and run.has_ended:
             self.life.end(run.process, planned=False)
-        elif run is not None:
-            self._take_down(run, lane, "shutdown", self.ending, reason)
+        elif run is not None and self._take_down(run, lane, "shutdown", reason) is not None:
+            return KILLED, True  # as the kernel will, once the wrapper has ended
         exit_status, was_planned = self.life.last_status, self.life.was_planned
         self.record_old_end()
         if self.life.state is State.STOPPING:
             self.life.enter(State.STOPPED, reason)
         return exit_status, was_planned
-
-    # Waits
-
-    def _until(self, is_enough: Callable[[], bool]) -> None:
-        """Wait until something is so, or the wrapper shuts down; what makes it so sets `wake_up`."""
-        while not is_enough() and self.ending is None:
-            self.wake_up.wait()
-            self.wake_up.clear()
-
-    def _interruption(self, run: Run) -> str | None:
-        """Why nothing more can be done with the run, None where it can."""
-        if run.has_ended:
-            return run.process.fault
-        return None if self.ending is None else ENDING
-
-    def _in_background(self, run: Run, work: Callable[[], str | None]) -> str | None:
-        """What `work` says went wrong. It may take long; once the run or the wrapper ends, it is left alone."""
-        faults: list[str | None] = []
-
-        def do() -> None:
-            try:
-                faults.append(work())
-            except Exception as error:  # noqa: BLE001  the controller waits for it
-                faults.append(f"internal error {error!r}")
-            self.wake_up.set()
-
-        _in_thread(do, f"background-{self.name}")
-        self._until(lambda: bool(faults) or run.has_ended)
-        return faults[0] if faults else self._interruption(run)
-
-
-def _in_thread(work: Callable[[], None], name: str) -> None:
-    try:
-        threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:  # no thread to be had: then here
-        work()

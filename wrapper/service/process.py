@@ -11,9 +11,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
+from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
+from wrapper.service import procfs
+from wrapper.service.family import ENDING, KILL_TIMEOUT, LONGEST_LOOK, Family
 from wrapper.service.reaper import Reaper
 
 TYPE_CHECKING = False
@@ -21,8 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
+    from wrapper.service.procfs import Stat
+
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
+REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
+HELPER_VARIABLE = "WRAPPER_HELPER"  # in the environment of a helper and of all it starts
 UNKNOWN = 255  # exit status of a run whose own was taken by somebody else: it may have failed
 
 
@@ -49,16 +55,28 @@ class Ending:
 
 
 class Process(Ending):
-    """One run of a command, in a process group of its own. `ended` is set once its status is known."""
+    """One run of a command, in a process group of its own. `ended` is set once its status is known and all is gone.
 
-    def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None]) -> None:
+    `on_leader_end(self)`: a service has it. It is called once the first process is gone and only what that left behind
+    is still there; with other commands nothing of that gets any time.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],
+                 adopted: Callable[[Process, Mapping[int, Stat]], set[int]], *, is_helper: bool = False,
+                 on_leader_end: Callable[[Process], None] | None = None) -> None:
         self.pid = popen.pid
-        self.started = time.monotonic()
         self.ended = threading.Event()
         self.returncode: int | None = None
+        self.is_helper = is_helper
+        self.is_service = on_leader_end is not None
+        known = procfs.stat(self.pid)
+        self.started = 0 if known is None else known.started
+        self.family = Family(self.pid, lambda table: adopted(self, table))
         self._popen = popen
         self._on_end = on_end
-        # Held while the pid is used: the kernel may give it to somebody else once the status is collected.
+        self._on_leader_end = on_leader_end
+        self._deadline = Deadline(None)  # for all to be gone, once it is being stopped
+        # Held while the pid is used: the kernel may give it to another process once the status is collected.
         self._lock = threading.Lock()
 
     def watch(self) -> None:
@@ -66,56 +84,99 @@ class Process(Ending):
         threading.Thread(target=self._await_end, name=f"process-{self.pid}", daemon=True).start()
 
     def _await_end(self) -> None:
-        # WNOWAIT leaves the zombie: while it stands, its number is nobody else's and its group can be killed.
+        # WNOWAIT leaves the zombie: while it stands, its number is not given away and its group can be killed.
         try:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # somebody else in this process waited for any child, as os.wait() does
+        except ChildProcessError:  # other code in this process waited for any child, as os.wait() does
             found = None
-        # What is left of the group ends with its leader, as everything ends with PID 1 of a container.
-        self.signal(signal.SIGKILL)
+        if self._on_leader_end is not None:
+            self._on_leader_end(self)
+            grace = Deadline(REST_TIMEOUT)
+            self.family.end_rest(lambda: self._deadline if self.is_stopping else grace)
+        self._send(signal.SIGKILL, to_group=True)
         with self._lock:
-            self._popen.wait()  # 0 where somebody else has collected it meanwhile, so its answer does not count
+            self._popen.wait()  # 0 where other code has collected it meanwhile, so its answer does not count
             self.returncode = UNKNOWN if found is None else _returncode(found)
         self.ended.set()
         self._on_end(self)
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._deadline.remaining() is not None
+
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group; to a group that is gone nothing happens."""
+        """Send a signal: one that ends goes to the whole group, any other to the service's own process.
+
+        Where that is gone nothing happens. Raises: PermissionError, see kill(2).
+        """
+        self._send(number, to_group=number in ENDING)
+
+    def _send(self, number: int, *, to_group: bool) -> None:
         with self._lock:
             if self.returncode is not None:
                 return
             try:
-                os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                # macOS and some kernels say EPERM for a group of zombies.
+                (os.killpg if to_group else os.kill)(self.pid, number)
+            except ProcessLookupError:
                 pass
+            except PermissionError:
+                # macOS and some kernels say EPERM for a group of zombies.
+                if (known := procfs.stat(self.pid)) is not None and known.state != "Z":
+                    raise
 
-    def stop(self, number: int, timeout: float) -> bool:
-        """Send `number`, wait up to `timeout` seconds, then SIGKILL; True where the signal was enough."""
-        self.signal(number)
-        if self._is_suspended():
-            self.signal(signal.SIGCONT)  # it could not act on the signal before (signal(7))
-        if self.ended.wait(timeout):
-            return True
-        self.signal(signal.SIGKILL)
-        self.ended.wait()
+    def refusal(self) -> str | None:
+        """Why it cannot be signalled, None where it can."""
+        try:
+            self._send(0, to_group=False)
+            return None
+        except PermissionError as error:
+            return cannot_signal(error)
+
+    def begin_stop(self, number: int, timeout: float) -> None:
+        """Send `number` to the group; the whole family has `timeout` seconds to end. A later call only shortens that.
+
+        Raises: PermissionError.
+        """
+        if self.is_stopping:
+            self._deadline = Deadline(self._deadline.sooner(timeout))
+            return
+        self._deadline = Deadline(timeout)
+        try:
+            self.family.prepare_stop(number)
+            self._send(number, to_group=True)
+        except PermissionError:
+            self._deadline = Deadline(None)
+            raise
+        if (known := procfs.stat(self.pid)) is not None and known.state == "T":
+            self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
+
+    def await_stop(self) -> bool:
+        """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: PermissionError.
+        """
+        while not self._deadline.has_passed():
+            if self.ended.wait(self._deadline.sooner(LONGEST_LOOK)):
+                return True
+        self._send(signal.SIGKILL, to_group=True)
+        if not self.ended.wait(KILL_TIMEOUT):
+            self._deadline = Deadline(None)
         return False
 
-    def _is_suspended(self) -> bool:
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] == b"T"
-        except OSError:
-            return False
+    def stop(self, number: int, timeout: float) -> bool:
+        """Both."""
+        self.begin_stop(number, timeout)
+        return self.await_stop()
 
 
 class Spawner:
     """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
 
-    `mask`: the signals it must find blocked. `ignored`: those it must find ignored.
+    `mask`: the signals it must find blocked. `ignored`: those it must find ignored. `adopts`: orphans that come to this
+    process are taken for what the services have left behind.
     """
 
-    def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset()) -> None:
+    def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset(), *,
+                 adopts: bool = False) -> None:
+        self._adopts = adopts
         self._mask = mask
         self._ignored = ignored
         self._terminal = _holds_terminal()
@@ -123,12 +184,15 @@ class Spawner:
         self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
-        self._pids: set[int] = set()
+        self._running: dict[int, Process] = {}
         self._reaper = Reaper()  # guarded by the same
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
-              is_background: bool = False, **streams: Any) -> Process:
+              is_background: bool = False, is_helper: bool = False,
+              on_leader_end: Callable[[Process], None] | None = None, **streams: Any) -> Process:
         """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it gets no terminal.
+
+        The rest: see `Process`.
 
         Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed); OSError,
         RuntimeError or SubprocessError where something that every process needs is not to be had.
@@ -141,8 +205,9 @@ class Spawner:
         gets_terminal = self._terminal and not is_background
         with self._lock:
             popen = self._popen(command, environment, {**self._group(gets_terminal), **streams})
-            self._pids.add(popen.pid)
-            process = Process(popen, ended)
+            process = Process(popen, ended, self._left_by, is_helper=is_helper,
+                              on_leader_end=on_leader_end)
+            self._running[popen.pid] = process
             if gets_terminal:
                 self._foreground = process
         try:
@@ -156,7 +221,7 @@ class Spawner:
 
     def _forget(self, process: Process) -> None:
         with self._lock:
-            self._pids.discard(process.pid)
+            self._running.pop(process.pid, None)
             if self._foreground is process:
                 self._foreground = None
                 _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach somebody
@@ -203,7 +268,7 @@ class Spawner:
     def bring_to_foreground(self, process: Process) -> None:
         """Give the terminal to a run that was started in the background."""
         with self._lock:
-            if self._terminal and process.pid in self._pids:
+            if self._terminal and process.pid in self._running:
                 self._foreground = process
                 _try_to_give_terminal(process.pid)
 
@@ -215,7 +280,24 @@ class Spawner:
     def reap_orphans(self) -> float | None:
         """Collect every zombie that is nobody's; seconds until that is to be done again, None: at the next CHLD."""
         with self._lock:
-            return self._reaper.look(self._pids)
+            return self._reaper.look(self._running)
+
+    def _left_by(self, process: Process, table: Mapping[int, Stat]) -> set[int]:
+        """The orphans that came to us and that this run, and no later one, has left behind."""
+        if not self._adopts:
+            return set()
+        with self._lock:
+            others = [each.started for each in self._running.values()
+                      if each.is_service and each is not process and each.is_helper is process.is_helper]
+        return {pid for pid, known in table.items()
+                if known.parent == os.getpid() and known.group != os.getpgrp() and pid not in self._running
+                and process.started <= known.started
+                and not any(process.started < other <= known.started for other in others)
+                and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}
+
+
+def cannot_signal(error: OSError) -> str:
+    return f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run as the same user"
 
 
 def _cannot_start(name: str, error: OSError) -> CannotStart:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import time
 
+from wrapper.service import procfs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -67,21 +69,13 @@ def _adopted() -> list[int]:
 
 
 def _is_ours(pid: int) -> bool:
-    return _stat(pid)[1] == str(os.getpid()).encode()
+    known = procfs.stat(pid)
+    return known is not None and known.parent == os.getpid()
 
 
 def _is_zombie(pid: int) -> bool:
-    return _stat(pid)[0] == b"Z"
-
-
-def _stat(pid: int) -> tuple[bytes, bytes]:
-    """State and parent; they follow the name, which may hold anything (proc(5)). Nothing where it is gone or hidden."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, parent = file.read().rpartition(b")")[2].split()[:2]
-            return state, parent
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b"", b""
+    known = procfs.stat(pid)
+    return known is not None and known.state == "Z"
 
 
 def _collect(pid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 from wrapper.errors import CannotStart
@@ -69,7 +70,8 @@ class Service:
             name, self.life, self.gate, launcher,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
-            around.board, settings, differences.get("reload", _reload(settings)))
+            around.board, settings, differences.get("stop_signal", settings.stop_signal),
+            differences.get("reload", _reload(settings)))
         self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
@@ -92,7 +94,8 @@ class Helper(Service):
     def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings, *, route: str,
                  ready_path: str | None = None, restart: str | None = None) -> None:
         super().__init__(name, command, upstream, around, around.on_helper_over, route=route,
-                         ready_path=ready_path, restart=restart or around.settings.restart, reload=None)
+                         ready_path=ready_path, restart=restart or around.settings.restart,
+                         stop_signal=signal.SIGTERM, reload=None)
 
     def launch(self) -> None:
         try:
