@@ -19,9 +19,9 @@ from wrapper.errors import CannotStart, Refusal
 from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
-from wrapper.service.lifecycle import LAST_STOP_TIMEOUT
 from wrapper.service.process import Spawner
 from wrapper.service.service import MAIN, Helper, Service, Surroundings
+from wrapper.service.stopping import LAST_STOP_TIMEOUT
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False

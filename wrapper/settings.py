@@ -96,6 +96,13 @@ class Settings:
     ready_timeout: float = option(
         values.positive_duration, "60s", "D", "how long the service may take to become ready")
 
+    live_path: str | None = option(
+        values.url_path, None, "PATH",
+        "an HTTP path that is asked while the service runs; a service that does not answer it with `--ready-status` is "
+        "restarted, behind held requests; default none")
+    live_interval: float = option(values.positive_duration, "10s", "D", "between two such looks")
+    live_failures: int = option(values.positive_count, "3", "N", "how many of them must fail in a row")
+
     hold: float = option(
         values.duration, "30s", "D",
         "how long a request may wait while the service starts or restarts; `0` answers 503 at once")

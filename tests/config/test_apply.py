@@ -278,7 +278,7 @@ def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, mo
     """In a restart that overlaps it has read the old ones, and takes over later."""
     stage = Stage(tmp_path, "--restart-mode", "overlap").start()
     controller, free = stage.service.controller, threading.Event()
-    probe = controller._lifecycle.probe
+    probe = controller._lifecycle.health.ready
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: fault(address) if free.is_set() else "busy")
     controller.ask("restart", "an operator")
     wait_until(lambda: stage.service.output.lines(9) == ["reads old"] * 2)
@@ -429,7 +429,7 @@ def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
 
 def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monkeypatch):
     """A moment behind a reload in which it is not ready is no reason to restart it."""
-    late, probe, call = [], stage.service.controller._lifecycle.probe, actions.call
+    late, probe, call = [], stage.service.controller._lifecycle.health.ready, actions.call
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: late.pop() if late else fault(address))
     monkeypatch.setattr(actions, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
     only(stage.apply("broken", action="POST /-/reload"))

@@ -102,7 +102,7 @@ def test_a_request_without_an_answer_gets_one_when_it_is_cut(run):
     with Raw(wrapper.port, get(f"/slow?{next(NUMBERS)}")) as client:
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
-        status, fields, _ = client.read_answer()
+        status = client.read_answer()[0]
         assert status in (502, 503)  # the service ends at the signal
     wait_until(lambda: is_done(wrapper))
 

@@ -111,8 +111,18 @@ def test_a_signal_that_does_not_end_reaches_the_services_own_process_only():
         assert is_alive(worker)
 
 
-TIDY = "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), print('tidied', " \
-       "file=sys.stderr, flush=True), os._exit(0)))\nprint('up', file=sys.stderr, flush=True)\nsignal.pause()"
+TIDY = """
+import signal, sys, time
+
+def tidy(number, frame):
+    time.sleep(0.3)  # what tidying up takes
+    sys.stderr.write("tidied\\n")
+    sys.exit()
+
+signal.signal(signal.SIGTERM, tidy)
+sys.stderr.write("up\\n")
+signal.pause()
+"""
 
 
 def tidy(tmp_path):

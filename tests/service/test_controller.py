@@ -17,7 +17,7 @@ from wrapper import settings, sockets
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed
 from wrapper.problems import Board
-from wrapper.service import lifecycle, probe, process
+from wrapper.service import probe, process, procfs, stopping
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import TRANSITIONS, State
@@ -402,7 +402,7 @@ def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
     assert life.ask("restart") is None
     assert life.pid() != before
     assert "starting" not in life.states()[2:]
-    wait_until(lambda: life.controller._lifecycle.old is None)
+    wait_until(lambda: life.controller._lifecycle.stopping.old is None)
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
 
@@ -466,7 +466,8 @@ class Stays:
 
 @pytest.mark.parametrize(("policy", "over"), [("never", True), ("always", False)])
 def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, policy, over):
-    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", policy, "--backoff", "1ms..2ms")
+    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", policy, "--backoff",
+                "1ms..2ms")
     life.wait_state("running")
     before = life.pid()
     lane = life.service.gate.admit(Stays())
@@ -480,12 +481,13 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
         os.kill(before, 0)  # it drains, still
         life.service.gate.hurry()
         del lane
-        wait_until(lambda: life.controller._lifecycle.old is None)
+        wait_until(lambda: life.controller._lifecycle.stopping.old is None)
 
 
 @pytest.mark.parametrize("befalls", ["an end", "a death"])
 def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
-    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", "always", "--backoff", "1ms..2ms")
+    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", "always", "--backoff",
+                "1ms..2ms")
     life.wait_state("running")
     before = life.pid()
     assert life.service.gate.admit(Stays())
@@ -615,7 +617,7 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
     life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",
                 command=["/bin/sh", "-c", "exec sleep 60", "{port}"])
-    life.controller._lifecycle.probe.fault = lambda address: None
+    life.controller._lifecycle.health.ready.fault = lambda address: None
     life.wait_state("running")
 
     def rounds(kind):
@@ -638,9 +640,9 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
 
 def test_a_planned_stop_has_more_time_than_the_containers_end(live, monkeypatch):
     """RabbitMQ needs 6.3 s to stop; docker stop kills after 10 s."""
-    assert (lifecycle.STOP_TIMEOUT, lifecycle.LAST_STOP_TIMEOUT) == (30.0, 6.0)
-    monkeypatch.setattr(lifecycle, "STOP_TIMEOUT", 600.0)
-    monkeypatch.setattr(lifecycle, "LAST_STOP_TIMEOUT", 0.3)
+    assert (stopping.STOP_TIMEOUT, stopping.LAST_STOP_TIMEOUT) == (30.0, 6.0)
+    monkeypatch.setattr(stopping, "STOP_TIMEOUT", 600.0)
+    monkeypatch.setattr(stopping, "LAST_STOP_TIMEOUT", 0.3)
     life = live(command=service("deaf"))
     life.wait_state("running")
     life.controller.ask("restart", "test")
@@ -663,3 +665,19 @@ def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, 
     assert "does not end" in str(life.feed.after(0))
     monkeypatch.setattr(process.Process, "_send", send)
     assert life.ask("restart") is None
+
+
+def test_a_kill_for_memory_is_named(live, monkeypatch, tmp_path):
+    """cgroup's memory.events tells it from any other SIGKILL."""
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 1\n")
+    monkeypatch.setattr(procfs, "MEMORY_EVENTS", (str(events),))
+    life = live("--restart", "always", "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.service.status()["generation"] == 2)
+    assert "memory" not in str(life.feed.after(0))
+    life.wait_state("running")
+    events.write_text("oom_kill 2\n")
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: "its memory was used up" in str(life.feed.after(0)))

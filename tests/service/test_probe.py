@@ -19,7 +19,7 @@ def test_a_connection_is_enough_without_a_path(answering):
 
 
 def test_nothing_there_is_a_fault():
-    assert "nothing answers" in Probe(None, ANY).fault(tcp("127.0.0.1", sockets.free_port()))
+    assert "nothing listens" in Probe(None, ANY).fault(tcp("127.0.0.1", sockets.free_port()))
 
 
 @pytest.mark.parametrize(("answer", "fault"), [

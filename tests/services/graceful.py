@@ -1,4 +1,4 @@
-"""Answers GET /slow once the file `argv[2]` exists; on TERM or QUIT takes nothing new, finishes what it has, and ends."""
+"""Answers GET /slow once the file `argv[2]` exists; on TERM or QUIT finishes what it has, and ends."""
 
 import http.server
 import os

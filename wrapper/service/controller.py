@@ -123,7 +123,7 @@ class Controller:
         if run is None:
             return f"the service is {self.life.state.value}: {self.life.reason}"
         run.process.ended.wait(settle)
-        return self._lifecycle.probe.await_ready(run.process, run.address, timeout, self._is_ending)
+        return self._lifecycle.health.ready.await_ready(run, timeout, self._is_ending)
 
     def _is_ending(self) -> bool:
         return self._lifecycle.wake_up.ending is not None
@@ -149,7 +149,11 @@ class Controller:
     @property
     def is_serving(self) -> bool:
         """True while requests are served, or held for a planned restart."""
-        return self._lifecycle.gate.is_open or self._lifecycle.is_restarting
+        return (self._lifecycle.gate.is_open and self.life.unready is None) or self._lifecycle.is_restarting
+
+    def doubt(self) -> None:
+        """Probe the service now: a connection to it was refused while its process lives. Returns at once."""
+        self._lifecycle.health.doubt()
 
     @property
     def address(self) -> Address | None:
@@ -186,10 +190,11 @@ class Controller:
         yield _now(self._is_ending()), self._end
         yield _now(lifecycle.run is not None and lifecycle.run.has_ended), lifecycle.record_fall
         yield _now(not self._jobs.is_empty), self._do_job
-        yield _now(lifecycle.old_has_ended), lifecycle.record_old_end
+        yield _now(lifecycle.stopping.old_has_ended), lifecycle.stopping.record_old_end
         yield _now(restarts.is_undecided), lifecycle.decide
         yield restarts.next_start_in(), self._start_again
-        yield lifecycle.late_probe_in(), lifecycle.probe_late_run
+        yield lifecycle.health.live_probe_in(lifecycle.run), lifecycle.probe_live
+        yield lifecycle.health.ready_probe_in(lifecycle.run), lifecycle.probe_ready
 
     def _do_job(self) -> None:
         job = self._jobs.take()
@@ -220,7 +225,8 @@ class Controller:
         """Nothing will bring the service back."""
         assert self._restarts.final_status is not None
         self._lifecycle.gate.hurry()  # an earlier run that still drains
-        self._lifecycle.hasten_end()
+        self._lifecycle.stopping.hasten_old()
+        self._lifecycle.stopping.record_old_end()
         self._finish(self._restarts.final_status, planned=False)
 
     def _end(self) -> None:

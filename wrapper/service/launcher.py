@@ -6,6 +6,7 @@ import os
 from subprocess import DEVNULL
 
 from wrapper import address, sockets
+from wrapper.service.probe import is_free
 from wrapper.service.process import HELPER_VARIABLE
 
 TYPE_CHECKING = False
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process, Spawner
 
 PLACEHOLDER = "{port}"
+LAST_LINES = 20  # of the output, in a problem
+LOOPBACK_6 = "::1"  # where "localhost" may lead alone, as in Node 17 and later
 
 
 class Launcher:
@@ -41,13 +44,17 @@ class Launcher:
     def draws_ports(self) -> bool:
         return self._upstream is None
 
+    def last_lines(self) -> list[str]:
+        """The last lines of the service's output, where it is kept."""
+        return [] if self._output is None else self._output.lines(LAST_LINES)
+
     def choose_address(self) -> Address:
         if self._upstream is not None:
             return self._upstream
         before = self._port
-        while self._port == before:
+        while self._port == before or not is_free(address.tcp(LOOPBACK_6, self._port)):
             self._port = sockets.free_port()
-        return address.tcp("127.0.0.1", self._port)
+        return address.tcp(address.LOOPBACK, self._port)
 
     def launch(self, place: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
                beside: bool = False) -> Process:
@@ -69,6 +76,10 @@ class Launcher:
         finally:
             os.close(stdout)
             os.close(stderr)
+
+    def other_addresses(self, place: Address) -> tuple[Address, ...]:
+        """Where the service may listen as well with the same port, where that is its own."""
+        return (address.tcp(LOOPBACK_6, place.port),) if self.draws_ports else ()
 
     def take_over(self, process: Process) -> None:
         """The run that was started beside another is the one that counts from now on."""

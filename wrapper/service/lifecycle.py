@@ -13,14 +13,15 @@ from subprocess import SubprocessError
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
-from wrapper.service import probe
-from wrapper.service.family import KILL_TIMEOUT
 from wrapper.service.jobs import Job
+from wrapper.service.health import Health
+from wrapper.service.probe import is_free, report_squatter
 from wrapper.service.process import cannot_start
 from wrapper.service.restart import Next
 from wrapper.service.run import Run
 from wrapper.service.state import State
-from wrapper.service.wakeup import ENDING, WakeUp, in_thread
+from wrapper.service.stopping import Stopping
+from wrapper.service.wakeup import ENDING, WakeUp
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -37,35 +38,34 @@ if TYPE_CHECKING:
 
 KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
-STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
-LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s
-LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its answers to reach clients, at the container's end
-LATE_INTERVAL = 1.0  # seconds between two probes of a service that has missed its time
+LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
+PORT_INTERVAL = 0.5  # seconds between two looks whether a port is free again
+PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
 
 
 class Lifecycle:
-    """`run` is the run that counts, `old` one that drains beside it after an overlapped restart.
+    """`run` is the run that counts; another one may leave beside it, see `Stopping`.
 
     `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
     reload is a restart.
     """
 
     def __init__(self, name: str, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
-                 board: Board, settings: Settings, stop_signal: int, reload: ReloadAction | None) -> None:
+                 board: Board, settings: Settings, stop_signal: int, live_path: str | None,
+                 reload: ReloadAction | None) -> None:
         self.name = name
         self.life = life
         self.gate = gate
-        self.probe = probe
         self.restarts = restarts
         self.run: Run | None = None
-        self.old: Run | None = None
         self.is_restarting = False
         self.wake_up = WakeUp(name)
-        self._late_probe = Deadline(0.0)
+        self.stopping = Stopping(name, life, gate, board, self.wake_up, settings, stop_signal)
+        self.health = Health(name, life, board, self.wake_up, probe, live_path, settings)
+        self._reuses_port = False  # seen to start where connections of an earlier run still had its port
         self._launcher = launcher
         self._board = board
         self._settings = settings
-        self._stop_signal = stop_signal
         self._overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
         self._reload = reload
 
@@ -83,7 +83,7 @@ class Lifecycle:
 
     def _state_of_run(self) -> str | None:
         if self.is_late:
-            self.probe_late_run()
+            self.probe_ready()
         return self.life.reason if self.is_late else None
 
     def turn_to_starting(self, reason: str) -> None:
@@ -92,6 +92,9 @@ class Lifecycle:
 
     def _bring_up(self, job: Job) -> str | None:
         self.turn_to_starting(job.reason)
+        return self._spawn_reported(job) or self.await_ready(job)
+
+    def _spawn_reported(self, job: Job) -> str | None:
         try:
             self.spawn()
         except CannotStart as error:
@@ -99,7 +102,7 @@ class Lifecycle:
             self._fall(error.public, error.exit_status, 0.0)
             return error.public
         job.has_started_run = True
-        return self.await_ready(job)
+        return None
 
     def spawn(self) -> None:
         """Raises: CannotStart."""
@@ -119,114 +122,117 @@ class Lifecycle:
 
         try:
             address = self._launcher.choose_address()
-            probe.report_squatter(address, self._board, self.name)
-            return Run(self._launcher.launch(address, ended, leader_ended, beside=beside), address)
+            report_squatter(address, self._board, self.name)
+            port_was_free = is_free(address)
+            run = Run(self._launcher.launch(address, ended, leader_ended, beside=beside), address)
         except (OSError, RuntimeError, SubprocessError) as error:
             raise cannot_start(error) from error
+        run.port_was_free, run.other_addresses = port_was_free, self._launcher.other_addresses(address)
+        return run
 
     def await_ready(self, job: Job) -> str | None:
         """Serve once the run is ready; what is not leaves a named state with a reason, and a problem."""
-        run = self.run
-        assert run is not None
-        fault = self._probe_until_ready(run, job)
+        deadline = Deadline(job.ready_timeout or self._settings.ready_timeout)
+        while True:
+            run = self.run
+            assert run is not None
+            fault = self._probe_until_ready(run, job)
+            if fault is None or not self._may_have_its_port(run, job, deadline):
+                break
+            log.warning("the port was taken while the service started; it is started again", service=self.name)
+            self.life.end(run.process, planned=False)
+            if (cannot := self._spawn_reported(job)) is not None:
+                return cannot
         if fault is None:
+            self._reuses_port = self._reuses_port or not run.port_was_free
             self._serve(run)
         elif self.wake_up.ending is None:
             if run.has_ended:
                 self.record_fall()
             else:
-                self._late_probe = Deadline(LATE_INTERVAL)
                 self.fail(fault)
         return fault
 
+    def _may_have_its_port(self, run: Run, job: Job, deadline: Deadline) -> bool:
+        """True where a planned restart died because connections of the run before still had its port (TIME_WAIT), as
+        they keep it from a service without SO_REUSEADDR, and where it is free now.
+        """
+        if not run.has_ended or run.port_was_free or self._reuses_port or job.kind not in ("restart", "reload"):
+            return False
+        while not is_free(run.address) and not deadline.has_passed() and self.wake_up.ending is None:
+            self.wake_up.pause(deadline.sooner(PORT_INTERVAL))
+        return not deadline.has_passed() and self.wake_up.ending is None
+
     def _probe_until_ready(self, run: Run, job: Job) -> str | None:
-        timeout = job.ready_timeout or self._settings.ready_timeout
-        return self.wake_up.in_background(run, lambda: self.probe.await_ready(
-            run.process, run.address, timeout, lambda: self.wake_up.ending is not None))
+        return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
 
     def _serve(self, run: Run) -> None:
         run.ready_since = time.monotonic()
         # First: whatever reads "running" finds the gate open, and no problem that is gone.
         self.gate.open(run.address, run.process)
-        self._board.resolve(self.name)
+        self._resolve()
         self.life.enter(State.RUNNING, "ready")
+
+    def _resolve(self) -> None:
+        for key in PROBLEM_KEYS:
+            self._board.resolve(self.name, key)
+
+    # While it runs
 
     @property
     def is_late(self) -> bool:
         """True while the service runs without having become ready in time."""
         return self.life.state is State.FAILED and self.run is not None
 
-    def late_probe_in(self) -> float | None:
-        """Seconds until a late run is probed again; None where there is none."""
-        return self._late_probe.remaining() if self.is_late else None
-
-    def probe_late_run(self) -> None:
-        run, self._late_probe = self.run, Deadline(LATE_INTERVAL)
+    def probe_ready(self) -> None:
+        run = self.run
         assert run is not None
-        if self.wake_up.in_background(run, lambda: self.probe.fault(run.address)) is None:
+        was_late, fault = self.is_late, self.health.probe_ready(run)
+        if was_late and fault is None:
             self._serve(run)
-        elif not self.restarts.is_on_trial:
+        elif was_late and not run.has_ended and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
+
+    def probe_live(self) -> None:
+        run = self.run
+        assert run is not None
+        if (fault := self.health.probe_live(run)) is not None:
+            self._restart_hung(run, fault)
+
+    def _restart_hung(self, run: Run, fault: str) -> None:
+        """Stop it, behind held requests; the table's next start brings it up again."""
+        lines = self._launcher.last_lines()
+        self._board.report(self.name, fault, "liveness", **({"output": lines} if lines else {}))
+        lane = self.gate.hold(fault)
+        pause = self.restarts.schedule(run.ready_seconds)
+        if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
+            self._follow(fault, Next.START, pause)
 
     # Stop
 
     def stop(self, job: Job) -> str | None:
-        if (fault := self._refusal()) is not None:
+        if (fault := self.stopping.refusal(self.run)) is not None:
             return fault
         reason = f"stopped: {job.reason}"
         self.restarts.reset()
-        self._board.resolve(self.name)
+        self._resolve()
         lane = self.gate.refuse(reason)
-        self._hasten_old(self._stop_timeout)
+        self.stopping.hasten_old()
         if self.run is not None and (fault := self._take_down(self.run, lane, "shutdown", job.reason)) is not None:
             return fault
-        self.record_old_end()
+        self.stopping.record_old_end()
         if self.life.state is not State.STOPPED:
             self.life.enter(State.STOPPED, reason)
         return None
 
-    def _refusal(self) -> str | None:
-        """Why the service can be neither stopped nor restarted, None where it can; it goes on as it is."""
-        fault = None if self.run is None else self.run.process.refusal()
-        if fault is not None:
-            log.error(fault, service=self.name)
-            self._board.report(self.name, fault, "signal")
-        return fault
-
-    def _take_down(self, run: Run, lane: Lane | None, going: str, reason: str) -> str | None:
+    def _take_down(self, run: Run, lane: Lane | None, going: str, reason: str, *, is_hung: bool = False) -> str | None:
         """Drain and stop the run that counts; one that does not end leaves the service failed."""
-        if self.life.state is State.RUNNING:
-            self.life.enter(State.DRAINING, reason)
         run.lane = lane
-        run.drain(self.gate, going, self._settings.drain_timeout)
-        self.life.enter(State.STOPPING, reason)
-        # A signal that ends the wrapper meanwhile is the one to send; from now on `hear_signal` sends it itself.
-        deadline = Deadline(self._stop_timeout)
-        if (fault := run.stop(self._last_signal, self._stop_timeout)) is not None:
-            log.error(fault, service=self.name)
-            self.fail(fault)
-            return fault
-        self.life.end(run.process, planned=True)
-        self.run = None
-        if self.wake_up.ending is None:
-            in_thread(lambda: run.cut(self.gate, deadline), f"cut-{run.process.pid}")
+        if (fault := self.stopping.take_down(run, going, reason, is_hung=is_hung)) is None:
+            self.run = None
         else:
-            run.cut(self.gate, Deadline(deadline.sooner(LAST_BYTES_TIMEOUT)))
-        return None
-
-    @property
-    def _stop_timeout(self) -> float:
-        return self._given_or(STOP_TIMEOUT if self.wake_up.ending is None else LAST_STOP_TIMEOUT)
-
-    def _given_or(self, stop_timeout: float) -> float:
-        given = self._settings.stop_timeout
-        return stop_timeout if given is None else given
-
-    @property
-    def _last_signal(self) -> int:
-        """What a stop sends: --stop-signal, and where that was not given, the signal that ends the wrapper."""
-        is_given = self._settings.origins["stop_signal"] != "default"
-        return self._stop_signal if is_given or self.wake_up.ending is None else self.wake_up.ending
+            self.fail(fault)
+        return fault
 
     def cut_off(self) -> None:
         """Kill the run that counts."""
@@ -240,7 +246,7 @@ class Lifecycle:
     # Restart
 
     def restart(self, job: Job) -> str | None:
-        if (fault := self._refusal()) is not None:
+        if (fault := self.stopping.refusal(self.run)) is not None:
             return fault
         self.life.count_restart("planned")
         self.restarts.reset()
@@ -270,62 +276,27 @@ class Lifecycle:
         self.life.begin(new.process)
         self._launcher.take_over(new.process)
         old.lane = self.gate.open(new.address, new.process)
-        self._board.resolve(self.name)
+        self._resolve()
         self.life.enter(State.RUNNING, f"the next run took over: {job.reason}")
-        self.old = old
-        self._retire(old)
+        self.stopping.old = old
+        self.stopping.retire(old)
         return None
 
     def _await_old(self, serving: Run) -> str | None:
         """One run may drain beside the next. What keeps another from coming, None where nothing does."""
-        if (old := self.old) is None:
+        if (old := self.stopping.old) is None:
             return None
         self.wake_up.until(lambda: old.has_ended or serving.has_ended)
         if (fault := self.wake_up.interruption(serving)) is None:
-            self.record_old_end()
+            self.stopping.record_old_end()
         return fault
-
-    def _retire(self, run: Run) -> None:
-        """Drain and stop a run in a thread of its own: the run that counts may have to be ended meanwhile."""
-
-        def retire() -> None:
-            run.drain(self.gate, "restart", self._settings.overlap_drain_timeout)
-            deadline = Deadline(self._stop_timeout)
-            if (fault := run.stop(self._stop_signal, self._stop_timeout)) is not None:
-                log.error(fault, service=self.name)
-                self._board.report(self.name, fault, "signal")
-            run.cut(self.gate, deadline)
-
-        in_thread(retire, f"retire-{run.process.pid}")
-
-    def _hasten_old(self, stop_timeout: float) -> None:
-        """Leave the old run of an overlap no more time than the service itself has to stop."""
-
-        def hasten(old: Run) -> None:
-            old.drain(self.gate, "shutdown", self._settings.drain_timeout)
-            old.stop(self._last_signal, stop_timeout)
-
-        if (old := self.old) is not None:
-            in_thread(lambda: hasten(old), f"hasten-{old.process.pid}")
 
     def _dismiss(self, new: Run, old: Run) -> None:
         """End a run that never served. While everything ends, or the run that serves has, it does not get its time."""
-        self._retire(new)
+        self.stopping.retire(new)
         self.wake_up.until(lambda: new.has_ended or old.has_ended)
         if not new.process.ended.wait(UNUSED_STOP_TIMEOUT):
             new.begin_stop(signal.SIGKILL, 0.0)
-
-    @property
-    def old_has_ended(self) -> bool:
-        return self.old is not None and self.old.has_ended
-
-    def record_old_end(self) -> None:
-        """Wait for the old run of an overlap, where there is one, and put its end on record."""
-        if self.old is not None:
-            longest = self._settings.drain_timeout + self._stop_timeout + KILL_TIMEOUT
-            if self.old.process.ended.wait(longest):
-                self.life.end(self.old.process, planned=self.old.was_stopped)
-        self.old = None
 
     def _keep_serving(self, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
@@ -375,8 +346,12 @@ class Lifecycle:
         run, self.run = self.run, None
         assert run is not None
         self.life.end(run.process, planned=False)
-        exit_status = run.process.exit_status
-        self._fall(f"the service ended by itself with status {exit_status}", exit_status, run.ready_seconds)
+        fault = run.fault
+        if self._launcher.draws_ports and run.ready_seconds < LATE_SECONDS and not is_free(run.address, closed=True):
+            fault += f": another process has taken {run.address} in that moment; it is started with another port"
+            self._follow(fault, Next.START, self.restarts.schedule(run.ready_seconds))
+        else:
+            self._fall(fault, run.process.exit_status, run.ready_seconds)
 
     def _fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
         self._follow(fault, *self.restarts.record_exit(exit_status, ready_seconds))
@@ -406,18 +381,8 @@ class Lifecycle:
         is_second, self.wake_up.ending = self.wake_up.ending is not None, self.wake_up.ending or number
         if is_second or self.life.state is State.STOPPING:
             self.gate.hurry()
-            for run in (self.run, self.old if is_second else None):
-                if run is not None:
-                    with contextlib.suppress(PermissionError):
-                        run.process.signal(number)
-                    if run.process.is_stopping:
-                        run.begin_stop(number, self._given_or(LAST_STOP_TIMEOUT))
+            self.stopping.pass_on(number, self.run, self.stopping.old if is_second else None)
         self.wake_up.set()
-
-    def hasten_end(self) -> None:
-        """The service is gone for good: only an old run of an overlap may still be there."""
-        self._hasten_old(self._given_or(LAST_STOP_TIMEOUT))
-        self.record_old_end()
 
     def end(self) -> tuple[int, bool]:
         """Drain, pass the signal on, wait: the end of the service's life.
@@ -426,14 +391,14 @@ class Lifecycle:
         """
         assert self.wake_up.ending is not None
         lane = self.gate.refuse(ENDING)
-        self._hasten_old(self._stop_timeout)
+        self.stopping.hasten_old()
         run, reason = self.run, f"signal {signal_name(self.wake_up.ending)}"
         if run is not None and run.has_ended:
             self.life.end(run.process, planned=False)
         elif run is not None and self._take_down(run, lane, "shutdown", reason) is not None:
             return KILLED, True  # as the kernel will, once the wrapper has ended
         exit_status, was_planned = self.life.last_status, self.life.was_planned
-        self.record_old_end()
+        self.stopping.record_old_end()
         if self.life.state is State.STOPPING:
             self.life.enter(State.STOPPED, reason)
         return exit_status, was_planned

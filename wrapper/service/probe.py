@@ -5,19 +5,24 @@ Reads no more than a status line, so it needs no HTTP client; `http.client` woul
 
 from __future__ import annotations
 
+import errno
+import socket
+
 from wrapper import sockets
+from wrapper.address import LOOPBACK
 from wrapper.deadline import Deadline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Callable
 
     from wrapper.address import Address
     from wrapper.problems import Board
-    from wrapper.service.process import Process
+    from wrapper.service.run import Run
 
 FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
+SILENCE = 5.0  # seconds after which it is said where the service listens instead
+NOTHING_LISTENS = "nothing listens"
 PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
@@ -37,22 +42,40 @@ class Probe:
                 if self._path is None:
                     return None
                 return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            return f"{NOTHING_LISTENS} at {address}: {error}"
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
 
-    def await_ready(self, process: Process, address: Address, timeout: float,
-                    is_over: Callable[[], bool]) -> str | None:
-        """None once the service is ready; ends at once when the process does, and soon when the wrapper `is_over`."""
-        deadline, pause = Deadline(timeout), FIRST_LOOK
+    def fault_of(self, run: Run) -> str | None:
+        """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
+        faults = []
+        for address in (run.address, *run.other_addresses):
+            if (fault := self.fault(address)) is None:
+                run.address, run.other_addresses = address, ()
+                return None
+            faults.append(fault)
+        return next((fault for fault in faults if not fault.startswith(NOTHING_LISTENS)), faults[0])
+
+    def await_ready(self, run: Run, timeout: float, is_over: Callable[[], bool],
+                    on_silence: Callable[[str], None] = lambda _: None) -> str | None:
+        """None once the run is ready; ends at once when its process does, and soon when the wrapper `is_over`.
+
+        `on_silence` is called once, with the fault, where it takes `SILENCE` seconds.
+        """
+        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_LOOK
         while not is_over():
-            fault = self.fault(address)
-            if process.ended.is_set():
-                return process.fault
+            fault = self.fault_of(run)
+            if run.has_ended:
+                return run.process.fault
             if fault is None:
                 return None
             if deadline.has_passed():
                 return f"not ready within {timeout:g} s: {fault}"
-            process.ended.wait(deadline.sooner(pause))
+            if silence.has_passed():
+                silence = Deadline(None)
+                on_silence(fault)
+            run.process.ended.wait(deadline.sooner(pause))
             pause = min(pause * 1.5, LONGEST_LOOK)
         return "the wrapper is shutting down"
 
@@ -108,4 +131,20 @@ def is_taken(address: Address) -> bool:
         sockets.connect(address, PROBE_TIMEOUT).close()
     except OSError:
         return False
+    return True
+
+
+def is_free(address: Address, *, closed: bool = False) -> bool:
+    """True where a service can bind its port. `closed`: connections that were closed a moment ago (TIME_WAIT) do not
+    count, as for a service with SO_REUSEADDR.
+    """
+    if address.is_unix:
+        return True
+    host = LOOPBACK if address.host in ("", "localhost") else address.host
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(closed))
+            attempt.bind((host, address.port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
     return True

@@ -84,6 +84,13 @@ class RestartPolicy:
                 return Next.TRIAL, 0.0
             return self._decide(exit_status, ready_seconds)
 
+    def schedule(self, ready_seconds: float) -> float:
+        """Seconds until the next start where one follows in any case; none where the service has been steady."""
+        with self._lock:
+            pause = 0.0 if ready_seconds >= STEADY_SECONDS else self._take_pause(ready_seconds)
+            self._next_start = Deadline(pause)
+            return pause
+
     def decide(self) -> tuple[Next, float]:
         """What follows the exit that waited for the end of a trial."""
         with self._lock:

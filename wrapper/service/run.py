@@ -6,6 +6,7 @@ import time
 
 from wrapper.deadline import Deadline
 from wrapper.log import log
+from wrapper.service import procfs
 from wrapper.service.process import cannot_signal
 from wrapper.values import signal_name
 
@@ -22,6 +23,9 @@ class Run:
     def __init__(self, process: Process, address: Address) -> None:
         self.process = process
         self.address = address
+        self.other_addresses: tuple[Address, ...] = ()  # where it may listen as well, while it is not ready yet
+        self.port_was_free = True  # before the spawn, for any service
+        self._memory_kills = procfs.memory_kills()
         self.lane: Lane | None = None
         self.ready_since: float | None = None
         self.was_stopped = False  # its end was asked for
@@ -33,6 +37,14 @@ class Run:
     @property
     def ready_seconds(self) -> float:
         return 0.0 if self.ready_since is None else time.monotonic() - self.ready_since
+
+    @property
+    def fault(self) -> str:
+        """Its end as what went wrong, where that was not asked for."""
+        fault = f"the service ended by itself with status {self.process.exit_status}"
+        if procfs.memory_kills() > self._memory_kills:
+            fault += ": the kernel killed a process of this container because its memory was used up"
+        return fault
 
     # It leaves: drain, then stop, then cut. What is in flight goes on for as long as the process answers it.
 

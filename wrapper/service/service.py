@@ -71,7 +71,7 @@ class Service:
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
             around.board, settings, differences.get("stop_signal", settings.stop_signal),
-            differences.get("reload", _reload(settings)))
+            differences.get("live_path", settings.live_path), differences.get("reload", _reload(settings)))
         self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Service:
         """None while requests are served, or held for a planned restart; else why not."""
         if self.controller.is_serving:
             return None
-        return f"the service is {self.life.state.value}: {self.life.reason}"
+        return f"the service is {self.life.state.value}: {self.life.unready or self.life.reason}"
 
 
 class Helper(Service):
@@ -95,7 +95,7 @@ class Helper(Service):
                  ready_path: str | None = None, restart: str | None = None) -> None:
         super().__init__(name, command, upstream, around, around.on_helper_over, route=route,
                          ready_path=ready_path, restart=restart or around.settings.restart,
-                         stop_signal=signal.SIGTERM, reload=None)
+                         stop_signal=signal.SIGTERM, live_path=None, reload=None)
 
     def launch(self) -> None:
         try:

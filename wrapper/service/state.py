@@ -63,6 +63,7 @@ class Life:
         self._exits: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
         self._generation = 0
+        self.unready: str | None = None  # why a running service is not ready at the moment
         self.before_rest: Callable[[], None] = lambda: None
 
     @property
@@ -90,7 +91,7 @@ class Life:
         with self._lock:
             before = self._state
             assert state in TRANSITIONS[before], f"no transition from {before.value} to {state.value}"
-            self._state, self._since, self._reason = state, time.time(), reason
+            self._state, self._since, self._reason, self.unready = state, time.time(), reason, None
         log.info(f"{before.value} -> {state.value}", service=self._name, reason=reason)
         self._feed.publish("state", service=self._name, state=state.value, before=before.value, reason=reason)
 
@@ -126,5 +127,6 @@ class Life:
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             return {"state": self._state.value, "since": timestamp(self._since), "reason": self._reason,
-                    "ready": self._state is State.RUNNING, "pid": self._pid, "generation": self._generation,
+                    "ready": self._state is State.RUNNING and self.unready is None,
+                    "pid": self._pid, "generation": self._generation,
                     "restarts": sum(self._restarts.values()), "last_exit": self._last_exit}
