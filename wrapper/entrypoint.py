@@ -73,6 +73,8 @@ class Entrypoint:
         self._control: Server | None = None
         self._subscription: Subscription | None = None
         self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
+        self._asked: int | None = None  # the signal that --shutdown-delay was begun by
+        self._delay = Deadline(None)
         self._end: Deadline | None = None  # for all that runs, once it is told to end
         self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
         self._exit_status: int | None = None
@@ -176,7 +178,9 @@ class Entrypoint:
 
     def _await_end(self) -> int:
         while self._exit_status is None:
-            self._hear(Deadline(None))
+            self._hear(self._delay)
+            if self._delay.has_passed():
+                self._end_delay()
         return self._exit_status
 
     def _hear(self, deadline: Deadline) -> None:
@@ -197,12 +201,27 @@ class Entrypoint:
         if number == signal.SIGCHLD:
             self._reap()
         elif number in self._ending:
-            self._shut_down(number)
+            self._hear_end(number)
         else:
             self._pass_on(number)
 
     def _reap(self) -> None:
         self._next_reaping = Deadline(self._spawner.reap_orphans())
+
+    def _hear_end(self, number: int) -> None:
+        """The first signal begins --shutdown-delay: not ready any more, all is served on. A second one ends that."""
+        if self._settings.shutdown_delay and self._asked is None and self._end is None:
+            self._asked, self._delay = number, Deadline(self._settings.shutdown_delay)
+            self._service.is_leaving = True
+            log.info(f"signal {signal_name(number)}: not ready any more, still serving")
+            return
+        self._end_delay()
+        self._shut_down(number)
+
+    def _end_delay(self) -> None:
+        if self._delay.remaining() is not None and self._asked is not None:
+            self._delay = Deadline(None)
+            self._shut_down(self._asked)
 
     def _shut_down(self, number: int) -> None:
         """The signal goes out before anything that may fail or take a while."""

@@ -62,6 +62,7 @@ class Service:
         # Held through one change of the service's configuration, so that a fault has one change to blame.
         self.changing = threading.Lock()
         self.life = Life(name, around.feed)
+        self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
@@ -80,6 +81,8 @@ class Service:
 
     def readiness(self) -> str | None:
         """None while requests are served, or held for a planned restart; else why not."""
+        if self.is_leaving:
+            return "the wrapper is about to shut down"
         if self.controller.is_serving:
             return None
         return f"the service is {self.life.state.value}: {self.life.unready or self.life.reason}"
