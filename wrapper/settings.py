@@ -116,8 +116,8 @@ class Settings:
         values.duration, None, "D", "from the stop signal to SIGKILL; "
         "default 6s at the end of the container, 30s in a planned stop or restart; given, it is both")
     shutdown_delay: float = option(
-        values.duration, "0s", "D", "at TERM, INT or QUIT `readyz` says 503 at once, and all is still served for that long "
-        "before the drain begins: load balancers need a moment")
+        values.duration, "0s", "D", "at TERM, INT or QUIT `readyz` says 503 at once, and all is still served for that "
+        "long before the drain begins: load balancers need a moment")
     stop_signal: int = option(
         values.signal_number, "TERM", "NAME",
         "what a planned stop or restart sends; given, the end of the container too, and from outside it asks for that")

@@ -122,6 +122,9 @@ class FakeProcess(Ending):
     def refusal(self) -> str | None:
         return None
 
+    def listening(self) -> list[address.Address]:
+        return []
+
     def begin_stop(self, number: int, timeout: float) -> None:
         self.is_stopping = True
         self.signal(number)

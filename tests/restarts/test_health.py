@@ -1,4 +1,4 @@
-"""Readiness that goes on, liveness, ports that are taken or wrong: what is seen of a service that is not well."""
+"""Liveness, and ports that are taken or wrong: what is done about a service that is not well."""
 
 from __future__ import annotations
 
@@ -19,36 +19,6 @@ def mood(tmp_path):
 
 def problems(wrapper):
     return [problem["message"] for problem in wrapper.command("GET", "/sidecar/api/problems")[1]]
-
-
-def is_ready(wrapper):
-    return wrapper.request("GET", "/sidecar/readyz")[0] == 200
-
-
-def test_a_service_that_stops_listening_is_not_ready_until_it_listens_again(mood):
-    """uvicorn --reload shuts its listener for seconds while its process lives."""
-    with Wrapper(command=service("moody", str(mood))) as wrapper:
-        assert is_ready(wrapper)
-        mood.write_text("shut")
-        wait_until(lambda: not is_ready(wrapper))
-        status, _, body = wrapper.request("GET", "/sidecar/readyz")
-        assert (status, b"nothing listens" in body) == (503, True)
-        assert "nothing listens" in problems(wrapper)[0]
-        assert wrapper.status()["ready"] is False
-        assert wrapper.status()["state"] == "running"
-        mood.unlink()
-        wait_until(lambda: is_ready(wrapper))
-        assert problems(wrapper) == []
-
-
-def test_a_service_that_answers_badly_again_and_again_is_not_ready(mood):
-    with Wrapper("--ready-path", "/ready", command=service("moody", str(mood))) as wrapper:
-        mood.write_text("503")
-        wait_until(lambda: not is_ready(wrapper))
-        assert "/ready answers 503" in problems(wrapper)[0]
-        mood.unlink()
-        wait_until(lambda: is_ready(wrapper))
-        assert problems(wrapper) == []
 
 
 def live(mood, *options):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 
 import pytest
+
+from tests.running import service, wait_until
+from tests.service.life import Life
 
 
 @pytest.fixture
@@ -37,3 +41,20 @@ def answering():
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@pytest.fixture
+def live():
+    lives = []
+
+    def start(*options, command=None):
+        life = Life(*options, command=command or service("plain"))
+        lives.append(life)
+        life.controller.launch()
+        return life
+
+    yield start
+    for life in lives:
+        life.controller.shut_down(signal.SIGKILL)
+        assert life.controller.over.wait(20)
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("process-", "controller-"))])

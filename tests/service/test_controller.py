@@ -1,11 +1,9 @@
-"""controller.py: the service's life, with real processes and a gate that relays to nobody."""
+"""controller.py: who may ask for what, and what is next."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,105 +11,10 @@ import threading
 import pytest
 
 from tests.running import service, wait_until
-from wrapper import settings, sockets
+from tests.service.life import Life
+from wrapper import sockets
 from wrapper.errors import Busy, CannotStart
-from wrapper.events import Feed
-from wrapper.problems import Board
-from wrapper.service import probe, process, procfs, stopping
-from wrapper.service.process import Spawner
-from wrapper.service.service import Service, Surroundings
-from wrapper.service.state import TRANSITIONS, State
-
-
-class NoUpstream:
-    def __init__(self, address):
-        self.address = address
-
-    def close(self):
-        pass
-
-
-class Life:
-    """A service without a proxy, and everything that happened to it."""
-
-    def __init__(self, *options, command):
-        self.feed = Feed()
-        self.board = Board(self.feed)
-        chosen = settings.read([*options, "--", *command], {})
-        around = Surroundings(chosen, os.environ, Spawner(), self.feed, self.board, NoUpstream)
-        self.overs = []
-        self.service = Service("service", chosen.command, chosen.upstream, around,
-                               lambda status, planned: self.overs.append((status, planned)))
-        self.controller = self.service.controller
-
-    def states(self):
-        return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
-
-    def wait_state(self, state):
-        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
-
-    def ask(self, kind, **options):
-        job = self.controller.ask(kind, "test", **options)
-        job.wait(20)
-        return job.error
-
-    def pid(self):
-        return self.service.status()["pid"]
-
-
-@pytest.fixture
-def live():
-    lives = []
-
-    def start(*options, command=None):
-        life = Life(*options, command=command or service("plain"))
-        lives.append(life)
-        life.controller.launch()
-        return life
-
-    yield start
-    for life in lives:
-        life.controller.shut_down(signal.SIGKILL)
-        assert life.controller.over.wait(20)
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("process-", "controller-"))])
-
-
-def test_every_transition_leads_to_a_state_of_the_table():
-    assert set(TRANSITIONS) == set(State)
-    assert all(states <= set(State) for states in TRANSITIONS.values())
-
-
-def test_start_to_running(live):
-    life = live()
-    life.wait_state("running")
-    status = life.service.status()
-    assert status["ready"] is True
-    assert status["generation"] == 1
-    assert status["last_exit"] is None
-    assert life.service.readiness() is None
-
-
-def test_stop_and_start_again(live):
-    life = live(command=service("plain", "5"))
-    life.wait_state("running")
-    assert life.ask("stop") is None
-    assert life.states() == ["starting", "running", "draining", "stopping", "stopped"]
-    assert life.service.status()["last_exit"]["planned"] is True
-    assert life.service.status()["last_exit"]["status"] == 5
-    assert life.overs == []
-    assert "stopped" in life.service.readiness()
-    assert life.ask("start") is None
-    assert life.service.life.state is State.RUNNING
-
-
-def test_restart_brings_a_new_run(live):
-    life = live()
-    life.wait_state("running")
-    before = life.pid()
-    assert life.ask("restart") is None
-    status = life.service.status()
-    assert status["pid"] not in (before, None)
-    assert (status["generation"], status["restarts"]) == (2, 1)
+from wrapper.service.state import State
 
 
 def test_restarts_that_are_asked_for_together_become_one_more(live):
@@ -214,25 +117,6 @@ def test_a_crash_with_the_status_of_a_stop_is_still_a_crash(live):
     assert life.overs == [(0, False)]
 
 
-def test_the_wait_for_readiness_ends_with_the_process(live):
-    life = live("--ready-timeout", "60s", command=[sys.executable, "-c", "raise SystemExit(3)", "{port}"])
-    assert life.controller.over.wait(10)
-
-
-def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
-    life = live("--ready-timeout", "300ms", command=service("slow", "1.5"))
-    life.wait_state("failed")
-    assert "not ready within 0.3 s" in life.board.list()[0]["message"]
-    life.wait_state("running")
-    assert life.board.list() == []
-
-
-def test_a_start_of_a_service_that_is_late_says_so(live):
-    life = live("--ready-timeout", "100ms", command=service("slow", "60"))
-    life.wait_state("failed")
-    assert "not ready within 0.1 s" in life.ask("start")
-
-
 def test_a_reload_of_a_stopped_service_is_refused(live):
     """systemctl(1): a unit that is not active cannot be reloaded."""
     life = live()
@@ -241,12 +125,6 @@ def test_a_reload_of_a_stopped_service_is_refused(live):
     with pytest.raises(Busy, match="is stopped"):
         life.controller.ask("reload", "test")
     assert life.service.life.state is State.STOPPED
-
-
-def test_a_reload_that_the_service_dies_of_is_no_success(live):
-    life = live("--reload-signal", "HUP", command=[sys.executable, "-c", SILENT, "{port}"])
-    life.wait_state("running")
-    assert "it ended with status 129" in life.ask("reload")
 
 
 @pytest.mark.parametrize(("mode", "status", "again"), [
@@ -283,75 +161,6 @@ def test_stop_in_backoff_stays_stopped(live):
     assert life.ask("stop") is None
     assert life.service.life.state is State.STOPPED
     assert life.overs == []
-
-
-def test_shut_down_passes_its_own_signal_on(live):
-    life = live()
-    life.wait_state("running")
-    life.controller.shut_down(signal.SIGINT)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True)]
-
-
-def test_shut_down_while_starting_does_not_wait_for_readiness(live):
-    life = live(command=[sys.executable, "-c", "import time; time.sleep(60)", "{port}"])
-    life.wait_state("starting")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-
-
-SILENT = """
-import socket, sys, threading
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-kept = []
-while True:
-    kept.append(listener.accept())
-"""  # takes every connection and never says a word
-
-
-def test_shut_down_while_a_silent_service_is_probed_does_not_wait_for_the_probe(live, monkeypatch):
-    monkeypatch.setattr(probe, "PROBE_TIMEOUT", 60.0)
-    life = live("--ready-path", "/ready", command=[sys.executable, "-c", SILENT, "{port}"])
-    wait_until(lambda: is_listening(life.controller.address))
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-
-
-def is_listening(address):
-    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port)):
-        return True
-    return False
-
-
-def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
-    life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
-    life.wait_state("running")
-    job = life.controller.ask("reload", "test")
-    wait_until(lambda: life.controller._jobs._jobs[0].is_running)
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-    assert job.is_done
-
-
-def test_shut_down_of_a_deaf_service_kills_it(live):
-    life = live("--stop-timeout", "300ms", command=service("deaf"))
-    life.wait_state("running")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(137, True)]
-
-
-def test_shut_down_during_a_restart_does_not_start_again(live):
-    life = live("--stop-timeout", "1s", command=service("deaf"))
-    life.wait_state("running")
-    life.controller.ask("restart", "test")
-    life.wait_state("stopping")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(10)
-    assert life.service.status()["generation"] == 1
 
 
 def test_a_restart_on_trial_that_fails_is_left_to_the_caller(live, tmp_path):
@@ -393,133 +202,6 @@ def test_a_barrier_waits_for_its_turn_and_starts_what_is_down(live):
     barrier = life.controller.ask("barrier", "test")
     assert barrier.wait(20)
     assert barrier.has_started_run
-
-
-def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
-    life = live("--restart-mode", "overlap")
-    life.wait_state("running")
-    before = life.pid()
-    assert life.ask("restart") is None
-    assert life.pid() != before
-    assert "starting" not in life.states()[2:]
-    wait_until(lambda: life.controller._lifecycle.stopping.old is None)
-    with pytest.raises(ProcessLookupError):
-        os.kill(before, 0)
-
-
-def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
-    flag = tmp_path / "broken"
-    life = live("--restart-mode", "overlap", command=service("slow", "0", str(flag)))
-    life.wait_state("running")
-    before = life.pid()
-    flag.touch()
-    assert "the earlier run goes on" in life.ask("restart")
-    assert life.pid() == before
-    assert life.service.life.state is State.RUNNING
-    assert len(life.board) == 1
-    flag.unlink()
-    assert life.ask("restart") is None
-    assert life.pid() != before
-    assert len(life.board) == 0
-
-
-@pytest.mark.parametrize("befalls", ["an end", "a death"])
-def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
-    broken, told = tmp_path / "broken", tmp_path / "told"
-    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
-    life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
-                command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
-    life.wait_state("running")
-    broken.touch()
-    life.controller.ask("restart", "test", ready_timeout=0.5)
-    wait_until(told.exists)
-    if befalls == "an end":
-        life.controller.shut_down(signal.SIGTERM)
-    else:
-        os.kill(life.pid(), signal.SIGKILL)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
-
-
-def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
-    life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
-    life.wait_state("running")
-    job = life.controller.ask("restart", "test")
-    wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
-    os.kill(life.pid(), signal.SIGKILL)
-    wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
-    assert job.wait(10)
-    assert life.service.gate.is_open
-    assert life.service.life.state is State.RUNNING
-    assert life.overs == []
-
-
-class Stays:
-    """A request that is under way for as long as it is let."""
-
-    def warn(self, going):
-        pass
-
-    def cut(self):
-        pass
-
-
-@pytest.mark.parametrize(("policy", "over"), [("never", True), ("always", False)])
-def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, policy, over):
-    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", policy, "--backoff",
-                "1ms..2ms")
-    life.wait_state("running")
-    before = life.pid()
-    lane = life.service.gate.admit(Stays())
-    assert life.ask("restart") is None  # the old run leaves by itself
-    os.kill(new := life.pid(), signal.SIGKILL)
-    if over:
-        assert life.controller.over.wait(5)
-        assert life.overs == [(137, False)]
-    else:
-        wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-        os.kill(before, 0)  # it drains, still
-        life.service.gate.hurry()
-        del lane
-        wait_until(lambda: life.controller._lifecycle.stopping.old is None)
-
-
-@pytest.mark.parametrize("befalls", ["an end", "a death"])
-def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
-    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", "always", "--backoff",
-                "1ms..2ms")
-    life.wait_state("running")
-    before = life.pid()
-    assert life.service.gate.admit(Stays())
-    life.controller.ask("restart", "test")
-    wait_until(lambda: life.pid() != before)
-    os.kill(new := life.pid(), signal.SIGKILL)
-    wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-    run = life.controller._lifecycle.run.process
-    job = life.controller.ask("restart", "test")
-    wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
-    if befalls == "an end":
-        life.controller.shut_down(signal.SIGTERM)
-    else:
-        os.kill(run.pid, signal.SIGKILL)
-        wait_until(lambda: life.pid() not in (before, run.pid, None))
-        assert "ended" in job.error
-    assert run.ended.wait(5)
-    os.kill(before, 0)  # it drains, still
-    life.service.gate.hurry()
-
-
-def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):
-    life = live("--drain-timeout", "600s")
-    life.wait_state("running")
-    lane, stays = life.service.gate._lane, Stays()
-    assert life.service.gate.admit(stays) is lane
-    life.controller.ask("restart", "test")
-    life.wait_state("draining")
-    life.controller.shut_down(signal.SIGINT)
-    life.service.gate.leave(lane, stays)
-    assert life.controller.over.wait(5)
-    assert "signal 2\n" in capfd.readouterr().err
 
 
 def test_a_command_that_cannot_be_run_raises_at_launch(live):
@@ -636,48 +318,3 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     wait_until(lambda: life.controller._jobs.is_empty)
     assert life.ask("start") is None
     assert life.service.life.state is State.RUNNING
-
-
-def test_a_planned_stop_has_more_time_than_the_containers_end(live, monkeypatch):
-    """RabbitMQ needs 6.3 s to stop; docker stop kills after 10 s."""
-    assert (stopping.STOP_TIMEOUT, stopping.LAST_STOP_TIMEOUT) == (30.0, 6.0)
-    monkeypatch.setattr(stopping, "STOP_TIMEOUT", 600.0)
-    monkeypatch.setattr(stopping, "LAST_STOP_TIMEOUT", 0.3)
-    life = live(command=service("deaf"))
-    life.wait_state("running")
-    life.controller.ask("restart", "test")
-    life.wait_state("stopping")
-    life.controller.shut_down(signal.SIGTERM)  # the end comes while the planned stop waits, and leaves less time
-    assert life.controller.over.wait(10)
-    assert life.overs == [(137, True)]
-
-
-def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, monkeypatch):
-    """A process that the kernel holds, as behind a dead NFS server, ends of nothing."""
-    monkeypatch.setattr(process, "KILL_TIMEOUT", 0.1)
-    life = live("--stop-timeout", "100ms", command=service("deaf"))
-    life.wait_state("running")
-    pid, send = life.pid(), process.Process._send
-    monkeypatch.setattr(process.Process, "_send", lambda *_, **__: None)
-    assert "does not end" in life.ask("restart")
-    life.wait_state("running")  # it still answers, and so it serves
-    assert life.pid() == pid
-    assert "does not end" in str(life.feed.after(0))
-    monkeypatch.setattr(process.Process, "_send", send)
-    assert life.ask("restart") is None
-
-
-def test_a_kill_for_memory_is_named(live, monkeypatch, tmp_path):
-    """cgroup's memory.events tells it from any other SIGKILL."""
-    events = tmp_path / "memory.events"
-    events.write_text("oom_kill 1\n")
-    monkeypatch.setattr(procfs, "MEMORY_EVENTS", (str(events),))
-    life = live("--restart", "always", "--backoff", "1ms..2ms")
-    life.wait_state("running")
-    os.kill(life.pid(), signal.SIGKILL)
-    wait_until(lambda: life.service.status()["generation"] == 2)
-    assert "memory" not in str(life.feed.after(0))
-    life.wait_state("running")
-    events.write_text("oom_kill 2\n")
-    os.kill(life.pid(), signal.SIGKILL)
-    wait_until(lambda: "its memory was used up" in str(life.feed.after(0)))

@@ -14,13 +14,11 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job
-from wrapper.service.health import Health
-from wrapper.service.probe import is_free, report_squatter
+from wrapper.service.probe import Health, is_free, report_squatter
 from wrapper.service.process import cannot_start
 from wrapper.service.restart import Next
-from wrapper.service.run import Run
+from wrapper.service.run import Run, Stopping
 from wrapper.service.state import State
-from wrapper.service.stopping import Stopping
 from wrapper.service.wakeup import ENDING, WakeUp
 from wrapper.values import signal_name
 
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
 LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
+MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
 PORT_INTERVAL = 0.5  # seconds between two looks whether a port is free again
 PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
 
@@ -62,6 +61,7 @@ class Lifecycle:
         self.wake_up = WakeUp(name)
         self.stopping = Stopping(name, life, gate, board, self.wake_up, settings, stop_signal)
         self.health = Health(name, life, board, self.wake_up, probe, live_path, settings)
+        self._port_draws = MORE_PORTS
         self._reuses_port = False  # seen to start where connections of an earlier run still had its port
         self._launcher = launcher
         self._board = board
@@ -204,9 +204,8 @@ class Lifecycle:
         lines = self._launcher.last_lines()
         self._board.report(self.name, fault, "liveness", **({"output": lines} if lines else {}))
         lane = self.gate.hold(fault)
-        pause = self.restarts.schedule(run.ready_seconds)
         if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
-            self._follow(fault, Next.START, pause)
+            self._follow(fault, Next.START, self.restarts.schedule(run.ready_seconds))
 
     # Stop
 
@@ -346,12 +345,19 @@ class Lifecycle:
         run, self.run = self.run, None
         assert run is not None
         self.life.end(run.process, planned=False)
-        fault = run.fault
-        if self._launcher.draws_ports and run.ready_seconds < LATE_SECONDS and not is_free(run.address, closed=True):
-            fault += f": another process has taken {run.address} in that moment; it is started with another port"
+        if self._lost_its_port(run):
+            fault = f"{run.fault}: another process has its port, {run.address}; it is started with another port"
             self._follow(fault, Next.START, self.restarts.schedule(run.ready_seconds))
         else:
-            self._fall(fault, run.process.exit_status, run.ready_seconds)
+            self._fall(run.fault, run.process.exit_status, run.ready_seconds)
+
+    def _lost_its_port(self, run: Run) -> bool:
+        """True where a port that was drawn went to another process before the service could bind it."""
+        is_late = run.ready_seconds > LATE_SECONDS or not self._port_draws
+        if is_late or not self._launcher.draws_ports or is_free(run.address, closed=True):
+            return False
+        self._port_draws -= 1
+        return True
 
     def _fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
         self._follow(fault, *self.restarts.record_exit(exit_status, ready_seconds))
@@ -379,9 +385,9 @@ class Lifecycle:
     def hear_signal(self, number: int) -> None:
         """The wrapper shuts down; a second signal ends the drain and is passed on at once. Any thread may call it."""
         is_second, self.wake_up.ending = self.wake_up.ending is not None, self.wake_up.ending or number
-        if is_second or self.life.state is State.STOPPING:
+        if is_second:
             self.gate.hurry()
-            self.stopping.pass_on(number, self.run, self.stopping.old if is_second else None)
+        self.stopping.hear_signal(number, self.run, is_second=is_second)
         self.wake_up.set()
 
     def end(self) -> tuple[int, bool]:

@@ -11,11 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
+from wrapper.log import log
 from wrapper.service import procfs
-from wrapper.service.family import ENDING, KILL_TIMEOUT, LONGEST_LOOK, Family
 from wrapper.service.reaper import Reaper
 
 TYPE_CHECKING = False
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
+    from wrapper.address import Address
     from wrapper.service.procfs import Stat
 
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
+# A signal that ends goes to the whole group, as a terminal's does; any other to the one process, as without a wrapper:
+# gunicorn's workers die of the HUP that its master takes as a reload.
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL})
+SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.1  # seconds between two looks at what is about to end
+KILL_TIMEOUT = 5.0  # seconds for what was killed to be seen to end; a process in the kernel may take longer
 REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
 HELPER_VARIABLE = "WRAPPER_HELPER"  # in the environment of a helper and of all it starts
 UNKNOWN = 255  # exit status of a run whose own was taken by somebody else: it may have failed
@@ -52,6 +59,50 @@ class Ending:
     def fault(self) -> str:
         """Its end as what went wrong with whatever needed it alive."""
         return f"it ended with status {self.exit_status}"
+
+
+class Family:
+    """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
+
+    def __init__(self, leader: int, adopted: Callable[[Mapping[int, Stat]], set[int]]) -> None:
+        self.leader = leader
+        self._adopted = adopted
+        self._started: dict[int, int] = {}  # of those that were seen: a later process of that number is another one
+        self._told: set[int] = set()  # those that had a signal to end
+
+    def members(self) -> set[int]:
+        """All that run, but for the leader; nothing where no descriptor can be had for a look."""
+        try:
+            table = procfs.processes()
+        except OSError:
+            return set()
+        roots = {pid for pid, known in table.items()
+                 if self.leader in (pid, known.group) or self._started.get(pid) == known.started}
+        family = procfs.with_descendants(table, roots | self._adopted(table))
+        running = {pid for pid in family & table.keys() if table[pid].state not in "ZX"} - {self.leader}
+        self._started.update({pid: table[pid].started for pid in running})
+        return running
+
+    def prepare_stop(self, number: int) -> None:
+        """The group is about to get this signal. Those that are not in it are found again once the leader is gone."""
+        members = self.members()
+        if number in ENDING:
+            self._told = {pid for pid in members if (known := procfs.stat(pid)) and known.group == self.leader}
+
+    def end_rest(self, deadline: Callable[[], Deadline]) -> None:
+        """End what the leader has left: TERM to what was not told yet, SIGKILL at the deadline, which may move."""
+        pause, killed = SHORTEST_LOOK, None
+        while (rest := self.members()) and not (killed is not None and killed.has_passed()):
+            if deadline().has_passed():
+                killed = killed or Deadline(KILL_TIMEOUT)
+                _send_each(rest, signal.SIGKILL)
+            else:
+                _send_each(rest - self._told, signal.SIGTERM)
+                self._told |= rest
+            time.sleep(pause)  # not all of them are our children, so nothing tells of their end
+            pause = min(pause * 1.5, LONGEST_LOOK)
+        if rest:
+            log.warning("what the service left behind cannot be ended", pids=" ".join(map(str, sorted(rest))))
 
 
 class Process(Ending):
@@ -103,6 +154,10 @@ class Process(Ending):
     @property
     def is_stopping(self) -> bool:
         return self._deadline.remaining() is not None
+
+    def listening(self) -> list[Address]:
+        """Where its processes listen."""
+        return procfs.listening({self.pid} | self.family.members())
 
     def signal(self, number: int) -> None:
         """Send a signal: one that ends goes to the whole group, any other to the service's own process.
@@ -205,8 +260,7 @@ class Spawner:
         gets_terminal = self._terminal and not is_background
         with self._lock:
             popen = self._popen(command, environment, {**self._group(gets_terminal), **streams})
-            process = Process(popen, ended, self._left_by, is_helper=is_helper,
-                              on_leader_end=on_leader_end)
+            process = Process(popen, ended, self._left_by, is_helper=is_helper, on_leader_end=on_leader_end)
             self._running[popen.pid] = process
             if gets_terminal:
                 self._foreground = process
@@ -294,6 +348,14 @@ class Spawner:
                 and process.started <= known.started
                 and not any(process.started < other <= known.started for other in others)
                 and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}
+
+
+def _send_each(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
 
 
 def cannot_signal(error: OSError) -> str:

@@ -45,9 +45,9 @@ HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where n
 
 
 class Life:
-    """What happened to one service so far. Its controller's thread writes, anybody reads.
+    """What happened to one service so far. Its controller's thread writes it, all threads read it.
 
-    `before_rest` is called before anybody can see a state that is not halfway.
+    `before_rest` is called before a state can be seen that is not halfway.
     """
 
     def __init__(self, name: str, feed: Feed) -> None:
