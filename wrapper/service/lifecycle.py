@@ -16,7 +16,6 @@ from wrapper.log import log
 from wrapper.service.jobs import Job
 from wrapper.service.probe import Health, is_free, report_squatter
 from wrapper.service.process import cannot_start
-from wrapper.service.restart import Next
 from wrapper.service.run import Run, Stopping
 from wrapper.service.state import State
 from wrapper.service.wakeup import ENDING, WakeUp
@@ -193,19 +192,18 @@ class Lifecycle:
         elif was_late and not run.has_ended and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
 
-    def probe_live(self) -> None:
+    def probe_live(self) -> str | None:
+        """Stop a run that hangs, behind held requests; the controller's next start brings it up again."""
         run = self.run
         assert run is not None
-        if (fault := self.health.probe_live(run)) is not None:
-            self._restart_hung(run, fault)
-
-    def _restart_hung(self, run: Run, fault: str) -> None:
-        """Stop it, behind held requests; the table's next start brings it up again."""
+        if (fault := self.health.probe_live(run)) is None:
+            return None
         lines = self._launcher.last_lines()
         self._board.report(self.name, fault, "liveness", **({"output": lines} if lines else {}))
         lane = self.gate.hold(fault)
         if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
-            self._follow(fault, Next.START, self.restarts.schedule(run.ready_seconds))
+            self._follow(fault, self.restarts.schedule(run.ready_seconds))
+        return fault
 
     # Stop
 
@@ -285,7 +283,7 @@ class Lifecycle:
         """One run may drain beside the next. What keeps another from coming, None where nothing does."""
         if (old := self.stopping.old) is None:
             return None
-        self.wake_up.until(lambda: old.has_ended or serving.has_ended)
+        self.wake_up.until(lambda: old.has_ended or old.is_immortal or serving.has_ended)
         if (fault := self.wake_up.interruption(serving)) is None:
             self.stopping.record_old_end()
         return fault
@@ -293,7 +291,7 @@ class Lifecycle:
     def _dismiss(self, new: Run, old: Run) -> None:
         """End a run that never served. While everything ends, or the run that serves has, it does not get its time."""
         self.stopping.retire(new)
-        self.wake_up.until(lambda: new.has_ended or old.has_ended)
+        self.wake_up.until(lambda: new.has_ended or new.is_immortal or old.has_ended)
         if not new.process.ended.wait(UNUSED_STOP_TIMEOUT):
             new.begin_stop(signal.SIGKILL, 0.0)
 
@@ -347,7 +345,7 @@ class Lifecycle:
         self.life.end(run.process, planned=False)
         if self._lost_its_port(run):
             fault = f"{run.fault}: another process has its port, {run.address}; it is started with another port"
-            self._follow(fault, Next.START, self.restarts.schedule(run.ready_seconds))
+            self._follow(fault, self.restarts.schedule(run.ready_seconds))
         else:
             self._fall(run.fault, run.process.exit_status, run.ready_seconds)
 
@@ -360,20 +358,22 @@ class Lifecycle:
         return True
 
     def _fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
-        self._follow(fault, *self.restarts.record_exit(exit_status, ready_seconds))
+        self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds))
 
     def decide(self) -> None:
         """A trial is over that left the service ended."""
-        self._follow(self.life.reason, *self.restarts.decide())
+        exit_status = self.restarts.undecided
+        assert exit_status is not None
+        self._fall(self.life.reason, exit_status, 0.0)
 
-    def _follow(self, fault: str, outcome: Next, pause: float) -> None:
-        """Do what the restart policy says about an exit."""
-        if outcome is Next.START:
-            self.report(fault)
-            self.gate.hold(f"{fault} and is started again")
-            self.life.enter(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
-        else:
+    def _follow(self, fault: str, pause: float | None) -> None:
+        """Go on as the restart policy says: start again after a pause, or not."""
+        if pause is None:
             self.fail(fault)
+            return
+        self.report(fault)
+        self.gate.hold(f"{fault} and is started again")
+        self.life.enter(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
 
     def wreck(self, fault: str) -> None:
         """A fault of the wrapper's in the middle of something: nothing is sure, so end the run; the policy decides."""

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import threading
 
 from wrapper.deadline import Deadline
 
 STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
 JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
-
-
-class Next(enum.Enum):
-    """What follows an exit: another start, the end, or what the configuration change on trial makes of it."""
-
-    START = "start"
-    END = "end"
-    TRIAL = "trial"
 
 
 class RestartPolicy:
@@ -50,10 +41,10 @@ class RestartPolicy:
             self._is_on_trial = False
 
     @property
-    def is_undecided(self) -> bool:
-        """True where a trial is over that left the service ended."""
+    def undecided(self) -> int | None:
+        """The exit status of what a trial that is over has left ended."""
         with self._lock:
-            return self._undecided is not None and not self._is_on_trial
+            return None if self._is_on_trial else self._undecided
 
     @property
     def final_status(self) -> int | None:
@@ -76,42 +67,32 @@ class RestartPolicy:
         with self._lock:
             self._pause = self._first
 
-    def record_exit(self, exit_status: int, ready_seconds: float) -> tuple[Next, float]:
-        """What follows an exit, with the seconds until the next start."""
+    def record_exit(self, exit_status: int, ready_seconds: float) -> float | None:
+        """Seconds until the next start after an exit; None where there is none, or where a trial's end decides that."""
         with self._lock:
+            self._undecided = exit_status if self._is_on_trial else None
             if self._is_on_trial:
-                self._undecided = exit_status
-                return Next.TRIAL, 0.0
-            return self._decide(exit_status, ready_seconds)
+                return None
+            if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):
+                self._final_status = exit_status
+                return None
+            return self._schedule(ready_seconds)
 
     def schedule(self, ready_seconds: float) -> float:
-        """Seconds until the next start where one follows in any case; none where the service has been steady."""
+        """The same where a start follows in any case; at once where the service has been steady."""
         with self._lock:
-            pause = 0.0 if ready_seconds >= STEADY_SECONDS else self._take_pause(ready_seconds)
-            self._next_start = Deadline(pause)
-            return pause
+            if ready_seconds < STEADY_SECONDS:
+                return self._schedule(ready_seconds)
+            self._pause, self._next_start = self._first, Deadline(0.0)
+            return 0.0
 
-    def decide(self) -> tuple[Next, float]:
-        """What follows the exit that waited for the end of a trial."""
-        with self._lock:
-            exit_status, self._undecided = self._undecided, None
-            assert exit_status is not None
-            return self._decide(exit_status, 0.0)
-
-    def _decide(self, exit_status: int, ready_seconds: float) -> tuple[Next, float]:
-        assert self._lock.locked()
-        if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):
-            self._final_status = exit_status
-            return Next.END, 0.0
-        pause = self._take_pause(ready_seconds)
-        self._next_start = Deadline(pause)
-        return Next.START, pause
-
-    def _take_pause(self, ready_seconds: float) -> float:
+    def _schedule(self, ready_seconds: float) -> float:
         assert self._lock.locked()
         if ready_seconds >= STEADY_SECONDS:
             self._pause = self._first
         import random  # start-up: 1 ms, and only what fell needs it
 
         pause, self._pause = self._pause, min(self._pause * 2, self._longest)
-        return min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
+        pause = min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
+        self._next_start = Deadline(pause)
+        return pause

@@ -41,7 +41,9 @@ class Run:
         self._memory_kills = procfs.memory_kills()
         self.lane: Lane | None = None
         self.ready_since: float | None = None
+        self.was_warned = False  # the drain has begun
         self.was_stopped = False  # its end was asked for
+        self.is_immortal = False  # it did not end, and nothing more can be done about it
 
     @property
     def has_ended(self) -> bool:
@@ -64,7 +66,9 @@ class Run:
     def drain(self, gate: Gate, going: str, timeout: float) -> None:
         """Give what is in flight its time before the stop signal. `going`: see `Gate.warn`."""
         if self.lane is not None:
-            gate.warn(self.lane, going)
+            if not self.was_warned:
+                self.was_warned = True
+                gate.warn(self.lane, going)
             gate.await_empty(self.lane, Deadline(timeout))
 
     def begin_stop(self, number: int, timeout: float) -> str | None:
@@ -159,6 +163,8 @@ class Stopping:
             deadline = Deadline(self._timeout)
             if (fault := run.stop(self._number, self._timeout)) is not None:
                 self._report(fault)
+                run.is_immortal = True
+                self._wake_up.set()
             run.cut(self._gate, deadline)
 
         in_thread(retire, f"retire-{run.process.pid}")
@@ -188,8 +194,9 @@ class Stopping:
     def hear_signal(self, number: int, run: Run | None, *, is_second: bool) -> None:
         """The wrapper is to end: what is being stopped has no more time than then, and a second signal is passed on."""
         for each in (run, self.old):
-            if each is not None and each.process.is_stopping:
+            was_stopping = each is not None and each.process.is_stopping
+            if each is not None and (is_second or was_stopping):
                 each.begin_stop(number, self._given_or(LAST_STOP_TIMEOUT))
-            if each is not None and is_second:
+            if each is not None and is_second and was_stopping:
                 with contextlib.suppress(PermissionError):
                     each.process.signal(number)
