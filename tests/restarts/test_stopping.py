@@ -176,11 +176,17 @@ def test_a_helpers_daemon_is_not_the_services(tmp_path):
 
 # root without CAP_KILL, as under `cap_drop: ALL`, and a service that has dropped root
 UNPRIVILEGED = ("setpriv", "--bounding-set=-kill", "--inh-caps=-kill")
-OTHER_USER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+AS_OTHER_USER = """
+import encodings.idna, http.server, os, signal, sys, threading  # before it, what may stand where only root can read
+code = open(sys.argv.pop(1)).read()
+os.setuid(65534)
+exec(code)
+"""
 
 
 def test_a_service_that_cannot_be_signalled_goes_on_and_the_action_fails_at_once():
-    with Wrapper(command=[*OTHER_USER, *service("plain")], under=UNPRIVILEGED) as wrapper:
+    python, _, plain, port = service("plain")
+    with Wrapper(command=[python, "-c", AS_OTHER_USER, plain, port], under=UNPRIVILEGED) as wrapper:
         pid = wrapper.status()["pid"]
         for verb in ("restart", "stop"):
             status, document = wrapper.command("POST", f"/sidecar/api/{verb}?wait=1")
