@@ -91,7 +91,7 @@ class Entrypoint:
             self._signals.await_blocked()
             self._serve(listener)
             return self._await_end()
-        except Exception as error:  # no descriptor, no thread: a service that nobody can reach or stop helps nobody
+        except Exception as error:  # no descriptor, no thread: a service that cannot be reached or stopped is of no use
             raise CannotStart(f"cannot serve: {error}", LISTENER_FAILED) from error
         finally:
             self._close()

@@ -183,5 +183,5 @@ def generation(service: Service) -> int:
 
 
 def is_stopped(service: Service) -> bool:
-    """True where somebody stopped the service: it reads its files when it is started again."""
+    """True where the service was stopped on request: it reads its files when it is started again."""
     return service.life.state is State.STOPPED

@@ -27,7 +27,7 @@ class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
-    `is_background`: stdin and the terminal are for somebody else.
+    `is_background`: the run gets neither stdin nor the terminal.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],

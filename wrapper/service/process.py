@@ -36,7 +36,7 @@ SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.1  # seconds between two looks at what is
 KILL_TIMEOUT = 5.0  # seconds for what was killed to be seen to end; a process in the kernel may take longer
 REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
 HELPER_VARIABLE = "WRAPPER_HELPER"  # in the environment of a helper and of all it starts
-UNKNOWN = 255  # exit status of a run whose own was taken by somebody else: it may have failed
+UNKNOWN = 255  # exit status of a run whose own was collected by other code: it may have failed
 
 
 class Ending:
@@ -266,7 +266,7 @@ class Spawner:
                 self._foreground = process
         try:
             process.watch()
-        except RuntimeError:  # no thread to be had: nobody would ever hear of its end
+        except RuntimeError:  # no thread to be had, and so its end would never be seen
             process.signal(signal.SIGKILL)
             popen.wait()
             self._forget(process)
@@ -278,7 +278,7 @@ class Spawner:
             self._running.pop(process.pid, None)
             if self._foreground is process:
                 self._foreground = None
-                _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach somebody
+                _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach a process that heeds it
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str],
                streams: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -327,12 +327,12 @@ class Spawner:
                 _try_to_give_terminal(process.pid)
 
     def take_terminal_back(self) -> None:
-        """Be the foreground again, so that whoever called us from a shell finds it as it was."""
+        """Be the foreground again, so that the shell that started us finds the terminal as it was."""
         if self._terminal:
             _try_to_give_terminal(os.getpgrp())
 
     def reap_orphans(self) -> float | None:
-        """Collect every zombie that is nobody's; seconds until that is to be done again, None: at the next CHLD."""
+        """Collect the zombies that no code waits for; seconds until that is due again, None: at the next CHLD."""
         with self._lock:
             return self._reaper.look(self._running)
 
@@ -409,7 +409,7 @@ def _holds_terminal() -> bool:
 
 
 def _try_to_give_terminal(group: int) -> None:
-    """Make `group` the terminal's foreground; one that was hung up is nobody's.
+    """Make `group` the terminal's foreground; one that was hung up has none.
 
     A background process that does so gets TTOU unless it is blocked (tcsetpgrp(3)).
     """

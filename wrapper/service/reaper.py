@@ -1,4 +1,4 @@
-"""Which zombies are nobody's, and when they are collected.
+"""Which zombies no code waits for, and when they are collected.
 
 An orphan comes to the main thread of PID 1 or a subreaper (kernel/exit.c, find_new_reaper), and so does what a thread
 of ours that ended had started; what a living thread has started stays with that. So only the main thread's processes
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# Seconds a zombie is left to whoever may have started it. What the service leaves behind is never in our own group.
+# Seconds a zombie is left to the code that may have started it. What a service leaves behind is never in our group.
 FOREIGN_GRACE, OWN_GRACE = 0.25, 60.0
 
 
@@ -29,9 +29,9 @@ class Reaper:
         self._next_look = 0.0
 
     def look(self, awaited: Collection[int]) -> float | None:
-        """Collect what is nobody's; seconds until the next look is due, None where only an ended process makes it so.
+        """Collect what no code waits for; seconds until the next look is due, None where only an ended process makes it so.
 
-        `awaited`: pids that somebody waits for.
+        `awaited`: pids that have code that waits for them.
         """
         now = time.monotonic()
         if now < self._next_look <= now + FOREIGN_GRACE:

@@ -102,7 +102,7 @@ class Life:
             self._generation += 1
 
     def end(self, process: Process, planned: bool) -> None:
-        """A run ended; `planned` says whether somebody asked for it."""
+        """A run ended; `planned` says whether that was asked for."""
         number = process.exit_signal
         last_exit = {"status": process.exit_status, "signal": None if number is None else signal_name(number),
                      "planned": planned, "at": timestamp()}
