@@ -311,6 +311,20 @@ def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkey
     assert life.board.list() == []
 
 
+def test_a_service_that_hangs_leaves_a_problem_with_its_last_output(moody):
+    life = moody("--capture-output", "--live-path", "/live", "--live-interval", "10ms", "--backoff", "60s..60s")
+    life.mood.write_text("503")
+    life.wait_state("backoff")
+    problem = next(each for each in life.board.list() if each["id"] == "service/liveness")
+    assert problem["message"] == "the service hangs: /live answers 503"
+    assert "listens at 127.0.0.1" in problem["details"]["output"]
+    assert "hangs" in life.service.readiness()
+    assert not life.service.gate.is_open
+    life.mood.unlink()
+    assert life.ask("restart") is None
+    assert life.board.list() == []
+
+
 def test_a_stop_takes_the_problems_of_readiness_with_it(moody):
     life = moody()
     life.mood.write_text("shut")

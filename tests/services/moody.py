@@ -33,6 +33,7 @@ while True:
     if mood() == "shut":
         threading.Event().wait(0.01)
         continue
+    sys.stderr.write(f"listens at {HOST}\n")
     with socket.create_server((HOST, PORT), family=socket.AF_INET6 if ":" in HOST else socket.AF_INET) as listener:
         listener.settimeout(0.02)
         while mood() not in ("shut", "die"):

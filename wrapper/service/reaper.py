@@ -29,7 +29,7 @@ class Reaper:
         self._next_look = 0.0
 
     def look(self, awaited: Collection[int]) -> float | None:
-        """Collect what no code waits for; seconds until the next look is due, None where only an ended process makes it so.
+        """Collect what no code waits for; seconds until the next look is due, None where an ended process makes it so.
 
         `awaited`: pids that have code that waits for them.
         """
