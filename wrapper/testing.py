@@ -132,10 +132,6 @@ class FakeProcess(Ending):
     def await_stop(self) -> bool:
         return self.ended.wait(PATIENCE)
 
-    def stop(self, number: int, timeout: float) -> bool:
-        self.begin_stop(number, timeout)
-        return self.await_stop()
-
     def end(self, returncode: int) -> None:
         with self._lock:
             if self.returncode is not None:

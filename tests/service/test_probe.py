@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,30 @@ def test_unix_sockets_are_probed_too(answering, tmp_path):
     assert Probe("/", ANY).fault(unix(place)) is None
 
 
-def test_a_port_that_answers_is_taken(answering):
-    assert probe.is_taken(tcp(*answering(None)))
-    assert not probe.is_taken(tcp("127.0.0.1", sockets.free_port()))
+def test_what_something_listens_at_is_not_free(answering, tmp_path):
+    assert not probe.is_free(tcp(*answering(None)))
+    assert not probe.is_free(tcp(*answering(None)), closed=True)
+    assert probe.is_free(tcp("127.0.0.1", sockets.free_port()))
+    assert probe.is_free(unix(str(tmp_path / "s")))
+    answering(None, socket.AF_UNIX, str(tmp_path / "s"))
+    assert not probe.is_free(unix(str(tmp_path / "s")))
+
+
+def test_a_port_in_time_wait_is_free_for_those_who_say_so():
+    """socket(7), SO_REUSEADDR."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = listener.getsockname()
+        with socket.create_connection(place) as client:
+            listener.accept()[0].close()  # the side that closes first waits
+            client.recv(1)
+    assert not probe.is_free(tcp(*place))
+    assert probe.is_free(tcp(*place), closed=True)
+
+
+@pytest.mark.parametrize("listens", ["127.0.0.1", "::1"])
+def test_the_address_of_a_run_is_the_one_that_answers(answering, listens):
+    port = answering(None, socket.AF_INET6 if ":" in listens else socket.AF_INET, (listens, 0))[1]
+    run = SimpleNamespace(address=tcp("127.0.0.1", port), other_addresses=(tcp("::1", port),))
+    assert Probe(None, ANY).fault_of(run) is None
+    assert run.address == tcp(listens, port)
+    assert run.other_addresses == ()

@@ -236,7 +236,8 @@ class Lifecycle:
         run, self.run = self.run, None
         if run is not None:
             with contextlib.suppress(PermissionError):
-                run.process.stop(signal.SIGKILL, 0.0)
+                run.process.begin_stop(signal.SIGKILL, 0.0)
+                run.process.await_stop()
             if run.has_ended:
                 self.life.end(run.process, planned=False)
 

@@ -200,29 +200,21 @@ def _read_to(mark: bytes, head: bytes, connection: socket.socket, deadline: Dead
 
 def report_squatter(address: Address, board: Board, source: str) -> None:
     """A leftover that kept the port would be taken for the new run, and answer as the old version."""
-    if is_taken(address):
-        board.report(source, f"something else answers at {address} already", "address")
-    else:
+    if is_free(address, closed=True):
         board.resolve(source, "address")
-
-
-def is_taken(address: Address) -> bool:
-    """True where something accepts connections at `address` already."""
-    try:
-        sockets.connect(address, PROBE_TIMEOUT).close()
-    except OSError:
-        return False
-    return True
+    else:
+        board.report(source, f"something else has {address} already", "address")
 
 
 def is_free(address: Address, *, closed: bool = False) -> bool:
-    """True where a service can bind its port. `closed`: connections that were closed a moment ago (TIME_WAIT) do not
-    count, as for a service with SO_REUSEADDR.
+    """True where a service can listen there. `closed`: connections to a port that were closed a moment ago (TIME_WAIT)
+    do not count, as for a service with SO_REUSEADDR.
     """
-    if address.is_unix:
-        return True
-    host = LOOPBACK if address.host in ("", "localhost") else address.host
     try:
+        if address.is_unix:
+            sockets.connect(address, PROBE_TIMEOUT).close()
+            return False
+        host = LOOPBACK if address.host in ("", "localhost") else address.host
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
             attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(closed))
             attempt.bind((host, address.port))
