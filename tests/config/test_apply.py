@@ -335,7 +335,7 @@ def test_the_last_words_are_awaited_where_reading_them_takes_long(stage, monkeyp
 
 
 def test_a_probe_of_the_authors_has_the_last_word(stage):
-    problem = only(stage.apply("new", ready_timeout=0.3, probe=lambda service: "the rule is not there"))
+    problem = only(stage.apply("new", ready_timeout=2, probe=lambda service: "the rule is not there"))
     assert "the probe failed: the rule is not there" in problem.message
     assert stage.says()[2] == "old"
     answers = iter([False, "not yet", True])

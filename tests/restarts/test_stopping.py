@@ -73,7 +73,7 @@ def test_in_an_overlap_the_old_run_keeps_what_it_has(tmp_path):
 
 
 def test_the_end_leaves_an_old_run_no_more_time_than_the_service(tmp_path):
-    with Wrapper("--restart-mode", "overlap", "--drain-timeout", "100ms", "--stop-timeout", "200ms",
+    with Wrapper("--restart-mode", "overlap", "--drain-timeout", "100ms", "--stop-timeout", "3s",
                  command=service("graceful", str(tmp_path / "never"))) as wrapper, Raw(wrapper.port, get("/slow")):
         wrapper.wait_line("begun")
         before = wrapper.status()["pid"]
