@@ -170,6 +170,32 @@ def test_a_second_signal_ends_the_drain_and_is_passed_on():
         assert wrapper.stderr.count("signal 15\n") >= 1
 
 
+def test_shutdown_delay_serves_on_while_it_is_not_ready_any_more():
+    """A load balancer takes an address out of its tables a moment after the TERM."""
+    with Wrapper("--shutdown-delay", "2s", command=service("plain", "3")) as wrapper:
+        wrapper.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
+        assert wrapper.get("/")  # on a new connection
+        assert wrapper.status()["state"] == "running"
+        assert wrapper.end() == 3
+        assert "signal 15\n" in wrapper.stderr
+
+
+def test_a_second_signal_ends_the_shutdown_delay():
+    with Wrapper("--shutdown-delay", "600s", command=service("plain", "3")) as wrapper:
+        wrapper.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
+        assert wrapper.end(signal.SIGTERM) == 3
+
+
+def test_a_crash_in_the_shutdown_delay_ends_it():
+    with Wrapper("--shutdown-delay", "600s", command=service("plain")) as wrapper:
+        wrapper.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
+        os.kill(wrapper.status()["pid"], signal.SIGKILL)
+        assert wrapper.end() == 137
+
+
 def is_refused(port):
     try:
         socket.create_connection(("127.0.0.1", port)).close()
@@ -400,7 +426,8 @@ def test_an_ignored_chld_loses_no_status():
 
 @pytest.mark.parametrize(("words", "status"), [((), 3), (("9",), 9)])
 def test_a_grandchild_with_the_pipes_and_the_port_does_not_hide_the_exit(words, status):
-    with Wrapper("--capture-output", command=service("holder", *words), wait=False, preexec_fn=as_subreaper) as wrapper:
+    with Wrapper("--capture-output", "--stop-timeout", "1s", command=service("holder", *words), wait=False,
+                 preexec_fn=as_subreaper) as wrapper:
         if words:
             assert wrapper.end(timeout=5) == status
         else:

@@ -27,7 +27,7 @@ def faults(*argv, **environment):
 
 
 def test_flag_beats_variable_beats_default():
-    assert read(*COMMAND).stop_timeout == 6.0
+    assert read(*COMMAND).stop_timeout is None
     assert read(*COMMAND, WRAPPER_STOP_TIMEOUT="2m").stop_timeout == 120.0
     chosen = read("--stop-timeout", "500ms", *COMMAND, WRAPPER_STOP_TIMEOUT="2m")
     assert chosen.stop_timeout == 0.5

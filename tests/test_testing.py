@@ -9,7 +9,7 @@ import pytest
 
 from tests.running import wait_until
 from wrapper import Response, Sidecar, testing
-from wrapper.service.agenda import Agenda
+from wrapper.service.jobs import JobQueue
 from wrapper.testing import FakeService, running
 
 
@@ -158,14 +158,14 @@ def test_settings_are_those_of_the_command_line():
 
 
 def test_a_test_may_begin_with_a_stop(monkeypatch):
-    """The service is ready a moment before its first start is off the agenda."""
-    finish = Agenda.finish
+    """The service is ready a moment before its first start is off the queue."""
+    finish = JobQueue.finish
 
     def finish_late(*arguments):
         threading.Event().wait(0.1)
         finish(*arguments)
 
-    monkeypatch.setattr(Agenda, "finish", finish_late)
+    monkeypatch.setattr(JobQueue, "finish", finish_late)
     with running() as wrapper:
         wrapper.service.stop()
         assert wrapper.service.state == "stopped"

@@ -15,11 +15,12 @@ from wrapper import sockets
 from wrapper.config import journal
 from wrapper.control import candidates
 from wrapper.deadline import Deadline
-from wrapper.errors import Busy, CannotStart
+from wrapper.errors import CannotStart, Refusal
 from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
+from wrapper.service.run import LAST_STOP_TIMEOUT
 from wrapper.service.service import MAIN, Helper, Service, Surroundings
 from wrapper.values import signal_name
 
@@ -57,7 +58,8 @@ class Entrypoint:
         self._settings = settings
         self._signals = signals
         self._inbox = signals.inbox
-        self._spawner = Spawner(signals.mask, signals.ignored, sockets.raise_limit())
+        self._spawner = Spawner(signals.mask, signals.ignored, sockets.raise_limit(), adopts=True)
+        self._ending = ENDING | {settings.stop_signal}
         self._feed = Feed()
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,
@@ -71,6 +73,8 @@ class Entrypoint:
         self._control: Server | None = None
         self._subscription: Subscription | None = None
         self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
+        self._asked: int | None = None  # the signal that --shutdown-delay was begun by
+        self._delay = Deadline(None)
         self._end: Deadline | None = None  # for all that runs, once it is told to end
         self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
         self._exit_status: int | None = None
@@ -87,7 +91,7 @@ class Entrypoint:
             self._signals.await_blocked()
             self._serve(listener)
             return self._await_end()
-        except Exception as error:  # no descriptor, no thread: a service that nobody can reach or stop helps nobody
+        except Exception as error:  # no descriptor, no thread: a service that cannot be reached or stopped is of no use
             raise CannotStart(f"cannot serve: {error}", LISTENER_FAILED) from error
         finally:
             self._close()
@@ -124,7 +128,7 @@ class Entrypoint:
         """
         early = []
         while (message := self._inbox.get(None)) is not None and message[0] != "configured":
-            if message[0] == "signal" and message[1] in ENDING:
+            if message[0] == "signal" and message[1] in self._ending:
                 name = signal_name(message[1])
                 raise CannotStart(f"signal {name} came before the service was started", 128 + message[1])
             early.append(message)
@@ -174,7 +178,9 @@ class Entrypoint:
 
     def _await_end(self) -> int:
         while self._exit_status is None:
-            self._hear(Deadline(None))
+            self._hear(self._delay)
+            if self._delay.has_passed():
+                self._end_delay()
         return self._exit_status
 
     def _hear(self, deadline: Deadline) -> None:
@@ -194,13 +200,28 @@ class Entrypoint:
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
             self._reap()
-        elif number in ENDING:
-            self._shut_down(number)
+        elif number in self._ending:
+            self._hear_end(number)
         else:
             self._pass_on(number)
 
     def _reap(self) -> None:
         self._next_reaping = Deadline(self._spawner.reap_orphans())
+
+    def _hear_end(self, number: int) -> None:
+        """The first signal begins --shutdown-delay: not ready any more, all is served on. A second one ends that."""
+        if self._settings.shutdown_delay and self._asked is None and self._end is None:
+            self._asked, self._delay = number, Deadline(self._settings.shutdown_delay)
+            self._service.is_leaving = True
+            log.info(f"signal {signal_name(number)}: not ready any more, still serving")
+            return
+        self._end_delay()
+        self._shut_down(number)
+
+    def _end_delay(self) -> None:
+        if self._delay.remaining() is not None and self._asked is not None:
+            self._delay = Deadline(None)
+            self._shut_down(self._asked)
 
     def _shut_down(self, number: int) -> None:
         """The signal goes out before anything that may fail or take a while."""
@@ -217,9 +238,13 @@ class Entrypoint:
     def _tell_services(self, number: int) -> None:
         """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
         if self._end is None:
-            self._end = Deadline(self._settings.drain_timeout + self._settings.stop_timeout + SPARE)
+            self._end = Deadline(self._settings.drain_timeout + self._stop_timeout() + SPARE)
         for service in self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
+
+    def _stop_timeout(self) -> float:
+        given = self._settings.stop_timeout
+        return LAST_STOP_TIMEOUT if given is None else given
 
     def _services(self) -> list[Service]:
         return list(self._site.services) if self._site is not None else [self._service, *self._helpers]
@@ -235,8 +260,8 @@ class Entrypoint:
     def _pass_on(self, number: int) -> None:
         try:
             self._service.controller.signal(number)
-        except Busy as error:
-            log.info(str(error))
+        except Refusal as error:
+            log.warning(str(error))
 
     def _close(self) -> None:
         """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
@@ -266,7 +291,7 @@ class Entrypoint:
                 break
             self._hear(self._end)
         for service in left:
-            with contextlib.suppress(Busy):
+            with contextlib.suppress(Refusal):
                 service.controller.signal(signal.SIGKILL)
 
     def _await_answers(self) -> None:

@@ -240,22 +240,40 @@ class Gate:
             traveller.proceed()
         return before
 
-    def drain(self, lane: Lane, deadline: Deadline, going: str) -> bool:
-        """Wait until the lane is empty; True if all left by themselves, False if some had to be cut.
+    def warn(self, lane: Lane, going: str) -> None:
+        """Begin to drain a lane, which must not be the open one any more: tell its exchanges, drop what is kept idle.
 
-        `going` is "restart" or "shutdown". The lane must not be the open one any more.
+        `going` is "restart" or "shutdown".
         """
         with self._lock:
             assert lane is not self._lane
             self._draining.add(lane)
             inside = list(lane.inside)
+        lane.upstream.close()
         for traveller in inside:
             traveller.warn(going)
-        if not (in_time := self._await_empty(lane, deadline)):
-            self._cut(lane)
-        lane.upstream.close()
+
+    def await_empty(self, lane: Lane, deadline: Deadline) -> bool:
+        """Wait until all exchanges have left the lane; False where some are left at the deadline or after `hurry`."""
+        with self._changed:
+            self._changed.wait_for(lambda: not lane.inside or self._hurried, deadline.remaining())
+            return not lane.inside
+
+    def cut(self, lane: Lane) -> None:
+        """End a drain: break what is left on the lane."""
         with self._lock:
+            inside = list(lane.inside)
+        for traveller in inside:
+            traveller.cut()
+        with self._changed:
+            self._changed.wait_for(lambda: not lane.inside, CUT_TIMEOUT)
             self._draining.discard(lane)
+
+    def drain(self, lane: Lane, deadline: Deadline, going: str) -> bool:
+        """All three; True if all left by themselves, False if some had to be cut."""
+        self.warn(lane, going)
+        in_time = self.await_empty(lane, deadline)
+        self.cut(lane)
         return in_time
 
     def hurry(self) -> None:
@@ -263,18 +281,6 @@ class Gate:
         with self._lock:
             self._hurried = True
             self._changed.notify_all()
-
-    def _await_empty(self, lane: Lane, deadline: Deadline) -> bool:
-        with self._changed:
-            self._changed.wait_for(lambda: not lane.inside or self._hurried, deadline.remaining())
-            return not lane.inside
-
-    def _cut(self, lane: Lane) -> None:
-        with self._lock:
-            inside = list(lane.inside)
-        for traveller in inside:
-            traveller.cut()
-        self._await_empty(lane, Deadline(CUT_TIMEOUT))
 
     # The release of those that were held: a task on the loop of the first of them
 

@@ -96,6 +96,13 @@ class Settings:
     ready_timeout: float = option(
         values.positive_duration, "60s", "D", "how long the service may take to become ready")
 
+    live_path: str | None = option(
+        values.url_path, None, "PATH",
+        "an HTTP path that is asked while the service runs; a service that does not answer it with `--ready-status` is "
+        "restarted, behind held requests; default none")
+    live_interval: float = option(values.positive_duration, "10s", "D", "between two such looks")
+    live_failures: int = option(values.positive_count, "3", "N", "how many of them must fail in a row")
+
     hold: float = option(
         values.duration, "30s", "D",
         "how long a request may wait while the service starts or restarts; `0` answers 503 at once")
@@ -115,9 +122,19 @@ class Settings:
         "an HTML page for relayed requests that get 502, 503 or 504 from us and accept HTML; `{status}`, `{reason}` and"
         " `{retry_after}` are filled in")
     drain_timeout: float = option(
-        values.duration, "3s", "D", "how long requests in flight may go on before a planned stop")
-    stop_timeout: float = option(values.duration, "6s", "D", "from the stop signal to SIGKILL")
-    stop_signal: int = option(values.signal_number, "TERM", "NAME", "what a planned stop or restart sends")
+        values.duration, "3s", "D", "how long requests in flight may go on before a planned stop sends its signal; "
+        "after it they go on for as long as the service answers them")
+    overlap_drain_timeout: float = option(
+        values.duration, "60s", "D", "how long the old run may go on answering what it has after an overlapped restart")
+    stop_timeout: float | None = option(
+        values.duration, None, "D", "from the stop signal to SIGKILL; "
+        "default 6s at the end of the container, 30s in a planned stop or restart; given, it is both")
+    shutdown_delay: float = option(
+        values.duration, "0s", "D", "at TERM, INT or QUIT `readyz` says 503 at once, and all is still served for that "
+        "long before the drain begins: load balancers need a moment")
+    stop_signal: int = option(
+        values.signal_number, "TERM", "NAME",
+        "what a planned stop or restart sends; given, the end of the container too, and from outside it asks for that")
 
     restart: str = option(
         values.one_of("never", "on-failure", "always"), "never", "POLICY",

@@ -98,9 +98,9 @@ class FakeProcess(Ending):
 
     def __init__(self, service: FakeService, port: int, on_end: Callable[[Any], None]) -> None:
         self.pid = next(self._pids)
-        self.started = time.monotonic()
         self.ended = threading.Event()
         self.returncode: int | None = None
+        self.is_stopping = False
         self._service = service
         self._on_end = on_end
         # Guards the return code, so that a run ends once.
@@ -119,9 +119,18 @@ class FakeProcess(Ending):
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
                 self.end(-number)
 
-    def stop(self, number: int, timeout: float) -> bool:
+    def refusal(self) -> str | None:
+        return None
+
+    def listening(self) -> list[address.Address]:
+        return []
+
+    def begin_stop(self, number: int, timeout: float) -> None:
+        self.is_stopping = True
         self.signal(number)
-        return self.ended.wait(timeout)
+
+    def await_stop(self) -> bool:
+        return self.ended.wait(PATIENCE)
 
     def end(self, returncode: int) -> None:
         with self._lock:

@@ -265,7 +265,7 @@ def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, m
     thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
     thread.start()
     # The reload itself refuses a stop; what comes behind it is meant.
-    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._agenda.is_empty)
+    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._jobs.is_empty)
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(10)
     assert tickets == [[]]
@@ -278,14 +278,14 @@ def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, mo
     """In a restart that overlaps it has read the old ones, and takes over later."""
     stage = Stage(tmp_path, "--restart-mode", "overlap").start()
     controller, free = stage.service.controller, threading.Event()
-    probe = controller._course.probe
+    probe = controller._lifecycle.health.ready
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: fault(address) if free.is_set() else "busy")
     controller.ask("restart", "an operator")
     wait_until(lambda: stage.service.output.lines(9) == ["reads old"] * 2)
     problems = []
     change = threading.Thread(target=lambda: problems.append(stage.apply("new", action=action)))
     change.start()
-    wait_until(lambda: len(controller._agenda._tickets) == 2)
+    wait_until(lambda: len(controller._jobs._jobs) == 2)
     free.set()
     change.join(20)
     assert problems == [[]]
@@ -335,7 +335,7 @@ def test_the_last_words_are_awaited_where_reading_them_takes_long(stage, monkeyp
 
 
 def test_a_probe_of_the_authors_has_the_last_word(stage):
-    problem = only(stage.apply("new", ready_timeout=0.3, probe=lambda service: "the rule is not there"))
+    problem = only(stage.apply("new", ready_timeout=2, probe=lambda service: "the rule is not there"))
     assert "the probe failed: the rule is not there" in problem.message
     assert stage.says()[2] == "old"
     answers = iter([False, "not yet", True])
@@ -403,7 +403,7 @@ def test_where_even_the_old_files_do_not_start_the_policy_decides(stage):
 
     def harm(service):
         stage.service.around.environment["PATH"] = ""
-        stage.service.controller._course._launcher._command = ("/bin/false",)
+        stage.service.controller._lifecycle._launcher._command = ("/bin/false",)
         service.controller.signal(9)
         return "no"
 
@@ -429,7 +429,7 @@ def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
 
 def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monkeypatch):
     """A moment behind a reload in which it is not ready is no reason to restart it."""
-    late, probe, call = [], stage.service.controller._course.probe, actions.call
+    late, probe, call = [], stage.service.controller._lifecycle.health.ready, actions.call
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: late.pop() if late else fault(address))
     monkeypatch.setattr(actions, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
     only(stage.apply("broken", action="POST /-/reload"))

@@ -1,11 +1,9 @@
-"""controller.py: the service's life, with real processes and a gate that relays to nobody."""
+"""controller.py: who may ask for what, and what is next."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,105 +11,10 @@ import threading
 import pytest
 
 from tests.running import service, wait_until
-from wrapper import settings, sockets
+from tests.service.life import Life
+from wrapper import sockets
 from wrapper.errors import Busy, CannotStart
-from wrapper.events import Feed
-from wrapper.problems import Board
-from wrapper.service import probe
-from wrapper.service.process import Spawner
-from wrapper.service.service import Service, Surroundings
-from wrapper.service.state import TURNS, State
-
-
-class NoUpstream:
-    def __init__(self, address):
-        self.address = address
-
-    def close(self):
-        pass
-
-
-class Life:
-    """A service without a proxy, and everything that happened to it."""
-
-    def __init__(self, *options, command):
-        self.feed = Feed()
-        self.board = Board(self.feed)
-        chosen = settings.read([*options, "--", *command], {})
-        around = Surroundings(chosen, os.environ, Spawner(), self.feed, self.board, NoUpstream)
-        self.overs = []
-        self.service = Service("service", chosen.command, chosen.upstream, around,
-                               lambda status, planned: self.overs.append((status, planned)))
-        self.controller = self.service.controller
-
-    def states(self):
-        return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
-
-    def wait_state(self, state):
-        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
-
-    def ask(self, kind, **options):
-        ticket = self.controller.ask(kind, "test", **options)
-        ticket.wait(20)
-        return ticket.error
-
-    def pid(self):
-        return self.service.status()["pid"]
-
-
-@pytest.fixture
-def live():
-    lives = []
-
-    def start(*options, command=None):
-        life = Life(*options, command=command or service("plain"))
-        lives.append(life)
-        life.controller.launch()
-        return life
-
-    yield start
-    for life in lives:
-        life.controller.shut_down(signal.SIGKILL)
-        assert life.controller.over.wait(20)
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith(("process-", "controller-"))])
-
-
-def test_every_turn_leads_to_a_state_of_the_table():
-    assert set(TURNS) == set(State)
-    assert all(turns <= set(State) for turns in TURNS.values())
-
-
-def test_start_to_running(live):
-    life = live()
-    life.wait_state("running")
-    status = life.service.status()
-    assert status["ready"] is True
-    assert status["generation"] == 1
-    assert status["last_exit"] is None
-    assert life.service.readiness() is None
-
-
-def test_stop_and_start_again(live):
-    life = live(command=service("plain", "5"))
-    life.wait_state("running")
-    assert life.ask("stop") is None
-    assert life.states() == ["starting", "running", "draining", "stopping", "stopped"]
-    assert life.service.status()["last_exit"]["planned"] is True
-    assert life.service.status()["last_exit"]["status"] == 5
-    assert life.overs == []
-    assert "stopped" in life.service.readiness()
-    assert life.ask("start") is None
-    assert life.service.life.state is State.RUNNING
-
-
-def test_restart_brings_a_new_run(live):
-    life = live()
-    life.wait_state("running")
-    before = life.pid()
-    assert life.ask("restart") is None
-    status = life.service.status()
-    assert status["pid"] not in (before, None)
-    assert (status["generation"], status["restarts"]) == (2, 1)
+from wrapper.service.state import State
 
 
 def test_restarts_that_are_asked_for_together_become_one_more(live):
@@ -140,7 +43,7 @@ def test_who_sees_what_came_of_an_action_may_ask_for_the_next(live):
     life.feed.listen(ask_in_turn)
     assert life.ask("restart") is None
     wait_until(lambda: len(asked) == 3)
-    assert [ticket.wait(20) for ticket in asked] == [True, True, True]
+    assert [job.wait(20) for job in asked] == [True, True, True]
     assert life.states()[-1] == "stopped"
 
 
@@ -167,12 +70,12 @@ def test_who_sees_that_it_runs_or_is_stopped_sees_no_old_problem(live, tmp_path)
 def test_actions_that_contradict_are_busy(live):
     life = live("--stop-timeout", "1s", command=service("deaf"))
     life.wait_state("running")
-    ticket = life.controller.ask("stop", "test")
+    job = life.controller.ask("stop", "test")
     for kind in ("start", "restart", "reload"):
         with pytest.raises(Busy, match="stop is under way"):
             life.controller.ask(kind, "test")
-    assert life.controller.ask("stop", "again") is ticket
-    assert ticket.wait(10)
+    assert life.controller.ask("stop", "again") is job
+    assert job.wait(10)
 
 
 def test_a_stop_contradicts_the_first_start(live):
@@ -184,11 +87,11 @@ def test_a_stop_contradicts_the_first_start(live):
 def test_status_never_waits_for_an_action(live):
     life = live("--stop-timeout", "2s", command=service("deaf"))
     life.wait_state("running")
-    ticket = life.controller.ask("stop", "test")
+    job = life.controller.ask("stop", "test")
     life.wait_state("stopping")
     for _ in range(1000):
         life.service.status()
-    assert not ticket.is_done
+    assert not job.is_done
 
 
 def test_an_exit_nobody_asked_for_is_over_with_its_status(live):
@@ -214,25 +117,6 @@ def test_a_crash_with_the_status_of_a_stop_is_still_a_crash(live):
     assert life.overs == [(0, False)]
 
 
-def test_the_wait_for_readiness_ends_with_the_process(live):
-    life = live("--ready-timeout", "60s", command=[sys.executable, "-c", "raise SystemExit(3)", "{port}"])
-    assert life.controller.over.wait(10)
-
-
-def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
-    life = live("--ready-timeout", "300ms", command=service("slow", "1.5"))
-    life.wait_state("failed")
-    assert "not ready within 0.3 s" in life.board.list()[0]["message"]
-    life.wait_state("running")
-    assert life.board.list() == []
-
-
-def test_a_start_of_a_service_that_is_late_says_so(live):
-    life = live("--ready-timeout", "100ms", command=service("slow", "60"))
-    life.wait_state("failed")
-    assert "not ready within 0.1 s" in life.ask("start")
-
-
 def test_a_reload_of_a_stopped_service_is_refused(live):
     """systemctl(1): a unit that is not active cannot be reloaded."""
     life = live()
@@ -241,12 +125,6 @@ def test_a_reload_of_a_stopped_service_is_refused(live):
     with pytest.raises(Busy, match="is stopped"):
         life.controller.ask("reload", "test")
     assert life.service.life.state is State.STOPPED
-
-
-def test_a_reload_that_the_service_dies_of_is_no_success(live):
-    life = live("--reload-signal", "HUP", command=[sys.executable, "-c", SILENT, "{port}"])
-    life.wait_state("running")
-    assert "it ended with status 129" in life.ask("reload")
 
 
 @pytest.mark.parametrize(("mode", "status", "again"), [
@@ -285,81 +163,13 @@ def test_stop_in_backoff_stays_stopped(live):
     assert life.overs == []
 
 
-def test_shut_down_passes_its_own_signal_on(live):
-    life = live()
-    life.wait_state("running")
-    life.controller.shut_down(signal.SIGINT)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True)]
-
-
-def test_shut_down_while_starting_does_not_wait_for_readiness(live):
-    life = live(command=[sys.executable, "-c", "import time; time.sleep(60)", "{port}"])
-    life.wait_state("starting")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-
-
-SILENT = """
-import socket, sys, threading
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-kept = []
-while True:
-    kept.append(listener.accept())
-"""  # takes every connection and never says a word
-
-
-def test_shut_down_while_a_silent_service_is_probed_does_not_wait_for_the_probe(live, monkeypatch):
-    monkeypatch.setattr(probe, "PROBE_TIMEOUT", 60.0)
-    life = live("--ready-path", "/ready", command=[sys.executable, "-c", SILENT, "{port}"])
-    wait_until(lambda: is_listening(life.controller.address))
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-
-
-def is_listening(address):
-    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port)):
-        return True
-    return False
-
-
-def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
-    life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
-    life.wait_state("running")
-    ticket = life.controller.ask("reload", "test")
-    wait_until(lambda: life.controller._agenda._is_under_way)
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
-    assert ticket.is_done
-
-
-def test_shut_down_of_a_deaf_service_kills_it(live):
-    life = live("--stop-timeout", "300ms", command=service("deaf"))
-    life.wait_state("running")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(137, True)]
-
-
-def test_shut_down_during_a_restart_does_not_start_again(live):
-    life = live("--stop-timeout", "1s", command=service("deaf"))
-    life.wait_state("running")
-    life.controller.ask("restart", "test")
-    life.wait_state("stopping")
-    life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(10)
-    assert life.service.status()["generation"] == 1
-
-
-def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path):
+def test_a_restart_on_trial_that_fails_is_left_to_the_caller(live, tmp_path):
     flag = tmp_path / "broken"
     life = live(command=service("slow", "0", str(flag)))
     life.wait_state("running")
+    life.controller.begin_trial()
     flag.touch()
-    assert "status 9" in life.ask("restart", tentative=True)
+    assert "status 9" in life.ask("restart")
     assert life.service.life.state is State.FAILED
     assert life.overs == []
     flag.unlink()
@@ -367,130 +177,31 @@ def test_a_tentative_restart_that_fails_is_left_to_whoever_asked(live, tmp_path)
     assert life.board.list() == []
 
 
-def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
-    life = live("--restart-mode", "overlap")
+def test_a_trial_that_ends_while_an_action_is_under_way_stays_ended(live, tmp_path):
+    """A flag that the controller's thread read and wrote back stayed set, and no later crash was ever decided."""
+    life = live()
     life.wait_state("running")
-    before = life.pid()
+    life.controller.begin_trial()
+    life.feed.listen(lambda event: event.get("state") == "starting" and life.controller.end_trial())
     assert life.ask("restart") is None
-    assert life.pid() != before
-    assert "starting" not in life.states()[2:]
-    with pytest.raises(ProcessLookupError):
-        os.kill(before, 0)
-
-
-def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
-    flag = tmp_path / "broken"
-    life = live("--restart-mode", "overlap", command=service("slow", "0", str(flag)))
-    life.wait_state("running")
-    before = life.pid()
-    flag.touch()
-    assert "the earlier run goes on" in life.ask("restart")
-    assert life.pid() == before
-    assert life.service.life.state is State.RUNNING
-    assert len(life.board) == 1
-    flag.unlink()
-    assert life.ask("restart") is None
-    assert life.pid() != before
-    assert len(life.board) == 0
-
-
-@pytest.mark.parametrize("befalls", ["an end", "a death"])
-def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
-    broken, told = tmp_path / "broken", tmp_path / "told"
-    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
-    life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
-                command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
-    life.wait_state("running")
-    broken.touch()
-    life.controller.ask("restart", "test", ready_timeout=0.5)
-    wait_until(told.exists)
-    if befalls == "an end":
-        life.controller.shut_down(signal.SIGTERM)
-    else:
-        os.kill(life.pid(), signal.SIGKILL)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
-
-
-def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
-    life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
-    life.wait_state("running")
-    ticket = life.controller.ask("restart", "test")
-    wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
     os.kill(life.pid(), signal.SIGKILL)
-    wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
-    assert ticket.wait(10)
-    assert life.service.gate.is_open
-    assert life.service.life.state is State.RUNNING
-    assert life.overs == []
+    assert life.controller.over.wait(10)
+    assert life.overs == [(137, False)]
 
 
-class Stays:
-    """A request that is under way for as long as it is let."""
-
-    def warn(self, going):
-        pass
-
-    def cut(self):
-        pass
-
-
-@pytest.mark.parametrize(("policy", "over"), [("never", True), ("always", False)])
-def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, policy, over):
-    life = live("--restart-mode", "overlap", "--drain-timeout", "600s", "--restart", policy, "--backoff", "1ms..2ms")
+def test_a_barrier_waits_for_its_turn_and_starts_what_is_down(live):
+    life = live()
     life.wait_state("running")
-    before = life.pid()
-    lane = life.service.gate.admit(Stays())
-    ticket = life.controller.ask("restart", "test")
-    wait_until(lambda: life.pid() != before)
-    os.kill(new := life.pid(), signal.SIGKILL)
-    if over:
-        assert life.controller.over.wait(5)
-        assert life.overs == [(137, False)]
-    else:
-        wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-        os.kill(before, 0)  # it drains, still
-        life.service.gate.hurry()
-        del lane
-        wait_until(lambda: life.controller._course.retirement is None)
-    assert "status 137" in ticket.error
-
-
-@pytest.mark.parametrize("befalls", ["an end", "a death"])
-def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
-    life = live("--restart-mode", "overlap", "--drain-timeout", "600s", "--restart", "always", "--backoff", "1ms..2ms")
-    life.wait_state("running")
-    before = life.pid()
-    assert life.service.gate.admit(Stays())
-    life.controller.ask("restart", "test")
-    wait_until(lambda: life.pid() != before)
-    os.kill(new := life.pid(), signal.SIGKILL)
-    wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-    run = life.controller._course.process
-    ticket = life.controller.ask("restart", "test")
-    wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
-    if befalls == "an end":
-        life.controller.shut_down(signal.SIGTERM)
-    else:
-        os.kill(run.pid, signal.SIGKILL)
-        wait_until(lambda: life.pid() not in (before, run.pid, None))
-        assert "ended" in ticket.error
-    assert run.ended.wait(5)
-    os.kill(before, 0)  # it drains, still
-    life.service.gate.hurry()
-
-
-def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):
-    life = live("--drain-timeout", "600s")
-    life.wait_state("running")
-    lane, stays = life.service.gate._lane, Stays()
-    assert life.service.gate.admit(stays) is lane
-    life.controller.ask("restart", "test")
-    life.wait_state("draining")
-    life.controller.shut_down(signal.SIGINT)
-    life.service.gate.leave(lane, stays)
-    assert life.controller.over.wait(5)
-    assert "signal 2\n" in capfd.readouterr().err
+    restart, barrier = life.controller.ask("restart", "test"), life.controller.ask("barrier", "test")
+    assert barrier.wait(20)
+    assert restart.is_done
+    assert (restart.has_started_run, barrier.has_started_run) == (True, False)
+    life.controller.begin_trial()
+    os.kill(life.pid(), signal.SIGKILL)
+    life.wait_state("failed")
+    barrier = life.controller.ask("barrier", "test")
+    assert barrier.wait(20)
+    assert barrier.has_started_run
 
 
 def test_a_command_that_cannot_be_run_raises_at_launch(live):
@@ -514,10 +225,11 @@ def test_whatever_keeps_it_from_starting_is_a_failure_with_a_name(live, monkeypa
         raise error
 
     monkeypatch.setattr(life.service.around.spawner, "spawn", refuse)
-    assert str(error) in life.ask("restart", tentative=True)  # else it would be the end
+    life.controller.begin_trial()  # else it would be the end
+    assert str(error) in life.ask("restart")
     assert life.service.life.state is State.FAILED
     monkeypatch.setattr(life.service.around.spawner, "spawn", spawn)
-    assert life.ask("restart", tentative=True) is None
+    assert life.ask("restart") is None
     assert life.service.life.state is State.RUNNING
     assert life.overs == []
 
@@ -533,10 +245,11 @@ def test_whatever_keeps_it_from_starting_again_ends_with_126(live, monkeypatch):
 
 def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
     life = Life(command=service("plain"))
-    start = threading.Thread.start
+    start, pids = threading.Thread.start, []
 
     def scarce(thread):
         if thread.name.startswith("controller"):
+            pids.append(life.pid())
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -545,7 +258,7 @@ def test_a_first_start_without_a_thread_leaves_nothing_running(monkeypatch):
         life.controller.launch()
     assert error.value.exit_status == 126
     with pytest.raises(ProcessLookupError):
-        os.kill(life.controller._course.process.pid, 0)
+        os.kill(pids[0], 0)
 
 
 @pytest.mark.parametrize("policy", ["never", "always"])
@@ -554,11 +267,11 @@ def test_a_fault_of_ours_in_an_action_leaves_nothing_halfway(live, monkeypatch, 
     life.wait_state("running")
     before = life.pid()
 
-    def overflow(lane, deadline, going):
+    def overflow(lane, going):
         monkeypatch.undo()
         raise OverflowError("timestamp too large")
 
-    monkeypatch.setattr(life.service.gate, "drain", overflow)
+    monkeypatch.setattr(life.service.gate, "warn", overflow)
     assert "too large" in life.ask("restart")
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
@@ -574,7 +287,7 @@ def test_a_fault_of_ours_between_actions_ends_the_service(live, monkeypatch):
     life = live("--restart", "always")
     life.wait_state("running")
     before = life.pid()
-    monkeypatch.setattr(life.controller, "_look", lambda: os.fstat(-1))
+    monkeypatch.setattr(life.controller, "_do_next", lambda: os.fstat(-1))
     life.controller.end_trial()  # wakes it
     assert life.controller.over.wait(5)
     assert life.overs == [(70, False)]
@@ -586,7 +299,7 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     """Actions from many threads at the same time: whatever is refused is refused at once, and nothing hangs."""
     life = live("--drain-timeout", "0", "--ready-timeout", "10s", "--restart-mode", "replace",
                 command=["/bin/sh", "-c", "exec sleep 60", "{port}"])
-    life.controller._course.probe.fault = lambda address: None
+    life.controller._lifecycle.health.ready.fault = lambda address: None
     life.wait_state("running")
 
     def rounds(kind):
@@ -602,6 +315,6 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    wait_until(lambda: life.controller._agenda.is_empty)
+    wait_until(lambda: life.controller._jobs.is_empty)
     assert life.ask("start") is None
     assert life.service.life.state is State.RUNNING

@@ -13,6 +13,7 @@ import pytest
 
 from tests.running import wait_until
 from wrapper.errors import CannotStart
+from wrapper.service import procfs
 from wrapper.service.process import Process, Spawner
 
 
@@ -141,7 +142,7 @@ def test_stop_escalates_to_sigkill(spawner):
 def test_stop_continues_a_suspended_process(spawner):
     process = shell(spawner, "exec sleep 60")
     process.signal(signal.SIGSTOP)
-    wait_until(process._is_suspended)
+    wait_until(lambda: procfs.stat(process.pid).state == "T")
     assert process.stop(signal.SIGTERM, 5) is True
     assert process.exit_status == 143
 

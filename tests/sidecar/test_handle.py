@@ -122,7 +122,7 @@ class Stub:
 def test_the_timeout_is_for_all_of_the_answer(drops, monkeypatch):
     stub = Stub(*drops)
     with running() as wrapper:
-        monkeypatch.setattr(wrapper.service.service.controller._course, "address",
+        monkeypatch.setattr(wrapper.service.service.controller._lifecycle.run, "address",
                             wrapper.service.address._replace(port=stub.listener.getsockname()[1]))
         with pytest.raises((OSError, ValueError)):
             wrapper.service.request("GET", "/", timeout=0.2)
@@ -133,7 +133,7 @@ def test_the_timeout_is_for_all_of_the_answer(drops, monkeypatch):
 def test_what_is_not_http_is_a_value_error(monkeypatch):
     stub = Stub(b"SSH-2.0-nothing\r\n\r\n")
     with running() as wrapper:
-        monkeypatch.setattr(wrapper.service.service.controller._course, "address",
+        monkeypatch.setattr(wrapper.service.service.controller._lifecycle.run, "address",
                             wrapper.service.address._replace(port=stub.listener.getsockname()[1]))
         with pytest.raises(ValueError, match="HTTP"):
             wrapper.service.request("GET", "/", timeout=2)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from typing import Any, Union
 
     from wrapper.address import Address
-    from wrapper.service import agenda
-    from wrapper.service.process import Process
     from wrapper.service.service import Service
 
     Action = Union[str, Callable[..., Any], None]
@@ -48,33 +46,21 @@ class Act:
     def carry_out(self) -> None:
         """Raises: Fault."""
 
-    def _ask(self, kind: str, **how: Any) -> None:
-        """Have the controller do something, and wait for its end. Raises: Fault."""
-        try:
-            ticket = self._service.controller.ask(
-                kind, self._reason, tentative=True, ready_timeout=self._ready_timeout, **how)
-        except Busy as error:
-            raise Fault("action", error.message, retry=True) from error
-        ticket.wait()
-        if ticket.error is not None:
-            raise Fault("action", ticket.error)
+    def _ask(self, kind: str, **how: Any) -> bool:
+        """Have the controller do something, and wait for its end; False where it started a run, which reads its files.
 
-    def _tell(self, how: agenda.Reload) -> bool:
-        """Reload a service that is up; one that was down has been started, and has read its files: then False.
-
-        That a run is new does not say so: in a restart that overlaps, it is older than the moment it takes over.
         Raises: Fault.
         """
-        told = []
-
-        def tell(process: Process, address: Address) -> str | None:
-            told.append(process)
-            return how(process, address)
-
-        self._ask("reload", reload=tell)
-        if not told:
+        try:
+            job = self._service.controller.ask(kind, self._reason, ready_timeout=self._ready_timeout, **how)
+        except Busy as error:
+            raise Fault("action", error.message, retry=True) from error
+        job.wait()
+        if job.error is not None:
+            raise Fault("action", job.error)
+        if job.has_started_run:
             self.settle = 0.0
-        return bool(told)
+        return not job.has_started_run
 
 
 class Nothing(Act):
@@ -90,10 +76,7 @@ class Reload(Act):
     """The service's own way, see --reload-signal and --reload-path; without one a restart."""
 
     def carry_out(self) -> None:
-        before = generation(self._service)
         self._ask("reload")
-        if generation(self._service) != before:
-            self.settle = 0.0  # a new run that has become ready has read its files
 
 
 class Signal(Act):
@@ -102,14 +85,14 @@ class Signal(Act):
         self._how = reload.by_signal(number)
 
     def carry_out(self) -> None:
-        self._tell(self._how)
+        self._ask("reload", reload=self._how)
 
 
 class InOwnThread(Act):
-    """What may take long, so the controller does not do it: it only says when it is idle and the service up."""
+    """What may take long, so the controller does not do it: it only says when no job runs and the service is up."""
 
     def carry_out(self) -> None:
-        if self._tell(_nothing):
+        if self._ask("barrier"):
             self.do()
 
     def do(self) -> None:
@@ -200,11 +183,5 @@ def generation(service: Service) -> int:
 
 
 def is_stopped(service: Service) -> bool:
-    """True where somebody stopped the service: it reads its files when it is started again."""
+    """True where the service was stopped on request: it reads its files when it is started again."""
     return service.life.state is State.STOPPED
-
-
-def _nothing(process: Process, address: Address) -> str | None:  # noqa: ARG001  the shape of a reload
-    return None
-
-

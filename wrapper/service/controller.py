@@ -1,237 +1,246 @@
-"""The service's life: who may ask for what, and what is due next; how it is done is in `course.py`.
+"""The controller of one service: who may ask for what, and what is next; how it is done is in `lifecycle.py`.
 
-One thread carries out one action at a time and is the only one that turns the state, so an intended stop is told from
-a crash by the state and never by an exit status. Everybody else asks, with a ticket, or reads the record; neither
-waits for an action.
+One thread carries out one job at a time and is the only one that changes the state, so an intended stop is told from
+a crash by the state and never by an exit status. All other threads queue a job or read the record, without a wait.
 """
 
 from __future__ import annotations
 
-import signal
 import threading
 
-from wrapper.errors import Busy, CannotStart
+from wrapper.errors import Busy, CannotStart, Refusal
 from wrapper.log import log
-from wrapper.service.agenda import Agenda, Ticket
-from wrapper.service.process import cannot_start
+from wrapper.service.jobs import Job, JobQueue
+from wrapper.service.process import cannot_signal, cannot_start
 from wrapper.service.state import HALFWAY, State
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Iterator
+    from typing import Callable, Optional
 
     from wrapper.address import Address
     from wrapper.problems import Board
-    from wrapper.service.agenda import Reload
-    from wrapper.service.course import Course
+    from wrapper.service.jobs import ReloadAction
+    from wrapper.service.lifecycle import Lifecycle
+
+    Row = tuple[Optional[float], Callable[[], object]]
 
 INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
-LATE_LOOK = 1.0  # seconds between two looks at a service that has missed its time
+NOW, NEVER = 0.0, None  # when something is due
 
 
 class Controller:
     """Steers one service.
 
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back: after a
-    shutdown, and where it `is_main` once the policy gives up. What is not main stays failed then, and may be started.
-    A service on trial, as a tentative action makes it, leaves the next step to whoever tries it: see `Aftermath`.
+    shutdown, and where it `is_main` once the restart policy gives up. What is not main stays failed then, and may be
+    started.
     """
 
-    def __init__(self, course: Course, board: Board, source: str, *, is_main: bool,
+    def __init__(self, lifecycle: Lifecycle, board: Board, *, is_main: bool,
                  on_over: Callable[[int, bool], None]) -> None:
-        self.life = course.life
-        self._course = course
-        self._vigil = course.vigil
-        self._aftermath = course.aftermath
+        self.life = lifecycle.life
+        self._lifecycle = lifecycle
+        self._restarts = lifecycle.restarts
         self._board = board
-        self._source = source
         self._is_main = is_main
         self._on_over = on_over
-        self._agenda = Agenda()
-        self.life.before_rest = self._agenda.come_out
-        self._actions = {"start": course.start, "stop": course.stop, "restart": course.restart,
-                         "reload": course.reload}
+        self._jobs = JobQueue()
+        self.life.before_rest = self._jobs.settle
+        self._actions = {"start": lifecycle.start, "stop": lifecycle.stop, "restart": lifecycle.restart,
+                         "reload": lifecycle.reload, "barrier": lifecycle.pass_barrier}
         self.over = threading.Event()  # set while nothing runs and nothing will: before `launch` and at the end
         self.over.set()
 
-    # For those who ask
+    # For callers
 
     def launch(self) -> None:
         """The first start, in the caller's thread up to the spawn, so that nothing slow comes before it.
 
         Raises: CannotStart when the command cannot be run; then there is nothing to shut down.
         """
-        self._course.turn_to_starting("first start")
+        self._lifecycle.turn_to_starting("first start")
         try:
-            self._course.spawn()
-            self._come_alive(self._first(), lambda _: self._course.settle(self._course.await_ready()))
+            self._lifecycle.spawn()
+            self._run_loop(self._lifecycle.await_ready)
         except CannotStart as error:
-            self._aftermath.fail(error.public)
-            self._agenda.close(error.public)
+            self._lifecycle.fail(error.public)
+            self._jobs.close(error.public)
             raise
 
     def launch_aside(self) -> None:
-        """The first start, in the controller's own thread: a command that cannot be run is for the policy.
+        """The first start, in the controller's own thread: a command that cannot be run is for the restart policy.
 
         Raises: CannotStart where that thread cannot be had.
         """
-        self._come_alive(self._first(), self._course.start)
+        self._run_loop(self._lifecycle.start)
 
-    def _first(self) -> Ticket:
-        return Ticket("start", "first start", self._aftermath.is_on_trial)
-
-    def _come_alive(self, first: Ticket, action: Callable[[Ticket], str | None]) -> None:
-        """Raises: CannotStart where no thread can be had; then nothing runs."""
-        self._agenda.begin(first)
+    def _run_loop(self, first_action: Callable[[Job], str | None]) -> None:
+        """Start the controller's thread with the first start. Raises: CannotStart where it cannot be had."""
+        self._jobs.ask(Job("start", "first start"))
+        first = self._jobs.take()
+        assert first is not None
         self.over.clear()
-        life = threading.Thread(target=self._live, args=(first, action), name=f"controller-{self._source}", daemon=True)
+        loop = threading.Thread(target=self._loop, args=(first, first_action),
+                                name=f"controller-{self._lifecycle.name}", daemon=True)
         try:
-            life.start()
+            loop.start()
         except RuntimeError as error:
-            if self._course.process is not None:
-                self._course.process.stop(signal.SIGKILL, 0.0)
-            self._agenda.close(str(error))
+            if self._lifecycle.run is not None:
+                self._lifecycle.cut_off()
+            self._jobs.close(str(error))
             self.over.set()
             raise cannot_start(error) from error
 
-    def ask(self, kind: str, reason: str, *, tentative: bool = False, reload: Reload | None = None,
-            ready_timeout: float | None = None) -> Ticket:
-        """Have "start", "stop", "restart" or "reload" done; returns at once. `reload`, `ready_timeout`: see `Ticket`.
+    def ask(self, kind: str, reason: str, *, reload: ReloadAction | None = None,
+            ready_timeout: float | None = None) -> Job:
+        """Queue a job and return at once; its arguments: see `Job`.
 
-        Raises: Busy where that contradicts what is under way, or a stop.
+        Raises: Busy where that conflicts with a job that is under way, or with a stop.
         """
         if kind == "reload" and self.life.state is State.STOPPED:  # as systemctl(1) refuses to reload an inactive unit
             raise Busy(f"cannot reload: the service is stopped ({self.life.reason}); start it")
-        ticket, is_new = self._agenda.ask(kind, reason, tentative, reload, ready_timeout)
-        if is_new:
-            self._vigil.wake()
-        return ticket
+        job = self._jobs.ask(Job(kind, reason, reload, ready_timeout))
+        self._lifecycle.wake_up.set()
+        return job
 
     def begin_trial(self) -> None:
-        """From now on an end of the service is not the end: whoever tries something out mends it, up to `end_trial`."""
-        self._aftermath.is_on_trial = True
+        """Until `end_trial` an exit of the service is not the end: the caller may undo what it tries, and start it."""
+        self._restarts.begin_trial()
 
     def end_trial(self) -> None:
-        self._aftermath.is_on_trial = False
-        self._vigil.wake()
+        self._restarts.end_trial()
+        self._lifecycle.wake_up.set()
 
-    def verify(self, settle: float, timeout: float | None) -> str | None:
+    def verify(self, settle: float, timeout: float) -> str | None:
         """None where the service still runs after `settle` seconds and then is ready within `timeout`; else the fault.
 
-        Waits in the caller's thread; None as timeout: --ready-timeout.
+        Waits in the caller's thread.
         """
-        process, address = self._course.process, self._course.address
-        if process is None or address is None:
+        run = self._lifecycle.run
+        if run is None:
             return f"the service is {self.life.state.value}: {self.life.reason}"
-        process.ended.wait(settle)
-        timeout = timeout or self._course.timeouts.ready
-        return self._course.probe.await_ready(process, address, timeout, self._vigil.is_ending)
+        run.process.ended.wait(settle)
+        return self._lifecycle.health.ready.await_ready(run, timeout, self._is_ending)
+
+    def _is_ending(self) -> bool:
+        return self._lifecycle.wake_up.ending is not None
 
     def signal(self, number: int) -> None:
-        """Pass a signal on to the service's group.
+        """Pass a signal on to the service: one that ends to all of its group, any other to its own process.
 
-        Raises: Busy when there is no process to get it.
+        Raises: Busy when there is no process to get it, Refusal where the kernel does not let us.
         """
-        process = self._course.process
-        if process is None or process.ended.is_set():
+        run = self._lifecycle.run
+        if run is None or run.has_ended:
             raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
-        process.signal(number)
+        try:
+            run.process.signal(number)
+        except PermissionError as error:
+            raise Refusal(cannot_signal(error)) from error
 
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
-        is_second = not self._vigil.begin_end(number)
-        process = self._course.process
-        if is_second or self.life.state is State.STOPPING:
-            self._course.gate.hurry()
-            if process is not None:
-                process.signal(number)
-        if is_second and (retirement := self._course.retirement) is not None:
-            retirement.process.signal(number)
-        self._agenda.close("the wrapper is shutting down")
-        self._vigil.wake()
+        self._lifecycle.hear_signal(number)
+        self._jobs.close("the wrapper is shutting down")
 
     @property
     def is_serving(self) -> bool:
         """True while requests are served, or held for a planned restart."""
-        return self._course.gate.is_open or self._course.is_restarting
+        return (self._lifecycle.gate.is_open and self.life.unready is None) or self._lifecycle.is_restarting
+
+    def doubt(self) -> None:
+        """Probe the service now: a connection to it was refused while its process lives. Returns at once."""
+        self._lifecycle.health.doubt()
 
     @property
     def address(self) -> Address | None:
         """Where the service listens now."""
-        return self._course.address
+        run = self._lifecycle.run
+        return None if run is None else run.address
 
     # The controller's thread
 
-    def _live(self, first: Ticket, action: Callable[[Ticket], str | None]) -> None:
-        self._carry_out(first, action)
-        self._agenda.finish(first, first.error)
+    def _loop(self, first: Job, first_action: Callable[[Job], str | None]) -> None:
+        self._carry_out(first, first_action)
         while not self.over.is_set():
             try:
-                self._vigil.wait(self._nap())
-                self._look()
-            except Exception as error:  # noqa: BLE001  a fault of ours; a service that nobody steers must not live on
-                log.error(f"cannot go on: {error!r}", service=self._source)
-                self._aftermath.report(f"internal error {error!r}")
-                self._course.cut_off()
+                self._do_next()
+            except Exception as error:  # noqa: BLE001  a fault of ours; a service that is not steered must not live on
+                log.error(f"cannot go on: {error!r}", service=self._lifecycle.name)
+                self._lifecycle.report(f"internal error {error!r}")
+                self._lifecycle.cut_off()
                 self._finish(INTERNAL_ERROR, planned=False)
 
-    def _nap(self) -> float | None:
-        """Seconds until something is due; None while nothing is."""
-        if self._is_due():
-            return 0
-        if self._aftermath.next_try is not None:
-            return self._aftermath.next_try.remaining()
-        return LATE_LOOK if self._course.is_late else None
+    def _do_next(self) -> None:
+        """Do what is due first, or wait for it, or for a wake-up."""
+        rows = [(seconds, action) for seconds, action in self._table() if seconds is not None]
+        seconds, action = min(rows, key=lambda row: row[0], default=(None, None))
+        if seconds == NOW and action is not None:
+            action()
+        else:
+            self._lifecycle.wake_up.pause(seconds)
 
-    def _is_due(self) -> bool:
-        is_given_up = self._is_main and self._aftermath.last_status is not None
-        return (self._course.has_ended or self._aftermath.is_due or is_given_up or not self._agenda.is_empty
-                or self._vigil.is_ending())
+    def _table(self) -> Iterator[Row]:
+        """What may be next, the most urgent first: the seconds until it is due, and what is done then."""
+        lifecycle, restarts = self._lifecycle, self._restarts
+        yield _now(self._is_main and restarts.final_status is not None), self._give_up
+        yield _now(self._is_ending()), self._end
+        yield _now(lifecycle.run is not None and lifecycle.run.has_ended), lifecycle.record_fall
+        yield _now(not self._jobs.is_empty), self._do_job
+        yield _now(lifecycle.stopping.old_has_ended), lifecycle.stopping.record_old_end
+        yield _now(restarts.undecided is not None), lifecycle.decide
+        yield restarts.next_start_in(), self._start_again
+        yield lifecycle.health.live_probe_in(lifecycle.run), self._probe_live
+        yield lifecycle.health.ready_probe_in(lifecycle.run), lifecycle.probe_ready
 
-    def _look(self) -> None:
-        if self._is_main and self._aftermath.last_status is not None:
-            self._give_up(self._aftermath.last_status)
-        elif self._vigil.last_signal is not None:
-            self._finish(*self._course.end(self._vigil.last_signal))
-        elif self._course.process is not None and self._course.process.ended.is_set():
-            self._course.fall(self._course.process)
-        elif (ticket := self._agenda.take()) is not None:
-            self._carry_out(ticket, self._actions[ticket.kind])
-            self._agenda.finish(ticket, ticket.error)
-        elif self._course.has_ended:
-            self._course.retire()
-        elif self._aftermath.is_due:
-            self._aftermath.decide()
-        elif self._aftermath.next_try is not None and self._aftermath.next_try.has_passed():
-            self.life.count_restart("exit")
-            self._carry_out(Ticket("start", "again after an exit"), self._course.start)
-        elif self._course.is_late:
-            self._course.look_again()
+    def _do_job(self) -> None:
+        job = self._jobs.take()
+        assert job is not None
+        self._carry_out(job, self._actions[job.kind])
 
-    def _carry_out(self, ticket: Ticket, action: Callable[[Ticket], str | None]) -> None:
-        """Run an action to its end; `ticket.error` says how it went."""
-        self._course.ready_timeout = ticket.ready_timeout or self._course.timeouts.ready
-        self._aftermath.is_on_trial = self._aftermath.is_on_trial or ticket.tentative
+    def _start_again(self) -> None:
+        self._guard("start again", self._lifecycle.start_again)
+
+    def _probe_live(self) -> None:
+        self._guard("probe", self._lifecycle.probe_live)
+
+    def _carry_out(self, job: Job, action: Callable[[Job], str | None]) -> None:
+        job.error = self._guard(job.kind, lambda: action(job))
+        self._jobs.finish(job)
+
+    def _guard(self, what: str, action: Callable[[], str | None]) -> str | None:
+        """What went wrong with an action; a fault of the wrapper's own must not end the thread."""
         try:
-            ticket.error = action(ticket)
-        except Exception as error:  # noqa: BLE001  a fault of ours must not end the thread
-            log.error(f"cannot {ticket.kind}: {error!r}", service=self._source)
-            self._board.report(self._source, f"cannot {ticket.kind}: internal error {error!r}", "controller")
-            ticket.error = repr(error)
+            return action()
+        except Exception as error:  # noqa: BLE001  see above
+            log.error(f"cannot {what}: {error!r}", service=self._lifecycle.name)
+            self._board.report(self._lifecycle.name, f"cannot {what}: internal error {error!r}", "controller")
             if self.life.state in HALFWAY:
-                self._course.wreck(f"internal error {error!r}")
+                self._lifecycle.wreck(f"internal error {error!r}")
+            return repr(error)
         finally:
-            self._course.is_restarting = False
+            self._lifecycle.is_restarting = False
 
-    def _give_up(self, exit_status: int) -> None:
+    def _give_up(self) -> None:
         """Nothing will bring the service back."""
-        self._course.gate.hurry()  # an earlier run that still drains
-        self._course.retire()
-        self._finish(exit_status, planned=False)
+        assert self._restarts.final_status is not None
+        self._lifecycle.gate.hurry()  # an earlier run that still drains
+        self._lifecycle.stopping.hasten_old()
+        self._lifecycle.stopping.record_old_end()
+        self._finish(self._restarts.final_status, planned=False)
+
+    def _end(self) -> None:
+        self._finish(*self._lifecycle.end())
 
     def _finish(self, exit_status: int, planned: bool) -> None:
-        self._course.process = None
+        self._lifecycle.run = None
         self.over.set()
-        self._agenda.close("the service is gone for good")
+        self._jobs.close("the service is gone for good")
         self._on_over(exit_status, planned)
+
+
+def _now(is_due: bool) -> float | None:
+    return NOW if is_due else NEVER

@@ -6,6 +6,8 @@ import os
 from subprocess import DEVNULL
 
 from wrapper import address, sockets
+from wrapper.service.probe import is_free
+from wrapper.service.process import HELPER_VARIABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process, Spawner
 
 PLACEHOLDER = "{port}"
+LAST_LINES = 20  # of the output, in a problem
+LOOPBACK_6 = "::1"  # where "localhost" may lead alone, as in Node 17 and later
 
 
 class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
-    `is_background`: stdin and the terminal are for somebody else.
+    `is_background`: the run gets neither stdin nor the terminal.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
@@ -36,21 +40,31 @@ class Launcher:
         self._is_background = is_background
         self._port = 0  # of the latest run
 
+    @property
+    def draws_ports(self) -> bool:
+        return self._upstream is None
+
+    def last_lines(self) -> list[str]:
+        """The last lines of the service's output, where it is kept."""
+        return [] if self._output is None else self._output.lines(LAST_LINES)
+
     def choose_address(self) -> Address:
         if self._upstream is not None:
             return self._upstream
         before = self._port
-        while self._port == before:
+        while self._port == before or not is_free(address.tcp(LOOPBACK_6, self._port)):
             self._port = sockets.free_port()
-        return address.tcp("127.0.0.1", self._port)
+        return address.tcp(address.LOOPBACK, self._port)
 
-    def launch(self, place: Address, on_end: Callable[[Process], None], *, beside: bool = False) -> Process:
+    def launch(self, place: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
+               beside: bool = False) -> Process:
         """Start a run that is to listen at `place`. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, see `Spawner.spawn`.
         """
         command = [word.replace(PLACEHOLDER, str(place.port)) for word in self._command]
-        how: dict[str, Any] = {"is_background": self._is_background or beside}
+        how: dict[str, Any] = {"is_background": self._is_background or beside, "is_helper": self._is_background,
+                               "on_leader_end": on_leader_end}
         if self._is_background:
             how["stdin"] = DEVNULL
         if self._output is None:
@@ -63,13 +77,21 @@ class Launcher:
             os.close(stdout)
             os.close(stderr)
 
+    def other_addresses(self, place: Address) -> tuple[Address, ...]:
+        """Where the service may listen as well with the same port, where that is its own."""
+        return (address.tcp(LOOPBACK_6, place.port),) if self.draws_ports else ()
+
     def take_over(self, process: Process) -> None:
         """The run that was started beside another is the one that counts from now on."""
         if not self._is_background:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, place: Address) -> Mapping[str, str]:
-        """Untouched, but for PORT: whoever reads it to know where to listen must find the inner port there."""
-        if "PORT" not in self._environment or place.is_unix:
-            return self._environment
-        return {**self._environment, "PORT": str(place.port)}
+        """Untouched, but for PORT: a service that reads it to know where to listen must find the inner port there.
+
+        What a helper leaves behind is told from what the service does by a variable.
+        """
+        environment = {**self._environment, HELPER_VARIABLE: "1"} if self._is_background else self._environment
+        if "PORT" not in environment or place.is_unix:
+            return environment
+        return {**environment, "PORT": str(place.port)}

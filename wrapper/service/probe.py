@@ -1,23 +1,35 @@
-"""Is the service ready? A TCP connection, or an HTTP path that answers as it should.
+"""Is the service ready, still ready, alive? A TCP connection, or an HTTP path that answers as it should.
 
 Reads no more than a status line, so it needs no HTTP client; `http.client` would cost the start 20 ms.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
+
 from wrapper import sockets
+from wrapper.address import LOOPBACK
 from wrapper.deadline import Deadline
+from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Callable
 
     from wrapper.address import Address
     from wrapper.problems import Board
-    from wrapper.service.process import Process
+    from wrapper.service.run import Run
+    from wrapper.service.state import Life
+    from wrapper.service.wakeup import WakeUp
+    from wrapper.settings import Settings
 
 FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
+READY_INTERVAL = 10.0  # seconds between two probes of a service that is ready, as kubelet's default
+LATE_INTERVAL = 1.0  # the same for one that is not
+READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
+SILENCE = 5.0  # seconds after which it is said where the service listens instead
+NOTHING_LISTENS = "nothing listens"
 PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
@@ -37,22 +49,40 @@ class Probe:
                 if self._path is None:
                     return None
                 return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            return f"{NOTHING_LISTENS} at {address}: {error}"
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
 
-    def await_ready(self, process: Process, address: Address, timeout: float,
-                    is_over: Callable[[], bool]) -> str | None:
-        """None once the service is ready; ends at once when the process does, and soon when the wrapper `is_over`."""
-        deadline, pause = Deadline(timeout), FIRST_LOOK
+    def fault_of(self, run: Run) -> str | None:
+        """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
+        faults = []
+        for address in (run.address, *run.other_addresses):
+            if (fault := self.fault(address)) is None:
+                run.address, run.other_addresses = address, ()
+                return None
+            faults.append(fault)
+        return next((fault for fault in faults if not fault.startswith(NOTHING_LISTENS)), faults[0])
+
+    def await_ready(self, run: Run, timeout: float, is_over: Callable[[], bool],
+                    on_silence: Callable[[str], None] = lambda _: None) -> str | None:
+        """None once the run is ready; ends at once when its process does, and soon when the wrapper `is_over`.
+
+        `on_silence` is called once, with the fault, where it takes `SILENCE` seconds.
+        """
+        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_LOOK
         while not is_over():
-            fault = self.fault(address)
-            if process.ended.is_set():
-                return process.fault
+            fault = self.fault_of(run)
+            if run.has_ended:
+                return run.process.fault
             if fault is None:
                 return None
             if deadline.has_passed():
                 return f"not ready within {timeout:g} s: {fault}"
-            process.ended.wait(deadline.sooner(pause))
+            if silence.has_passed():
+                silence = Deadline(None)
+                on_silence(fault)
+            run.process.ended.wait(deadline.sooner(pause))
             pause = min(pause * 1.5, LONGEST_LOOK)
         return "the wrapper is shutting down"
 
@@ -60,6 +90,80 @@ class Probe:
         if any(first <= status <= last for first, last in self._statuses):
             return None
         return f"{self._path} answers {status}"
+
+
+class Health:
+    """What the controller's thread asks of the run that counts. `live_path` None: readiness only."""
+
+    def __init__(self, name: str, life: Life, board: Board, wake_up: WakeUp, ready: Probe, live_path: str | None,
+                 settings: Settings) -> None:
+        self.ready = ready
+        self._live = None if live_path is None else Probe(live_path, settings.ready_status)
+        self._name = name
+        self._life = life
+        self._board = board
+        self._wake_up = wake_up
+        self._settings = settings
+        self._next_ready = self._next_live = Deadline(0.0)
+        self._failed_ready = self._failed_live = 0  # probes in a row
+
+    def await_ready(self, run: Run, timeout: float) -> str | None:
+        """What keeps the run from being ready within `timeout` seconds, None where nothing does."""
+        fault = self._wake_up.in_background(run, lambda: self.ready.await_ready(
+            run, timeout, lambda: self._wake_up.ending is not None, lambda fault: self._tell_where(run, fault)))
+        self._next_ready = Deadline(READY_INTERVAL if fault is None else LATE_INTERVAL)
+        self._next_live = Deadline(self._settings.live_interval)
+        self._failed_ready = self._failed_live = 0
+        return fault
+
+    def _tell_where(self, run: Run, fault: str) -> None:
+        """A wrong port is seen at once where it is said which one is right."""
+        found = run.process.listening()
+        where = f"it listens at {', '.join(map(str, found))}" if found else "it listens nowhere"
+        self._board.report(self._name, f"the service is not ready: {fault}; {where}", "listening")
+
+    def ready_probe_in(self, run: Run | None) -> float | None:
+        """Seconds until the run is to be probed again; None where that is for an action to do."""
+        is_due = run is not None and self._life.state in (State.RUNNING, State.FAILED)
+        return self._next_ready.remaining() if is_due else None
+
+    def doubt(self) -> None:
+        """Probe the run now: a connection to it was refused. Any thread may call it."""
+        self._next_ready = Deadline(0.0)
+        self._wake_up.set()
+
+    def probe_ready(self, run: Run) -> str | None:
+        """Probe it, and put on record what that says of a service that was ready.
+
+        A refused connection says it at once; what is slow or answers badly may do so once, and once more.
+        """
+        fault = self._wake_up.in_background(run, lambda: self.ready.fault_of(run))
+        self._next_ready = Deadline(READY_INTERVAL if fault is None else LATE_INTERVAL)
+        self._failed_ready = 0 if fault is None else self._failed_ready + 1
+        if self._life.state is not State.RUNNING or run.has_ended:
+            return fault
+        if fault is None:
+            self._life.unready = None
+            self._board.resolve(self._name, "readiness")
+        elif fault.startswith(NOTHING_LISTENS) or self._failed_ready >= READY_FAILURES:
+            self._life.unready = fault
+            self._board.report(self._name, f"the service is not ready any more: {fault}", "readiness")
+        return fault
+
+    def live_probe_in(self, run: Run | None) -> float | None:
+        """Seconds until the run is to be asked whether it lives; None where it is not."""
+        is_asked = self._live is not None and run is not None and self._life.state is State.RUNNING
+        return self._next_live.remaining() if is_asked else None
+
+    def probe_live(self, run: Run) -> str | None:
+        """Why the run hangs, None while it does not."""
+        live = self._live
+        assert live is not None
+        fault = self._wake_up.in_background(run, lambda: live.fault(run.address))
+        self._next_live = Deadline(self._settings.live_interval)
+        self._failed_live = 0 if fault is None else self._failed_live + 1
+        is_hung = self._failed_live >= self._settings.live_failures and self._wake_up.interruption(run) is None
+        return f"the service hangs: {fault}" if is_hung else None
 
 
 def status_of(connection: socket.socket, method: str, path: str, address: Address, timeout: float) -> int:
@@ -96,16 +200,24 @@ def _read_to(mark: bytes, head: bytes, connection: socket.socket, deadline: Dead
 
 def report_squatter(address: Address, board: Board, source: str) -> None:
     """A leftover that kept the port would be taken for the new run, and answer as the old version."""
-    if is_taken(address):
-        board.report(source, f"something else answers at {address} already", "address")
-    else:
+    if is_free(address, closed=True):
         board.resolve(source, "address")
+    else:
+        board.report(source, f"something else has {address} already", "address")
 
 
-def is_taken(address: Address) -> bool:
-    """True where something accepts connections at `address` already."""
+def is_free(address: Address, *, closed: bool = False) -> bool:
+    """True where a service can listen there. `closed`: connections to a port that were closed a moment ago (TIME_WAIT)
+    do not count, as for a service with SO_REUSEADDR.
+    """
     try:
-        sockets.connect(address, PROBE_TIMEOUT).close()
-    except OSError:
-        return False
+        if address.is_unix:
+            sockets.connect(address, PROBE_TIMEOUT).close()
+            return False
+        host = LOOPBACK if address.host in ("", "localhost") else address.host
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(closed))
+            attempt.bind((host, address.port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
     return True

@@ -14,7 +14,10 @@ import sys
 import threading
 import time
 
+from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
+from wrapper.log import log
+from wrapper.service import procfs
 from wrapper.service.reaper import Reaper
 
 TYPE_CHECKING = False
@@ -22,9 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
+    from wrapper.address import Address
+    from wrapper.service.procfs import Stat
+
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
-UNKNOWN = 255  # exit status of a run whose own was taken by somebody else: it may have failed
+# A signal that ends goes to the whole group, as a terminal's does; any other to the one process, as without a wrapper:
+# gunicorn's workers die of the HUP that its master takes as a reload.
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL})
+SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.1  # seconds between two looks at what is about to end
+KILL_TIMEOUT = 5.0  # seconds for what was killed to be seen to end; a process in the kernel may take longer
+REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
+HELPER_VARIABLE = "WRAPPER_HELPER"  # in the environment of a helper and of all it starts
+UNKNOWN = 255  # exit status of a run whose own was collected by other code: it may have failed
 
 
 class Ending:
@@ -49,17 +62,73 @@ class Ending:
         return f"it ended with status {self.exit_status}"
 
 
-class Process(Ending):
-    """One run of a command, in a process group of its own. `ended` is set once its status is known."""
+class Family:
+    """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None]) -> None:
+    def __init__(self, leader: int, adopted: Callable[[Mapping[int, Stat]], set[int]]) -> None:
+        self.leader = leader
+        self._adopted = adopted
+        self._started: dict[int, int] = {}  # of those that were seen: a later process of that number is another one
+        self._told: set[int] = set()  # those that had a signal to end
+
+    def members(self) -> set[int]:
+        """All that run, but for the leader; nothing where no descriptor can be had for a look."""
+        try:
+            table = procfs.processes()
+        except OSError:
+            return set()
+        roots = {pid for pid, known in table.items()
+                 if self.leader in (pid, known.group) or self._started.get(pid) == known.started}
+        family = procfs.with_descendants(table, roots | self._adopted(table))
+        running = {pid for pid in family & table.keys() if table[pid].state not in "ZX"} - {self.leader}
+        self._started.update({pid: table[pid].started for pid in running})
+        return running
+
+    def prepare_stop(self, number: int) -> None:
+        """The group is about to get this signal. Those that are not in it are found again once the leader is gone."""
+        members = self.members()
+        if number in ENDING:
+            self._told = {pid for pid in members if (known := procfs.stat(pid)) and known.group == self.leader}
+
+    def end_rest(self, deadline: Callable[[], Deadline]) -> None:
+        """End what the leader has left: TERM to what was not told yet, SIGKILL at the deadline, which may move."""
+        pause, killed = SHORTEST_LOOK, None
+        while (rest := self.members()) and not (killed is not None and killed.has_passed()):
+            if deadline().has_passed():
+                killed = killed or Deadline(KILL_TIMEOUT)
+                _send_each(rest, signal.SIGKILL)
+            else:
+                _send_each(rest - self._told, signal.SIGTERM)
+                self._told |= rest
+            time.sleep(pause)  # not all of them are our children, so nothing tells of their end
+            pause = min(pause * 1.5, LONGEST_LOOK)
+        if rest:
+            log.warning("what the service left behind cannot be ended", pids=" ".join(map(str, sorted(rest))))
+
+
+class Process(Ending):
+    """One run of a command, in a process group of its own. `ended` is set once its status is known and all is gone.
+
+    `on_leader_end(self)`: a service has it. It is called once the first process is gone and only what that left behind
+    is still there; with other commands nothing of that gets any time.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],
+                 adopted: Callable[[Process, Mapping[int, Stat]], set[int]], *, is_helper: bool = False,
+                 on_leader_end: Callable[[Process], None] | None = None) -> None:
         self.pid = popen.pid
-        self.started = time.monotonic()
         self.ended = threading.Event()
         self.returncode: int | None = None
+        self.is_helper = is_helper
+        self.is_service = on_leader_end is not None
+        known = procfs.stat(self.pid)
+        self.started = 0 if known is None else known.started
+        self.family = Family(self.pid, lambda table: adopted(self, table))
         self._popen = popen
         self._on_end = on_end
-        # Held while the pid is used: the kernel may give it to somebody else once the status is collected.
+        self._on_leader_end = on_leader_end
+        self._deadline = Deadline(None)  # for all to be gone, once it is being stopped
+        # Held while the pid is used: the kernel may give it to another process once the status is collected.
         self._lock = threading.Lock()
 
     def watch(self) -> None:
@@ -67,58 +136,104 @@ class Process(Ending):
         threading.Thread(target=self._await_end, name=f"process-{self.pid}", daemon=True).start()
 
     def _await_end(self) -> None:
-        # WNOWAIT leaves the zombie: while it stands, its number is nobody else's and its group can be killed.
+        # WNOWAIT leaves the zombie: while it stands, its number is not given away and its group can be killed.
         try:
             found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:  # somebody else in this process waited for any child, as os.wait() does
+        except ChildProcessError:  # other code in this process waited for any child, as os.wait() does
             found = None
-        # What is left of the group ends with its leader, as everything ends with PID 1 of a container.
-        self.signal(signal.SIGKILL)
+        if self._on_leader_end is not None:
+            self._on_leader_end(self)
+            grace = Deadline(REST_TIMEOUT)
+            self.family.end_rest(lambda: self._deadline if self.is_stopping else grace)
+        self._send(signal.SIGKILL, to_group=True)
         with self._lock:
-            self._popen.wait()  # 0 where somebody else has collected it meanwhile, so its answer does not count
+            self._popen.wait()  # 0 where other code has collected it meanwhile, so its answer does not count
             self.returncode = UNKNOWN if found is None else _returncode(found)
         self.ended.set()
         self._on_end(self)
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._deadline.remaining() is not None
+
+    def listening(self) -> list[Address]:
+        """Where its processes listen."""
+        return procfs.listening({self.pid} | self.family.members())
+
     def signal(self, number: int) -> None:
-        """Send a signal to the whole group; to a group that is gone nothing happens."""
+        """Send a signal: one that ends goes to the whole group, any other to the service's own process.
+
+        Where that is gone nothing happens. Raises: PermissionError, see kill(2).
+        """
+        self._send(number, to_group=number in ENDING)
+
+    def _send(self, number: int, *, to_group: bool) -> None:
         with self._lock:
             if self.returncode is not None:
                 return
             try:
-                os.killpg(self.pid, number)
-            except (ProcessLookupError, PermissionError):
-                # macOS and some kernels say EPERM for a group of zombies.
+                (os.killpg if to_group else os.kill)(self.pid, number)
+            except ProcessLookupError:
                 pass
+            except PermissionError:
+                # macOS and some kernels say EPERM for a group of zombies.
+                if (known := procfs.stat(self.pid)) is not None and known.state != "Z":
+                    raise
 
-    def stop(self, number: int, timeout: float) -> bool:
-        """Send `number`, wait up to `timeout` seconds, then SIGKILL; True where the signal was enough."""
-        self.signal(number)
-        if self._is_suspended():
-            self.signal(signal.SIGCONT)  # it could not act on the signal before (signal(7))
-        if self.ended.wait(timeout):
-            return True
-        self.signal(signal.SIGKILL)
-        self.ended.wait()
+    def refusal(self) -> str | None:
+        """Why it cannot be signalled, None where it can."""
+        try:
+            self._send(0, to_group=False)
+            return None
+        except PermissionError as error:
+            return cannot_signal(error)
+
+    def begin_stop(self, number: int, timeout: float) -> None:
+        """Send `number` to the group; the whole family has `timeout` seconds to end. A later call only shortens that.
+
+        Raises: PermissionError.
+        """
+        if self.is_stopping:
+            self._deadline = Deadline(self._deadline.sooner(timeout))
+            return
+        self._deadline = Deadline(timeout)
+        try:
+            self.family.prepare_stop(number)
+            self._send(number, to_group=True)
+        except PermissionError:
+            self._deadline = Deadline(None)
+            raise
+        if (known := procfs.stat(self.pid)) is not None and known.state == "T":
+            self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
+
+    def await_stop(self) -> bool:
+        """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: PermissionError.
+        """
+        while not self._deadline.has_passed():
+            if self.ended.wait(self._deadline.sooner(LONGEST_LOOK)):
+                return True
+        self._send(signal.SIGKILL, to_group=True)
+        if not self.ended.wait(KILL_TIMEOUT):
+            self._deadline = Deadline(None)
         return False
 
-    def _is_suspended(self) -> bool:
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] == b"T"
-        except OSError:
-            return False
+    def stop(self, number: int, timeout: float) -> bool:
+        """Both."""
+        self.begin_stop(number, timeout)
+        return self.await_stop()
 
 
 class Spawner:
     """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
 
     `mask`: the signals it must find blocked. `ignored`: those it must find ignored. `descriptors`: its RLIMIT_NOFILE,
-    None where that is ours.
+    None where that is ours. `adopts`: orphans that come to this
+    process are taken for what the services have left behind.
     """
 
     def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset(),
-                 descriptors: tuple[int, int] | None = None) -> None:
+                 descriptors: tuple[int, int] | None = None, *, adopts: bool = False) -> None:
+        self._adopts = adopts
         self._mask = mask
         self._ignored = ignored
         self._descriptors = descriptors
@@ -127,12 +242,15 @@ class Spawner:
         self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
-        self._pids: set[int] = set()
+        self._running: dict[int, Process] = {}
         self._reaper = Reaper()  # guarded by the same
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
-              is_background: bool = False, **streams: Any) -> Process:
+              is_background: bool = False, is_helper: bool = False,
+              on_leader_end: Callable[[Process], None] | None = None, **streams: Any) -> Process:
         """Run a command; `streams` are Popen's stdin, stdout, stderr and cwd. In the background it gets no terminal.
+
+        The rest: see `Process`.
 
         Raises: CannotStart with exit status 127 (not found) or 126 (found, but cannot be executed); OSError,
         RuntimeError or SubprocessError where something that every process needs is not to be had.
@@ -145,13 +263,13 @@ class Spawner:
         gets_terminal = self._terminal and not is_background
         with self._lock:
             popen = self._popen(command, environment, {**self._group(gets_terminal), **streams})
-            self._pids.add(popen.pid)
-            process = Process(popen, ended)
+            process = Process(popen, ended, self._left_by, is_helper=is_helper, on_leader_end=on_leader_end)
+            self._running[popen.pid] = process
             if gets_terminal:
                 self._foreground = process
         try:
             process.watch()
-        except RuntimeError:  # no thread to be had: nobody would ever hear of its end
+        except RuntimeError:  # no thread to be had, and so its end would never be seen
             process.signal(signal.SIGKILL)
             popen.wait()
             self._forget(process)
@@ -160,10 +278,10 @@ class Spawner:
 
     def _forget(self, process: Process) -> None:
         with self._lock:
-            self._pids.discard(process.pid)
+            self._running.pop(process.pid, None)
             if self._foreground is process:
                 self._foreground = None
-                _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach somebody
+                _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach a process that heeds it
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str],
                streams: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -210,19 +328,44 @@ class Spawner:
     def bring_to_foreground(self, process: Process) -> None:
         """Give the terminal to a run that was started in the background."""
         with self._lock:
-            if self._terminal and process.pid in self._pids:
+            if self._terminal and process.pid in self._running:
                 self._foreground = process
                 _try_to_give_terminal(process.pid)
 
     def take_terminal_back(self) -> None:
-        """Be the foreground again, so that whoever called us from a shell finds it as it was."""
+        """Be the foreground again, so that the shell that started us finds the terminal as it was."""
         if self._terminal:
             _try_to_give_terminal(os.getpgrp())
 
     def reap_orphans(self) -> float | None:
-        """Collect every zombie that is nobody's; seconds until that is to be done again, None: at the next CHLD."""
+        """Collect the zombies that no code waits for; seconds until that is due again, None: at the next CHLD."""
         with self._lock:
-            return self._reaper.look(self._pids)
+            return self._reaper.look(self._running)
+
+    def _left_by(self, process: Process, table: Mapping[int, Stat]) -> set[int]:
+        """The orphans that came to us and that this run, and no later one, has left behind."""
+        if not self._adopts:
+            return set()
+        with self._lock:
+            others = [each.started for each in self._running.values()
+                      if each.is_service and each is not process and each.is_helper is process.is_helper]
+        return {pid for pid, known in table.items()
+                if known.parent == os.getpid() and known.group != os.getpgrp() and pid not in self._running
+                and process.started <= known.started
+                and not any(process.started < other <= known.started for other in others)
+                and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}
+
+
+def _send_each(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass
+
+
+def cannot_signal(error: OSError) -> str:
+    return f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run as the same user"
 
 
 def _cannot_start(name: str, error: OSError) -> CannotStart:
@@ -272,7 +415,7 @@ def _holds_terminal() -> bool:
 
 
 def _try_to_give_terminal(group: int) -> None:
-    """Make `group` the terminal's foreground; one that was hung up is nobody's.
+    """Make `group` the terminal's foreground; one that was hung up has none.
 
     A background process that does so gets TTOU unless it is blocked (tcsetpgrp(3)).
     """

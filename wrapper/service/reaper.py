@@ -1,4 +1,4 @@
-"""Which zombies are nobody's, and when they are collected.
+"""Which zombies no code waits for, and when they are collected.
 
 An orphan comes to the main thread of PID 1 or a subreaper (kernel/exit.c, find_new_reaper), and so does what a thread
 of ours that ended had started; what a living thread has started stays with that. So only the main thread's processes
@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import time
 
+from wrapper.service import procfs
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# Seconds a zombie is left to whoever may have started it. What the service leaves behind is never in our own group.
+# Seconds a zombie is left to the code that may have started it. What a service leaves behind is never in our group.
 FOREIGN_GRACE, OWN_GRACE = 0.25, 60.0
 
 
@@ -27,9 +29,9 @@ class Reaper:
         self._next_look = 0.0
 
     def look(self, awaited: Collection[int]) -> float | None:
-        """Collect what is nobody's; seconds until the next look is due, None where only an ended process makes it so.
+        """Collect what no code waits for; seconds until the next look is due, None where an ended process makes it so.
 
-        `awaited`: pids that somebody waits for.
+        `awaited`: pids that have code that waits for them.
         """
         now = time.monotonic()
         if now < self._next_look <= now + FOREIGN_GRACE:
@@ -67,21 +69,13 @@ def _adopted() -> list[int]:
 
 
 def _is_ours(pid: int) -> bool:
-    return _stat(pid)[1] == str(os.getpid()).encode()
+    known = procfs.stat(pid)
+    return known is not None and known.parent == os.getpid()
 
 
 def _is_zombie(pid: int) -> bool:
-    return _stat(pid)[0] == b"Z"
-
-
-def _stat(pid: int) -> tuple[bytes, bytes]:
-    """State and parent; they follow the name, which may hold anything (proc(5)). Nothing where it is gone or hidden."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, parent = file.read().rpartition(b")")[2].split()[:2]
-            return state, parent
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b"", b""
+    known = procfs.stat(pid)
+    return known is not None and known.state == "Z"
 
 
 def _collect(pid: int) -> None:

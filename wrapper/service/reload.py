@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wrapper import sockets
 from wrapper.service import probe
+from wrapper.service.process import cannot_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ def by_signal(number: int, settle: float = 0.0) -> Callable[[Process, Address], 
     """A signal has no answer: a service that does not live on for `settle` seconds was ended by it."""
 
     def send(process: Process, _: Address) -> str | None:
-        process.signal(number)
+        try:
+            process.signal(number)
+        except PermissionError as error:
+            return cannot_signal(error)
         return process.fault if process.ended.wait(settle) else None
 
     return send

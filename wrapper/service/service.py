@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 from wrapper.errors import CannotStart
 from wrapper.gate import Gate
 from wrapper.service import reload
 from wrapper.service.controller import Controller
-from wrapper.service.course import Course
 from wrapper.service.launcher import Launcher
+from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.output import Output
-from wrapper.service.policy import Policy, Timeouts
 from wrapper.service.probe import Probe
+from wrapper.service.restart import RestartPolicy
 from wrapper.service.state import Life
 
 TYPE_CHECKING = False
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.events import Feed
     from wrapper.problems import Board
-    from wrapper.service.process import Process, Spawner
+    from wrapper.service.jobs import ReloadAction
+    from wrapper.service.process import Spawner
     from wrapper.settings import Settings
 
 MAIN = "service"  # the name of the service that the container is about
@@ -42,7 +44,7 @@ class Surroundings:
         self.feed = feed
         self.board = board
         self.make_upstream = make_upstream
-        self.on_helper_over = on_helper_over or _nobody_minds
+        self.on_helper_over = on_helper_over or _ignore
 
 
 class Service:
@@ -63,18 +65,17 @@ class Service:
         self.gate = Gate(around.make_upstream, settings.hold,
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
                          settings.max_in_flight)
+        self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN)
-        course = Course(
-            self.life, launcher, self.gate,
+        lifecycle = Lifecycle(
+            name, self.life, self.gate, launcher,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
-            Policy(differences.get("restart", settings.restart), settings.backoff),
-            Timeouts(settings.ready_timeout, settings.drain_timeout, settings.stop_timeout),
-            around.board, name, stop_signal=settings.stop_signal,
-            overlaps=settings.restart_mode == "overlap" and upstream is None,
-            reload=differences.get("reload", _reload(settings)))
-        self.controller = Controller(course, around.board, name, is_main=name == MAIN, on_over=on_over)
+            RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
+            around.board, settings, differences.get("stop_signal", settings.stop_signal),
+            differences.get("live_path", settings.live_path), differences.get("reload", _reload(settings)))
+        self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
         """The record, with how many requests are on the road and how many wait. Holds no argument and no secret."""
@@ -82,9 +83,11 @@ class Service:
 
     def readiness(self) -> str | None:
         """None while requests are served, or held for a planned restart; else why not."""
+        if self.is_leaving:
+            return "the wrapper is about to shut down"
         if self.controller.is_serving:
             return None
-        return f"the service is {self.life.state.value}: {self.life.reason}"
+        return f"the service is {self.life.state.value}: {self.life.unready or self.life.reason}"
 
 
 class Helper(Service):
@@ -96,7 +99,8 @@ class Helper(Service):
     def __init__(self, name: str, command: Sequence[str], upstream: Address | None, around: Surroundings, *, route: str,
                  ready_path: str | None = None, restart: str | None = None) -> None:
         super().__init__(name, command, upstream, around, around.on_helper_over, route=route,
-                         ready_path=ready_path, restart=restart or around.settings.restart, reload=None)
+                         ready_path=ready_path, restart=restart or around.settings.restart,
+                         stop_signal=signal.SIGTERM, live_path=None, reload=None)
 
     def launch(self) -> None:
         try:
@@ -105,11 +109,11 @@ class Helper(Service):
             self.around.board.report(self.name, str(error))
 
 
-def _nobody_minds(exit_status: int, planned: bool) -> None:
+def _ignore(exit_status: int, planned: bool) -> None:
     """The end of a helper ends nothing else."""
 
 
-def _reload(settings: Settings) -> Callable[[Process, Address], str | None] | None:
+def _reload(settings: Settings) -> ReloadAction | None:
     if settings.reload_path is not None:
         return reload.by_path(settings.reload_path)
     if settings.reload_signal is not None:

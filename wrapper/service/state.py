@@ -1,4 +1,4 @@
-"""The states of a service, the turns between them, and the record of its life that everybody reads."""
+"""The states of a service, the transitions between them, and the record of what happened to it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-# Every turn there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
+# Every transition there is. FAILED -> RUNNING: a service that missed --ready-timeout became ready after all.
 # DRAINING and STOPPING -> BACKOFF and FAILED: a fault of ours on the way.
 # RUNNING -> RUNNING: in a restart that overlaps, the next run took over.
-TURNS: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {
     State.STOPPED: frozenset({State.STARTING}),
     State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.BACKOFF, State.FAILED}),
     State.RUNNING: frozenset({State.RUNNING, State.DRAINING, State.BACKOFF, State.FAILED}),
@@ -45,15 +45,15 @@ HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where n
 
 
 class Life:
-    """What happened to one service so far. Its controller's thread writes, anybody reads.
+    """What happened to one service so far. Its controller's thread writes it, all threads read it.
 
-    `before_rest` is called before anybody can see a state that is not halfway.
+    `before_rest` is called before a state can be seen that is not halfway.
     """
 
     def __init__(self, name: str, feed: Feed) -> None:
         self._name = name
         self._feed = feed
-        # Guards what follows, so that a reader never sees half a turn.
+        # Guards what follows, so that a reader never sees half a transition.
         self._lock = threading.Lock()
         self._state = State.STOPPED
         self._since = time.time()
@@ -63,6 +63,7 @@ class Life:
         self._exits: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
         self._generation = 0
+        self.unready: str | None = None  # why a running service is not ready at the moment
         self.before_rest: Callable[[], None] = lambda: None
 
     @property
@@ -83,14 +84,14 @@ class Life:
         """True where the run that ended last was meant to end."""
         return self._last_exit is not None and self._last_exit["planned"]
 
-    def turn(self, state: State, reason: str) -> None:
+    def enter(self, state: State, reason: str) -> None:
         """The one place where the state changes."""
         if state not in HALFWAY:
             self.before_rest()
         with self._lock:
             before = self._state
-            assert state in TURNS[before], f"no turn from {before.value} to {state.value}"
-            self._state, self._since, self._reason = state, time.time(), reason
+            assert state in TRANSITIONS[before], f"no transition from {before.value} to {state.value}"
+            self._state, self._since, self._reason, self.unready = state, time.time(), reason, None
         log.info(f"{before.value} -> {state.value}", service=self._name, reason=reason)
         self._feed.publish("state", service=self._name, state=state.value, before=before.value, reason=reason)
 
@@ -101,7 +102,7 @@ class Life:
             self._generation += 1
 
     def end(self, process: Process, planned: bool) -> None:
-        """A run ended; `planned` says whether somebody asked for it."""
+        """A run ended; `planned` says whether that was asked for."""
         number = process.exit_signal
         last_exit = {"status": process.exit_status, "signal": None if number is None else signal_name(number),
                      "planned": planned, "at": timestamp()}
@@ -126,5 +127,6 @@ class Life:
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             return {"state": self._state.value, "since": timestamp(self._since), "reason": self._reason,
-                    "ready": self._state is State.RUNNING, "pid": self._pid, "generation": self._generation,
+                    "ready": self._state is State.RUNNING and self.unready is None,
+                    "pid": self._pid, "generation": self._generation,
                     "restarts": sum(self._restarts.values()), "last_exit": self._last_exit}

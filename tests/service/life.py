@@ -1,0 +1,49 @@
+"""A service under a real controller, with real processes and a gate that relays to nothing."""
+
+from __future__ import annotations
+
+import os
+
+from tests.running import wait_until
+from wrapper import settings
+from wrapper.events import Feed
+from wrapper.problems import Board
+from wrapper.service.process import Spawner
+from wrapper.service.service import Service, Surroundings
+from wrapper.service.state import State
+
+
+class NoUpstream:
+    def __init__(self, address):
+        self.address = address
+
+    def close(self):
+        pass
+
+
+class Life:
+    """A service without a proxy, and everything that happened to it."""
+
+    def __init__(self, *options, command):
+        self.feed = Feed()
+        self.board = Board(self.feed)
+        chosen = settings.read([*options, "--", *command], {})
+        around = Surroundings(chosen, os.environ, Spawner(), self.feed, self.board, NoUpstream)
+        self.overs = []
+        self.service = Service("service", chosen.command, chosen.upstream, around,
+                               lambda status, planned: self.overs.append((status, planned)))
+        self.controller = self.service.controller
+
+    def states(self):
+        return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
+
+    def wait_state(self, state):
+        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
+
+    def ask(self, kind, **options):
+        job = self.controller.ask(kind, "test", **options)
+        job.wait(20)
+        return job.error
+
+    def pid(self):
+        return self.service.status()["pid"]

@@ -1,0 +1,335 @@
+"""lifecycle.py: start, stop, restart, reload, end, with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from tests.running import service, wait_until
+from wrapper.service import probe
+from wrapper.service.state import State
+
+
+def test_start_to_running(live):
+    life = live()
+    life.wait_state("running")
+    status = life.service.status()
+    assert status["ready"] is True
+    assert status["generation"] == 1
+    assert status["last_exit"] is None
+    assert life.service.readiness() is None
+
+
+def test_stop_and_start_again(live):
+    life = live(command=service("plain", "5"))
+    life.wait_state("running")
+    assert life.ask("stop") is None
+    assert life.states() == ["starting", "running", "draining", "stopping", "stopped"]
+    assert life.service.status()["last_exit"]["planned"] is True
+    assert life.service.status()["last_exit"]["status"] == 5
+    assert life.overs == []
+    assert "stopped" in life.service.readiness()
+    assert life.ask("start") is None
+    assert life.service.life.state is State.RUNNING
+
+
+def test_restart_brings_a_new_run(live):
+    life = live()
+    life.wait_state("running")
+    before = life.pid()
+    assert life.ask("restart") is None
+    status = life.service.status()
+    assert status["pid"] not in (before, None)
+    assert (status["generation"], status["restarts"]) == (2, 1)
+
+
+def test_the_wait_for_readiness_ends_with_the_process(live):
+    life = live("--ready-timeout", "60s", command=[sys.executable, "-c", "raise SystemExit(3)", "{port}"])
+    assert life.controller.over.wait(10)
+
+
+def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
+    life = live("--ready-timeout", "300ms", command=service("slow", "1.5"))
+    life.wait_state("failed")
+    assert "not ready within 0.3 s" in life.board.list()[0]["message"]
+    life.wait_state("running")
+    assert life.board.list() == []
+
+
+def test_a_start_of_a_service_that_is_late_says_so(live):
+    life = live("--ready-timeout", "100ms", command=service("slow", "60"))
+    life.wait_state("failed")
+    assert "not ready within 0.1 s" in life.ask("start")
+
+
+def test_a_reload_that_the_service_dies_of_is_no_success(live):
+    life = live("--reload-signal", "HUP", command=[sys.executable, "-c", SILENT, "{port}"])
+    life.wait_state("running")
+    assert "it ended with status 129" in life.ask("reload")
+
+
+def test_shut_down_passes_its_own_signal_on(live):
+    life = live()
+    life.wait_state("running")
+    life.controller.shut_down(signal.SIGINT)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, True)]
+
+
+def test_shut_down_while_starting_does_not_wait_for_readiness(live):
+    life = live(command=[sys.executable, "-c", "import time; time.sleep(60)", "{port}"])
+    life.wait_state("starting")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+
+
+SILENT = """
+import socket, sys, threading
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    kept.append(listener.accept())
+"""  # takes every connection and never says a word
+
+
+def test_shut_down_while_a_silent_service_is_probed_does_not_wait_for_the_probe(live, monkeypatch):
+    monkeypatch.setattr(probe, "PROBE_TIMEOUT", 60.0)
+    life = live("--ready-path", "/ready", command=[sys.executable, "-c", SILENT, "{port}"])
+    wait_until(lambda: is_listening(life.controller.address))
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+
+
+def is_listening(address):
+    with contextlib.suppress(OSError), socket.create_connection((address.host, address.port)):
+        return True
+    return False
+
+
+def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
+    life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
+    life.wait_state("running")
+    job = life.controller.ask("reload", "test")
+    wait_until(lambda: life.controller._jobs._jobs[0].is_running)
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(143, True)]
+    assert job.is_done
+
+
+def test_shut_down_of_a_deaf_service_kills_it(live):
+    life = live("--stop-timeout", "300ms", command=service("deaf"))
+    life.wait_state("running")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(5)
+    assert life.overs == [(137, True)]
+
+
+def test_shut_down_during_a_restart_does_not_start_again(live):
+    life = live("--stop-timeout", "1s", command=service("deaf"))
+    life.wait_state("running")
+    life.controller.ask("restart", "test")
+    life.wait_state("stopping")
+    life.controller.shut_down(signal.SIGTERM)
+    assert life.controller.over.wait(10)
+    assert life.service.status()["generation"] == 1
+
+
+def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
+    life = live("--restart-mode", "overlap")
+    life.wait_state("running")
+    before = life.pid()
+    assert life.ask("restart") is None
+    assert life.pid() != before
+    assert "starting" not in life.states()[2:]
+    wait_until(lambda: life.controller._lifecycle.stopping.old is None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+
+
+def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
+    flag = tmp_path / "broken"
+    life = live("--restart-mode", "overlap", command=service("slow", "0", str(flag)))
+    life.wait_state("running")
+    before = life.pid()
+    flag.touch()
+    assert "the earlier run goes on" in life.ask("restart")
+    assert life.pid() == before
+    assert life.service.life.state is State.RUNNING
+    assert len(life.board) == 1
+    flag.unlink()
+    assert life.ask("restart") is None
+    assert life.pid() != before
+    assert len(life.board) == 0
+
+
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
+    broken, told = tmp_path / "broken", tmp_path / "told"
+    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
+    life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
+                command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
+    life.wait_state("running")
+    broken.touch()
+    life.controller.ask("restart", "test", ready_timeout=0.5)
+    wait_until(told.exists)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(life.pid(), signal.SIGKILL)
+    assert life.controller.over.wait(10)
+    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
+
+
+def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
+    life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
+    life.wait_state("running")
+    job = life.controller.ask("restart", "test")
+    wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
+    assert job.wait(10)
+    assert life.service.gate.is_open
+    assert life.service.life.state is State.RUNNING
+    assert life.overs == []
+
+
+class Stays:
+    """A request that is under way for as long as it is let."""
+
+    def warn(self, going):
+        pass
+
+    def cut(self):
+        pass
+
+
+@pytest.mark.parametrize(("policy", "over"), [("never", True), ("always", False)])
+def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, policy, over):
+    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", policy, "--backoff",
+                "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+    lane = life.service.gate.admit(Stays())
+    assert life.ask("restart") is None  # the old run leaves by itself
+    os.kill(new := life.pid(), signal.SIGKILL)
+    if over:
+        assert life.controller.over.wait(5)
+        assert life.overs == [(137, False)]
+    else:
+        wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
+        os.kill(before, 0)  # it drains, still
+        life.service.gate.hurry()
+        del lane
+        wait_until(lambda: life.controller._lifecycle.stopping.old is None)
+
+
+@pytest.mark.parametrize("befalls", ["an end", "a death"])
+def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls):
+    life = live("--restart-mode", "overlap", "--overlap-drain-timeout", "600s", "--restart", "always", "--backoff",
+                "1ms..2ms")
+    life.wait_state("running")
+    before = life.pid()
+    assert life.service.gate.admit(Stays())
+    life.controller.ask("restart", "test")
+    wait_until(lambda: life.pid() != before)
+    os.kill(new := life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
+    run = life.controller._lifecycle.run.process
+    job = life.controller.ask("restart", "test")
+    wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
+    if befalls == "an end":
+        life.controller.shut_down(signal.SIGTERM)
+    else:
+        os.kill(run.pid, signal.SIGKILL)
+        wait_until(lambda: life.pid() not in (before, run.pid, None))
+        assert "ended" in job.error
+    assert run.ended.wait(5)
+    os.kill(before, 0)  # it drains, still
+    life.service.gate.hurry()
+
+
+def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd):
+    life = live("--drain-timeout", "600s")
+    life.wait_state("running")
+    lane, stays = life.service.gate._lane, Stays()
+    assert life.service.gate.admit(stays) is lane
+    life.controller.ask("restart", "test")
+    life.wait_state("draining")
+    life.controller.shut_down(signal.SIGINT)
+    life.service.gate.leave(lane, stays)
+    assert life.controller.over.wait(5)
+    assert "signal 2\n" in capfd.readouterr().err
+
+
+@pytest.fixture
+def moody(live, tmp_path):
+    """A service whose mood is in a file, see tests/services/moody.py."""
+
+    def start(*options):
+        life = live(*options, command=service("moody", str(tmp_path / "mood")))
+        life.mood = tmp_path / "mood"
+        life.wait_state("running")
+        return life
+
+    return start
+
+
+def test_a_service_that_stops_listening_is_not_ready_until_it_listens_again(moody):
+    """uvicorn --reload shuts its listener for seconds while its process lives."""
+    life = moody()
+    life.mood.write_text("shut")
+    wait_until(lambda: not is_listening(life.controller.address))
+    life.controller.doubt()  # what a refused connection does; a probe comes every ten seconds by itself
+    wait_until(lambda: not life.controller.is_serving)
+    assert "nothing listens" in life.service.readiness()
+    assert [problem["id"] for problem in life.board.list()] == ["service/readiness"]
+    status = life.service.status()
+    assert (status["state"], status["ready"]) == ("running", False)
+    life.mood.unlink()
+    wait_until(lambda: life.service.readiness() is None)
+    assert life.board.list() == []
+
+
+def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkeypatch):
+    """Once may be a moment of its own, such as a collection of garbage."""
+    monkeypatch.setattr(probe, "READY_INTERVAL", 0.01)
+    monkeypatch.setattr(probe, "LATE_INTERVAL", 0.01)
+    life = moody("--ready-path", "/ready")
+    life.mood.write_text("503")
+    wait_until(lambda: not life.controller.is_serving)
+    assert "/ready answers 503" in life.board.list()[0]["message"]
+    life.mood.unlink()
+    wait_until(lambda: life.service.readiness() is None)
+    assert life.board.list() == []
+
+
+def test_a_service_that_hangs_leaves_a_problem_with_its_last_output(moody):
+    life = moody("--capture-output", "--live-path", "/live", "--live-interval", "10ms", "--backoff", "60s..60s")
+    life.mood.write_text("503")
+    life.wait_state("backoff")
+    problem = next(each for each in life.board.list() if each["id"] == "service/liveness")
+    assert problem["message"] == "the service hangs: /live answers 503"
+    assert "listens at 127.0.0.1" in problem["details"]["output"]
+    assert "hangs" in life.service.readiness()
+    assert not life.service.gate.is_open
+    life.mood.unlink()
+    assert life.ask("restart") is None
+    assert life.board.list() == []
+
+
+def test_a_stop_takes_the_problems_of_readiness_with_it(moody):
+    life = moody()
+    life.mood.write_text("shut")
+    wait_until(lambda: not is_listening(life.controller.address))
+    life.controller.doubt()
+    wait_until(life.board.list)
+    assert life.ask("stop") is None
+    assert life.board.list() == []

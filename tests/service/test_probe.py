@@ -1,0 +1,68 @@
+"""probe.py: is the service ready? Against listeners that answer as they are told."""
+
+from __future__ import annotations
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from wrapper import sockets
+from wrapper.address import tcp, unix
+from wrapper.service import probe
+from wrapper.service.probe import Probe
+
+ANY = ((200, 399),)
+
+
+def test_a_connection_is_enough_without_a_path(answering):
+    assert Probe(None, ANY).fault(tcp(*answering(None))) is None
+
+
+def test_nothing_there_is_a_fault():
+    assert "nothing listens" in Probe(None, ANY).fault(tcp("127.0.0.1", sockets.free_port()))
+
+
+@pytest.mark.parametrize(("answer", "fault"), [
+    (b"HTTP/1.1 200 OK\r\n\r\n", None), (b"HTTP/1.0 302 Found\r\n\r\n", None), (b"HTTP/1.1 503 No\r\n\r\n", "503"),
+    (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", None),
+    (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\n\r\n", "503"), (b"HTTP/1.1 100 a\r\n\r\n", "not HTTP"),
+    (b"SSH-2.0-x\r\n", "not HTTP"), (b"", "not HTTP"), (b"HTTP/1.1 2x0\r\n", "not HTTP"), (b"x" * 5000, "not HTTP")])
+def test_a_path_must_answer_with_the_right_status(answering, answer, fault):
+    found = Probe("/ready", ANY).fault(tcp(*answering(answer)))
+    assert found is None if fault is None else fault in found
+
+
+def test_unix_sockets_are_probed_too(answering, tmp_path):
+    place = str(tmp_path / "s")
+    answering(b"HTTP/1.1 204 x\r\n\r\n", socket.AF_UNIX, place)
+    assert Probe("/", ANY).fault(unix(place)) is None
+
+
+def test_what_something_listens_at_is_not_free(answering, tmp_path):
+    assert not probe.is_free(tcp(*answering(None)))
+    assert not probe.is_free(tcp(*answering(None)), closed=True)
+    assert probe.is_free(tcp("127.0.0.1", sockets.free_port()))
+    assert probe.is_free(unix(str(tmp_path / "s")))
+    answering(None, socket.AF_UNIX, str(tmp_path / "s"))
+    assert not probe.is_free(unix(str(tmp_path / "s")))
+
+
+def test_a_port_in_time_wait_is_free_for_those_who_say_so():
+    """socket(7), SO_REUSEADDR."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        place = listener.getsockname()
+        with socket.create_connection(place) as client:
+            listener.accept()[0].close()  # the side that closes first waits
+            client.recv(1)
+    assert not probe.is_free(tcp(*place))
+    assert probe.is_free(tcp(*place), closed=True)
+
+
+@pytest.mark.parametrize("listens", ["127.0.0.1", "::1"])
+def test_the_address_of_a_run_is_the_one_that_answers(answering, listens):
+    port = answering(None, socket.AF_INET6 if ":" in listens else socket.AF_INET, (listens, 0))[1]
+    run = SimpleNamespace(address=tcp("127.0.0.1", port), other_addresses=(tcp("::1", port),))
+    assert Probe(None, ANY).fault_of(run) is None
+    assert run.address == tcp(listens, port)
+    assert run.other_addresses == ()

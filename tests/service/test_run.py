@@ -1,0 +1,55 @@
+"""run.py: how a run is stopped, and how its end is told. The whole road: tests/restarts/test_stopping.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+
+from tests.running import service, wait_until
+from wrapper.service import process, procfs, run
+
+
+def test_a_planned_stop_has_more_time_than_the_containers_end(live, monkeypatch):
+    """RabbitMQ needs 6.3 s to stop; docker stop kills after 10 s."""
+    assert (run.STOP_TIMEOUT, run.LAST_STOP_TIMEOUT) == (30.0, 6.0)
+    monkeypatch.setattr(run, "STOP_TIMEOUT", 600.0)
+    monkeypatch.setattr(run, "LAST_STOP_TIMEOUT", 0.3)
+    life = live(command=service("deaf"))
+    life.wait_state("running")
+    life.controller.ask("restart", "test")
+    life.wait_state("stopping")
+    life.controller.shut_down(signal.SIGTERM)  # the end comes while the planned stop waits, and leaves less time
+    assert life.controller.over.wait(10)
+    assert life.overs == [(137, True)]
+
+
+def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, monkeypatch):
+    """A process that the kernel holds, as behind a dead NFS server, ends of nothing."""
+    monkeypatch.setattr(process, "KILL_TIMEOUT", 0.1)
+    life = live("--stop-timeout", "100ms", command=service("deaf"))
+    life.wait_state("running")
+    pid, send = life.pid(), process.Process._send
+    monkeypatch.setattr(process.Process, "_send", lambda *_, **__: None)
+    assert "does not end" in life.ask("restart")
+    life.wait_state("running")  # it still answers, and so it serves
+    assert life.pid() == pid
+    assert "does not end" in str(life.feed.after(0))
+    monkeypatch.setattr(process.Process, "_send", send)
+    assert life.ask("restart") is None
+
+
+def test_a_kill_for_memory_is_named(live, monkeypatch, tmp_path):
+    """cgroup's memory.events tells it from any other SIGKILL."""
+    events = tmp_path / "memory.events"
+    events.write_text("oom_kill 1\n")
+    monkeypatch.setattr(procfs, "MEMORY_EVENTS", (str(events),))
+    life = live("--restart", "always", "--backoff", "1ms..2ms")
+    life.wait_state("running")
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.service.status()["generation"] == 2)
+    assert "memory" not in str(life.feed.after(0))
+    life.wait_state("running")
+    events.write_text("oom_kill 2\n")
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: "its memory was used up" in str(life.feed.after(0)))

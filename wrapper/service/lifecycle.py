@@ -1,0 +1,411 @@
+"""The life of one service, run by run: start, stop, restart, reload, end. One thread does all of it: its controller's.
+
+Every action returns what went wrong, None when nothing did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from subprocess import SubprocessError
+
+from wrapper.deadline import Deadline
+from wrapper.errors import CannotStart
+from wrapper.log import log
+from wrapper.service.jobs import Job
+from wrapper.service.probe import Health, is_free, report_squatter
+from wrapper.service.process import cannot_start
+from wrapper.service.run import Run, Stopping
+from wrapper.service.state import State
+from wrapper.service.wakeup import ENDING, WakeUp
+from wrapper.values import signal_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wrapper.gate import Gate, Lane
+    from wrapper.problems import Board
+    from wrapper.service.jobs import ReloadAction
+    from wrapper.service.launcher import Launcher
+    from wrapper.service.probe import Probe
+    from wrapper.service.process import Process
+    from wrapper.service.restart import RestartPolicy
+    from wrapper.service.state import Life
+    from wrapper.settings import Settings
+
+KILLED = 128 + signal.SIGKILL  # exit status
+UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
+LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
+MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
+PORT_INTERVAL = 0.5  # seconds between two looks whether a port is free again
+PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
+
+
+class Lifecycle:
+    """`run` is the run that counts; another one may leave beside it, see `Stopping`.
+
+    `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
+    reload is a restart.
+    """
+
+    def __init__(self, name: str, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
+                 board: Board, settings: Settings, stop_signal: int, live_path: str | None,
+                 reload: ReloadAction | None) -> None:
+        self.name = name
+        self.life = life
+        self.gate = gate
+        self.restarts = restarts
+        self.run: Run | None = None
+        self.is_restarting = False
+        self.wake_up = WakeUp(name)
+        self.stopping = Stopping(name, life, gate, board, self.wake_up, settings, stop_signal)
+        self.health = Health(name, life, board, self.wake_up, probe, live_path, settings)
+        self._port_draws = MORE_PORTS
+        self._reuses_port = False  # seen to start where connections of an earlier run still had its port
+        self._launcher = launcher
+        self._board = board
+        self._settings = settings
+        self._overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
+        self._reload = reload
+
+    # Start
+
+    def start(self, job: Job) -> str | None:
+        self.restarts.reset()
+        return self._bring_up(job) if self.run is None else self._state_of_run()
+
+    def start_again(self) -> str | None:
+        """Start after an exit; the pauses of the restart policy go on."""
+        self.life.count_restart("exit")
+        self.restarts.forget()
+        return self._bring_up(Job("start", "again after an exit"))
+
+    def _state_of_run(self) -> str | None:
+        if self.is_late:
+            self.probe_ready()
+        return self.life.reason if self.is_late else None
+
+    def turn_to_starting(self, reason: str) -> None:
+        self.gate.hold("the service is starting")
+        self.life.enter(State.STARTING, reason)
+
+    def _bring_up(self, job: Job) -> str | None:
+        self.turn_to_starting(job.reason)
+        return self._spawn_reported(job) or self.await_ready(job)
+
+    def _spawn_reported(self, job: Job) -> str | None:
+        try:
+            self.spawn()
+        except CannotStart as error:
+            log.error(str(error), service=self.name)
+            self._fall(error.public, error.exit_status, 0.0)
+            return error.public
+        job.has_started_run = True
+        return None
+
+    def spawn(self) -> None:
+        """Raises: CannotStart."""
+        self.run = self._launch()
+        self.life.begin(self.run.process)
+
+    def _launch(self, *, beside: bool = False) -> Run:
+        """Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread."""
+
+        def leader_ended(process: Process) -> None:
+            # Newcomers wait from now on, also while the controller's thread is busy with something else.
+            self.gate.lose(process, "the service has ended")
+
+        def ended(process: Process) -> None:
+            leader_ended(process)
+            self.wake_up.set()
+
+        try:
+            address = self._launcher.choose_address()
+            report_squatter(address, self._board, self.name)
+            port_was_free = is_free(address)
+            run = Run(self._launcher.launch(address, ended, leader_ended, beside=beside), address)
+        except (OSError, RuntimeError, SubprocessError) as error:
+            raise cannot_start(error) from error
+        run.port_was_free, run.other_addresses = port_was_free, self._launcher.other_addresses(address)
+        return run
+
+    def await_ready(self, job: Job) -> str | None:
+        """Serve once the run is ready; what is not leaves a named state with a reason, and a problem."""
+        deadline = Deadline(job.ready_timeout or self._settings.ready_timeout)
+        while True:
+            run = self.run
+            assert run is not None
+            fault = self._probe_until_ready(run, job)
+            if fault is None or not self._may_have_its_port(run, job, deadline):
+                break
+            log.warning("the port was taken while the service started; it is started again", service=self.name)
+            self.life.end(run.process, planned=False)
+            if (cannot := self._spawn_reported(job)) is not None:
+                return cannot
+        if fault is None:
+            self._reuses_port = self._reuses_port or not run.port_was_free
+            self._serve(run)
+        elif self.wake_up.ending is None:
+            if run.has_ended:
+                self.record_fall()
+            else:
+                self.fail(fault)
+        return fault
+
+    def _may_have_its_port(self, run: Run, job: Job, deadline: Deadline) -> bool:
+        """True where a planned restart died because connections of the run before still had its port (TIME_WAIT), as
+        they keep it from a service without SO_REUSEADDR, and where it is free now.
+        """
+        if not run.has_ended or run.port_was_free or self._reuses_port or job.kind not in ("restart", "reload"):
+            return False
+        while not is_free(run.address) and not deadline.has_passed() and self.wake_up.ending is None:
+            self.wake_up.pause(deadline.sooner(PORT_INTERVAL))
+        return not deadline.has_passed() and self.wake_up.ending is None
+
+    def _probe_until_ready(self, run: Run, job: Job) -> str | None:
+        return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
+
+    def _serve(self, run: Run) -> None:
+        run.ready_since = time.monotonic()
+        # First: whatever reads "running" finds the gate open, and no problem that is gone.
+        self.gate.open(run.address, run.process)
+        self._resolve()
+        self.life.enter(State.RUNNING, "ready")
+
+    def _resolve(self) -> None:
+        for key in PROBLEM_KEYS:
+            self._board.resolve(self.name, key)
+
+    # While it runs
+
+    @property
+    def is_late(self) -> bool:
+        """True while the service runs without having become ready in time."""
+        return self.life.state is State.FAILED and self.run is not None
+
+    def probe_ready(self) -> None:
+        run = self.run
+        assert run is not None
+        was_late, fault = self.is_late, self.health.probe_ready(run)
+        if was_late and fault is None:
+            self._serve(run)
+        elif was_late and not run.has_ended and not self.restarts.is_on_trial:
+            self.gate.refuse(f"the service failed: {self.life.reason}")
+
+    def probe_live(self) -> str | None:
+        """Stop a run that hangs, behind held requests; the controller's next start brings it up again."""
+        run = self.run
+        assert run is not None
+        if (fault := self.health.probe_live(run)) is None:
+            return None
+        lines = self._launcher.last_lines()
+        self._board.report(self.name, fault, "liveness", **({"output": lines} if lines else {}))
+        lane = self.gate.hold(fault)
+        if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
+            self._follow(fault, self.restarts.schedule(run.ready_seconds))
+        return fault
+
+    # Stop
+
+    def stop(self, job: Job) -> str | None:
+        if (fault := self.stopping.refusal(self.run)) is not None:
+            return fault
+        reason = f"stopped: {job.reason}"
+        self.restarts.reset()
+        self._resolve()
+        lane = self.gate.refuse(reason)
+        self.stopping.hasten_old()
+        if self.run is not None and (fault := self._take_down(self.run, lane, "shutdown", job.reason)) is not None:
+            return fault
+        self.stopping.record_old_end()
+        if self.life.state is not State.STOPPED:
+            self.life.enter(State.STOPPED, reason)
+        return None
+
+    def _take_down(self, run: Run, lane: Lane | None, going: str, reason: str, *, is_hung: bool = False) -> str | None:
+        """Drain and stop the run that counts; one that does not end leaves the service failed."""
+        run.lane = lane
+        if (fault := self.stopping.take_down(run, going, reason, is_hung=is_hung)) is None:
+            self.run = None
+        else:
+            self.fail(fault)
+        return fault
+
+    def cut_off(self) -> None:
+        """Kill the run that counts."""
+        run, self.run = self.run, None
+        if run is not None:
+            with contextlib.suppress(PermissionError):
+                run.process.begin_stop(signal.SIGKILL, 0.0)
+                run.process.await_stop()
+            if run.has_ended:
+                self.life.end(run.process, planned=False)
+
+    # Restart
+
+    def restart(self, job: Job) -> str | None:
+        if (fault := self.stopping.refusal(self.run)) is not None:
+            return fault
+        self.life.count_restart("planned")
+        self.restarts.reset()
+        if self._overlaps and self.run is not None and self.life.state is State.RUNNING:
+            return self._overlap(job, self.run)
+        self.is_restarting = self.run is not None
+        if self.run is not None:
+            lane = self.gate.hold(f"the service restarts: {job.reason}")
+            if (fault := self._take_down(self.run, lane, "restart", job.reason)) is not None:
+                return fault
+        return ENDING if self.wake_up.ending is not None else self._bring_up(job)
+
+    def _overlap(self, job: Job, old: Run) -> str | None:
+        """Bring a second run up beside the first; only when it is ready does the gate lead there."""
+        if (fault := self._await_old(old)) is not None:
+            return fault
+        try:
+            new = self._launch(beside=True)
+        except CannotStart as error:
+            return self._keep_serving(error.public)
+        job.has_started_run = True
+        if (fault := self._probe_until_ready(new, job)) is not None:
+            self._dismiss(new, old)
+            return self._keep_serving(fault)
+        new.ready_since = time.monotonic()
+        self.run = new
+        self.life.begin(new.process)
+        self._launcher.take_over(new.process)
+        old.lane = self.gate.open(new.address, new.process)
+        self._resolve()
+        self.life.enter(State.RUNNING, f"the next run took over: {job.reason}")
+        self.stopping.old = old
+        self.stopping.retire(old)
+        return None
+
+    def _await_old(self, serving: Run) -> str | None:
+        """One run may drain beside the next. What keeps another from coming, None where nothing does."""
+        if (old := self.stopping.old) is None:
+            return None
+        self.wake_up.until(lambda: old.has_ended or old.is_immortal or serving.has_ended)
+        if (fault := self.wake_up.interruption(serving)) is None:
+            self.stopping.record_old_end()
+        return fault
+
+    def _dismiss(self, new: Run, old: Run) -> None:
+        """End a run that never served. While everything ends, or the run that serves has, it does not get its time."""
+        self.stopping.retire(new)
+        self.wake_up.until(lambda: new.has_ended or new.is_immortal or old.has_ended)
+        if not new.process.ended.wait(UNUSED_STOP_TIMEOUT):
+            new.begin_stop(signal.SIGKILL, 0.0)
+
+    def _keep_serving(self, fault: str) -> str:
+        fault = f"the restart failed, the earlier run goes on: {fault}"
+        if not self.restarts.is_on_trial:
+            self.report(fault)
+        return fault
+
+    # Reload
+
+    def reload(self, job: Job) -> str | None:
+        reload, run = job.reload or self._reload, self.run
+        if reload is None or run is None:
+            return self.restart(job)
+        fault = self.wake_up.in_background(run, lambda: reload(run.process, run.address))
+        fault = fault or self._probe_until_ready(run, job)
+        if fault is None:
+            self._board.resolve(self.name)
+            return None
+        fault = f"the reload failed: {fault}"
+        if run.has_ended:
+            self.record_fall()
+        elif not self.restarts.is_on_trial:
+            self.report(fault)
+        return fault
+
+    def pass_barrier(self, job: Job) -> str | None:
+        """Nothing else runs now; a service that is down is started."""
+        return self.restart(job) if self.run is None else self._probe_until_ready(self.run, job)
+
+    # When it goes wrong
+
+    def report(self, fault: str) -> None:
+        self._board.report(self.name, fault)
+
+    def fail(self, fault: str) -> None:
+        """The service is not as it should be, whether it runs or not; on trial, requests wait for it to be mended."""
+        self.report(fault)
+        if self.restarts.is_on_trial:
+            self.gate.hold(f"the service is being mended: {fault}")
+        else:
+            self.gate.refuse(f"the service failed: {fault}")
+        if self.life.state is not State.FAILED:
+            self.life.enter(State.FAILED, fault)
+
+    def record_fall(self) -> None:
+        """The run that counts ended, and that was not asked for."""
+        run, self.run = self.run, None
+        assert run is not None
+        self.life.end(run.process, planned=False)
+        if self._lost_its_port(run):
+            fault = f"{run.fault}: another process has its port, {run.address}; it is started with another port"
+            self._follow(fault, self.restarts.schedule(run.ready_seconds))
+        else:
+            self._fall(run.fault, run.process.exit_status, run.ready_seconds)
+
+    def _lost_its_port(self, run: Run) -> bool:
+        """True where a port that was drawn went to another process before the service could bind it."""
+        is_late = run.ready_seconds > LATE_SECONDS or not self._port_draws
+        if is_late or not self._launcher.draws_ports or is_free(run.address, closed=True):
+            return False
+        self._port_draws -= 1
+        return True
+
+    def _fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
+        self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds))
+
+    def decide(self) -> None:
+        """A trial is over that left the service ended."""
+        exit_status = self.restarts.undecided
+        assert exit_status is not None
+        self._fall(self.life.reason, exit_status, 0.0)
+
+    def _follow(self, fault: str, pause: float | None) -> None:
+        """Go on as the restart policy says: start again after a pause, or not."""
+        if pause is None:
+            self.fail(fault)
+            return
+        self.report(fault)
+        self.gate.hold(f"{fault} and is started again")
+        self.life.enter(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
+
+    def wreck(self, fault: str) -> None:
+        """A fault of the wrapper's in the middle of something: nothing is sure, so end the run; the policy decides."""
+        self.cut_off()
+        self._fall(fault, self.life.last_status, 0.0)
+
+    # The end
+
+    def hear_signal(self, number: int) -> None:
+        """The wrapper shuts down; a second signal ends the drain and is passed on at once. Any thread may call it."""
+        is_second, self.wake_up.ending = self.wake_up.ending is not None, self.wake_up.ending or number
+        if is_second:
+            self.gate.hurry()
+        self.stopping.hear_signal(number, self.run, is_second=is_second)
+        self.wake_up.set()
+
+    def end(self) -> tuple[int, bool]:
+        """Drain, pass the signal on, wait: the end of the service's life.
+
+        Returns its exit status, and whether the end was planned.
+        """
+        assert self.wake_up.ending is not None
+        lane = self.gate.refuse(ENDING)
+        self.stopping.hasten_old()
+        run, reason = self.run, f"signal {signal_name(self.wake_up.ending)}"
+        if run is not None and run.has_ended:
+            self.life.end(run.process, planned=False)
+        elif run is not None and self._take_down(run, lane, "shutdown", reason) is not None:
+            return KILLED, True  # as the kernel will, once the wrapper has ended
+        exit_status, was_planned = self.life.last_status, self.life.was_planned
+        self.stopping.record_old_end()
+        if self.life.state is State.STOPPING:
+            self.life.enter(State.STOPPED, reason)
+        return exit_status, was_planned

@@ -1,0 +1,115 @@
+"""What the kernel says of processes: /proc (proc(5)), and what their cgroup counts."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import namedtuple
+
+from wrapper import address
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from wrapper.address import Address
+
+LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
+# The first that exists counts: cgroup version 2 as a container sees it, then version 1.
+MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+
+
+class Stat(namedtuple("Stat", "state parent group started")):
+    """Of one process: a letter, two pids, and clock ticks since boot, which tell it from a later one of its number."""
+
+    __slots__ = ()
+    state: str
+    parent: int
+    group: int
+    started: int
+
+
+def stat(pid: int) -> Stat | None:
+    """None where the process is gone or hidden. Raises: OSError where no descriptor can be had for a look."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
+        return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+
+
+def processes() -> dict[int, Stat]:
+    """All that can be seen. Raises: OSError, see `stat`."""
+    found = ((int(entry), stat(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
+    return {pid: known for pid, known in found if known is not None}
+
+
+def with_descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int]:
+    """`roots`, their children, and so on."""
+    family, waiting = set(roots), list(roots)
+    while waiting:
+        parent = waiting.pop()
+        children = {pid for pid, known in table.items() if known.parent == parent} - family
+        family |= children
+        waiting += children
+    return family
+
+
+def has_variable(pid: int, name: bytes) -> bool:
+    """True where the process was started with this environment variable, as far as can be seen."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return any(entry.startswith(name + b"=") for entry in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
+def listening(pids: Iterable[int]) -> list[Address]:
+    """Where these processes listen for TCP, as far as can be seen."""
+    found: set[Address] = set()
+    for pid in pids:
+        sockets = _sockets(pid)
+        for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+            found.update(_listeners(f"/proc/{pid}/net/{name}", family, sockets))
+    return sorted(found)
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of a process's sockets."""
+    inodes = set()
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            target = os.readlink(entry.path)
+            if target.startswith("socket:["):
+                inodes.add(target[len("socket:["):-1])
+    except OSError:
+        pass  # gone, or not ours to look into
+    return inodes
+
+
+def _listeners(path: str, family: int, inodes: set[str]) -> set[Address]:
+    try:
+        with open(path) as file:
+            rows = [line.split() for line in file][1:]
+    except OSError:
+        return set()
+    return {_address(row[1], family) for row in rows if row[3] == LISTEN and row[9] in inodes}
+
+
+def _address(text: str, family: int) -> Address:
+    """`0100007F:1F90` is 127.0.0.1:8080: words of 32 bits in the machine's byte order."""
+    digits, _, port = text.partition(":")
+    words = [bytes.fromhex(digits[start:start + 8])[::-1] for start in range(0, len(digits), 8)]
+    return address.tcp(socket.inet_ntop(family, b"".join(words)), int(port, 16))
+
+
+def memory_kills() -> int:
+    """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
+    for path in MEMORY_EVENTS:
+        try:
+            with open(path) as file:
+                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+        except OSError:
+            continue
+    return 0

@@ -1,0 +1,98 @@
+"""The restart policy: what follows an exit of the service that was not asked for."""
+
+from __future__ import annotations
+
+import threading
+
+from wrapper.deadline import Deadline
+
+STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
+JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
+
+
+class RestartPolicy:
+    """`never`, `on-failure` or `always`, with a first and a longest pause in seconds; the pause doubles.
+
+    While a change of configuration is on trial, an exit waits for the trial's end before it is decided: the change may
+    be undone and the service started again.
+    """
+
+    def __init__(self, mode: str, backoff: tuple[float, float]) -> None:
+        self._mode = mode
+        self._first, self._longest = backoff
+        # Guards what follows: the controller's thread and the one that tries a configuration both write it.
+        self._lock = threading.Lock()
+        self._pause = self._first
+        self._is_on_trial = False
+        self._undecided: int | None = None  # the exit status of what fell on trial
+        self._next_start: Deadline | None = None
+        self._final_status: int | None = None
+
+    @property
+    def is_on_trial(self) -> bool:
+        return self._is_on_trial
+
+    def begin_trial(self) -> None:
+        with self._lock:
+            self._is_on_trial = True
+
+    def end_trial(self) -> None:
+        with self._lock:
+            self._is_on_trial = False
+
+    @property
+    def undecided(self) -> int | None:
+        """The exit status of what a trial that is over has left ended."""
+        with self._lock:
+            return None if self._is_on_trial else self._undecided
+
+    @property
+    def final_status(self) -> int | None:
+        """The exit status of what is not started again; None while there is hope."""
+        return self._final_status
+
+    def next_start_in(self) -> float | None:
+        """Seconds until the next start is due, None while none is."""
+        with self._lock:
+            return None if self._next_start is None else self._next_start.remaining()
+
+    def forget(self) -> None:
+        """The service is started or stopped: an earlier exit needs no decision any more."""
+        with self._lock:
+            self._undecided = self._next_start = self._final_status = None
+
+    def reset(self) -> None:
+        """The same, on request: the pauses begin again with the first one."""
+        self.forget()
+        with self._lock:
+            self._pause = self._first
+
+    def record_exit(self, exit_status: int, ready_seconds: float) -> float | None:
+        """Seconds until the next start after an exit; None where there is none, or where a trial's end decides that."""
+        with self._lock:
+            self._undecided = exit_status if self._is_on_trial else None
+            if self._is_on_trial:
+                return None
+            if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):
+                self._final_status = exit_status
+                return None
+            return self._schedule(ready_seconds)
+
+    def schedule(self, ready_seconds: float) -> float:
+        """The same where a start follows in any case; at once where the service has been steady."""
+        with self._lock:
+            if ready_seconds < STEADY_SECONDS:
+                return self._schedule(ready_seconds)
+            self._pause, self._next_start = self._first, Deadline(0.0)
+            return 0.0
+
+    def _schedule(self, ready_seconds: float) -> float:
+        assert self._lock.locked()
+        if ready_seconds >= STEADY_SECONDS:
+            self._pause = self._first
+        import random  # start-up: 1 ms, and only what fell needs it
+
+        pause, self._pause = self._pause, min(self._pause * 2, self._longest)
+        pause = min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
+        self._next_start = Deadline(pause)
+        return pause
