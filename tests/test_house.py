@@ -210,6 +210,29 @@ def test_every_module_says_what_room_it_is(path):
     assert ast.get_docstring(parsed(path)) or not parsed(path).body
 
 
+def global_names(path):
+    """What stands at a module's top level, by the names that functions know it by."""
+    for node in parsed(path).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("path", modules(), ids=title)
+def test_no_comprehension_has_a_variable_named_like_a_global(path):
+    """CPython 3.12.1 inlines it (PEP 709), and then takes the global's name for a local one: UnboundLocalError."""
+    globals_ = set(global_names(path))
+    shadowing = [f"{title(path)}:{node.lineno} {name.id}" for function in functions(path)
+                 for node in ast.walk(function) if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp))
+                 for generator in node.generators for name in ast.walk(generator.target)
+                 if isinstance(name, ast.Name) and name.id in globals_]
+    assert not shadowing
+
+
 def calls(path, *names):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
