@@ -462,6 +462,25 @@ def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_pa
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
 
 
+POOR = "import sys\nfor name in ('_ssl', '_ctypes', '_bz2', '_lzma', 'zlib', '_hashlib'): sys.modules[name] = None\n"
+
+
+def test_a_python_built_without_optional_parts_serves_all_but_tls(tmp_path):
+    """Built from source where a header file was missing, Python has no `_ssl`, `_ctypes` or `_bz2`."""
+    (tmp_path / "sitecustomize.py").write_text(POOR)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                      "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
+    with Wrapper("--sidecar", str(tmp_path / "mine.py"), "--capture-output", command=service("plain"),
+                 environment=environment) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+        assert wrapper.get("/sidecar/").startswith(b"<!")
+        assert run("ctl", "restart", "--control", wrapper.control, env={**os.environ, **environment}).returncode == 0
+    done = run("--tls-cert", "a", "--tls-key", "b", "--", "true", "{port}", env={**os.environ, **environment})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "built without TLS" in done.stderr
+
+
 def test_an_empty_environment_does_no_harm():
     result = subprocess.run([sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{free_port()}", "--", "/bin/sh",
                              "-c", ": {port}; exit 4"], env={}, cwd=ROOT, timeout=20)

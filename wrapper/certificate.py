@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-import ssl
 
 from wrapper.errors import BadSettings, CannotStart
 from wrapper.log import log
+
+try:
+    import ssl
+except ImportError:  # a Python built without OpenSSL serves where no TLS is asked for
+    HAS_TLS = False
+else:
+    HAS_TLS = True
 
 
 class Certificate:
@@ -16,6 +22,9 @@ class Certificate:
     """
 
     def __init__(self, certificate: str, key: str | None) -> None:
+        if not HAS_TLS:
+            raise CannotStart("--tls-cert: this Python was built without TLS (its module _ssl); serve without, or use "
+                              "another Python", BadSettings.exit_status)
         self._certificate = certificate
         self._key = key or certificate
         self._read_at = self._changed_at()

@@ -7,11 +7,15 @@ section 6.1 allows and a tunnel needs: on a socket, `unwrap` reads what comes ne
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 
 from wrapper.poll import WRITABLE, ready
 from wrapper.stream import ClientGone, Stream
+
+try:
+    import ssl
+except ImportError:  # as in `certificate.py`: then there is no certificate, and none of these
+    pass
 
 BATCH = 64 * 1024  # bytes that one call of recv takes, or that are encrypted for one call of send: four records
 
