@@ -55,18 +55,19 @@ class UnixConnection(http.client.HTTPConnection):
 class Wrapper:
     """`python3 -m wrapper OPTIONS -- COMMAND` on a free port, with its own control socket; use as a context.
 
-    `under`: a command that becomes it.
+    `under`: a command that becomes it. `program`: another way to start the wrapper than `python3 -m wrapper`.
     """
 
     def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
-                 wait: bool = True, under: tuple[str, ...] | list[str] = (), **popen) -> None:
+                 wait: bool = True, under: tuple[str, ...] | list[str] = (),
+                 program: list[str] | tuple[str, ...] = (sys.executable, "-m", "wrapper"), **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
-            [*under, sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+            [*under, *program, "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -448,6 +450,93 @@ def test_a_restarted_service_gets_what_we_got_whatever_sidecar_code_did_to_itsel
         restarted = wrapper.command("POST", "/sidecar/api/restart?wait=1")[1]
         assert restarted["generation"] == 2
         assert facts(restarted["pid"]) == before
+
+
+def installed(folder):
+    """The package as the Dockerfile installs it; the result is the command that `entry.sh` runs there."""
+    shutil.copytree(ROOT / "wrapper", folder / "wrapper", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "wrapper" / "__main__.py", folder)
+    return [sys.executable, str(folder / "__main__.py")]
+
+
+def test_what_the_dockerfile_and_the_settings_put_into_the_environment_is_not_for_the_service(tmp_path):
+    """A token is a secret of the wrapper's, and the image's own Python code is not to find our package."""
+    command = [*installed(tmp_path / "opt"), "--", "env", "{port}=1"]
+    home = str(tmp_path / "opt")
+    environment = {"A": "1", "WRAPPER_TOKEN": "s3cret", "WRAPPER_LISTEN": f"127.0.0.1:{free_port()}",
+                   "WRAPPER_SERVICE_HOST": "10.0.0.1", "LC_ALL": "C.UTF-8"}  # a Kubernetes service named wrapper
+    for path, seen in ((home, None), (f"{home}:/app", "/app"), (f"/a:{home}", "/a"), ("/app", "/app"), ("", "")):
+        done = subprocess.run(command, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True,
+                              timeout=20)
+        found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        assert found.get("PYTHONPATH") == seen
+        assert {name for name in found if name.startswith("WRAPPER")} == {"WRAPPER_SERVICE_HOST"}
+        assert found["A"] == "1"
+
+
+def test_a_path_that_holds_more_than_the_wrapper_is_the_services_too(tmp_path):
+    command = [*installed(tmp_path / "opt"), "--listen", f"127.0.0.1:{free_port()}", "--", "env", "{port}=1"]
+    (tmp_path / "opt" / "application.py").touch()
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path / "opt")}, capture_output=True,
+                          text=True, timeout=20)
+    assert f"PYTHONPATH={tmp_path / 'opt'}" in done.stdout.splitlines()
+
+
+WRONG = "raise RuntimeError('the wrong module')"
+
+
+@pytest.mark.parametrize("place", ["working folder", "PYTHONPATH"])
+def test_started_as_a_file_it_is_safe_from_every_module_of_the_image(tmp_path, place):
+    """Of what Python itself loads before our first line, `-m` takes many from the working folder; a file does not."""
+    command, app = installed(tmp_path / "opt"), tmp_path / "app"
+    app.mkdir()
+    for name in ("wrapper", "types", "runpy", "queue", "signal", "socket", "contextlib", "enum", "warnings", "re"):
+        (app / f"{name}.py").write_text(WRONG)
+    (app / "json").mkdir()
+    (app / "json" / "__init__.py").write_text(WRONG)
+    (app / "mine.py").write_text("import theirs\nfrom wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                 "sidecar.route('GET', '/mine')(lambda request: theirs.WORD)\n")
+    (app / "theirs.py").write_text("WORD = 'here'\n")
+    elsewhere = {"cwd": app} if place == "working folder" else {"cwd": "/", "environment": {"PYTHONPATH": str(app)}}
+    with Wrapper("--sidecar", "mine", program=command, command=[sys.executable, "-I", *service("plain")[1:]],
+                 **elsewhere) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+        assert subprocess.run([*command, "health", "--control", wrapper.control], cwd=app, timeout=20,
+                              env={**os.environ, **elsewhere.get("environment", {})}).returncode == 0
+
+
+def test_what_pythonpath_names_stands_behind_the_standard_library_and_before_what_is_installed():
+    script = ("import runpy, sys; settled = runpy.run_path(sys.argv[1])['settled']; "
+              "print(*settled(sys.path[1:]), sep='\\n')")
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "wrapper" / "__main__.py")], cwd="/", text=True,
+                          env={**os.environ, "PYTHONPATH": "/one:/two"}, capture_output=True, check=True)
+    entries = done.stdout.split()
+    at = entries.index("/one")
+    assert entries[at + 1] == "/two"
+    assert entries[at - 1].endswith("lib-dynload")
+    assert all("-packages" not in entry for entry in entries[:at])
+
+
+def test_a_python_that_is_too_old_is_one_line_and_2(tmp_path):
+    """What old Pythons cannot read they would answer with a traceback: `test_house.py` keeps it from two files."""
+    script = ("import runpy, sys; sys.version_info = (3, 8, 18, 'final', 0); "
+              "runpy.run_path(sys.argv[1], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "wrapper" / "__main__.py")], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert re.fullmatch("wrapper: needs Python 3.9 or newer; .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (("--hold", "soon", "--", "true", "{port}"), 2, "expected a duration"),
+    (("--listen", f"127.0.0.1:{free_port()}", "--", "/no/such/program", "{port}"), 127, "not found"),
+    (("--listen", "192.0.2.1:80", "--", "true", "{port}"), 1, "cannot listen")])
+def test_a_fault_at_the_start_is_told_as_the_log_is_set(words, status, said):
+    """A collector that reads JSON lines gets no other ones."""
+    done = run("--log-format", "json", *words)
+    assert done.returncode == status
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert said in lines[-1]["message"] and lines[-1]["level"] == "error"
 
 
 def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_path):

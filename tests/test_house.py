@@ -263,6 +263,15 @@ def test_a_comment_at_every_lock_says_what_it_guards(path):
         assert above.strip().startswith("#"), f"{title(path)}:{call.lineno}"
 
 
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py"])
+def test_what_python_reads_first_is_readable_to_pythons_that_are_too_old(name):
+    """A syntax of today would be a traceback there, where `__main__.py` is to say what is wrong."""
+    for node in ast.walk(parsed(PACKAGE / name)):
+        assert not isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr)), ast.unparse(node)
+        assert getattr(node, "module", None) != "__future__"
+        assert getattr(node, "annotation", None) is None and getattr(node, "returns", None) is None
+
+
 def test_one_room_installs_signal_handlers():
     """A handler anywhere else would be a second place that decides what a signal means.
 

@@ -23,6 +23,7 @@ USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMA
        python3 -m wrapper --version | --help
 """
 
+IMAGE_FILES = frozenset({"wrapper", "entry.sh", "__main__.py", "__pycache__"})  # of the folder our Dockerfile makes
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
@@ -74,7 +75,6 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
     try:
         chosen = settings.read(argv, os.environ, unreadable)
-        log.configure(chosen.log_level, chosen.log_format)
         for name in settings.strangers(os.environ):
             log.warning(f"{name} is set, but there is no such setting")
         return entrypoint.run(chosen, signals, inherited(os.environ))
@@ -86,11 +86,16 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment as it came: where that names no locale, Python has put LC_CTYPE there (PEP 538).
+    """What the service's environment is made of: ours as it came, without what is for the wrapper alone.
 
-    A copy, because sidecar code may change ours.
+    A copy, because sidecar code may change ours. Where it names no locale, Python has put LC_CTYPE there (PEP 538).
     """
-    found = dict(environment)
+    from wrapper import settings  # start-up: not before the signals are caught
+
+    ours = {row.variable for row in settings.table()}  # a token among them
+    found = {name: value for name, value in environment.items() if name not in ours}
+    if "PYTHONPATH" in found:
+        found.update(_without_home(found.pop("PYTHONPATH")))
     if found.get("LC_CTYPE") not in COERCED:
         return found
     try:
@@ -102,8 +107,25 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {**found, **({"LC_CTYPE": os.fsdecode(first[b"LC_CTYPE"])} if b"LC_CTYPE" in first else {})}
 
 
+def _without_home(path: str) -> dict[str, str]:
+    """PYTHONPATH without the folder that our Dockerfile put there: one that holds the wrapper and nothing else."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        is_shared = not IMAGE_FILES.issuperset(os.listdir(home))
+    except OSError:  # not to be listed, or an archive
+        is_shared = True
+    entries = path.split(":")
+    if is_shared or home not in entries:
+        return {"PYTHONPATH": path}
+    entries.remove(home)
+    return {"PYTHONPATH": ":".join(entries)} if entries else {}
+
+
 def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
-    """Faults of files that a run needs from the beginning."""
+    """Faults of files that a run needs from the beginning. From here on faults are said as the log is set."""
+    from wrapper.log import log  # start-up: not before the signals are caught
+
+    log.configure(chosen["log_level"] or "info", chosen["log_format"] or "text")
     if chosen["tls_cert"] is not None and chosen["tls_key"] is not None:
         from wrapper.certificate import Certificate  # start-up: ssl is loaded only where it is needed
 
@@ -120,10 +142,14 @@ def _refuse(error: BadSettings) -> int:
 
 def complain(faults: Iterable[str]) -> None:
     """One line each, on stderr, whatever a value holds."""
-    from wrapper.text import one_line  # start-up: only the road to a fault pays for it
+    from wrapper.log import log  # start-up: only the road to a fault pays for it
+    from wrapper.text import one_line
 
     try:
         for fault in faults:
+            if log.as_json:
+                log.error(fault)
+                continue
             os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # it came closed, or nobody reads it

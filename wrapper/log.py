@@ -29,11 +29,11 @@ class Log:
     def __init__(self) -> None:
         self._dropped = 0  # a hint for people: two threads at the same time may count as one
         self._least = LEVELS.index("info")
-        self._as_json = False
+        self.as_json = False
 
     def configure(self, level: str, log_format: str) -> None:
         self._least = LEVELS.index(level)
-        self._as_json = log_format == "json"
+        self.as_json = log_format == "json"
 
     def debug(self, message: str, **facts: Any) -> None:
         self._write("debug", message, facts)
@@ -59,7 +59,7 @@ class Log:
         self._put(level, message, facts)
 
     def _put(self, level: str, message: str, facts: dict[str, Any]) -> None:
-        line = self._json(level, message, facts) if self._as_json else _text(level, message, facts)
+        line = self._json(level, message, facts) if self.as_json else _text(level, message, facts)
         rest = line.encode("utf-8", "backslashreplace")
         while rest and _has_room():
             try:
