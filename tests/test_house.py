@@ -30,8 +30,7 @@ TOP_LEVEL = {"wrapper", "tests", "Dockerfile", "entry.sh", "setup.py", "LICENSE"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("entrypoint", "ctl"),
-    ("client", "screen"),
+    ("entrypoint",),
     ("presets", "testing"),
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
@@ -41,12 +40,12 @@ LAYERS = (
     ("gate",),
     ("pool", "stream", "secure", "message"),
     ("http1", "chunked", "poll"),
-    ("problems", "events", "cause"),
-    ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "text", "plain",
+    ("problems", "events", "cause", "ctl"),
+    ("settings", "values", "address", "sockets", "certificate", "signals", "log", "text", "plain",
      "moment", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline", "moment", "plain")
+PURE = ("text", "http1", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline", "moment", "plain")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
         return say([f"wrapper {__version__}"])
     if verb in ("ctl", "health"):
-        from wrapper import ctl  # start-up: a run does without it
+        from wrapper.ctl import ctl  # start-up: a run does without it
 
         return ctl.main(argv)
     if _wants_help(argv):

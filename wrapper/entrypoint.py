@@ -13,7 +13,7 @@ import threading
 
 from wrapper import sockets
 from wrapper.config import journal
-from wrapper.control import candidates
+from wrapper.ctl.paths import candidates
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy, CannotStart
 from wrapper.events import Feed

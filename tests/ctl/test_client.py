@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from wrapper.client import Client, NoWrapper, Refused, places
+from wrapper.ctl.client import Client, NoWrapper, Refused, places
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import threading
 import pytest
 
 from tests.running import PATIENCE, ROOT, Wrapper, run, service, wait_until
-from wrapper.ctl import CLEAR
+from wrapper.ctl.ctl import CLEAR
 
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
 

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wrapper import screen, values
-from wrapper.client import Client, NoWrapper, Refused, places, wait_again
-from wrapper.screen import Paint
+from wrapper import values
+from wrapper.ctl import render
+from wrapper.ctl.client import Client, NoWrapper, Refused, places, wait_again
+from wrapper.ctl.render import Paint
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
 HEALTH_TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
@@ -178,7 +179,7 @@ def _status(options: argparse.Namespace) -> int:
             lines = [str(error), "", "looking again every second"]
         if sys.stdout.isatty() and not _wants_json(options):
             columns, rows = shutil.get_terminal_size()
-            first, *others = screen.fitting(lines, columns, rows - 1)  # the last row is the cursor's
+            first, *others = render.fitting(lines, columns, rows - 1)  # the last row is the cursor's
             lines = [CLEAR + first, *others]
         _show(lines)
         wait_again()
@@ -188,7 +189,7 @@ def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
     status = client.get("api/status")
     if _wants_json(options):
         return [json.dumps(status)]
-    return screen.overview(status, client.get("api/problems"), client.get("api/config"), _paint(), time.time())
+    return render.overview(status, client.get("api/problems"), client.get("api/config"), _paint(), time.time())
 
 
 def _problems(options: argparse.Namespace) -> int:
@@ -196,7 +197,7 @@ def _problems(options: argparse.Namespace) -> int:
     if _wants_json(options):
         _show_json(problems)
     else:
-        _show(screen.problem_lines(problems, _paint(), time.time()) or ["no problems"])
+        _show(render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
     return DONE
 
 
@@ -206,7 +207,7 @@ def _config(options: argparse.Namespace) -> int:
     if _wants_json(options):
         _show_json(config)
     else:
-        _show(screen.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
+        _show(render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
     return DONE
 
 
@@ -235,7 +236,7 @@ def _events(options: argparse.Namespace) -> int:
         return DONE
     paint = _paint()
     for event in _client(options, None).events():
-        _show_json(event) if _wants_json(options) else _show([screen.event_line(event, paint)])
+        _show_json(event) if _wants_json(options) else _show([render.event_line(event, paint)])
         if not options.follow and event["id"] >= last:
             return DONE
     raise NoWrapper("the wrapper went away")
@@ -301,7 +302,7 @@ class _Passing:
         try:
             for event in events:
                 if event.get("service") == self._service and event["kind"] in ("state", "exit"):
-                    _show([screen.event_line(event, paint, self._service)])
+                    _show([render.event_line(event, paint, self._service)])
                 self._note(event["id"])
         except (NoWrapper, OSError):
             pass  # whoever waits for the action itself hears of it

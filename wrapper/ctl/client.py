@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from wrapper import address, sockets
-from wrapper.control import DEFAULT_PREFIX, candidates
+from wrapper.ctl.paths import DEFAULT_PREFIX, candidates
 
 READ_BYTES = 64 * 1024
 # connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
