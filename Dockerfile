@@ -28,7 +28,7 @@ COPY --from=package /opt/wrapper /opt/wrapper
 # For `python3 -m wrapper` and sidecars' tests; the service does not see it.
 ENV PYTHONPATH=/opt/wrapper${PYTHONPATH:+:$PYTHONPATH}
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "/opt/wrapper/__main__.py", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "/opt/wrapper/__main__.py", "health", "--ready"]
 # The base image's own would be inherited: httpd has SIGWINCH, which the wrapper passes on, and docker stop would kill it.
 # What the service itself wants to be stopped with is --stop-signal, or `docker run --stop-signal`: TERM, INT or QUIT.
 STOPSIGNAL SIGTERM

@@ -322,6 +322,12 @@ def test_clients_cannot_take_the_descriptors_that_a_restart_needs():
         assert wrapper.get("/") != str(before).encode()
 
 
+def test_the_line_that_says_serving_names_the_control_socket():
+    """A second wrapper that sees the same /run takes another place than the first: which it is has to be said."""
+    with Wrapper(command=service("plain")) as wrapper:
+        wrapper.wait_line(f"control={wrapper.control}")
+
+
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
     change = f"""
 from wrapper import server

@@ -7,6 +7,7 @@ imported, and from then on this thread only reads one queue.
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import sys
 import threading
@@ -141,8 +142,9 @@ class Entrypoint:
         self._server = Server(listener, self._site, self._settings)
         self._site.dashboard.watch(self._server)
         self._server.start()
-        log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address))
-        self._serve_control()
+        control = self._serve_control()
+        log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address),
+                 control=control)
         for helper in self._helpers:
             helper.launch()
         if self._subscription is not None:
@@ -151,8 +153,8 @@ class Entrypoint:
         self._loader = Loader(self._site)
         self._loader.start(self._settings.sidecar)
 
-    def _serve_control(self) -> None:
-        """The control socket is an optional part: without it the container works on, and says so."""
+    def _serve_control(self) -> str | None:
+        """Where; None without one, which is an optional part: the container works on, and says so."""
         from wrapper.sidecar.control import ControlServer  # start-up: as above
 
         assert self._site is not None
@@ -161,11 +163,14 @@ class Entrypoint:
             try:
                 self._control = ControlServer.at(place, self._site, self._settings)
                 self._control.start()
-                return
+                return place
             except OSError as error:
                 cause = f"{place}: {error.strerror or error}"
+                if error.errno == errno.EADDRINUSE:
+                    log.warning("another wrapper, or another program, has a place for the control socket", path=place)
         self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
                            "with --control")
+        return None
 
     # Until the end
 

@@ -89,9 +89,10 @@ def test_orphans_of_an_exec_are_reaped(image, run):
     ("--user", "1000:1000"),
     ("--user", "1000:1000", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
     ("--read-only",),
+    ("--read-only", "--read-only-tmpfs=false"),
     ("--init",),
     ("--network", "none"),
-], ids=["non-root", "locked down", "read-only", "behind an init", "no network"])
+], ids=["non-root", "locked down", "read-only", "read-only without tmpfs", "behind an init", "no network"])
 def test_it_runs_as_restricted_as_the_image_wants(image, run, options):
     container = run(image, *SERVICE, options=options)
     ctl = ("python3", "-m", "wrapper", "ctl", "status", "--json")
