@@ -7,6 +7,10 @@ or a types.py that lies there. Written so that Pythons that are too old can read
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn  # noqa: F401  in a comment that is a type
+
 OLDEST = (3, 9)  # of CPython
 
 if __name__ == "__main__" and sys.version_info < OLDEST:
@@ -18,7 +22,8 @@ def home():
     # type: () -> str
     """The folder that this package lies in; a Dockerfile puts a copy of this file beside the package."""
     here = os.path.dirname(os.path.abspath(__file__))
-    return here if os.path.isdir(os.path.join(here, "wrapper")) else os.path.dirname(here)
+    is_inside = __package__ or os.path.exists(os.path.join(here, "__init__.py"))
+    return os.path.dirname(here) if is_inside else here
 
 
 def settled(path):
@@ -38,7 +43,7 @@ def settled(path):
 def late():
     # type: () -> list[str]
     """Take away what Python put first; what is returned is looked into last, for sidecars named by their module."""
-    if getattr(sys.flags, "safe_path", False):
+    if sys.flags.isolated or getattr(sys.flags, "safe_path", False):
         return [home()]
     first = sys.path.pop(0)
     if __package__:  # -m
@@ -49,13 +54,15 @@ def late():
         return [home()]
 
 
-if __name__ == "__main__":
+def start():
+    # type: () -> NoReturn
+    """The `wrapper` program of an installation, and what every other way to call it comes to."""
     last = late()
     sys.path.insert(0, home())
     import wrapper  # noqa: F401  it imports nothing else; from here on it is sure to be ours
 
     sys.path[:] = settled(sys.path[1:]) + last
-    from wrapper.cli import main
+    from wrapper.cli import main  # not before the library is sure to be Python's
 
     status = main(sys.argv[1:])
     try:
@@ -65,3 +72,7 @@ if __name__ == "__main__":
         pass  # its reader has left
     # Not sys.exit: a thread of sidecar code that is still busy must not keep the container from ending.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    start()

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
     from wrapper.signals import Signals
 
-USAGE = """usage: {program} [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
-       {program} ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
-       {program} health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
-       {program} check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
-       {program} --version | --help
+USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
+       python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
+       python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
+       python3 -m wrapper check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
+       python3 -m wrapper --version | --help
 """
 
 IMAGE_FILES = frozenset({"wrapper", "entry.sh", "__main__.py", "__pycache__"})  # of the folder our Dockerfile makes
@@ -37,11 +37,11 @@ def main(argv: Sequence[str]) -> int:
     if verb == "health":
         from wrapper.ctl import health  # start-up: a run does without it
 
-        return health.main(argv[1:], program())
+        return health.main(argv[1:])
     if verb == "ctl":
         from wrapper.ctl import ctl  # start-up: a run does without it
 
-        return ctl.main(argv[1:], program())
+        return ctl.main(argv[1:])
     if _wants_help(argv):
         return say(help_lines())
     if verb == "check":
@@ -50,15 +50,6 @@ def main(argv: Sequence[str]) -> int:
 
     signals.plug_closed_stdio()
     return run(argv, signals.Signals())
-
-
-def program() -> str:
-    """The words that this program was called by."""
-    called = sys.argv[0] if sys.argv else ""
-    if os.path.basename(called) != "__main__.py":
-        return os.path.basename(called) or "wrapper"
-    is_module = getattr(sys.modules["__main__"], "__package__", None)
-    return "python3 -m wrapper" if is_module else f"python3 {called}"
 
 
 def _wants_help(argv: Sequence[str]) -> bool:
@@ -194,11 +185,11 @@ def setting_lines(chosen: Settings) -> list[str]:
 
 
 def help_lines() -> list[str]:
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    from wrapper import settings, text  # start-up: not before a run's signals are caught
 
     import textwrap  # start-up: a run does without it
 
-    lines = [USAGE.format(program=program()),
+    lines = [USAGE.replace("python3 -m wrapper", text.program()),
              "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
              "Flag beats variable beats default.\nDurations: 500ms, 10s, 2m or plain seconds.\n"
              "Sizes: 64KiB, 1MiB or plain bytes.\n"]

@@ -20,7 +20,7 @@ from wrapper.ctl import render
 from wrapper.ctl.client import Client, Refused, wait_again
 from wrapper.ctl.paths import NoWrapper, candidates, places
 from wrapper.ctl.render import Paint
-from wrapper.text import one_line, printable
+from wrapper.text import one_line, printable, program
 
 ODD = (LookupError, TypeError, ValueError, AttributeError)  # JSON, but not as the wrapper writes it
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
@@ -32,11 +32,11 @@ ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until 
            "reload": "make it read its configuration again, or restart it where it cannot"}
 
 
-def main(argv: Sequence[str], program: str) -> int:
+def main(argv: Sequence[str]) -> int:
     """What follows `ctl` in, the exit status out."""
     _plug_streams()
     try:
-        options = _parser(program).parse_args(argv)
+        options = _parser().parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -77,12 +77,12 @@ def _note(message: str) -> None:
 
 # The command line
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, else the "
                             f"one that a wrapper listens at of {', '.join(candidates())}")
     everywhere.add_argument("--json", action="store_true", help="for machines: JSON on stdout")
-    top = argparse.ArgumentParser(prog=f"{program} ctl", parents=[everywhere], description="Steer the running wrapper.")
+    top = argparse.ArgumentParser(prog=f"{program()} ctl", parents=[everywhere], description="steer the running wrapper")
     _add_verbs(top.add_subparsers(dest="action", metavar="VERB", required=True), everywhere)
     return top
 

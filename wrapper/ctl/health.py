@@ -7,7 +7,7 @@ import socket
 import time
 
 from wrapper.ctl.paths import DEFAULT_PREFIX, NoWrapper, connect, places
-from wrapper.text import one_line
+from wrapper.text import one_line, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ exit 0 where all is well, 1 where not
 """
 
 
-def main(words: Sequence[str], program: str) -> int:
+def main(words: Sequence[str]) -> int:
     """What follows `health` in, the exit status out."""
     try:
         options = _read(words)
     except ValueError as error:
-        return _say(2, f"{USAGE.format(program=program)}\n{program} health: {one_line(str(error))}", 2)
+        return _say(2, f"{USAGE.format(program=program())}\n{program()} health: {one_line(str(error))}", 2)
     if options is None:
-        return _say(1, USAGE.format(program=program).rstrip(), 0)
+        return _say(1, USAGE.format(program=program()).rstrip(), 0)
     control, timeout, is_ready_asked, wants_json = options
     try:
         return _tell(places(control), time.monotonic() + timeout, is_ready_asked, wants_json)
