@@ -733,7 +733,7 @@ def wait_until_quiet(count, pause=1.0):
 
 
 def test_check_prints_every_setting_with_its_origin():
-    result = run("check", "--hold", "5s", "--token", "s3cret", "--", "serve", "{port}",
+    result = run("check", "--all", "--hold", "5s", "--token", "s3cret", "--", "true", "{port}",
                  env={**os.environ, "WRAPPER_HOLD_MAX": "7", "WRAPPER_NOPE": "1"})
     assert result.returncode == 0
     assert re.search(r"--hold +=\s+5s +\(--hold\)", result.stdout)
@@ -745,12 +745,62 @@ def test_check_prints_every_setting_with_its_origin():
     assert run("check", "--hold", "x").returncode == 2
 
 
+def test_check_prints_what_was_set_and_the_defaults_where_all_is_asked_for():
+    result = run("check", "--hold", "5s", "--", "true", "{port}", env={**os.environ, "WRAPPER_HOLD_MAX": "7"})
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["--hold", "--hold-max", "COMMAND"]
+    assert re.fullmatch(r"\d+ others have their defaults; check --all prints them too", lines[3])
+    assert len(lines) == 4
+    assert "--all" not in run("check", "--hold", "5s", "--all", "--", "true", "{port}").stdout
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--", "no-such-program", "{port}"], "COMMAND: cannot run 'no-such-program': not found"),
+    (["--", "sleep 5 {port}"], "COMMAND: cannot run 'sleep 5 {port}': not found; give its words without quotes"),
+    (["--", "/tmp", "{port}"], "COMMAND: cannot run '/tmp': it is a directory"),
+    (["--", "/etc/passwd", "{port}"], "COMMAND: cannot run '/etc/passwd': permission denied"),
+    (["--helper", "a=/a=nope {port}", "--", "true", "{port}"], "--helper=a: cannot run 'nope': not found"),
+    (["--config-source", "/etc", "--config-file", "/tmp/x/", "--config-check", "nope {file}", "--", "true", "{port}"],
+     "--config-check: cannot run 'nope': not found"),
+    (["--sidecar", "/nope.py", "--", "true", "{port}"], "--sidecar=/nope.py: cannot be read: No such file"),
+    (["--sidecar", "no.such", "--", "true", "{port}"], "--sidecar=no.such: there is no such module"),
+    (["--token-file", "/nope", "--", "true", "{port}"], "--token-file=/nope: cannot be read: No such file"),
+    (["--config-source", "http:/host", "--config-file", "/x", "--", "true", "{port}"], "a URL has two slashes")])
+def test_check_finds_what_a_run_would_find(words, said):
+    done = run("check", *words)
+    assert done.returncode == 2
+    assert said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_check_compiles_a_sidecar_and_does_not_run_it(tmp_path):
+    (tmp_path / "broken.py").write_text("import os\ndef broken(:\n")
+    (tmp_path / "whole.py").write_text("open('ran', 'w')\n")
+    for word in ("broken", "broken.py"):
+        done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", word, "--",
+                               "true", "{port}"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"--sidecar={word}: does not compile: line 2: " in done.stderr
+    done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", "whole",
+                           "--sidecar", "wrapper.presets.prometheus", "--", "true", "{port}"], cwd=tmp_path, timeout=20)
+    assert done.returncode == 0
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (["--listen", "192.0.2.1:8080", "--", "true", "{port}"], 1, "no such address; --listen :PORT"),
+    (["--listen", f"127.0.0.1:{free_port()}", "--", "sleep 5 {port}"], 127, "without quotes")])
+def test_a_mistake_is_one_line_that_names_the_way_out(words, status, said):
+    done = run(*words)
+    assert (done.returncode, said in done.stderr.splitlines()[-1]) == (status, True)
+
+
 def test_check_prints_values_as_they_can_be_pasted_back():
-    words = ["--helper", "a=/a=run '{port} x'", "--helper", "b=/b=walk {port}", "--exit-status", "143=0",
-             "--ready-status", "200,300-399", "--backoff", "1s..2s", "--", "serve", "{port}", "a b"]
-    lines = dict(line.partition(" (")[0].split(" = ") for line in run("check", *words).stdout.splitlines())
+    words = ["--helper", "a=/a=sleep '{port} x'", "--helper", "b=/b=true {port}", "--exit-status", "143=0",
+             "--ready-status", "200,300-399", "--backoff", "1s..2s", "--", "true", "{port}", "a b"]
+    said = run("check", "--all", *words).stdout.splitlines()
+    lines = dict(line.partition(" (")[0].split(" = ") for line in said)
     pasted = []
-    for line in run("check", *words).stdout.splitlines():
+    for line in said:
         flag, _, value = line.rpartition("  (")[0].partition("=") if "COMMAND" not in line else line.partition("=")
         if value.strip() != "none" and flag.strip() != "COMMAND":
             pasted += [flag.strip(), *shlex.split(value)]
@@ -765,7 +815,7 @@ def test_check_prints_values_as_they_can_be_pasted_back():
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
 def test_check_shows_what_a_terminal_cannot(encoding):
-    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"serve", b"{port}", b"\xff"]
+    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"true", b"{port}", b"\xff"]
     done = subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, timeout=20,
                           env={**os.environ, "PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
        python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
        python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
-       python3 -m wrapper check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
+       python3 -m wrapper check [OPTION]... -- COMMAND         print what is set, or --all, and every fault; exit 0 or 2
        python3 -m wrapper --version | --help
 """
 
@@ -160,28 +160,37 @@ def complain(faults: Iterable[str]) -> None:
 
 
 def check(argv: Sequence[str]) -> int:
-    """Print every setting with its value and origin, and every fault."""
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    """Print what was set, with `--all` every setting, each with its value and origin; and every fault of a run."""
+    from wrapper import preflight, settings  # start-up: not before a run's signals are caught
 
+    options = argv[:argv.index("--")] if "--" in argv else argv[:1]
+    wants_all = "--all" in options
+    if wants_all:
+        at = argv.index("--all")
+        argv = [*argv[:at], *argv[at + 1:]]
     try:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return _refuse(error)
     strangers = [f"warning: {name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
-    return say([*setting_lines(chosen), *strangers])
+    faults = list(preflight.faults(chosen))
+    complain(faults)
+    return say([*setting_lines(chosen, wants_all), *strangers], BadSettings.exit_status if faults else 0)
 
 
-def setting_lines(chosen: Settings) -> list[str]:
+def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
     """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
     from wrapper import settings  # start-up: not before a run's signals are caught
 
     import shlex  # start-up: a run does without it
 
-    rows = settings.table()
-    width = max(len(row.flag) for row in rows)
+    rows = [row for row in settings.table() if wants_all or chosen.origins[row.name] != "default"]
+    left = len(settings.table()) - len(rows)
+    width = max(len(row.flag) for row in settings.table())
     lines = [f"{row.flag:{width}} = {text}  ({chosen.origins[row.name]})" for row in rows
              for text in [*map(shlex.quote, row.show(chosen.texts[row.name]))] or ["none"]]
-    return [*lines, f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}"]
+    lines.append(f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}")
+    return [*lines, f"{left} others have their defaults; check --all prints them too"] if left else lines
 
 
 def help_lines() -> list[str]:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 LISTENER_FAILED = 1  # exit status
+WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port with --listen",
+            errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
+            errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
 ANSWER_LOOK = 0.01  # seconds between two looks whether all that is answered is out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
@@ -99,8 +102,9 @@ class Entrypoint:
         try:
             return sockets.listen(self._settings.listen)
         except OSError as error:
-            raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; "
-                              "is another process there? choose another with --listen", LISTENER_FAILED) from error
+            way_out = WAYS_OUT.get(error.errno or 0, "choose another address with --listen")
+            raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; {way_out}",
+                              LISTENER_FAILED) from error
 
     def _before_start(self) -> None:
         """What a crash left half done is mended, and new configuration in place, before the service reads it."""

@@ -70,7 +70,7 @@ class Log:
     def _json(self, level: str, message: str, facts: dict[str, Any]) -> str:
         import json  # start-up: the text format does without it
 
-        return json.dumps({"time": timestamp(), "level": level, "message": message, **facts}, default=str) + "\n"
+        return json.dumps({"time": _now(), "level": level, "message": message, **facts}, default=str) + "\n"
 
 
 def _has_room() -> bool:
@@ -82,12 +82,18 @@ def _has_room() -> bool:
 
 def _text(level: str, message: str, facts: dict[str, Any]) -> str:
     tail = "".join(f" {name}={_shown(value)}" for name, value in facts.items() if value is not None)
-    return f"{timestamp()} wrapper {level}: {one_line(message)}{tail}\n"
+    return f"{_now()} wrapper {level}: {one_line(message)}{tail}\n"
 
 
 def _shown(value: Any) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return repr(text) if not text.isprintable() or " " in text or not text else text
+
+
+def _now() -> str:
+    """With milliseconds: in a restart more than one thing happens within a second."""
+    now = time.time()
+    return f"{timestamp(now)[:-1]}.{int(now % 1 * 1000):03d}Z"
 
 
 def timestamp(moment: float | None = None) -> str:

@@ -217,6 +217,8 @@ def action(text: str) -> str:
 
 def origin(text: str) -> str:
     """Where configuration comes from; `config/source.py` says how."""
+    if text.startswith(("http:", "https:")) and "://" not in text:
+        raise ValueError("a URL has two slashes, as in http://host/path; a file of that name is ./http:...")
     if "://" in text and not re.fullmatch(r"(https?://(?!/)|file:///)[!-~]+", text, re.ASCII):
         raise ValueError("expected an http:// or https:// URL without spaces, or the path of a file or folder")
     return text

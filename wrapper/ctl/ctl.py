@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, else the "
                             f"one that a wrapper listens at of {', '.join(candidates())}")
     everywhere.add_argument("--json", action="store_true", help="for machines: JSON on stdout")
-    top = argparse.ArgumentParser(prog=f"{program()} ctl", parents=[everywhere], description="steer the running wrapper")
+    top = argparse.ArgumentParser(prog=f"{program()} ctl", parents=[everywhere])
     _add_verbs(top.add_subparsers(dest="action", metavar="VERB", required=True), everywhere)
     return top
 
