@@ -764,7 +764,7 @@ def test_check_prints_what_was_set_and_the_defaults_where_all_is_asked_for():
      "--config-check: cannot run 'nope': not found"),
     (["--sidecar", "/nope.py", "--", "true", "{port}"], "--sidecar=/nope.py: cannot be read: No such file"),
     (["--sidecar", "no.such", "--", "true", "{port}"], "--sidecar=no.such: there is no such module"),
-    (["--token-file", "/nope", "--", "true", "{port}"], "--token-file=/nope: cannot be read: No such file"),
+    (["--token-file", "/nope", "--", "true", "{port}"], "--token-file=/nope: No such file"),
     (["--config-source", "http:/host", "--config-file", "/x", "--", "true", "{port}"], "a URL has two slashes")])
 def test_check_finds_what_a_run_would_find(words, said):
     done = run("check", *words)
@@ -779,7 +779,7 @@ def test_check_compiles_a_sidecar_and_does_not_run_it(tmp_path):
         done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", word, "--",
                                "true", "{port}"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert f"--sidecar={word}: does not compile: line 2: " in done.stderr
+        assert f"--sidecar={word}: does not compile: " in done.stderr and "line 2" in done.stderr
     done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", "whole",
                            "--sidecar", "wrapper.presets.prometheus", "--", "true", "{port}"], cwd=tmp_path, timeout=20)
     assert done.returncode == 0

@@ -21,12 +21,17 @@ def faults(chosen: Settings) -> Iterator[str]:
         yield from _program("--config-check", chosen.config_check)
     for word in chosen.sidecar:
         yield from _sidecar(word)
-    if chosen.token_file is not None:
-        yield from _token(chosen.token_file)
-    for name in ("config_template", "config_token_file"):
-        path = getattr(chosen, name)
+    for flag, path in (("--config-template", chosen.config_template),
+                       ("--config-token-file", chosen.config_token_file)):
         if path is not None and not os.access(path, os.R_OK):
-            yield f"--{name.replace('_', '-')}={path}: {_why(path)}"
+            yield f"{flag}={path}: {_why(path)}"
+    if chosen.token_file is not None:
+        try:
+            weakness = tokens.read(chosen.token_file)[1]
+        except (OSError, ValueError) as error:
+            weakness = getattr(error, "strerror", None) or str(error)
+        if weakness is not None:
+            yield f"--token-file={chosen.token_file}: {weakness}"
 
 
 def _program(option: str, command: Sequence[str]) -> Iterator[str]:
@@ -52,9 +57,7 @@ def _sidecar(word: str) -> Iterator[str]:
             compile(file.read(), path, "exec", dont_inherit=True)
     except OSError as error:
         yield f"--sidecar={word}: cannot be read: {error.strerror}"
-    except SyntaxError as error:
-        yield f"--sidecar={word}: does not compile: line {error.lineno}: {error.msg}"
-    except ValueError as error:  # a NUL byte
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte
         yield f"--sidecar={word}: does not compile: {error}"
 
 
@@ -68,14 +71,3 @@ def _found(module: str) -> str | None:
             return None
         places = list(spec.submodule_search_locations or ())
     return spec.origin if spec is not None else None
-
-
-def _token(path: str) -> Iterator[str]:
-    try:
-        weakness = tokens.read(path)[1]
-    except (OSError, ValueError) as error:
-        cause = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-        yield f"--token-file={path}: {cause}"
-    else:
-        if weakness is not None:
-            yield f"--token-file={path}: {weakness}"

@@ -61,8 +61,13 @@ def test_a_process_of_another_user_is_not_believed(monkeypatch, two):
     """Every user may put a socket into the temporary folder before the wrapper does."""
     monkeypatch.setattr(paths, "ROOT", -1)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with listening(two[0]), pytest.raises(NoWrapper, match=f"at {two[0]} listens a process of user .*neither root"):
-        connect(two, 1.0)
+    with listening(two[0]):
+        with pytest.raises(NoWrapper, match=f"at {two[0]} listens a process of user .*neither root"):
+            connect(two, 1.0)
+        owner = os.stat(two[0]).st_uid  # the file may be ours where the process that listens is not
+        monkeypatch.setattr(os, "stat", lambda path: os.stat_result([0] * 4 + [12345, 0, 0, 0, 0, 0]))
+        with pytest.raises(NoWrapper, match=f"user {owner}, which is neither root"):
+            connect(two[:1], 1.0)
 
 
 def test_what_is_not_believed_stands_in_no_ones_way(monkeypatch, two):

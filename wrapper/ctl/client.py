@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
@@ -125,8 +124,3 @@ def _gone(error: Exception) -> NoWrapper:
     if isinstance(error, socket.timeout):  # TimeoutError since CPython 3.10
         return NoWrapper("the wrapper does not answer in time")
     return NoWrapper(f"the wrapper went away: {error or type(error).__name__}")
-
-
-def wait_again() -> None:
-    """The pace of what is looked at again and again."""
-    time.sleep(1.0)

@@ -17,7 +17,7 @@ from typing import Any
 
 from wrapper import values
 from wrapper.ctl import render
-from wrapper.ctl.client import Client, Refused, wait_again
+from wrapper.ctl.client import Client, Refused
 from wrapper.ctl.paths import NoWrapper, candidates, places
 from wrapper.ctl.render import Paint
 from wrapper.text import one_line, printable, program
@@ -171,7 +171,7 @@ def _status(options: argparse.Namespace) -> int:
             lines = [first, *others]
             sys.stdout.write(CLEAR)
         _show(lines)
-        wait_again()
+        time.sleep(1.0)  # the pace of --watch
 
 
 def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:

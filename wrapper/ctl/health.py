@@ -11,89 +11,69 @@ from wrapper.text import one_line, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
 READ_BYTES = 64 * 1024
 BODY_MAX = 1024**2  # bytes
-USAGE = """usage: {program} health [--control PATH] [--ready] [--timeout D] [--json]
+USAGE = """usage: {} health [--control PATH] [--ready] [--timeout D] [--json]
 
-exit 0 where all is well, 1 where not
-
-  --control PATH  the control socket; default $WRAPPER_CONTROL, else the first of the usual places
-  --ready         whether requests are served, not only the wrapper alive
-  --timeout D     default 5s
-  --json          for machines: JSON on stdout
-"""
+exit 0 where all is well, 1 where not; with --ready: whether requests are served, not only the wrapper alive"""
 
 
 def main(words: Sequence[str]) -> int:
     """What follows `health` in, the exit status out."""
     try:
-        options = _read(words)
+        given = _read(words)
+        if "--timeout" in given:
+            from wrapper import values  # start-up: few give a time, and it brings `re`
+        timeout = values.positive_duration(given["--timeout"]) if "--timeout" in given else TIMEOUT
     except ValueError as error:
-        return _say(2, f"{USAGE.format(program=program())}\n{program()} health: {one_line(str(error))}", 2)
-    if options is None:
-        return _say(1, USAGE.format(program=program()).rstrip(), 0)
-    control, timeout, is_ready_asked, wants_json = options
+        return _say(2, f"{USAGE.format(program())}\n\n{program()} health: {one_line(str(error))}", 2)
+    if "--help" in given:
+        return _say(1, USAGE.format(program()), 0)
     try:
-        return _tell(places(control), time.monotonic() + timeout, is_ready_asked, wants_json)
+        return _tell(given, places(given.get("--control")), time.monotonic() + timeout)
     except NoWrapper as error:
         return _say(2, f"wrapper health: {one_line(str(error))}", 1)
 
 
-def _read(words: Sequence[str]) -> tuple[str | None, float, bool, bool] | None:
-    """--control, --timeout, --ready, --json; None where help is wanted. Raises: ValueError."""
-    given: dict[str, str] = {}
-    rest = list(words)
+def _read(words: Sequence[str]) -> Mapping[str, str]:
+    """Raises: ValueError."""
+    given, rest = {}, list(words)
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
-        if flag in ("-h", "--help"):
-            return None
-        if flag in ("--ready", "--json") and not equals:
-            given[flag] = flag
-        elif flag not in ("--control", "--timeout"):
-            raise ValueError(f"{flag}: no such option")
-        elif not equals and not rest:
-            raise ValueError(f"{flag}: a value is missing")
-        else:
+        if flag in ("--control", "--timeout") and (equals or rest):
             given[flag] = text if equals else rest.pop(0)
-    return given.get("--control"), _seconds(given.get("--timeout")), "--ready" in given, "--json" in given
+        elif flag in ("--ready", "--json", "--help", "-h") and not equals:
+            given["--help" if flag == "-h" else flag] = ""
+        else:
+            raise ValueError(f"{flag}: no such option, or a value is missing or too many")
+    return given
 
 
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return TIMEOUT
-    from wrapper import values  # start-up: few give a time, and it brings `re`
-
-    try:
-        return values.positive_duration(text)
-    except ValueError as error:
-        raise ValueError(f"--timeout={text}: {error}") from None
-
-
-def _tell(paths: Sequence[str], end: float, is_ready_asked: bool, wants_json: bool) -> int:
-    status, body = _ask("readyz" if is_ready_asked else "healthz", paths, end)
-    well = status == 200
-    if wants_json:
-        return _say(1, one_line(body), 0 if well else 1)
-    if not well:
-        return _say(2, f"wrapper health: {_error(status, body)}", 1)
-    if is_ready_asked:
+def _tell(given: Mapping[str, str], paths: Sequence[str], end: float) -> int:
+    status, body = _ask("readyz" if "--ready" in given else "healthz", paths, end)
+    if "--json" in given:
+        return _say(1, one_line(body), 0 if status == 200 else 1)
+    if status != 200:
+        return _say(2, f"wrapper health: {_error(body)}", 1)
+    if "--ready" in given:
         return _say(1, "ready", 0)
     status, body = _ask("readyz", paths, end)
-    return _say(1, "healthy" if status == 200 else f"the wrapper serves; {_error(status, body)}", 0)
+    return _say(1, "healthy" if status == 200 else f"the wrapper serves; {_error(body)}", 0)
 
 
 def _ask(path: str, paths: Sequence[str], end: float) -> tuple[int, str]:
     """Status and body, by `end` of the monotonic clock. Raises: NoWrapper."""
-    connection = connect(paths, max(end - time.monotonic(), 0.001)).connection
-    data = b""
-    with connection:
+    data, piece = b"", b"?"
+    with connect(paths, max(end - time.monotonic(), 0.001)).connection as connection:
         try:
             connection.sendall(f"GET {DEFAULT_PREFIX}/{path} HTTP/1.1\r\nHost: wrapper\r\nConnection: close\r\n\r\n"
                                .encode())
-            while len(data) < BODY_MAX and (piece := _receive(connection, end)):
+            while piece and len(data) < BODY_MAX:
+                connection.settimeout(max(end - time.monotonic(), 0.001))
+                piece = connection.recv(READ_BYTES)
                 data += piece
         except socket.timeout as error:  # TimeoutError since CPython 3.10
             raise NoWrapper("the wrapper does not answer in time") from error
@@ -106,18 +86,13 @@ def _ask(path: str, paths: Sequence[str], end: float) -> tuple[int, str]:
     return int(status), body.decode("utf-8", "replace").strip()
 
 
-def _receive(connection: socket.socket, end: float) -> bytes:
-    connection.settimeout(max(end - time.monotonic(), 0.001))
-    return connection.recv(READ_BYTES)
-
-
-def _error(status: int, body: str) -> str:
+def _error(body: str) -> str:
     import json  # start-up: only where it is not well
 
     try:
         return one_line(str(json.loads(body)["error"]))
     except (ValueError, LookupError):
-        return f"the wrapper answers {status}"
+        return "the wrapper says no, and not why"
 
 
 def _say(descriptor: int, text: str, status: int) -> int:

@@ -21,6 +21,9 @@ UNSERVED = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 ROOT, FIRST = 0, 1  # the user and the process that could do anything here without pretending
 
+STRANGER = ("at {} listens a process of user {}, which is neither root nor you: it may be no wrapper; run this as that "
+            "user if you trust it")
+
 
 class NoWrapper(Exception):
     """There is no wrapper to talk to, or it went away; the message says what to do."""
@@ -73,15 +76,18 @@ def connect(paths: Sequence[str], timeout: float | None) -> Peer:
 
 def _open(path: str, timeout: float | None) -> Peer:
     """Raises: NoWrapper, with no word where there is nothing."""
+    trusted = (ROOT, os.geteuid())
     try:
+        # Before the connect, which a stranger could make us wait for; root may look after a wrapper of any user.
+        if (user := os.stat(path).st_uid) not in trusted and ROOT not in trusted[1:]:
+            raise NoWrapper(STRANGER.format(path, user))
         connection = sockets.connect(address.unix(path), timeout)
     except OSError as error:
         hint = "; be the user the wrapper runs as" if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise NoWrapper("" if error.errno in UNSERVED else
                         f"cannot open {path}: {error.strerror or error}{hint}") from error
     pid, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
-    if user not in (ROOT, os.geteuid()) and pid != FIRST:
+    if user not in trusted and pid != FIRST:
         connection.close()
-        raise NoWrapper(f"at {path} listens a process of user {user}, which is neither root nor you: it may be no "
-                        "wrapper; run this as that user if you trust it")
+        raise NoWrapper(STRANGER.format(path, user))
     return Peer(path, pid, connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
@@ -14,8 +15,8 @@ TOKEN_BYTES = 4096  # of a token file: what is longer fits into no header of our
 TOKEN_SHORTEST = 16  # characters; 80 bits and more where they are chosen by chance (NIST SP 800-63B section 5.1.4)
 BOM = b"\xef\xbb\xbf"
 
-ALLOWANCE = 10.0  # wrong tries of one peer before it is slowed down
-RECOVERY = 1.0  # tries that it gets back a second
+ALLOWANCE = 10  # wrong tries of one peer before it is slowed down
+PAUSE = 1.0  # seconds until one of them is forgiven
 PEERS_MAX = 1000
 REPORT_INTERVAL = 60.0  # seconds between two lines of the log
 
@@ -34,28 +35,16 @@ def read(path: str) -> tuple[bytes, str | None]:
     finally:
         os.close(descriptor)
     token = raw.strip(b" \t\r\n")
-    text = _judged(raw, token)
+    text = token.decode("utf-8", "surrogateescape")
+    for is_so, fault in ((not token, "it is empty"), (len(raw) > TOKEN_BYTES, f"it is longer than {TOKEN_BYTES} bytes"),
+                         (raw.startswith(BOM), "it begins with a byte order mark; save it as UTF-8 without"),
+                         (b"\n" in token or b"\r" in token, "it has more than one line"),
+                         (not text.isprintable(), "it is not UTF-8, or holds a character that cannot be seen")):
+        if is_so:
+            raise ValueError(fault)
     if mode & stat.S_IROTH:
         return token, f"every user can read it (its mode is {stat.S_IMODE(mode):04o}); chmod o-r"
     return token, f"it is shorter than {TOKEN_SHORTEST} characters" if len(text) < TOKEN_SHORTEST else None
-
-
-def _judged(raw: bytes, token: bytes) -> str:
-    if not token:
-        raise ValueError("it is empty")
-    if len(raw) > TOKEN_BYTES:
-        raise ValueError(f"it is longer than {TOKEN_BYTES} bytes")
-    if raw.startswith(BOM):
-        raise ValueError("it begins with a byte order mark; save it as UTF-8 without")
-    if b"\n" in token or b"\r" in token:
-        raise ValueError("it has more than one line")
-    try:
-        text = token.decode()
-    except UnicodeDecodeError:
-        raise ValueError("it is not UTF-8") from None
-    if not text.isprintable():
-        raise ValueError("it holds a character that cannot be seen")
-    return text
 
 
 class Tries:
@@ -64,48 +53,27 @@ class Tries:
     def __init__(self) -> None:
         # Guards all below.
         self._lock = threading.Lock()
-        self._used: dict[str, tuple[float, float]] = {}  # peer: tries not yet recovered, and when that was so
+        self._until: dict[str | None, float] = {}  # when all tries of a peer are forgiven, the latest try last
         self._unsaid = 0
-        self._is_watched = False  # a timer will tell of those to come
+        self._say_at = 0.0
 
     def admit(self, peer: str | None) -> None:
         """Raises: TooManyRequests where `peer` has tried too often; its right token has to wait, too."""
         with self._lock:
-            used = self._used_by(peer or "")
-        if used > ALLOWANCE - 1:
-            wait = max(1, round((used - ALLOWANCE + 1) / RECOVERY))
-            raise TooManyRequests("too many wrong tokens came from your address", wait)
+            wait = self._until.get(peer, 0.0) - time.monotonic() - (ALLOWANCE - 1) * PAUSE
+        if wait > 0:
+            raise TooManyRequests("too many wrong tokens came from your address", math.ceil(wait))
 
     def note(self, peer: str | None) -> None:
-        """A wrong one; said in the log, once a minute."""
+        """Count a wrong one; the log has the count once a minute."""
         with self._lock:
-            self._used[peer or ""] = (self._used_by(peer or "") + 1, time.monotonic())
-            if len(self._used) > PEERS_MAX:
-                self._used.pop(next(iter(self._used)))
+            now = time.monotonic()
+            self._until[peer] = max(now, self._until.pop(peer, now)) + PAUSE
+            if len(self._until) > PEERS_MAX:
+                self._until.pop(next(iter(self._until)))
             self._unsaid += 1
-            is_watched, self._is_watched = self._is_watched, True
-        if not is_watched:
-            self._say(peer)
-
-    def _used_by(self, peer: str) -> float:
-        used, since = self._used.pop(peer, (0.0, 0.0))  # what was used last stands last
-        used = max(0.0, used - (time.monotonic() - since) * RECOVERY)
-        if used:
-            self._used[peer] = (used, time.monotonic())
-        return used
-
-    def _say(self, peer: str | None) -> None:
-        with self._lock:
-            count, self._unsaid = self._unsaid, 0
-            self._is_watched = bool(count)
-        if not count:
-            return
-        log.warning("wrong tokens were tried on guarded paths", count=count, last_peer=peer)
-        timer = threading.Timer(REPORT_INTERVAL, self._say, (peer,))
-        timer.name = "wrong-tokens"
-        timer.daemon = True
-        try:
-            timer.start()
-        except RuntimeError:  # no thread to be had: the next one is said at once
-            with self._lock:
-                self._is_watched = False
+            count, is_due = self._unsaid, now >= self._say_at
+            if is_due:
+                self._unsaid, self._say_at = 0, now + REPORT_INTERVAL
+        if is_due:
+            log.warning("wrong tokens were tried on guarded paths", count=count, last_peer=peer)
