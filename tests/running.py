@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
+PORTS = itertools.cycle(range(10000 + os.getpid() % 80 * 100, 10100 + os.getpid() % 80 * 100))
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
 
 
@@ -31,9 +33,12 @@ def wait_until(condition, timeout=PATIENCE, what=""):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that no other suite on this machine is about to choose, and no connection is given (ip_local_port_range)."""
+    for port in itertools.islice(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def service(name: str, *words: str) -> list[str]:
