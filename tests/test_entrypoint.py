@@ -754,38 +754,6 @@ def test_check_prints_what_was_set_and_the_defaults_where_all_is_asked_for():
     assert "--all" not in run("check", "--hold", "5s", "--all", "--", "true", "{port}").stdout
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["--", "no-such-program", "{port}"], "COMMAND: cannot run 'no-such-program': not found"),
-    (["--", "sleep 5 {port}"], "COMMAND: cannot run 'sleep 5 {port}': not found; give its words without quotes"),
-    (["--", "/tmp", "{port}"], "COMMAND: cannot run '/tmp': it is a directory"),
-    (["--", "/etc/passwd", "{port}"], "COMMAND: cannot run '/etc/passwd': permission denied"),
-    (["--helper", "a=/a=nope {port}", "--", "true", "{port}"], "--helper=a: cannot run 'nope': not found"),
-    (["--config-source", "/etc", "--config-file", "/tmp/x/", "--config-check", "nope {file}", "--", "true", "{port}"],
-     "--config-check: cannot run 'nope': not found"),
-    (["--sidecar", "/nope.py", "--", "true", "{port}"], "--sidecar=/nope.py: cannot be read: No such file"),
-    (["--sidecar", "no.such", "--", "true", "{port}"], "--sidecar=no.such: there is no such module"),
-    (["--token-file", "/nope", "--", "true", "{port}"], "--token-file=/nope: No such file"),
-    (["--config-source", "http:/host", "--config-file", "/x", "--", "true", "{port}"], "a URL has two slashes")])
-def test_check_finds_what_a_run_would_find(words, said):
-    done = run("check", *words)
-    assert done.returncode == 2
-    assert said in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_check_compiles_a_sidecar_and_does_not_run_it(tmp_path):
-    (tmp_path / "broken.py").write_text("import os\ndef broken(:\n")
-    (tmp_path / "whole.py").write_text("open('ran', 'w')\n")
-    for word in ("broken", "broken.py"):
-        done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", word, "--",
-                               "true", "{port}"], cwd=tmp_path, capture_output=True, text=True, timeout=20)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert f"--sidecar={word}: does not compile: " in done.stderr and "line 2" in done.stderr
-    done = subprocess.run([sys.executable, str(ROOT / "wrapper" / "__main__.py"), "check", "--sidecar", "whole",
-                           "--sidecar", "wrapper.presets.prometheus", "--", "true", "{port}"], cwd=tmp_path, timeout=20)
-    assert done.returncode == 0
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize(("words", "status", "said"), [
     (["--listen", "192.0.2.1:8080", "--", "true", "{port}"], 1, "no such address; --listen :PORT"),
     (["--listen", f"127.0.0.1:{free_port()}", "--", "sleep 5 {port}"], 127, "without quotes")])

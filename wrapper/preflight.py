@@ -27,11 +27,9 @@ def faults(chosen: Settings) -> Iterator[str]:
             yield f"{flag}={path}: {_why(path)}"
     if chosen.token_file is not None:
         try:
-            weakness = tokens.read(chosen.token_file)[1]
+            tokens.read(chosen.token_file)
         except (OSError, ValueError) as error:
-            weakness = getattr(error, "strerror", None) or str(error)
-        if weakness is not None:
-            yield f"--token-file={chosen.token_file}: {weakness}"
+            yield f"--token-file={chosen.token_file}: {getattr(error, 'strerror', None) or error}"
 
 
 def _program(option: str, command: Sequence[str]) -> Iterator[str]:
@@ -48,13 +46,13 @@ def _why(path: str) -> str:
 
 
 def _sidecar(word: str) -> Iterator[str]:
-    path = word if is_file(word) else _found(word)
-    if path is None:
-        yield f"--sidecar={word}: there is no such module; a file is named by its path, {word}.py"
-        return
     try:
-        with open(path, "rb") as file:
-            compile(file.read(), path, "exec", dont_inherit=True)
+        path = word if is_file(word) else _found(word)
+        if path is None:
+            yield f"--sidecar={word}: there is no such module; a file is named by its path, {word}.py"
+        elif path == word or (path.endswith(".py") and os.path.isfile(path)):  # else in an archive, or compiled already
+            with open(path, "rb") as file:
+                compile(file.read(), path, "exec", dont_inherit=True)
     except OSError as error:
         yield f"--sidecar={word}: cannot be read: {error.strerror}"
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte
@@ -70,4 +68,4 @@ def _found(module: str) -> str | None:
         if spec is None:
             return None
         places = list(spec.submodule_search_locations or ())
-    return spec.origin if spec is not None else None
+    return (spec and spec.origin) or f"{module} has no file"

@@ -197,23 +197,3 @@ def test_wrong_tries_are_slowed_down_for_their_peer_alone(board, monkeypatch):
         access.check(make_request("POST", "/x"))  # without any token it is no try
     now[0] += tokens.PAUSE
     access.check(from_peer("192.0.2.1", LONG))
-
-
-def test_what_is_remembered_of_peers_is_bounded(board):
-    tries = tokens.Tries()
-    for number in range(2 * tokens.PEERS_MAX):
-        tries.note(f"peer {number}")
-    assert len(tries._until) == tokens.PEERS_MAX
-
-
-def test_wrong_tries_are_counted_and_said_once_a_minute(board, monkeypatch):
-    lines, now = [], [1000.0]
-    monkeypatch.setattr(tokens.log, "warning", lambda message, **facts: lines.append(facts["count"]))
-    monkeypatch.setattr(tokens.time, "monotonic", lambda: now[0])
-    tries = tokens.Tries()
-    for _ in range(100):
-        tries.note("192.0.2.1")
-    assert lines == [1]
-    now[0] += tokens.REPORT_INTERVAL
-    tries.note("192.0.2.1")
-    assert lines == [1, 100]
