@@ -63,13 +63,13 @@ def _wants_help(argv: Sequence[str]) -> bool:
 
 
 def say(lines: Iterable[str], status: int = 0) -> int:
-    """Print lines for whoever may still read them; returns `status`."""
+    """Print lines where stdout is still read; returns `status`."""
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):  # None: it came closed
             sys.stdout.reconfigure(errors="backslashreplace")  # whatever a value holds
         print(*lines, sep="\n", flush=True)
     except OSError:
-        pass  # whoever read it has left, or the disk is full
+        pass  # its reader has left, or the disk is full
     return status
 
 
@@ -156,7 +156,7 @@ def complain(faults: Iterable[str]) -> None:
                 continue
             os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
     except OSError:
-        pass  # it came closed, or nobody reads it
+        pass  # it came closed, or its reader has left
 
 
 def check(argv: Sequence[str]) -> int:

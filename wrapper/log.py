@@ -23,7 +23,7 @@ PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable t
 class Log:
     """Lines of at least `level`, written whole. A full disk or a closed stderr is no reason to stop a service.
 
-    Nor is a pipe that nobody reads: what would have to wait is dropped, and counted.
+    Nor is a pipe that is not read: what would have to wait is dropped, and counted.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Log:
 
 
 def _has_room() -> bool:
-    """False where a write to stderr would wait, for somebody who may never read."""
+    """False where a write to stderr would wait for a reader that may never read."""
     poll = select.poll()
     poll.register(STDERR, select.POLLOUT)
     return bool(poll.poll(0))

@@ -107,7 +107,7 @@ class Settings:
 
     restart: str = option(
         values.one_of("never", "on-failure", "always"), "never", "POLICY",
-        "after an exit nobody asked for: `never` (the wrapper exits too, with the same status), "
+        "after an exit that was not planned: `never` (the wrapper exits too, with the same status), "
         "`on-failure`, `always`")
     backoff: tuple[float, float] = option(
         values.span, "500ms..30s", "D..D",

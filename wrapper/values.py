@@ -70,7 +70,7 @@ def size(text: str) -> int:
 
 
 def head_size(text: str) -> int:
-    """A size that an ordinary request fits into: under it nobody would be served."""
+    """A size that an ordinary request fits into: under it no client would be served."""
     found = size(text)
     if found < BYTES["kib"]:
         raise ValueError("expected a size of at least 1KiB")

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _plug_streams() -> None:
-    """What nobody can read, or a terminal cannot show, is no reason to fail."""
+    """A stream that came closed, or a terminal of few characters, is no reason to fail."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it came closed

@@ -150,7 +150,7 @@ def age(moment: str | None, now: float) -> str:
 
 
 def clock(moment: str | None) -> str:
-    """A moment as the wrapper's log writes it, so that the two can be laid side by side."""
+    """A moment as the wrapper's log writes it, to the second, so that the two can be laid side by side."""
     return (moment or "?").replace("T", " ")
 
 

@@ -1,4 +1,4 @@
-"""Who may act: the token on the exposed port, anybody who can open the control socket.
+"""Who may act: a client with the token on the exposed port, each process that can open the control socket.
 
 A token in a header that no form and no link of another site can set makes every guarded path safe from forged
 requests (CSRF). RFC 6750 section 2.1.
@@ -32,7 +32,7 @@ class Access:
         self._seen: tuple[int, int, int, int] | None = None
         self._fault: str | None = None  # of the file as it was read last
         if path is not None:
-            self._from_file(path)  # what is wrong with it is said at the start, not when somebody needs it
+            self._from_file(path)  # what is wrong with it is said at the start, not when it is needed
 
     def check(self, request: Request) -> None:
         """Return where the request may act.
@@ -68,7 +68,7 @@ class Access:
         return self._token if self._path is None else self._from_file(self._path)
 
     def _from_file(self, path: str) -> bytes | None:
-        """The token that the file holds now; None where it cannot be read: then nobody has it."""
+        """The token that the file holds now; None where it cannot be read: then no client has it."""
         with self._lock:
             try:
                 facts = os.stat(path)
