@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
+PORTS = itertools.cycle(range(10000 + os.getpid() % 80 * 100, 10100 + os.getpid() % 80 * 100))
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
 
 
@@ -31,9 +33,12 @@ def wait_until(condition, timeout=PATIENCE, what=""):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One that no other suite on this machine is about to choose, and no connection is given (ip_local_port_range)."""
+    for port in itertools.islice(PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def service(name: str, *words: str) -> list[str]:
@@ -57,19 +62,20 @@ class Wrapper:
 
     What blocks its loop is the test's failure, see guard.py.
 
-    `under`: a command that becomes it.
+    `under`: a command that becomes it. `program`: another way to start the wrapper than `python3 -m wrapper`.
     """
 
     def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
-                 wait: bool = True, under: tuple[str, ...] | list[str] = (), **popen) -> None:
+                 wait: bool = True, under: tuple[str, ...] | list[str] = (),
+                 program: list[str] | tuple[str, ...] = (sys.executable, "-m", "tests.guarded"), **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
-            [*under, sys.executable, "-m", "tests.guarded", "--listen", f"127.0.0.1:{self.port}",
-             "--control", self.control, *options, "--", *command],
+            [*under, *program, "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+             *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
             env={**os.environ, **(environment or {})}, **popen)

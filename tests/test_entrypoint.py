@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import pty
 import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -356,6 +358,10 @@ def test_the_wrapper_takes_all_the_descriptors_it_may_have_and_the_service_finds
         assert said == b"256\n600\n"
         limits = pathlib.Path(f"/proc/{wrapper.process.pid}/limits").read_text()
         assert re.search(r"Max open files +600 +600 ", limits)
+def test_the_line_that_says_serving_names_the_control_socket():
+    """A second wrapper that sees the same /run takes another place than the first: which it is has to be said."""
+    with Wrapper(command=service("plain")) as wrapper:
+        wrapper.wait_line(f"control={wrapper.control}")
 
 
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
@@ -489,6 +495,93 @@ def test_a_restarted_service_gets_what_we_got_whatever_sidecar_code_did_to_itsel
         assert facts(restarted["pid"]) == before
 
 
+def installed(folder):
+    """The package as the Dockerfile installs it; the result is the command that `entry.sh` runs there."""
+    shutil.copytree(ROOT / "wrapper", folder / "wrapper", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "wrapper" / "__main__.py", folder)
+    return [sys.executable, str(folder / "__main__.py")]
+
+
+def test_what_the_dockerfile_and_the_settings_put_into_the_environment_is_not_for_the_service(tmp_path):
+    """A token is a secret of the wrapper's, and the image's own Python code is not to find our package."""
+    command = [*installed(tmp_path / "opt"), "--", "env", "{port}=1"]
+    home = str(tmp_path / "opt")
+    environment = {"A": "1", "WRAPPER_TOKEN": "s3cret", "WRAPPER_LISTEN": f"127.0.0.1:{free_port()}",
+                   "WRAPPER_SERVICE_HOST": "10.0.0.1", "LC_ALL": "C.UTF-8"}  # a Kubernetes service named wrapper
+    for path, seen in ((home, None), (f"{home}:/app", "/app"), (f"/a:{home}", "/a"), ("/app", "/app"), ("", "")):
+        done = subprocess.run(command, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True,
+                              timeout=20)
+        found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        assert found.get("PYTHONPATH") == seen
+        assert {name for name in found if name.startswith("WRAPPER")} == {"WRAPPER_SERVICE_HOST"}
+        assert found["A"] == "1"
+
+
+def test_a_path_that_holds_more_than_the_wrapper_is_the_services_too(tmp_path):
+    command = [*installed(tmp_path / "opt"), "--listen", f"127.0.0.1:{free_port()}", "--", "env", "{port}=1"]
+    (tmp_path / "opt" / "application.py").touch()
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tmp_path / "opt")}, capture_output=True,
+                          text=True, timeout=20)
+    assert f"PYTHONPATH={tmp_path / 'opt'}" in done.stdout.splitlines()
+
+
+WRONG = "raise RuntimeError('the wrong module')"
+
+
+@pytest.mark.parametrize("place", ["working folder", "PYTHONPATH"])
+def test_started_as_a_file_it_is_safe_from_every_module_of_the_image(tmp_path, place):
+    """Of what Python itself loads before our first line, `-m` takes many from the working folder; a file does not."""
+    command, app = installed(tmp_path / "opt"), tmp_path / "app"
+    app.mkdir()
+    for name in ("wrapper", "types", "runpy", "queue", "signal", "socket", "contextlib", "enum", "warnings", "re"):
+        (app / f"{name}.py").write_text(WRONG)
+    (app / "json").mkdir()
+    (app / "json" / "__init__.py").write_text(WRONG)
+    (app / "mine.py").write_text("import theirs\nfrom wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                 "sidecar.route('GET', '/mine')(lambda request: theirs.WORD)\n")
+    (app / "theirs.py").write_text("WORD = 'here'\n")
+    elsewhere = {"cwd": app} if place == "working folder" else {"cwd": "/", "environment": {"PYTHONPATH": str(app)}}
+    with Wrapper("--sidecar", "mine", program=command, command=[sys.executable, "-I", *service("plain")[1:]],
+                 **elsewhere) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+        assert subprocess.run([*command, "health", "--control", wrapper.control], cwd=app, timeout=20,
+                              env={**os.environ, **elsewhere.get("environment", {})}).returncode == 0
+
+
+def test_what_pythonpath_names_stands_behind_the_standard_library_and_before_what_is_installed():
+    script = ("import runpy, sys; settled = runpy.run_path(sys.argv[1])['settled']; "
+              "print(*settled(sys.path[1:]), sep='\\n')")
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "wrapper" / "__main__.py")], cwd="/", text=True,
+                          env={**os.environ, "PYTHONPATH": "/one:/two"}, capture_output=True, check=True)
+    entries = done.stdout.split()
+    at = entries.index("/one")
+    assert entries[at + 1] == "/two"
+    assert entries[at - 1].endswith("lib-dynload")
+    assert all("-packages" not in entry for entry in entries[:at])
+
+
+def test_a_python_that_is_too_old_is_one_line_and_2(tmp_path):
+    """What old Pythons cannot read they would answer with a traceback: `test_house.py` keeps it from two files."""
+    script = ("import runpy, sys; sys.version_info = (3, 8, 18, 'final', 0); "
+              "runpy.run_path(sys.argv[1], run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "wrapper" / "__main__.py")], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    assert re.fullmatch("wrapper: needs Python 3.9 or newer; .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (("--hold", "soon", "--", "true", "{port}"), 2, "expected a duration"),
+    (("--listen", f"127.0.0.1:{free_port()}", "--", "/no/such/program", "{port}"), 127, "not found"),
+    (("--listen", "192.0.2.1:80", "--", "true", "{port}"), 1, "cannot listen")])
+def test_a_fault_at_the_start_is_told_as_the_log_is_set(words, status, said):
+    """A collector that reads JSON lines gets no other ones."""
+    done = run("--log-format", "json", *words)
+    assert done.returncode == status
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert said in lines[-1]["message"] and lines[-1]["level"] == "error"
+
+
 def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_path):
     """`python3 -m` puts the working folder first, and images have all sorts of files in theirs."""
     for name in ("queue", "signal", "socket", "random", "json", "http"):
@@ -499,6 +592,25 @@ def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_pa
     with Wrapper("--sidecar", "mine", command=command, cwd=tmp_path,
                  environment={"PYTHONPATH": str(ROOT)}) as wrapper:
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+
+
+POOR = "import sys\nfor name in ('_ssl', '_ctypes', '_bz2', '_lzma', 'zlib', '_hashlib'): sys.modules[name] = None\n"
+
+
+def test_a_python_built_without_optional_parts_serves_all_but_tls(tmp_path):
+    """Built from source where a header file was missing, Python has no `_ssl`, `_ctypes` or `_bz2`."""
+    (tmp_path / "sitecustomize.py").write_text(POOR)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                      "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
+    with Wrapper("--sidecar", str(tmp_path / "mine.py"), "--capture-output", command=service("plain"),
+                 environment=environment) as wrapper:
+        wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
+        assert wrapper.get("/sidecar/").startswith(b"<!")
+        assert run("ctl", "restart", "--control", wrapper.control, env={**os.environ, **environment}).returncode == 0
+    done = run("--tls-cert", "a", "--tls-key", "b", "--", "true", "{port}", env={**os.environ, **environment})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "built without TLS" in done.stderr
 
 
 def test_an_empty_environment_does_no_harm():
@@ -658,7 +770,7 @@ def wait_until_quiet(count, pause=1.0):
 
 
 def test_check_prints_every_setting_with_its_origin():
-    result = run("check", "--hold", "5s", "--token", "s3cret", "--", "serve", "{port}",
+    result = run("check", "--all", "--hold", "5s", "--token", "s3cret", "--", "true", "{port}",
                  env={**os.environ, "WRAPPER_HOLD_MAX": "7", "WRAPPER_NOPE": "1"})
     assert result.returncode == 0
     assert re.search(r"--hold +=\s+5s +\(--hold\)", result.stdout)
@@ -670,12 +782,30 @@ def test_check_prints_every_setting_with_its_origin():
     assert run("check", "--hold", "x").returncode == 2
 
 
+def test_check_prints_what_was_set_and_the_defaults_where_all_is_asked_for():
+    result = run("check", "--hold", "5s", "--", "true", "{port}", env={**os.environ, "WRAPPER_HOLD_MAX": "7"})
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["--hold", "--hold-max", "COMMAND"]
+    assert re.fullmatch(r"\d+ others have their defaults; check --all prints them too", lines[3])
+    assert len(lines) == 4
+    assert "--all" not in run("check", "--hold", "5s", "--all", "--", "true", "{port}").stdout
+
+
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (["--listen", "192.0.2.1:8080", "--", "true", "{port}"], 1, "no such address; --listen :PORT"),
+    (["--listen", f"127.0.0.1:{free_port()}", "--", "sleep 5 {port}"], 127, "without quotes")])
+def test_a_mistake_is_one_line_that_names_the_way_out(words, status, said):
+    done = run(*words)
+    assert (done.returncode, said in done.stderr.splitlines()[-1]) == (status, True)
+
+
 def test_check_prints_values_as_they_can_be_pasted_back():
-    words = ["--helper", "a=/a=run '{port} x'", "--helper", "b=/b=walk {port}", "--exit-status", "143=0",
-             "--ready-status", "200,300-399", "--backoff", "1s..2s", "--", "serve", "{port}", "a b"]
-    lines = dict(line.partition(" (")[0].split(" = ") for line in run("check", *words).stdout.splitlines())
+    words = ["--helper", "a=/a=sleep '{port} x'", "--helper", "b=/b=true {port}", "--exit-status", "143=0",
+             "--ready-status", "200,300-399", "--backoff", "1s..2s", "--", "true", "{port}", "a b"]
+    said = run("check", "--all", *words).stdout.splitlines()
+    lines = dict(line.partition(" (")[0].split(" = ") for line in said)
     pasted = []
-    for line in run("check", *words).stdout.splitlines():
+    for line in said:
         flag, _, value = line.rpartition("  (")[0].partition("=") if "COMMAND" not in line else line.partition("=")
         if value.strip() != "none" and flag.strip() != "COMMAND":
             pasted += [flag.strip(), *shlex.split(value)]
@@ -690,7 +820,7 @@ def test_check_prints_values_as_they_can_be_pasted_back():
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8:strict"])
 def test_check_shows_what_a_terminal_cannot(encoding):
-    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"serve", b"{port}", b"\xff"]
+    words = [b"check", b"--control", "/tmp/\u2603".encode(), b"--", b"true", b"{port}", b"\xff"]
     done = subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, timeout=20,
                           env={**os.environ, "PYTHONIOENCODING": encoding})
     assert (done.returncode, done.stderr) == (0, b"")

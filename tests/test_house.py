@@ -30,8 +30,7 @@ TOP_LEVEL = {"wrapper", "tests", "Dockerfile", "entry.sh", "setup.py", "LICENSE"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("entrypoint", "ctl"),
-    ("client", "screen"),
+    ("entrypoint", "preflight"),
     ("presets", "testing"),
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),
@@ -41,12 +40,12 @@ LAYERS = (
     ("gate", "message"),
     ("http1", "chunked", "poll"),
     ("loop",),
-    ("problems", "events", "cause"),
-    ("settings", "values", "address", "sockets", "control", "signals", "log", "text", "plain",
+    ("problems", "events", "cause", "ctl"),
+    ("settings", "values", "address", "sockets", "signals", "log", "text", "plain",
      "moment", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline", "moment", "plain")
+PURE = ("text", "http1", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline", "moment", "plain")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.
@@ -210,6 +209,29 @@ def test_every_module_says_what_room_it_is(path):
     assert ast.get_docstring(parsed(path)) or not parsed(path).body
 
 
+def global_names(path):
+    """What stands at a module's top level, by the names that functions know it by."""
+    for node in parsed(path).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("path", modules(), ids=title)
+def test_no_comprehension_has_a_variable_named_like_a_global(path):
+    """CPython 3.12.1 inlines it (PEP 709), and then takes the global's name for a local one: UnboundLocalError."""
+    globals_ = set(global_names(path))
+    shadowing = [f"{title(path)}:{node.lineno} {name.id}" for function in functions(path)
+                 for node in ast.walk(function) if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp))
+                 for generator in node.generators for name in ast.walk(generator.target)
+                 if isinstance(name, ast.Name) and name.id in globals_]
+    assert not shadowing
+
+
 def calls(path, *names):
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
@@ -238,6 +260,15 @@ def test_a_comment_at_every_lock_says_what_it_guards(path):
         above = next(line for line in reversed(["", *lines[:call.lineno - 1]])
                      if "threading.Lock()" not in line and "threading.Condition(" not in line)
         assert above.strip().startswith("#"), f"{title(path)}:{call.lineno}"
+
+
+@pytest.mark.parametrize("name", ["__init__.py", "__main__.py"])
+def test_what_python_reads_first_is_readable_to_pythons_that_are_too_old(name):
+    """A syntax of today would be a traceback there, where `__main__.py` is to say what is wrong."""
+    for node in ast.walk(parsed(PACKAGE / name)):
+        assert not isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr)), ast.unparse(node)
+        assert getattr(node, "module", None) != "__future__"
+        assert getattr(node, "annotation", None) is None and getattr(node, "returns", None) is None
 
 
 def test_one_room_installs_signal_handlers():

@@ -74,3 +74,13 @@ def test_json_is_one_object_a_line(pipe):
     log.error("two\nlines", number=3)
     found = json.loads(drain(pipe[0]))
     assert (found["level"], found["message"], found["number"]) == ("error", "two\nlines", 3)
+
+
+def test_a_line_says_when_to_the_millisecond(pipe, monkeypatch):
+    monkeypatch.setattr("wrapper.log.time.time", lambda: 1769860800.0329)
+    log = Log()
+    log.info("now")
+    assert drain(pipe[0]).startswith("2026-01-31T12:00:00.032Z wrapper info: now")
+    log.configure("info", "json")
+    log.info("now")
+    assert json.loads(drain(pipe[0]))["time"] == "2026-01-31T12:00:00.032Z"

@@ -4,11 +4,10 @@ What sidecar authors import stands here. Nothing is loaded before it is asked fo
 service first and imports the rest while that starts.
 """
 
-from __future__ import annotations
-
+# No annotation and no f-string: Pythons that are too old must get as far as `__main__.py`, which says so.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any  # noqa: F401  in the comments that are types
 
     from wrapper.message import Request as Request
     from wrapper.message import Response as Response
@@ -24,13 +23,15 @@ _HOMES = {"Sidecar": "wrapper.sidecar.extension", "Problem": "wrapper.problems",
           "ServiceHandle": "wrapper.sidecar.handle"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name):
+    # type: (str) -> Any
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError("module " + repr(__name__) + " has no attribute " + repr(name))
     import importlib  # start-up: see above
 
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def __dir__() -> list[str]:
+def __dir__():
+    # type: () -> list[str]
     return sorted(__all__)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
        python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
        python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
-       python3 -m wrapper check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
+       python3 -m wrapper check [OPTION]... -- COMMAND         print what is set, or --all, and every fault; exit 0 or 2
        python3 -m wrapper --version | --help
 """
 
+IMAGE_FILES = frozenset({"wrapper", "entry.sh", "__main__.py", "__pycache__"})  # of the folder our Dockerfile makes
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
@@ -33,10 +34,14 @@ def main(argv: Sequence[str]) -> int:
         from wrapper import __version__  # start-up: a run does without it
 
         return say([f"wrapper {__version__}"])
-    if verb in ("ctl", "health"):
-        from wrapper import ctl  # start-up: a run does without it
+    if verb == "health":
+        from wrapper.ctl import health  # start-up: a run does without it
 
-        return ctl.main(argv)
+        return health.main(argv[1:])
+    if verb == "ctl":
+        from wrapper.ctl import ctl  # start-up: a run does without it
+
+        return ctl.main(argv[1:])
     if _wants_help(argv):
         return say(help_lines())
     if verb == "check":
@@ -58,13 +63,13 @@ def _wants_help(argv: Sequence[str]) -> bool:
 
 
 def say(lines: Iterable[str], status: int = 0) -> int:
-    """Print lines for whoever may still read them; returns `status`."""
+    """Print lines where stdout is still read; returns `status`."""
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):  # None: it came closed
             sys.stdout.reconfigure(errors="backslashreplace")  # whatever a value holds
         print(*lines, sep="\n", flush=True)
     except OSError:
-        pass  # whoever read it has left, or the disk is full
+        pass  # its reader has left, or the disk is full
     return status
 
 
@@ -74,7 +79,6 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
     try:
         chosen = settings.read(argv, os.environ, unreadable)
-        log.configure(chosen.log_level, chosen.log_format)
         for name in settings.strangers(os.environ):
             log.warning(f"{name} is set, but there is no such setting")
         return entrypoint.run(chosen, signals, inherited(os.environ))
@@ -86,11 +90,16 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment as it came: where that names no locale, Python has put LC_CTYPE there (PEP 538).
+    """What the service's environment is made of: ours as it came, without what is for the wrapper alone.
 
-    A copy, because sidecar code may change ours.
+    A copy, because sidecar code may change ours. Where it names no locale, Python has put LC_CTYPE there (PEP 538).
     """
-    found = dict(environment)
+    from wrapper import settings  # start-up: not before the signals are caught
+
+    ours = {row.variable for row in settings.table()}  # a token among them
+    found = {name: value for name, value in environment.items() if name not in ours}
+    if "PYTHONPATH" in found:
+        found.update(_without_home(found.pop("PYTHONPATH")))
     if found.get("LC_CTYPE") not in COERCED:
         return found
     try:
@@ -102,8 +111,25 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {**found, **({"LC_CTYPE": os.fsdecode(first[b"LC_CTYPE"])} if b"LC_CTYPE" in first else {})}
 
 
+def _without_home(path: str) -> dict[str, str]:
+    """PYTHONPATH without the folder that our Dockerfile put there: one that holds the wrapper and nothing else."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        is_shared = not IMAGE_FILES.issuperset(os.listdir(home))
+    except OSError:  # not to be listed, or an archive
+        is_shared = True
+    entries = path.split(":")
+    if is_shared or home not in entries:
+        return {"PYTHONPATH": path}
+    entries.remove(home)
+    return {"PYTHONPATH": ":".join(entries)} if entries else {}
+
+
 def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
-    """Faults of files that a run needs from the beginning."""
+    """Faults of files that a run needs from the beginning. From here on faults are said as the log is set."""
+    from wrapper.log import log  # start-up: not before the signals are caught
+
+    log.configure(chosen["log_level"] or "info", chosen["log_format"] or "text")
     if chosen["tls_cert"] is not None and chosen["tls_key"] is not None:
         from wrapper.front.certificate import Certificate  # start-up: ssl is loaded only where it is needed
 
@@ -120,46 +146,60 @@ def _refuse(error: BadSettings) -> int:
 
 def complain(faults: Iterable[str]) -> None:
     """One line each, on stderr, whatever a value holds."""
-    from wrapper.text import one_line  # start-up: only the road to a fault pays for it
+    from wrapper.log import log  # start-up: only the road to a fault pays for it
+    from wrapper.text import one_line
 
     try:
         for fault in faults:
+            if log.as_json:
+                log.error(fault)
+                continue
             os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
     except OSError:
-        pass  # it came closed, or nobody reads it
+        pass  # it came closed, or its reader has left
 
 
 def check(argv: Sequence[str]) -> int:
-    """Print every setting with its value and origin, and every fault."""
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    """Print what was set, with `--all` every setting, each with its value and origin; and every fault of a run."""
+    from wrapper import preflight, settings  # start-up: not before a run's signals are caught
 
+    options = argv[:argv.index("--")] if "--" in argv else argv[:1]
+    wants_all = "--all" in options
+    if wants_all:
+        at = argv.index("--all")
+        argv = [*argv[:at], *argv[at + 1:]]
     try:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return _refuse(error)
     strangers = [f"warning: {name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
-    return say([*setting_lines(chosen), *strangers])
+    faults = list(preflight.faults(chosen))
+    complain(faults)
+    return say([*setting_lines(chosen, wants_all), *strangers], BadSettings.exit_status if faults else 0)
 
 
-def setting_lines(chosen: Settings) -> list[str]:
+def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
     """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
     from wrapper import settings  # start-up: not before a run's signals are caught
 
     import shlex  # start-up: a run does without it
 
-    rows = settings.table()
-    width = max(len(row.flag) for row in rows)
+    rows = [row for row in settings.table() if wants_all or chosen.origins[row.name] != "default"]
+    left = len(settings.table()) - len(rows)
+    width = max(len(row.flag) for row in settings.table())
     lines = [f"{row.flag:{width}} = {text}  ({chosen.origins[row.name]})" for row in rows
              for text in [*map(shlex.quote, row.show(chosen.texts[row.name]))] or ["none"]]
-    return [*lines, f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}"]
+    lines.append(f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}")
+    return [*lines, f"{left} others have their defaults; check --all prints them too"] if left else lines
 
 
 def help_lines() -> list[str]:
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    from wrapper import settings, text  # start-up: not before a run's signals are caught
 
     import textwrap  # start-up: a run does without it
 
-    lines = [USAGE, "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
+    lines = [USAGE.replace("python3 -m wrapper", text.program()),
+             "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
              "Flag beats variable beats default.\nDurations: 500ms, 10s, 2m or plain seconds.\n"
              "Sizes: 64KiB, 1MiB or plain bytes.\n"]
     for row in settings.table():

@@ -7,13 +7,14 @@ imported, and from then on this thread only reads one queue.
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import sys
 import threading
 
 from wrapper import sockets
 from wrapper.config import journal
-from wrapper.control import candidates
+from wrapper.ctl.paths import candidates
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart, Refusal
 from wrapper.events import Feed
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 LISTENER_FAILED = 1  # exit status
+WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port with --listen",
+            errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
+            errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
 ANSWER_LOOK = 0.01  # seconds between two looks whether all that is answered is out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
@@ -102,8 +106,9 @@ class Entrypoint:
         try:
             return sockets.listen(self._settings.listen)
         except OSError as error:
-            raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; "
-                              "is another process there? choose another with --listen", LISTENER_FAILED) from error
+            way_out = WAYS_OUT.get(error.errno or 0, "choose another address with --listen")
+            raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; {way_out}",
+                              LISTENER_FAILED) from error
 
     def _before_start(self) -> None:
         """What a crash left half done is mended, and new configuration in place, before the service reads it."""
@@ -145,8 +150,9 @@ class Entrypoint:
         self._server = Server(listener, self._site, self._settings)
         self._site.dashboard.watch(self._server)
         self._server.start()
-        log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address))
-        self._serve_control()
+        control = self._serve_control()
+        log.info("serving", listen=str(self._settings.listen), service=str(self._service.controller.address),
+                 control=control)
         for helper in self._helpers:
             helper.launch()
         if self._subscription is not None:
@@ -155,8 +161,8 @@ class Entrypoint:
         self._loader = Loader(self._site)
         self._loader.start(self._settings.sidecar)
 
-    def _serve_control(self) -> None:
-        """The control socket is an optional part: without it the container works on, and says so."""
+    def _serve_control(self) -> str | None:
+        """Where; None without one, which is an optional part: the container works on, and says so."""
         from wrapper.sidecar.control import ControlServer  # start-up: as above
 
         assert self._site is not None
@@ -165,11 +171,14 @@ class Entrypoint:
             try:
                 self._control = ControlServer.at(place, self._site, self._settings)
                 self._control.start()
-                return
+                return place
             except OSError as error:
                 cause = f"{place}: {error.strerror or error}"
+                if error.errno == errno.EADDRINUSE:
+                    log.warning("another wrapper, or another program, has a place for the control socket", path=place)
         self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
                            "with --control")
+        return None
 
     # Until the end
 

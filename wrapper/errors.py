@@ -91,6 +91,15 @@ class LineTooLong(Refusal):
     status = 414
 
 
+class TooManyRequests(Refusal):
+    """The peer has to wait before it tries again (RFC 6585 section 4); `retry_after` in whole seconds."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message, ("Retry-After", str(retry_after)))
+
+
 class HeadTooLarge(Refusal):
     """The request line and the header section are over `--max-header` (RFC 6585 section 5)."""
 

@@ -23,17 +23,17 @@ PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable t
 class Log:
     """Lines of at least `level`, written whole. A full disk or a closed stderr is no reason to stop a service.
 
-    Nor is a pipe that nobody reads: what would have to wait is dropped, and counted.
+    Nor is a pipe that is not read: what would have to wait is dropped, and counted.
     """
 
     def __init__(self) -> None:
         self._dropped = 0  # a hint for people: two threads at the same time may count as one
         self._least = LEVELS.index("info")
-        self._as_json = False
+        self.as_json = False
 
     def configure(self, level: str, log_format: str) -> None:
         self._least = LEVELS.index(level)
-        self._as_json = log_format == "json"
+        self.as_json = log_format == "json"
 
     def debug(self, message: str, **facts: Any) -> None:
         self._write("debug", message, facts)
@@ -59,7 +59,7 @@ class Log:
         self._put(level, message, facts)
 
     def _put(self, level: str, message: str, facts: dict[str, Any]) -> None:
-        line = self._json(level, message, facts) if self._as_json else _text(level, message, facts)
+        line = self._json(level, message, facts) if self.as_json else _text(level, message, facts)
         rest = line.encode("utf-8", "backslashreplace")
         while rest and _has_room():
             try:
@@ -70,11 +70,11 @@ class Log:
     def _json(self, level: str, message: str, facts: dict[str, Any]) -> str:
         import json  # start-up: the text format does without it
 
-        return json.dumps({"time": timestamp(), "level": level, "message": message, **facts}, default=str) + "\n"
+        return json.dumps({"time": _now(), "level": level, "message": message, **facts}, default=str) + "\n"
 
 
 def _has_room() -> bool:
-    """False where a write to stderr would wait, for somebody who may never read."""
+    """False where a write to stderr would wait for a reader that may never read."""
     poll = select.poll()
     poll.register(STDERR, select.POLLOUT)
     return bool(poll.poll(0))
@@ -82,12 +82,18 @@ def _has_room() -> bool:
 
 def _text(level: str, message: str, facts: dict[str, Any]) -> str:
     tail = "".join(f" {name}={_shown(value)}" for name, value in facts.items() if value is not None)
-    return f"{timestamp()} wrapper {level}: {one_line(message)}{tail}\n"
+    return f"{_now()} wrapper {level}: {one_line(message)}{tail}\n"
 
 
 def _shown(value: Any) -> str:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     return repr(text) if not text.isprintable() or " " in text or not text else text
+
+
+def _now() -> str:
+    """With milliseconds: in a restart more than one thing happens within a second."""
+    now = time.time()
+    return f"{timestamp(now)[:-1]}.{int(now % 1 * 1000):03d}Z"
 
 
 def timestamp(moment: float | None = None) -> str:

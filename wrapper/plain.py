@@ -17,7 +17,7 @@ DEPTH_MAX = 20  # of what stands in one another; also the end of what holds itse
 
 def dumps(value: Any) -> str:
     """JSON, whatever it is made from: what JSON does not have becomes text."""
-    import json  # start-up: whoever reports a problem does without it
+    import json  # start-up: a board without problems does without it
 
     try:
         return json.dumps(value, default=_text, allow_nan=False)

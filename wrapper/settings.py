@@ -138,7 +138,7 @@ class Settings:
 
     restart: str = option(
         values.one_of("never", "on-failure", "always"), "never", "POLICY",
-        "after an exit nobody asked for: `never` (the wrapper exits too, with the same status), "
+        "after an exit that was not planned: `never` (the wrapper exits too, with the same status), "
         "`on-failure`, `always`")
     backoff: tuple[float, float] = option(
         values.span, "500ms..30s", "D..D",
@@ -163,7 +163,7 @@ class Settings:
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
     control: str = option(
         values.text, None, "PATH",
-        "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder")
+        "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder or `/dev/shm`")
 
     capture_output: bool = option(
         values.switch, "false", "",

@@ -1,6 +1,6 @@
 """Signals in, messages out. The only room with `signal.signal`, and the first one that a run imports.
 
-As PID 1 the kernel drops signals that nobody handles yet, so handlers stand before anything slow is imported. They
+To PID 1 the kernel drops signals that have no handler yet, so handlers stand before anything slow is imported. They
 do nothing: what counts is the byte that CPython writes for each signal, from whichever thread the kernel interrupts.
 The service inherits no handler, only what came blocked or ignored with us.
 """
@@ -70,7 +70,7 @@ class Signals:
         for number in signal.valid_signals() - WAITED - UNCATCHABLE:
             if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:
                 self._catch(number)
-        # Whoever started us may have blocked the rest; what is pending comes now, and is heard.
+        # The program that started us may have blocked the rest; what is pending comes now, and is heard.
         signal.pthread_sigmask(signal.SIG_SETMASK, WAITED)
         os.register_at_fork(after_in_child=self._let_go)
 

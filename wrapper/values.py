@@ -70,7 +70,7 @@ def size(text: str) -> int:
 
 
 def head_size(text: str) -> int:
-    """A size that an ordinary request fits into: under it nobody would be served."""
+    """A size that an ordinary request fits into: under it no client would be served."""
     found = size(text)
     if found < BYTES["kib"]:
         raise ValueError("expected a size of at least 1KiB")
@@ -217,6 +217,8 @@ def action(text: str) -> str:
 
 def origin(text: str) -> str:
     """Where configuration comes from; `config/source.py` says how."""
+    if text.startswith(("http:", "https:")) and "://" not in text:
+        raise ValueError("a URL has two slashes, as in http://host/path; a file of that name is ./http:...")
     if "://" in text and not re.fullmatch(r"(https?://(?!/)|file:///)[!-~]+", text, re.ASCII):
         raise ValueError("expected an http:// or https:// URL without spaces, or the path of a file or folder")
     return text

@@ -17,7 +17,7 @@ from tests.containers.engine import wait_until
 pytestmark = pytest.mark.container
 
 SERVICE = ("--", "python3", "/srv/service.py", "{port}")
-DISTROLESS = ("--entrypoint", '["python3", "-m", "wrapper"]')
+DISTROLESS = ("--entrypoint", '["python3", "/opt/wrapper/__main__.py"]')
 
 
 def test_the_service_answers_on_the_published_port_and_the_wrapper_is_pid_1(image, run):
@@ -25,7 +25,7 @@ def test_the_service_answers_on_the_published_port_and_the_wrapper_is_pid_1(imag
     status = container.wait_running()
     assert f"hello from pid {status['pid']} " in container.get("/")
     words = container.execute("cat", "/proc/1/cmdline").stdout.split("\0")
-    assert words[:3] == ["python3", "-m", "wrapper"], "entry.sh must leave no shell behind"
+    assert words[:2] == ["python3", "/opt/wrapper/__main__.py"], "entry.sh must leave no shell behind"
 
 
 def test_health_and_ready_are_told_by_exit_status(image, run, podman):
@@ -89,9 +89,10 @@ def test_orphans_of_an_exec_are_reaped(image, run):
     ("--user", "1000:1000"),
     ("--user", "1000:1000", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
     ("--read-only",),
+    ("--read-only", "--read-only-tmpfs=false"),
     ("--init",),
     ("--network", "none"),
-], ids=["non-root", "locked down", "read-only", "behind an init", "no network"])
+], ids=["non-root", "locked down", "read-only", "read-only without tmpfs", "behind an init", "no network"])
 def test_it_runs_as_restricted_as_the_image_wants(image, run, options):
     container = run(image, *SERVICE, options=options)
     ctl = ("python3", "-m", "wrapper", "ctl", "status", "--json")

@@ -8,15 +8,25 @@ import pytest
 
 from tests.running import wait_until
 from tests.sidecar.parts import make_request
-from wrapper.errors import Forbidden, Unauthorized
+from wrapper.errors import Forbidden, TooManyRequests, Unauthorized
 from wrapper.events import Feed
 from wrapper.problems import Board
+from wrapper.sidecar import tokens
 from wrapper.sidecar.access import Access
 
 
 @pytest.fixture
 def board():
     return Board(Feed())
+
+
+LONG = "sesame-sesame-sesame"
+
+
+def write(file, content):
+    """As a secret is written: for its owner."""
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    file.chmod(0o600)
 
 
 def bearer(token, scheme="Bearer"):
@@ -120,6 +130,70 @@ def test_a_token_file_without_a_token_lets_nobody_in_and_is_a_problem(board, tmp
     with pytest.raises(Forbidden):
         access.check(bearer(""))
     assert [problem["source"] for problem in board.list()] == ["access"]
-    file.write_text("there")
-    access.check(bearer("there"))
+    write(file, LONG)
+    access.check(bearer(LONG))
     assert not board.list()
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    (b"\xef\xbb\xbf" + LONG.encode(), "byte order mark"), (f"{LONG}\n{LONG}\n", "more than one line"),
+    (f"{LONG}\0", "cannot be seen"), (b"\xff" * 20, "not UTF-8"), ("x" * 70_000, "longer than 4096 bytes"),
+    (f"{LONG}\xa0", "cannot be seen")])
+def test_what_could_never_match_is_said(board, tmp_path, content, said):
+    """Not only refused in silence, request by request."""
+    write(tmp_path / "token", content)
+    access = Access(None, str(tmp_path / "token"), board)
+    assert said in board.list()[0]["message"]
+    with pytest.raises(Forbidden):
+        access.check(bearer(LONG))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_hangs_no_request(board, tmp_path, make):
+    make(tmp_path / "token")
+    with pytest.raises(Forbidden):
+        Access(None, str(tmp_path / "token"), board).check(bearer(LONG))
+    assert "no regular file" in board.list()[0]["message"]
+
+
+@pytest.mark.parametrize(("content", "mode", "said"), [(LONG, 0o644, "every user can read it"),
+                                                       ("sesame", 0o600, "shorter than 16 characters")])
+def test_a_weak_token_works_and_is_a_problem(board, tmp_path, content, mode, said):
+    """Kubernetes mounts secrets 0644 unless told otherwise: that is no reason to lock the operator out."""
+    file = tmp_path / "token"
+    write(file, content)
+    file.chmod(mode)
+    access = Access(None, str(file), board)
+    access.check(bearer(content))
+    assert said in board.list()[0]["message"]
+    write(file, LONG)
+    access.check(bearer(LONG))
+    assert not board.list()
+
+
+def test_a_space_that_is_not_of_http_is_part_of_the_token(board):
+    """RFC 9110 section 5.5: what stands around a value are SP and HTAB."""
+    with pytest.raises(Unauthorized):
+        Access("sesame", None, board).check(bearer("sesame\xa0"))
+
+
+def from_peer(peer, token):
+    return make_request("POST", "/x", headers=[("Authorization", f"Bearer {token}")], peer=peer)
+
+
+def test_wrong_tries_are_slowed_down_for_their_peer_alone(board, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(tokens.time, "monotonic", lambda: now[0])
+    access = Access(LONG, None, board)
+    for _ in range(tokens.ALLOWANCE):
+        with pytest.raises(Unauthorized):
+            access.check(from_peer("192.0.2.1", "wrong"))
+    for token in ("wrong", LONG):  # told apart, the two would make the answer a try again
+        with pytest.raises(TooManyRequests) as refusal:
+            access.check(from_peer("192.0.2.1", token))
+    assert refusal.value.headers == (("Retry-After", "1"),)
+    access.check(from_peer("192.0.2.2", LONG))
+    with pytest.raises(Unauthorized):
+        access.check(make_request("POST", "/x"))  # without any token it is no try
+    now[0] += tokens.PAUSE
+    access.check(from_peer("192.0.2.1", LONG))

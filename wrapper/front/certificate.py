@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 
 from wrapper.errors import BadSettings, CannotStart
 from wrapper.front.secure import SecureStream
@@ -19,6 +18,13 @@ if TYPE_CHECKING:
 
 READ_INTERVAL = 1.0  # seconds at least between two looks whether the files have changed
 
+try:
+    import ssl
+except ImportError:  # a Python built without OpenSSL serves where no TLS is asked for
+    HAS_TLS = False
+else:
+    HAS_TLS = True
+
 
 class Certificate:
     """The certificate and key of the port, read again when a file has changed.
@@ -27,6 +33,9 @@ class Certificate:
     """
 
     def __init__(self, certificate: str, key: str | None) -> None:
+        if not HAS_TLS:
+            raise CannotStart("--tls-cert: this Python was built without TLS (its module _ssl); serve without, or use "
+                              "another Python", BadSettings.exit_status)
         self._certificate = certificate
         self._key = key or certificate
         self._read_at = self._changed_at()

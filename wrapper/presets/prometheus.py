@@ -105,7 +105,7 @@ def reconcile(alertmanager: ServiceHandle, silences: Any) -> list[Problem]:
     if not isinstance(silences, list):
         return [Problem("silences: there must be a list of them")]
     try:
-        wanted = {matchers(silence) for silence in silences}
+        wanted = {matchers(one) for one in silences}
     except ValueError as error:
         return [Problem(str(error))]
     try:

@@ -370,7 +370,8 @@ def cannot_signal(error: OSError) -> str:
 
 def _cannot_start(name: str, error: OSError) -> CannotStart:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return _refused(name, "not found", NOT_FOUND)
+        is_quoted = " " in name.strip()  # a command line in one word, as a shell would take it
+        return _refused(name, "not found" + ("; give its words without quotes" if is_quoted else ""), NOT_FOUND)
     if os.path.isdir(name):
         return _refused(name, "it is a directory", NOT_EXECUTABLE)
     return _refused(name, error.strerror or str(error), NOT_EXECUTABLE)

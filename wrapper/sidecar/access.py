@@ -1,4 +1,4 @@
-"""Who may act: the token on the exposed port, anybody who can open the control socket.
+"""Who may act: a client with the token on the exposed port, each process that can open the control socket.
 
 A token in a header that no form and no link of another site can set makes every guarded path safe from forged
 requests (CSRF). RFC 6750 section 2.1.
@@ -11,42 +11,48 @@ import os
 import threading
 
 from wrapper.errors import Forbidden, Unauthorized
+from wrapper.sidecar import tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wrapper.message import Request
     from wrapper.problems import Board
 
-TOKEN_BYTES = 64 * 1024  # of a token file; what is longer is no token
-
 
 class Access:
     """Judges requests. `path` names a token file, which is read again whenever it changes."""
 
     def __init__(self, token: str | None, path: str | None, board: Board) -> None:
-        self._token = None if token is None else token.strip().encode()
+        self._token = None if token is None else token.strip(" \t\r\n").encode()
+        self._tries = tokens.Tries()
         self._path = path
         self._board = board
         # Guards the token as it was read last and what the file looked like then.
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int, int] | None = None
+        self._fault: str | None = None  # of the file as it was read last
         if path is not None:
-            self._from_file(path)  # what is wrong with it is said at the start, not when somebody needs it
+            self._from_file(path)  # what is wrong with it is said at the start, not when it is needed
 
     def check(self, request: Request) -> None:
         """Return where the request may act.
 
-        Raises: Unauthorized without the right token; Forbidden where there is no token to have.
+        Raises: Unauthorized without the right token; Forbidden where there is no token to have; TooManyRequests.
         """
         if request.trusted:
             return
         token = self._now()
         if not token and self._path is not None:
-            raise Forbidden("the token file is empty or cannot be read; see the problems")
+            raise Forbidden("the token file is empty or cannot be read; see the problems on the control socket")
         if not token:
             raise Forbidden("this path needs a token and none is configured (--token-file); "
                             "it works over the control socket: wrapper ctl")
+        is_try = "authorization" in request.headers
+        if is_try:
+            self._tries.admit(request.peer)
         if not _holds(request, token):
+            if is_try:
+                self._tries.note(request.peer)
             raise Unauthorized("this path needs the header Authorization: Bearer TOKEN, and the right token")
 
     @property
@@ -62,29 +68,30 @@ class Access:
         return self._token if self._path is None else self._from_file(self._path)
 
     def _from_file(self, path: str) -> bytes | None:
-        """The token that the file holds now; None where it cannot be read: then nobody has it."""
+        """The token that the file holds now; None where it cannot be read: then no client has it."""
         with self._lock:
             try:
                 facts = os.stat(path)
                 # Kubernetes swaps secrets by symlink: the inode changes even where time and size do not. Written over
-                # in place, with its time set back, it has another ctime, which nobody can set (inode(7)).
+                # in place, with its time set back, it has another ctime, which no process can set (inode(7)).
                 seen = (facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size)
                 if seen != self._seen:
-                    with open(path, "rb") as file:
-                        self._token, self._seen = file.read(TOKEN_BYTES).strip(), seen
-                fault = None if self._token else "it is empty"
+                    self._token, self._seen, self._fault = None, seen, None
+                    self._token, self._fault = tokens.read(path)
             except OSError as error:
-                self._token, self._seen, fault = None, None, error.strerror
-            token = self._token
+                self._token, self._seen, self._fault = None, None, f"cannot be read: {error.strerror}"
+            except ValueError as error:
+                self._fault = f"holds no token: {error}"
+            token, fault = self._token, self._fault
         if fault is None:
             self._board.resolve("access")
         else:
-            self._board.report("access", f"cannot read the token file: {fault}")
+            self._board.report("access", f"the token file {fault if token is None else 'is weak: ' + fault}")
         return token
 
 
 def _holds(request: Request, token: bytes) -> bool:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     # Compared whatever the scheme: the time says nothing about the token.
-    is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
+    is_same = hmac.compare_digest(given.strip(" \t").encode("latin-1"), token)
     return scheme.lower() == "bearer" and is_same

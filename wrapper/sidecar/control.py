@@ -7,7 +7,7 @@ import socket
 import struct
 
 from wrapper import address, sockets
-from wrapper.control import DEFAULT_PREFIX
+from wrapper.ctl.paths import DEFAULT_PREFIX
 from wrapper.errors import NotFound
 from wrapper.log import log
 from wrapper.front.server import Server

@@ -1,4 +1,4 @@
-"""`ctl` and `health`: steer the running wrapper and look at it, from any process that can open its control socket."""
+"""`ctl`: steer the running wrapper and look at it, from any process that can open its control socket."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wrapper import screen, values
-from wrapper.client import Client, NoWrapper, Refused, places, wait_again
-from wrapper.screen import Paint
+from wrapper import values
+from wrapper.ctl import render
+from wrapper.ctl.client import Client, Refused
+from wrapper.ctl.paths import NoWrapper, candidates, places
+from wrapper.ctl.render import Paint
+from wrapper.text import one_line, printable, program
 
+ODD = (LookupError, TypeError, ValueError, AttributeError)  # JSON, but not as the wrapper writes it
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
-HEALTH_TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
 LOOK_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
 CATCH_UP_TIMEOUT = 2.0  # seconds for the last states to be shown after an action ended
 CLEAR = "\x1b[H\x1b[J"  # cursor home, then erase to the end (ECMA-48): no flicker
@@ -30,7 +33,7 @@ ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until 
 
 
 def main(argv: Sequence[str]) -> int:
-    """`argv` begins with `ctl` or `health`; the result is the exit status."""
+    """What follows `ctl` in, the exit status out."""
     _plug_streams()
     try:
         options = _parser().parse_args(argv)
@@ -39,19 +42,21 @@ def main(argv: Sequence[str]) -> int:
     try:
         return int(options.run(options))
     except (NoWrapper, Refused) as error:
-        return _fail(options.verb, str(error))
+        return _fail(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our lines has left, as `head` does; the interpreter must not complain of it at its end.
+        # The reader of our lines has left, as `head` does; the interpreter must not complain of it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except OSError as error:  # a full disk
-        return _fail(options.verb, f"cannot write: {error.strerror or error}")
+        return _fail(f"cannot write: {error.strerror or error}")
+    except ODD as error:
+        return _fail(f"cannot read the answer, it may be of another version: {type(error).__name__}: {error}")
 
 
 def _plug_streams() -> None:
-    """What nobody can read, or a terminal cannot show, is no reason to fail."""
+    """A stream that came closed, or a terminal of few characters, is no reason to fail."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # it came closed
@@ -60,27 +65,25 @@ def _plug_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(verb: str, message: str) -> int:
-    with contextlib.suppress(OSError):  # nobody reads it, or the disk is full: the status says it too
-        print(f"wrapper {verb}: {message}", file=sys.stderr)
+def _fail(message: str) -> int:
+    _note(message)
     return FAILED
+
+
+def _note(message: str) -> None:
+    with contextlib.suppress(OSError):  # it is not read, or the disk is full: the status says it too
+        print(f"wrapper ctl: {one_line(message)}", file=sys.stderr)
 
 
 # The command line
 
 def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, "
-                            "/run/wrapper.sock, else under the temporary folder")
+    everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, else the "
+                            f"one that a wrapper listens at of {', '.join(candidates())}")
     everywhere.add_argument("--json", action="store_true", help="for machines: JSON on stdout")
-    top = argparse.ArgumentParser(prog="wrapper")
-    words = top.add_subparsers(dest="verb", required=True)
-    health = words.add_parser("health", parents=[everywhere], help="exit 0 where all is well, 1 where not")
-    health.add_argument("--ready", action="store_true", help="whether requests are served, not only the wrapper alive")
-    health.add_argument("--timeout", type=_seconds, default=HEALTH_TIMEOUT, metavar="D", help="default 5s")
-    health.set_defaults(run=_health)
-    ctl = words.add_parser("ctl", parents=[everywhere], help="steer the running wrapper")
-    _add_verbs(ctl.add_subparsers(dest="action", metavar="VERB", required=True), everywhere)
+    top = argparse.ArgumentParser(prog=f"{program()} ctl", parents=[everywhere])
+    _add_verbs(top.add_subparsers(dest="action", metavar="VERB", required=True), everywhere)
     return top
 
 
@@ -105,18 +108,11 @@ def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
     verb("config", _config, "where configuration comes from and how it went").add_argument(
         "--look", action="store_true", help="look for a change now")
     logs = verb("logs", _logs, "what the service printed last (needs --capture-output)")
-    logs.add_argument("--lines", type=_count, default=100, metavar="N", help="default 100")
+    logs.add_argument("--lines", "-n", type=_count, default=100, metavar="N", help="default 100")
     logs.add_argument("--follow", "-f", action="store_true", help="go on as more comes, until Ctrl-C")
     logs.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
     verb("events", _events, "what happened").add_argument(
         "--follow", "-f", action="store_true", help="go on as more happens, until Ctrl-C")
-
-
-def _seconds(text: str) -> float:
-    try:
-        return values.positive_duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(text: str) -> int:
@@ -139,32 +135,25 @@ def _paint() -> Paint:
 
 
 def _show(lines: Sequence[str]) -> None:
-    print("\n".join(lines), flush=True)
+    """Print lines; of what others wrote nothing reaches the terminal but text."""
+    print("\n".join(map(_paint().fit, lines)), flush=True)
+
+
+def _tell_peer(options: argparse.Namespace, client: Client) -> None:
+    """Say whom it was that something was asked of, where the socket was not named."""
+    if not getattr(options, "control", None) and not _wants_json(options):
+        _note(f"to the wrapper with {client.peer}")
 
 
 def _show_json(document: Any) -> None:
     print(json.dumps(document), flush=True)
 
 
-def _whose(options: argparse.Namespace) -> dict[str, str]:
+def _whose(options: argparse.Namespace) -> dict[str, Any]:
     return {"service": options.service} if options.service else {}
 
 
 # To look at
-
-def _health(options: argparse.Namespace) -> int:
-    client = _client(options, options.timeout)
-    try:
-        document = client.get("readyz" if options.ready else "healthz")
-    except Refused as error:
-        document = {"error": str(error), "status": error.status}
-    is_well = isinstance(document, dict) and "error" not in document
-    if not is_well and not _wants_json(options):
-        return _fail("health", str(document["error"] if isinstance(document, dict) else document))
-    with contextlib.suppress(OSError):  # as above
-        _show_json(document) if _wants_json(options) else print("ready" if options.ready else "healthy")
-    return DONE if is_well else FAILED
-
 
 def _status(options: argparse.Namespace) -> int:
     client = _client(options)
@@ -178,42 +167,44 @@ def _status(options: argparse.Namespace) -> int:
             lines = [str(error), "", "looking again every second"]
         if sys.stdout.isatty() and not _wants_json(options):
             columns, rows = shutil.get_terminal_size()
-            first, *others = screen.fitting(lines, columns, rows - 1)  # the last row is the cursor's
-            lines = [CLEAR + first, *others]
+            first, *others = render.fitting(lines, columns, rows - 1)  # the last row is the cursor's
+            lines = [first, *others]
+            sys.stdout.write(CLEAR)
         _show(lines)
-        wait_again()
+        time.sleep(1.0)  # the pace of --watch
 
 
 def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
     status = client.get("api/status")
     if _wants_json(options):
         return [json.dumps(status)]
-    return screen.overview(status, client.get("api/problems"), client.get("api/config"), _paint(), time.time())
+    problems, config = client.get("api/problems", list), client.get("api/config", list)
+    return render.overview(status, problems, config, _paint(), time.time(), client.peer)
 
 
 def _problems(options: argparse.Namespace) -> int:
-    problems = _client(options).get("api/problems")
+    problems = _client(options).get("api/problems", list)
     if _wants_json(options):
         _show_json(problems)
     else:
-        _show(screen.problem_lines(problems, _paint(), time.time()) or ["no problems"])
+        _show(render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
     return DONE
 
 
 def _config(options: argparse.Namespace) -> int:
     client = _client(options)
-    config = client.ask("POST" if options.look else "GET", "api/config")
+    config = client.ask("POST" if options.look else "GET", "api/config", list)
     if _wants_json(options):
         _show_json(config)
     else:
-        _show(screen.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
+        _show(render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
     return DONE
 
 
 def _logs(options: argparse.Namespace) -> int:
-    query = {"lines": str(options.lines), **_whose(options)}
+    query: dict[str, Any] = {"lines": str(options.lines), **_whose(options)}
     if not options.follow:
-        text = _client(options).get("api/logs", **query)
+        text = _client(options).get("api/logs", str, **query)
         _show_json(text.splitlines()) if _wants_json(options) else _write(text)
         return DONE
     # A character may come in two pieces.
@@ -225,7 +216,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
     sys.stdout.flush()
 
 
@@ -235,7 +226,7 @@ def _events(options: argparse.Namespace) -> int:
         return DONE
     paint = _paint()
     for event in _client(options, None).events():
-        _show_json(event) if _wants_json(options) else _show([screen.event_line(event, paint)])
+        _show_json(event) if _wants_json(options) else _show([render.event_line(event, paint)])
         if not options.follow and event["id"] >= last:
             return DONE
     raise NoWrapper("the wrapper went away")
@@ -244,20 +235,26 @@ def _events(options: argparse.Namespace) -> int:
 # To do
 
 def _signal(options: argparse.Namespace) -> int:
-    status = _client(options).ask("POST", "api/signal", name=options.name, **_whose(options))
+    client = _client(options)
+    status = client.ask("POST", "api/signal", name=options.name, **_whose(options))
+    _tell_peer(options, client)
     if _wants_json(options):
         _show_json(status)
     else:
-        print(f"sent {options.name.upper()} to pid {status.get('pid')}")
+        _show([f"sent {options.name.upper()} to pid {status.get('pid')}"])
     return DONE
 
 
 def _act(options: argparse.Namespace) -> int:
     """Ask, show the states as they pass, and say how it ended."""
-    query = {"reason": options.reason, **_whose(options)}
+    query: dict[str, Any] = {"reason": options.reason, **_whose(options)}
+    client = _client(options, None)
     if options.no_wait:
-        return _tell_end(options, _client(options).ask("POST", f"api/{options.action}", **query), None)
-    passing = None if _wants_json(options) else _Passing(_client(options, None), options.service or "service")
+        status = client.ask("POST", f"api/{options.action}", **query)
+        _tell_peer(options, client)
+        return _tell_end(options, status, None)
+    passing = None if _wants_json(options) else _Passing(client, options.service or "service")
+    _tell_peer(options, client)
     fault = None
     try:
         status = _client(options, None).ask("POST", f"api/{options.action}", wait="1", **query)
@@ -266,7 +263,7 @@ def _act(options: argparse.Namespace) -> int:
             raise
         status, fault = error.document, str(error)
     except KeyboardInterrupt:
-        print(f"\nwrapper ctl: no longer waiting; the {options.action} goes on", file=sys.stderr)
+        _note(f"no longer waiting; the {options.action} goes on")
         raise
     if passing is not None:
         passing.catch_up(status.get("last_event", 0))
@@ -278,10 +275,10 @@ def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | 
         _show_json(status)
     elif fault is None:
         pid = f", pid {status['pid']}" if status.get("pid") else ""
-        print(f"{_paint().state(status['state'])}{pid}", flush=True)
+        _show([f"{_paint().state(status['state'])}{pid}"])
     if fault is None:
         return DONE
-    return _fail("ctl", f"cannot {options.action}: {fault}")
+    return _fail(f"cannot {options.action}: {fault}")
 
 
 class _Passing:
@@ -301,10 +298,10 @@ class _Passing:
         try:
             for event in events:
                 if event.get("service") == self._service and event["kind"] in ("state", "exit"):
-                    _show([screen.event_line(event, paint, self._service)])
+                    _show([render.event_line(event, paint, self._service)])
                 self._note(event["id"])
-        except (NoWrapper, OSError):
-            pass  # whoever waits for the action itself hears of it
+        except (NoWrapper, OSError, *ODD):
+            pass  # the thread that waits for the action itself hears of it
         finally:
             self._note(None)
 

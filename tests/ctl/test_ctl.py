@@ -17,8 +17,9 @@ import threading
 
 import pytest
 
+from tests.ctl.speaking import answer, answering
 from tests.running import PATIENCE, ROOT, Wrapper, run, service, wait_until
-from wrapper.ctl import CLEAR
+from wrapper.ctl.ctl import CLEAR
 
 CLOCK = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ  "
 
@@ -288,16 +289,50 @@ def test_a_wrapper_that_is_killed_meanwhile_is_one_line_and_1(words):
 
 
 @pytest.mark.parametrize("words", [("ctl",), ("ctl", "dance"), ("ctl", "signal"), ("ctl", "logs", "--lines", "-1"),
-                                   ("health", "--timeout", "soon")])
+                                   ("ctl", "logs", "-n", "x")])
 def test_bad_usage_is_2(words):
     done = run(*words)
     assert done.returncode == 2
     assert "usage: " in done.stderr
 
 
-def test_the_environment_of_the_container_names_the_socket(live):
-    done = run("health", env={**os.environ, "WRAPPER_CONTROL": live.control})
-    assert (done.returncode, done.stdout) == (0, "healthy\n")
+ODD = ("\x1b]0;mine\x07", [], {}, {"state": "\x1b[2J"}, [{"source": "\x1b[2J", "message": 3}], [3],
+       {"error": "\x1b[2J"}, {"last_event": "\x1b"}, {"state": "running", "since": 3, "helpers": []})
+
+
+@pytest.mark.parametrize("document", [*map(json.dumps, ODD), "plain \x1b]0;text\x07"])
+@pytest.mark.parametrize("status", [200, 503])
+def test_what_listens_there_may_say_anything(tmp_path, document, status):
+    """A traceback would help no operator, and a terminal obeys what is not escaped."""
+    place = str(tmp_path / "c.sock")
+    kind = "text/plain" if document.startswith("plain") else "application/json"
+    with answering(place, answer(status, document, kind)):
+        for words in ("status", "problems", "config", "logs", "events", "signal HUP", "restart", "stop --no-wait"):
+            done = run("ctl", "--control", place, *words.split())
+            assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
+            assert "Traceback" not in done.stderr
+            assert done.returncode == 0 or done.stderr.count("\n") == 1, (words, done.stderr)
+
+
+def test_what_the_service_prints_is_escaped_for_a_terminal(tmp_path):
+    """An escape sequence in a log can retitle, clear or answer for the terminal that shows it."""
+    script = "printf 'a\\tb\\033]0;mine\\007\\r\\n'; exec \"$@\""
+    with Wrapper("--capture-output", command=["sh", "-c", script, "sh", *service("plain")]) as wrapper:
+        assert "a\tb\\x1b]0;mine\\x07\n" in ctl(wrapper, "logs", "-n", "20").stdout
+        assert "a\tb\x1b]0;mine\x07" in json.loads(ctl(wrapper, "logs", "--json").stdout)
+
+
+def test_it_says_whom_it_talks_to(live):
+    where = f"pid {live.process.pid} at {live.control}"
+    assert where in ctl(live, "status").stdout
+    done = run("ctl", "signal", "USR1", env={**os.environ, "WRAPPER_CONTROL": live.control})
+    assert done.stderr == f"wrapper ctl: to the wrapper with {where}\n"
+    assert ctl(live, "signal", "USR1").stderr == "", "where the socket was named it is known"
+
+
+def test_usage_names_the_words_that_were_typed():
+    assert run("ctl", "--help").stdout.startswith("usage: python3 -m wrapper ctl ")
+    assert run("ctl", "logs", "--help").stdout.startswith("usage: python3 -m wrapper ctl logs ")
 
 
 def test_a_reader_that_leaves_is_no_fault(live):
@@ -305,19 +340,3 @@ def test_a_reader_that_leaves_is_no_fault(live):
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""
-
-
-# health
-
-def test_health_and_ready_tell_alive_from_serving(live):
-    assert run("health", "--control", live.control).stdout == "healthy\n"
-    assert run("health", "--ready", "--control", live.control).stdout == "ready\n"
-    ctl(live, "stop")
-    try:
-        assert run("health", "--control", live.control).returncode == 0
-        done = run("health", "--ready", "--control", live.control)
-        assert done.returncode == 1
-        assert done.stderr.startswith("wrapper health: the service is stopped")
-        assert json.loads(run("health", "--ready", "--json", "--control", live.control).stdout)["status"] == 503
-    finally:
-        ctl(live, "start")

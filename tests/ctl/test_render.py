@@ -1,4 +1,4 @@
-"""screen.py: what is known, as text for people."""
+"""render.py: what is known, as text for people."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from wrapper import screen
-from wrapper.screen import Paint
+from wrapper.ctl import render
+from wrapper.ctl.render import Paint
 
 NOW = 1769860800.0  # 2026-01-31T12:00:00Z
 PLAIN, COLOURED = Paint(False), Paint(True)
@@ -18,7 +18,7 @@ STATUS = {"state": "running", "since": "2026-01-31T11:56:00Z", "reason": "ready"
 
 
 def overview(status=STATUS, problems=(), config=()):
-    return "\n".join(screen.overview(status, problems, config, PLAIN, NOW))
+    return "\n".join(render.overview(status, problems, config, PLAIN, NOW))
 
 
 def test_the_overview_begins_with_the_state_and_for_how_long():
@@ -48,14 +48,14 @@ def test_helpers_problems_and_configuration_have_their_lines():
 def test_a_message_cannot_steer_the_terminal():
     """An escape sequence in what a service or a source said must be shown, not obeyed (CWE-150)."""
     problem = {"source": "x", "message": "\x1b[2Jgone\nforged line", "since": "2026-01-31T11:59:00Z"}
-    (line,) = screen.problem_lines([problem], PLAIN, NOW)
+    (line,) = render.problem_lines([problem], PLAIN, NOW)
     assert line.isprintable()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
     (0, "0s"), (59.9, "59s"), (60, "1m 00s"), (3599, "59m 59s"), (3660, "1h 01m"), (90000, "1d 01h")])
 def test_spans_have_two_units_at_most(seconds, text):
-    assert screen.span(seconds) == text
+    assert render.span(seconds) == text
 
 
 @pytest.mark.parametrize(("event", "text"), [
@@ -69,7 +69,7 @@ def test_spans_have_two_units_at_most(seconds, text):
     ({"kind": "resolved", "source": "x", "message": "it hurt"}, "problem gone: it hurt"),
     ({"kind": "config", "name": "rules", "result": "applied"}, "config  name=rules result=applied")])
 def test_every_event_is_one_line(event, text):
-    assert screen.event_line({"at": "2026-01-31T12:00:00Z", "id": 1, **event}, PLAIN) == f"2026-01-31 12:00:00Z  {text}"
+    assert render.event_line({"at": "2026-01-31T12:00:00Z", "id": 1, **event}, PLAIN) == f"2026-01-31 12:00:00Z  {text}"
 
 
 def test_colours_only_where_they_are_wanted():
@@ -80,6 +80,6 @@ def test_colours_only_where_they_are_wanted():
 def test_what_does_not_fit_is_cut_from_below_and_at_the_right():
     """A terminal that scrolls would show the end, and the state stands at the beginning."""
     lines = [COLOURED("31", "abcdef") + "ghi", "second", "third", "fourth"]
-    assert screen.fitting(lines, 8, 4) == ["\x1b[31mabcdef\x1b[0mgh", "second", "third", "fourth"]
-    assert screen.fitting(lines, 4, 3) == ["\x1b[31mabcd\x1b[0m", "seco", "2 mo"]
-    assert screen.fitting(lines, 80, 1) == lines[:1]
+    assert render.fitting(lines, 8, 4) == ["\x1b[31mabcdef\x1b[0mgh", "second", "third", "fourth"]
+    assert render.fitting(lines, 4, 3) == ["\x1b[31mabcd\x1b[0m", "seco", "2 mo"]
+    assert render.fitting(lines, 80, 1) == lines[:1]

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import json
-import os
 import socket
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from wrapper import address, sockets
-from wrapper.control import DEFAULT_PREFIX, candidates
+from wrapper.ctl import paths
+from wrapper.ctl.paths import DEFAULT_PREFIX, NoWrapper
 
 READ_BYTES = 64 * 1024
-# connect(2) on a unix socket that nobody serves: no file, a file left behind, a file that is no socket.
-NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
-
-
-class NoWrapper(Exception):
-    """There is no wrapper to talk to, or it went away; the message says what to do."""
 
 
 class Refused(Exception):
@@ -33,19 +24,8 @@ class Refused(Exception):
         self.document = document
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout: float | None) -> None:
-        super().__init__("wrapper", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = sockets.connect(address.unix(self._path), self.timeout)
-
-
 class Client:
-    """Speaks to the first of `places` (paths of sockets) where a wrapper listens.
+    """Speaks to the wrapper that listens at one of `places` (paths of sockets).
 
     `timeout` in seconds is for every step of an exchange; None waits as long as it takes.
     """
@@ -53,22 +33,27 @@ class Client:
     def __init__(self, places: Sequence[str], timeout: float | None = None) -> None:
         self._places = places
         self._timeout = timeout
+        self.peer = ""  # which wrapper answered last, for people
 
-    def get(self, path: str, **query: str) -> Any:
-        """The JSON document at a path under the prefix, or the text of another type.
+    def get(self, path: str, kind: type = dict, **query: str) -> Any:
+        """As `ask`, to look at something."""
+        return self.ask("GET", path, kind, **query)
 
-        Raises: NoWrapper, Refused.
+    def ask(self, method: str, path: str, kind: type = dict, **query: str) -> Any:
+        """What is at a path under the prefix: a JSON object, a list of them, or a text, as `kind` says.
+
+        Raises: NoWrapper, also for an answer that is something else; Refused.
         """
-        return self.ask("GET", path, **query)
-
-    def ask(self, method: str, path: str, **query: str) -> Any:
-        """Raises: NoWrapper, Refused."""
         answer = self.open(method, path, **query)
         try:
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise _gone(error) from error
-        return _document(answer, body)
+        document = _document(answer, body)
+        inner = document if isinstance(document, list) else []
+        if not isinstance(document, kind) or not all(isinstance(one, dict) for one in inner):
+            raise NoWrapper(f"what listens there ({self.peer}) does not answer as a wrapper does")
+        return document
 
     def open(self, method: str, path: str, **query: str) -> http.client.HTTPResponse:
         """The answer with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
@@ -100,25 +85,13 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise _gone(error) from error
 
-    def _connect(self) -> _Connection:
-        for place in self._places:
-            connection = _Connection(place, self._timeout)
-            try:
-                connection.connect()
-                return connection
-            except OSError as error:
-                if error.errno not in NOBODY:
-                    raise NoWrapper(f"cannot open {place}: {error.strerror or error}"
-                                    + ("; be the user the wrapper runs as" if error.errno in (errno.EACCES, errno.EPERM)
-                                       else "")) from error
-        raise NoWrapper(f"no wrapper runs here: nobody listens at {' or '.join(self._places)}; "
-                        "--control PATH names another socket")
-
-
-def places(given: str | None) -> list[str]:
-    """Where to look: what was given, else what the environment of the container names, else the usual places."""
-    chosen = given or os.environ.get("WRAPPER_CONTROL")
-    return [chosen] if chosen else candidates()
+    def _connect(self) -> http.client.HTTPConnection:
+        """Raises: NoWrapper."""
+        peer = paths.connect(self._places, self._timeout)
+        self.peer = str(peer)
+        connection = http.client.HTTPConnection("wrapper", timeout=self._timeout)
+        connection.sock = peer.connection
+        return connection
 
 
 def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
@@ -151,8 +124,3 @@ def _gone(error: Exception) -> NoWrapper:
     if isinstance(error, socket.timeout):  # TimeoutError since CPython 3.10
         return NoWrapper("the wrapper does not answer in time")
     return NoWrapper(f"the wrapper went away: {error or type(error).__name__}")
-
-
-def wait_again() -> None:
-    """The pace of what is looked at again and again."""
-    time.sleep(1.0)

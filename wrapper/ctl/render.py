@@ -27,10 +27,15 @@ class Paint:
     def state(self, state: str) -> str:
         return self(COLOURS.get(state, WARN), state)
 
+    def fit(self, line: str) -> str:
+        """A line for the terminal: of all control characters only our colours stay."""
+        pieces = SGR.split(line) if self._is_on else [line]
+        return "".join(piece if index % 2 else one_line(piece) for index, piece in enumerate(pieces))
+
 
 def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], config: Sequence[Mapping[str, Any]],
-             paint: Paint, now: float) -> list[str]:
-    """The whole picture on one screen: the service first, then what is wrong, then the rest."""
+             paint: Paint, now: float, peer: str = "") -> list[str]:
+    """The whole picture on one screen: the service first, what is wrong, then the rest; `peer` says whose it is."""
     rows = _service("service", status, paint, now)
     for name, helper in status.get("helpers", {}).items():
         rows += [("", ""), *_service(name, helper, paint, now)]
@@ -38,7 +43,8 @@ def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], c
     rows.append(("problems", paint(GOOD, "none") if not problems else paint(BAD, str(len(problems)))))
     rows += [("", line) for line in problem_lines(problems, paint, now)]
     rows += [("config" if first else "", line) for first, line in _firsts(config_lines(config, paint, now))]
-    rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}"))
+    rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}"
+                 + (f", {peer}" if peer else "")))
     return aligned(rows)
 
 
@@ -144,7 +150,7 @@ def age(moment: str | None, now: float) -> str:
 
 
 def clock(moment: str | None) -> str:
-    """A moment as the wrapper's log writes it, so that the two can be laid side by side."""
+    """A moment as the wrapper's log writes it, to the second, so that the two can be laid side by side."""
     return (moment or "?").replace("T", " ")
 
 

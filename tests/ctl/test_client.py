@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
 
 import pytest
 
-from wrapper.client import Client, NoWrapper, Refused, places
-
-
-@contextlib.contextmanager
-def answering(path, answer):
-    """A listener that sends the same bytes to whoever comes."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-
-        def serve():
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection:
-                        connection.recv(65536)
-                        connection.sendall(answer)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
+from tests.ctl.speaking import answer, answering
+from wrapper.ctl.client import Client, Refused
+from wrapper.ctl.paths import NoWrapper
 
 
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "c.sock")
-
-
-def answer(status, body, content_type="application/json"):
-    head = f"HTTP/1.1 {status} X\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return (head + body).encode()
 
 
 def test_the_first_place_where_somebody_listens_is_asked(path):
@@ -84,9 +59,9 @@ def test_events_are_the_json_of_their_data_lines(path):
         assert list(Client([path]).events()) == [{"id": 1}, {"id": 2}]
 
 
-def test_the_socket_that_was_named_beats_the_environment(monkeypatch):
-    monkeypatch.setenv("WRAPPER_CONTROL", "/from/environment")
-    assert places("/given") == ["/given"]
-    assert places(None) == ["/from/environment"]
-    monkeypatch.delenv("WRAPPER_CONTROL")
-    assert places(None)[0] == "/run/wrapper.sock"
+@pytest.mark.parametrize("body", ["[]", '"text"', "3", "all is well"])
+def test_an_answer_of_another_kind_is_one_sentence(path, body):
+    with answering(path, answer(200, body)), pytest.raises(NoWrapper, match="does not answer as a wrapper"):
+        Client([path]).get("api/status")
+    with pytest.raises(NoWrapper):
+        Client([path]).get("api/problems", list)

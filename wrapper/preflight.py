@@ -1,0 +1,71 @@
+"""What `check` finds before a run would: programs and files that are not there, sidecars that do not compile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+
+from wrapper.settings import Settings
+from wrapper.sidecar import tokens
+from wrapper.sidecar.loader import is_file
+
+
+def faults(chosen: Settings) -> Iterator[str]:
+    """One line each, with the option it is about."""
+    yield from _program("COMMAND", chosen.command)
+    for name, _, command in chosen.helper:
+        yield from _program(f"--helper={name}", command)
+    if chosen.config_check is not None:
+        yield from _program("--config-check", chosen.config_check)
+    for word in chosen.sidecar:
+        yield from _sidecar(word)
+    for flag, path in (("--config-template", chosen.config_template),
+                       ("--config-token-file", chosen.config_token_file)):
+        if path is not None and not os.access(path, os.R_OK):
+            yield f"{flag}={path}: {_why(path)}"
+    if chosen.token_file is not None:
+        try:
+            tokens.read(chosen.token_file)
+        except (OSError, ValueError) as error:
+            yield f"--token-file={chosen.token_file}: {getattr(error, 'strerror', None) or error}"
+
+
+def _program(option: str, command: Sequence[str]) -> Iterator[str]:
+    name = command[0]
+    if shutil.which(name) is None:
+        is_quoted = len(command) == 1 and " " in name.strip()
+        yield f"{option}: cannot run {name!r}: {_why(name)}" + ("; give its words without quotes" if is_quoted else "")
+
+
+def _why(path: str) -> str:
+    if os.path.isdir(path):
+        return "it is a directory"
+    return "permission denied" if os.path.exists(path) else "not found"
+
+
+def _sidecar(word: str) -> Iterator[str]:
+    try:
+        path = word if is_file(word) else _found(word)
+        if path is None:
+            yield f"--sidecar={word}: there is no such module; a file is named by its path, {word}.py"
+        elif path == word or (path.endswith(".py") and os.path.isfile(path)):  # else in an archive, or compiled already
+            with open(path, "rb") as file:
+                compile(file.read(), path, "exec", dont_inherit=True)
+    except OSError as error:
+        yield f"--sidecar={word}: cannot be read: {error.strerror}"
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL byte
+        yield f"--sidecar={word}: does not compile: {error}"
+
+
+def _found(module: str) -> str | None:
+    """The file of a module; nothing is imported, as that would run the author's code."""
+    name, places, spec = "", None, None
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(name, places)
+        if spec is None:
+            return None
+        places = list(spec.submodule_search_locations or ())
+    return (spec and spec.origin) or f"{module} has no file"
