@@ -182,6 +182,17 @@ def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
     assert "stale since 20" in stage.problems[0]
 
 
+def test_a_source_that_is_always_being_written_is_a_problem(tmp_path, board, feed):
+    file = tmp_path / "source"
+    subscription = Subscription("rules", sources.of(str(file)), pytest.fail, Pace(0.01), board, feed)
+    for number in range(room.RESTLESS_LOOKS + room.QUIET_FAILURES):
+        file.write_text("x" * (number + 1))
+        assert not subscription._look()
+    assert "changes all the time" in board.list()[0]["message"]
+    assert [subscription._look(), subscription._look()] == [True, True]
+    assert board.list() == []
+
+
 def test_looks_at_a_source_that_keeps_failing_become_rare(make):
     stage = make(Pace(0.01))
     pauses = []

@@ -141,9 +141,11 @@ class WithTemplate:
         self._template = template
 
     def look(self, within: float | None = None) -> Look:
-        if self._template.look().changed:
+        template = self._template.look()
+        if template.changed:
             self._origin.forget()
-        return self._origin.look(within)
+        found = self._origin.look(within)
+        return found._replace(is_still=found.is_still and template.is_still)
 
     def forget(self) -> None:
         self._origin.forget()

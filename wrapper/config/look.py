@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it takes thirty times the room
 
 # `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
-# where the source says so, None where it does not say.
-Look = namedtuple("Look", "content is_json changed")
+# where the source says so, None where it does not say. `is_still`: False while it may be half written.
+Look = namedtuple("Look", "content is_json changed is_still", defaults=(True,))
 
 
 class CannotLook(Exception):

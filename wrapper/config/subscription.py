@@ -33,6 +33,8 @@ LONGEST_PAUSE = 60.0  # seconds between two looks at a source that keeps failing
 EARLY_PAUSE = 0.1  # seconds between the first two looks before the start; doubles up to one second
 JITTER = 0.1  # of the interval, so that replicas do not all ask at once
 SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem
+STILL_SECONDS = 2.0  # after which what may have been half written is looked at again, unless the interval is shorter
+RESTLESS_LOOKS = 10  # in a row, after which a source that is always being written has failed
 REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
 
 
@@ -92,6 +94,11 @@ class Record:
             else:
                 self.result = self._rejection if self.is_unsettled else "changed, not in force yet"
 
+    def moved(self) -> None:
+        with self.lock:
+            self.last_answer = time.time()
+            self.result = "changed, not still yet"
+
     def failed(self, reason: str) -> int:
         """A look failed; returns how many did in a row."""
         with self.lock:
@@ -139,6 +146,7 @@ class Subscription:
         self._keeper: threading.Thread | None = None
         # Written by the watcher alone (by `first` before there is one).
         self._pending: tuple[str, Any] | None = None
+        self._restless_looks = 0  # in a row, in which the source was being written
         self._pending_due = Deadline(0)
         self._next_change = Deadline(0)
         self._before_watching: Callable[[], Any] | None = None
@@ -242,18 +250,23 @@ class Subscription:
 
     def _pause(self) -> float:
         every, failures = self._pace.every, self._record.failed_looks
+        if self._restless_looks:
+            return min(every, STILL_SECONDS)
         if failures >= QUIET_FAILURES:
             every = min(every * 2.0 ** min(failures - QUIET_FAILURES + 1, 20), max(every, LONGEST_PAUSE))
         return every * (1 + random.uniform(-JITTER, JITTER))
 
     def _look(self, early: Deadline | None = None) -> bool:
-        """True where the source answered, and what it said was understood.
+        """True where the source answered, and what it said was understood and is not being written right now.
 
         `early`: by when, before the first start; then a failure does not count, for the source may start with us.
         """
         self._record.looked()
         try:
             look = self._source.look(None if early is None else early.remaining())
+            if not look.is_still:
+                return self._await_stillness()
+            self._restless_looks = 0
             if look.changed:
                 self._take(self._selected(look))
             else:
@@ -269,6 +282,14 @@ class Subscription:
             return False
         self._board.resolve(self._key, "source")
         return True
+
+    def _await_stillness(self) -> bool:
+        """False, for what is there may be half written. Raises: CannotLook where it always is."""
+        self._restless_looks += 1
+        if self._restless_looks > RESTLESS_LOOKS:
+            raise CannotLook(f"{self._source.name}: changes all the time")
+        self._record.moved()
+        return False
 
     def _selected(self, look: Look) -> Any:
         found = self._read(look)
