@@ -189,6 +189,19 @@ def test_options_that_make_no_sense_stop_the_start(place):
             assert options[0] in wrapper.stderr
 
 
+def test_a_folder_as_source_needs_a_folder_as_its_place(place):
+    """Else all of it would become one JSON document, and the check's fault would be the only hint."""
+    place.source.mkdir()
+    (place.source / "a.conf").write_text("a")
+    for file in (place.folder / "there-is-none", place.file):
+        for source in (place.source, f"file://{place.source}"):
+            with place.wrapper("--config-file", str(file), source=source, wait=False) as wrapper:
+                assert wrapper.end() == 2
+                assert f"--config-file={file}: --config-source is a folder" in wrapper.stderr
+    with place.wrapper("--config-select", "a.conf", source=place.source) as wrapper:
+        assert said(wrapper) == "a"
+
+
 def misbehaving(state, held):
     """A configuration server that does what `state["how"]` says."""
     bodies = {"fine": answer('{"part": "one"}'), "500": answer("oh", "500 Internal Server Error"),

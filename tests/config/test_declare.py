@@ -121,6 +121,14 @@ def test_folders_in_a_folder_come_too(folders):
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
 
 
+def test_a_place_that_ends_in_a_slash_becomes_a_folder(tmp_path):
+    site = Site(tmp_path, "sub/place/")
+    site.source.mkdir()
+    (site.source / "a.yml").write_text("a")
+    assert site.look() == []
+    assert names(site.place) == ["a.yml"]
+
+
 def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
     """The content is not to blame for a full disk, nor for a file that is in the way."""
     (folders.source / "sub").mkdir()

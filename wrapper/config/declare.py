@@ -126,9 +126,8 @@ class Declared:
     def _files_inside(self, found: dict[str, Any]) -> Files:
         """What the source has now, and no more what came from it before."""
         files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
-        if os.path.isdir(self._place):
-            for place in files:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
+        for place in files:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
         return {**dict.fromkeys(self._placed), **files}
 
 
