@@ -19,8 +19,8 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
-from wrapper.config import journal
 from wrapper.config.apply import Change, apply, apply_first
+from wrapper.config.replacement import Replacement
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.events import Feed
@@ -147,7 +147,7 @@ def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_nex
         raise OSError(5, "Input/output error", "x")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Change, "restore", fail)
+        patch.setattr(Replacement, "restore", fail)
         problems = stage.apply("new", action="signal:HUP", ready_timeout=0.1, probe=lambda service: "no")
     assert [problem.details["step"] for problem in problems] == ["probe", "rollback"]
     assert "undone" not in problems[0].message

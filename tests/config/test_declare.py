@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
     (folders.source / "sub" / "c.yml").write_text("c")
     (folders.place / "sub").write_text("in the way")
     problem, = folders.look()
-    assert problem == f"cannot make {folders.place / 'sub'}: File exists"
+    assert problem == f"cannot make {folders.place / 'sub'}: Not a directory"
     (folders.place / "sub").unlink()
     assert folders.look() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]

@@ -9,6 +9,7 @@ import string
 
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
+from wrapper.config.folder import content_of, folder_at
 from wrapper.config.look import CannotLook, document
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
@@ -106,8 +107,7 @@ class Declared:
             found = part(document, self._path)
             if self._template is None:
                 return found
-            with open(self._template, encoding="utf-8") as file:
-                return {"part": found, "template": file.read()}
+            return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
         except (OSError, UnicodeDecodeError) as error:
             raise CannotLook(f"cannot read the template {self._template}: {error}") from error
         except ValueError as error:
@@ -127,7 +127,7 @@ class Declared:
         """What the source has now, and no more what came from it before."""
         files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
         for place in files:
-            os.makedirs(os.path.dirname(place), exist_ok=True)
+            folder_at(os.path.dirname(place), make=True)
         return {**dict.fromkeys(self._placed), **files}
 
 

@@ -1,9 +1,10 @@
 """The journal of a transaction: it stands beside the files while they change, so that a crash in the middle is mended.
 
-A line for each phase, appended and synced, so that a torn line says what its absence says. Whoever carries out the
-transaction holds the journal's lock (flock(2), which ends with the process): a journal without a lock was left behind.
-It stands beside the first of the files in order; beside each of the others a note names it, so that whoever wants any
-of the files finds the transaction, alive or left behind.
+A line for each phase, appended and synced, so that a torn line says what its absence says. Each folder has a journal of
+its own, which names files of that folder only and is believed where it belongs to the user who acts there. One of them,
+the lead, tells the phase for all and names the folders of the others, which name the lead's in return. The process
+that carries out the transaction holds the lead's lock (flock(2), which ends with the process): a lead without a lock
+was left behind. All names hold a token of chance, so that none can be taken beforehand.
 
 An early room: a run looks for journals before the service starts. Nothing slow is imported until one is found.
 """
@@ -16,6 +17,8 @@ import os
 import stat
 import time
 
+from wrapper.config.folder import Folder, file_at, folder_at
+from wrapper.config.replacement import SAVED, STAGED, Replacement
 from wrapper.log import log
 
 TYPE_CHECKING = False
@@ -23,71 +26,57 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
+SUFFIX = ".wrapper-journal"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
 
 
-class Change:
-    """One file of a transaction: where it goes, where the new and the old content wait; both in the same folder.
-
-    Neither keeps its suffix: a service that reads `*.yml` must take neither for a file of its own, and Go's patterns,
-    unlike a shell's, match a dot in front too.
-    """
-
-    __slots__ = ("existed", "is_replaced", "path", "saved", "staged")
-
-    def __init__(self, path: str, existed: bool) -> None:
-        folder, name = os.path.split(path)
-        self.path = path
-        self.existed = existed
-        self.is_replaced = False  # by this process, which may have ended before it could copy what was there
-        self.staged = os.path.join(folder, f".{name}{STAGED}")
-        self.saved = os.path.join(folder, f".{name}{SAVED}")
-
-    def restore(self) -> bool:
-        """Put back what was there; False where that has happened already."""
-        if os.path.lexists(self.saved):
-            os.replace(self.saved, self.path)
-            return True
-        return not self.existed and remove(self.path)
-
-    def forget(self) -> None:
-        remove(self.staged)
-        remove(self.saved)
-
-
 class Journal:
-    """An open transaction over the files at `paths`, which are absolute and without symbolic links.
+    """An open transaction over files, each given by its folder and name.
 
-    Raises: OSError, BlockingIOError among them where somebody else changes one of the files right now.
+    Raises: OSError, BlockingIOError among them where another transaction changes one of the files right now.
     """
 
-    def __init__(self, paths: Sequence[str], index: str | None) -> None:
-        self.path = beside(min(paths))
-        self._file = _create(self.path)
-        self._notes: list[str] = []
-        self._entry = None
-        self.changes: list[Change] = []
+    def __init__(self, places: Sequence[tuple[Folder, str]], index: str | None) -> None:
+        token = os.urandom(6).hex()
+        self._name = f".{token}{SUFFIX}"
+        self.changes = [Replacement(folder, name, token, folder.status(name) is not None) for folder, name in places]
+        # A folder of our own leads: another user could take its journal away.
+        self._folders = sorted({change.folder for change in self.changes}, key=lambda one: (one.is_anothers, one.path))
+        self._entry: str | None = None
+        self.path = os.path.join(self._folders[0].path, self._name)
+        self._file = _create(self._folders[0], self._name)
         try:
-            self._note_beside(paths)
-            self.changes = [Change(path, os.path.lexists(path)) for path in paths]
+            self._begin()
+            self._refuse_others()
             self._entry = None if index is None else _enlist(index, self.path)
-            self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
-            sync_folder(os.path.dirname(self.path))
         except OSError:
             self.close()
             raise
 
-    def _note_beside(self, paths: Iterable[str]) -> None:
-        for place in sorted({*map(beside, paths)} - {self.path}):
-            note = _create(place)
-            self._notes.append(place)
+    def _begin(self) -> None:
+        lead, *others = self._folders
+        self._append({"phase": STAGING, "files": self._files_in(lead), "folders": [other.path for other in others]})
+        for other in others:
+            file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                _write_line(note, {"journal": self.path})
+                _write_line(file, {"lead": lead.path, "files": self._files_in(other)})
+                os.fsync(file)
             finally:
-                os.close(note)
+                os.close(file)
+        self.sync()
+
+    def _files_in(self, folder: Folder) -> dict[str, bool]:
+        return {change.name: change.existed for change in self.changes if change.folder is folder}
+
+    def _refuse_others(self) -> None:
+        """Raises: BlockingIOError. Two that begin in the same moment see each other, and both give way."""
+        for folder in self._folders:
+            for name in set(_journals(folder)) - {self._name}:
+                files = _Left(folder, name).files
+                if not files or not files.keys().isdisjoint(self._files_in(folder)):
+                    raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
     def begin_replacing(self) -> None:
         """From now on a crash means: put the saved files back."""
@@ -99,7 +88,7 @@ class Journal:
             try:
                 self._append({"phase": KEPT})
             except OSError:
-                remove(self.path)  # says the same, and needs no room on the disk
+                self._folders[0].remove(self._name)  # says the same, and needs no room on the disk
         except OSError:
             os.close(self._file)
             raise
@@ -128,7 +117,7 @@ class Journal:
     def close(self) -> None:
         """Leave nothing beside the files."""
         try:
-            _tidy(self.path, self.changes, self._notes)
+            _tidy(self._name, self.changes, self._folders)
             if self._entry is not None:
                 remove(self._entry)
         finally:
@@ -136,8 +125,8 @@ class Journal:
 
     def sync(self) -> None:
         """Make the names in all folders safe on the disk."""
-        for folder in {os.path.dirname(change.path) for change in self.changes}:
-            sync_folder(folder)
+        for folder in self._folders:
+            folder.sync()
 
     def _append(self, entry: dict[str, Any]) -> None:
         _write_line(self._file, entry)
@@ -157,54 +146,83 @@ def is_ours(name: str) -> bool:
     return name.endswith((SUFFIX, STAGED, SAVED))
 
 
-def beside(path: str) -> str:
-    """The name of the journal of a transaction whose first file is `path`, and of the note where it is another one."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}{SUFFIX}")
-
-
-def _create(journal: str) -> int:
-    """A new journal that we hold the lock of. Raises: OSError."""
+def _create(folder: Folder, name: str) -> int:
+    """A new lead that we hold the lock of. Raises: OSError."""
+    file = folder.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        # O_NOFOLLOW: in a folder that others can write to, the name may be a trap.
-        file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError as error:
-        raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", journal) from error
-    try:
-        is_locked = _lock(journal, file)
+        is_locked = _lock(folder, name, file)
     except OSError:  # a file system without locks; what stayed would say that its transaction is under way
         os.close(file)
-        remove(journal)
+        folder.remove(name)
         raise
     if not is_locked:
         os.close(file)
-        raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", journal)
+        raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", name)
     return file
 
 
-def _lock(journal: str, file: int) -> bool:
-    """True where we hold the lock of the journal now.
-
-    Between its opening and its locking its transaction may have ended, and the next one begun: that has another file.
-    """
+def _lock(folder: Folder, name: str, file: int) -> bool:
+    """True where we hold the lock of a lead now. Between its opening and its locking its transaction may have ended."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file), os.lstat(journal))
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         return False
+    now = folder.status(name)
+    return now is not None and os.path.samestat(os.fstat(file), now)
+
+
+# After a crash
+
+
+class _Left:
+    """What a journal says that was left behind; nothing where it makes no sense. Raises: OSError.
+
+    `lead` is None where this one leads: then it has a phase, and names the folders of the others.
+    """
+
+    def __init__(self, folder: Folder, name: str, file: int | None = None) -> None:
+        self.folder = folder
+        self.phase = STAGING
+        self.lead: str | None = None
+        self.files: dict[str, bool] = {}
+        self.others: list[str] = []
+        own = file is None
+        file = folder.open(name, os.O_RDONLY) if file is None else file
+        try:
+            self._read(os.read(file, JOURNAL_BYTES))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            self.files = {}  # cut short before anything was written
+        finally:
+            if own:
+                os.close(file)
+        self.changes = [Replacement(folder, one, name[1:-len(SUFFIX)], existed) for one, existed in self.files.items()]
+
+    def _read(self, content: bytes) -> None:
+        import json  # start-up: only where something is to be mended
+
+        lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+        self.files = {name: existed is True for name, existed in lines[0]["files"].items() if _is_name(name)}
+        self.lead = lines[0].get("lead")
+        self.phase = lines[-1].get("phase")
+        self.others = lines[0].get("folders", [])
+
+
+def _is_name(name: str) -> bool:
+    """True for the name of a file in its own folder, and nowhere else."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def repair(paths: Iterable[str], index: str | None) -> list[str]:
     """Mend what a crash left behind: journals beside or in `paths`, and those the index knows.
 
     Returns the files put back. One repair at a time on a machine: the locks of the journals do not tell one that is
-    being mended from one whose transaction is under way, and whoever skips the first must not find it half done.
+    being mended from one whose transaction is under way, and a repair that skips the first must not find it half done.
     """
     turn = None if index is None else _await_turn(index)
     try:
         restored = []
-        for journal in {journal for path in paths for journal in _journals(os.path.realpath(path))}:
-            restored += repair_one(journal)
+        for folder in {folder for path in paths for folder in _folders(path)}:
+            restored += _repair_at(folder)
         for entry in _entries(index) if index is not None else ():
             restored += _repair_entry(entry)
         return restored
@@ -226,17 +244,48 @@ def _await_turn(index: str) -> int | None:
     return file
 
 
-def _journals(path: str) -> list[str]:
+def _folders(path: str) -> list[str]:
     """Where a journal may be, for a file or for any of the files in a folder."""
-    if not os.path.isdir(path):
-        return [beside(path)]
-    return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names if name.endswith(SUFFIX)]
+    if os.path.isdir(path):
+        return [folder for folder, _, _ in os.walk(path)]
+    try:
+        return [file_at(path)[0].path]
+    except OSError:
+        return []
+
+
+def _repair_at(path: str) -> list[str]:
+    try:
+        return repair_in(folder_at(path))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            log.warning(f"cannot look for journals in {path}: {error.strerror}")
+        return []
+
+
+def repair_in(folder: Folder) -> list[str]:
+    """Mend the transactions that were left behind in a folder. Returns the files put back. Raises: OSError."""
+    return [path for name in _journals(folder) for path in _repair_one(folder, name)]
+
+
+def _journals(folder: Folder) -> list[str]:
+    """The journals of the user who acts in the folder: no other may have made or written them. Raises: OSError."""
+    found = []
+    for name in folder.names():
+        status = folder.status(name) if name.endswith(SUFFIX) else None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            continue
+        if status.st_uid == folder.uid and status.st_nlink == 1 and not status.st_mode & 0o022:
+            found.append(name)
+        else:
+            log.debug(f"the journal {name} in {folder.path} belongs to another user and is left alone")
+    return found
 
 
 def _repair_entry(entry: str) -> list[str]:
     """Mend what an entry of the index points to, and drop the entry where nothing is there any more."""
     try:
-        restored = repair_one(os.readlink(entry))
+        restored = _repair_at(os.path.dirname(os.readlink(entry)))
         if not os.path.exists(entry):
             remove(entry)
         return restored
@@ -244,80 +293,67 @@ def _repair_entry(entry: str) -> list[str]:
         return []  # its transaction has just dropped it
 
 
-def repair_one(journal: str) -> list[str]:
-    """Mend the transaction of one journal, where there is one and nobody carries it out. Returns the files put back."""
+def _repair_one(folder: Folder, name: str) -> list[str]:
+    """Mend the transaction of one journal, where there is one that no process carries out."""
     try:
-        file = os.open(journal, os.O_RDWR | os.O_NOFOLLOW)
+        file = folder.open(name, os.O_RDWR)
     except OSError as error:
         if error.errno != errno.ENOENT:
-            log.warning(f"cannot read the journal {journal}: {error.strerror}")
+            log.warning(f"cannot read the journal {error.filename}: {error.strerror}")
         return []
     try:
-        return _repair(journal, file)
+        left = _Left(folder, name, file)
+        if left.lead is not None:
+            return _repair_follower(left, name)
+        return _repair_lead(folder, name, file)
     except OSError as error:
-        log.error(f"cannot mend the transaction of {journal}: {error.strerror}")
+        log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error.strerror}")
         return []
     finally:
         os.close(file)
 
 
-def _repair(journal: str, file: int) -> list[str]:
-    if os.fstat(file).st_uid != os.geteuid():
-        log.warning(f"the journal {journal} belongs to somebody else and is left alone")
-        return []
-    if not _lock(journal, file):
+def _repair_lead(folder: Folder, name: str, file: int) -> list[str]:
+    if not _lock(folder, name, file):
         return []  # its transaction is under way, or over
-    content = os.read(file, JOURNAL_BYTES)
-    noted = _noted(content)
-    if noted is not None:
-        return _repair_noted(journal, noted)
-    phase, changes = _read(content)
-    restored = [change.path for change in changes if phase == REPLACING and change.restore()]
-    _tidy(journal, changes, [beside(change.path) for change in changes])
+    os.lseek(file, 0, os.SEEK_SET)
+    left = _Left(folder, name, file)  # once more: now nothing more is written
+    all_left = [left, *_followers(left, name)]
+    changes = [change for one in all_left for change in one.changes]
+    restored = [change.path for change in changes if left.phase == REPLACING and change.restore()]
+    _tidy(name, changes, [one.folder for one in all_left])
     if restored:
         log.warning(f"a change of configuration was cut short and is undone: {', '.join(restored)}")
     return restored
 
 
-def _repair_noted(note: str, journal: str) -> list[str]:
-    """A note is good for as long as the journal that it names is there."""
-    restored = repair_one(journal)
-    if not os.path.lexists(journal):
-        remove(note)
+def _followers(lead: _Left, name: str) -> list[_Left]:
+    """What the other folders' journals say, where they are there and name this one as theirs. Raises: OSError."""
+    found: list[_Left] = []
+    for path in lead.others:
+        folder = folder_at(path)
+        if name in _journals(folder):
+            left = _Left(folder, name)
+            found += [left] if left.lead == lead.folder.path else []
+    return found
+
+
+def _repair_follower(left: _Left, name: str) -> list[str]:
+    """Good for as long as its lead is there, which goes last: without it all is over but the tidying up."""
+    lead = folder_at(str(left.lead))
+    restored = _repair_one(lead, name) if name in _journals(lead) else []
+    if lead.status(name) is None:
+        _tidy(name, left.changes, [left.folder])
     return restored
 
 
-def _noted(content: bytes) -> str | None:
-    """The journal that a note names; None for what is no note."""
-    import json  # start-up: only where something is to be mended
-
-    try:
-        journal = json.loads(content)["journal"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return journal if isinstance(journal, str) and journal.endswith(SUFFIX) else None
-
-
-def _read(content: bytes) -> tuple[str, list[Change]]:
-    """The last phase that was reached, and the files."""
-    import json  # start-up: only where something is to be mended
-
-    try:
-        lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-        return lines[-1]["phase"], [Change(path, existed) for path, existed in lines[0]["files"]]
-    except (ValueError, LookupError, TypeError):
-        return STAGING, []  # cut short before anything was written
-
-
-def _tidy(journal: str, changes: Iterable[Change], notes: Iterable[str]) -> None:
-    """As long as the journal stands, this can be done again. Then the notes, each of which may be another's by now."""
+def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) -> None:
+    """As long as the journals stand, this can be done again; the lead goes last."""
     for change in changes:
         change.forget()
-    remove(journal)
-    sync_folder(os.path.dirname(journal))
-    for note in notes:
-        if note != journal:
-            repair_one(note)
+    for folder in reversed(folders):
+        folder.remove(name)
+        folder.sync()
 
 
 # The index: a folder of our own with a link to every journal, because the paths are known only to the sidecars that
@@ -373,15 +409,3 @@ def remove(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def sync_folder(folder: str) -> None:
-    """Names are safe on the disk only once their folder is synced (fsync(2))."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems have no fsync for folders
-            raise
-    finally:
-        os.close(file)

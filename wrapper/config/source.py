@@ -8,6 +8,7 @@ import time
 
 from wrapper import cause
 from wrapper.config.bounded import Call
+from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.url import Url
 
@@ -95,7 +96,8 @@ class Path:
         """Raises: CannotLook: a file that is written anew is empty at first, and a full disk leaves it so."""
         emptied = [name for name, content in contents.items() if not content and name in self._filled]
         if emptied or (self._filled and not contents):
-            raise CannotLook(f"{os.path.normpath(os.path.join(self._path, *emptied[:1]))}: is empty, and was not before")
+            place = os.path.normpath(os.path.join(self._path, *emptied[:1]))
+            raise CannotLook(f"{place}: is empty, and was not before")
         self._filled = {name for name, content in contents.items() if content}
 
     def _state(self) -> tuple[str | None, Any]:
@@ -113,8 +115,7 @@ class Path:
         """By name; a single file's name is "."."""
         contents, size = {}, 0
         for path, _ in self._files():
-            with open(path, "rb") as file:
-                contents[os.path.relpath(path, self._path)] = content = file.read(self._max_bytes + 1)
+            contents[os.path.relpath(path, self._path)] = content = content_of(path, self._max_bytes)
             size += len(content)
             if size > self._max_bytes:
                 raise CannotLook(f"{self._path}: over {self._max_bytes} bytes")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from typing import Union
 
+from wrapper.config import rights
 from wrapper.config.fingerprint import fingerprint
-from wrapper.config.journal import Change, Journal, beside, remove, repair_one
-from wrapper.log import log
+from wrapper.config.folder import Folder, file_at, refuse_irregular
+from wrapper.config.journal import Journal, repair_in
+from wrapper.config.rights import NEW_MODE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wrapper.config.replacement import Replacement
+
 Content = Union[str, bytes, None]
-# chown(2): without privileges, and for an owner that the container's user namespace does not know.
-NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
-NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
 
 
 class Fault(Exception):
@@ -41,16 +41,21 @@ class Transaction:
     Raises: Fault where a path cannot be written to; ValueError for what can be no content.
     """
 
-    def __init__(self, files: Mapping[str, Content], index: str | None) -> None:
-        self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
+    def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None) -> None:
+        folders: dict[tuple[str, int], Folder] = {}
+        self._places = [_place(path, folders) for path in files]
+        self.contents = {os.path.join(folder.path, name): _encoded(content)
+                         for (folder, name), content in zip(self._places, files.values())}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        # Before anything is read: what a crash or a way back that failed left half done is nobody's old content.
-        mended = [repair_one(beside(path)) for path in self.contents]
+        # Before anything is read: what a crash or a way back that failed left half done is no old content.
+        mended = [repair_in(folder) for folder in folders.values()]
         self._was_mended = any(mended)
         self._index = index
+        self._new_mode = NEW_MODE if new_mode is None else new_mode
         self._journal: Journal | None = None
-        self.old_hash = _hash([read(path) for path in self.contents])
+        self.created: list[str] = []  # the files that were not there before, each with its rights
+        self.old_hash = _hash([_read(*place) for place in self._places])
         self.new_hash = _hash([*self.contents.values()])
 
     @property
@@ -65,12 +70,12 @@ class Transaction:
         """
         staged = {}
         try:
-            self._journal = Journal(list(self.contents), self._index)
+            self._journal = Journal(self._places, self._index)
             for change, content in zip(self._journal.changes, self.contents.values()):
-                _save(change)
+                change.save()
                 if content is not None:
-                    _write(change.staged, content, *_rights(change.path))
-                    staged[change.path] = change.staged
+                    self._write(change, content)
+                    staged[change.path] = os.path.join(change.folder.path, change.staged)
             self._journal.sync()  # a saved file whose name is lost with the power is none
         except BlockingIOError:
             raise Fault("write", "another process changes these files right now", retry=True) from None
@@ -79,17 +84,30 @@ class Transaction:
             raise _cannot_write(error) from error
         return staged
 
+    def _write(self, change: Replacement, content: bytes) -> None:
+        """Write a file that is for no other user until it has the rights it is to have."""
+        folder = change.folder
+        file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(file, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if change.existed:
+                with open(folder.open(change.name, os.O_RDONLY), "rb", buffering=0) as old:
+                    rights.take_over(folder, old.fileno(), file)
+            else:
+                rights.begin(folder, file, self._new_mode)
+                status = os.fstat(file)
+                self.created.append(f"{change.path} is new, with mode {status.st_mode & 0o777:04o}, uid "
+                                    f"{status.st_uid} and gid {status.st_gid}")
+            os.fsync(file)
+
     def replace(self) -> None:
         """Move the new files to their places. Raises: Fault, and then all is as it was."""
         assert self._journal is not None
         try:
             self._journal.begin_replacing()
             for change, content in zip(self._journal.changes, self.contents.values()):
-                if content is None:
-                    remove(change.path)
-                else:
-                    os.replace(change.staged, change.path)
-                change.is_replaced = True
+                change.replace(content is not None)
             self._journal.sync()
         except OSError as error:
             self.undo()
@@ -119,17 +137,26 @@ class Transaction:
                             retry=True) from error
 
 
-def read(path: str) -> bytes | None:
-    """What is at `path` now; None where nothing is. Raises: Fault."""
+def _place(path: str, folders: dict[tuple[str, int], Folder]) -> tuple[Folder, str]:
+    """Folder and name of a file; each folder is opened once for each user who acts in it. Raises: Fault."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for for ever (fifo(7))
-            raise Fault("write", f"cannot replace {path}: it is no regular file", retry=True)
-        with open(path, "rb") as file:
+        folder, name = file_at(path)
+    except OSError as error:
+        raise _cannot_write(error) from error
+    return folders.setdefault((folder.path, folder.uid), folder), name
+
+
+def _read(folder: Folder, name: str) -> bytes | None:
+    """What is there now; None where nothing is. Raises: Fault."""
+    path = os.path.join(folder.path, name)
+    try:
+        with open(folder.open(name, os.O_RDONLY), "rb") as file:
+            refuse_irregular(file.fileno(), path)
             return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Fault("write", f"cannot read {path}: {error.strerror}", retry=True) from error
+        raise Fault("write", f"cannot replace {path}: {error.strerror}", retry=True) from error
 
 
 def _hash(contents: list[bytes | None]) -> str:
@@ -145,61 +172,8 @@ def _encoded(content: Content) -> bytes | None:
     return content.encode()
 
 
-def _save(change: Change) -> None:
-    """A copy of what is there, with its rights and times. A link would be cheaper, but change with a write in place."""
-    if change.existed:
-        status = os.stat(change.path)
-        with open(change.path, "rb") as file:
-            _write(change.saved, file.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        os.utime(change.saved, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _rights(path: str) -> tuple[int, int, int]:
-    """Mode, owner and group of the file that is there; a new file gets those of its folder but for the mode."""
-    try:
-        status = os.stat(path)
-        return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-    except FileNotFoundError:
-        folder = os.stat(os.path.dirname(path))
-        return NEW_MODE, folder.st_uid, folder.st_gid
-
-
-def _write(path: str, content: bytes, mode: int, owner: int, group: int) -> None:
-    """Write a file nobody else can read until it has the rights it is to have."""
-    remove(path)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(file, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fchmod(file, _give(file, mode, owner, group))  # behind chown, which clears set-id bits
-        os.fsync(file)
-
-
-def _give(file: int, mode: int, owner: int, group: int) -> int:
-    """Give an open file to its owner and group; returns the mode that is right for those it has then."""
-    status = os.fstat(file)
-    if (status.st_uid, status.st_gid) == (owner, group):
-        return mode
-    if _try_to_give(file, owner, group):
-        return mode
-    log.debug("the owner cannot be kept without privileges", owner=owner)
-    if _try_to_give(file, -1, group):  # chown(2): without privileges still to any group of one's own
-        return mode
-    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
-
-
-def _try_to_give(file: int, owner: int, group: int) -> bool:
-    try:
-        os.fchown(file, owner, group)
-    except OSError as error:
-        if error.errno not in NOT_TO_GIVE:
-            raise
-        return False
-    return True
-
-
 def _cannot_write(error: OSError) -> Fault:
     if error.errno == errno.EBUSY:  # rename(2): it is a mount point, as a single file mounted into a container is
-        return Fault("write", f"cannot replace {error.filename2 or error.filename}: it is mounted by itself; "
+        return Fault("write", f"cannot replace {error.filename}: it is mounted by itself; "
                      "mount its folder instead", retry=True)
     return Fault("write", f"cannot write {error.filename or 'the files'}: {error.strerror}", retry=True)
