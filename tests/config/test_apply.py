@@ -20,7 +20,7 @@ from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config.apply import Change, apply, apply_first
-from wrapper.config.replacement import Replacement
+from wrapper.config.journal import Replacement
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.events import Feed

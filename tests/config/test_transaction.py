@@ -1,4 +1,4 @@
-"""transaction.py, replacement.py, rights.py, journal.py: wholly the old files or wholly the new, whatever happens."""
+"""transaction.py and journal.py: wholly the old files or wholly the new ones, with their rights, whatever happens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrapper.config import journal
-from wrapper.config.folder import Folder, folder_at
+from wrapper.config.folder import Folder, find
 from wrapper.config.journal import index_folder, repair, repair_in
 from wrapper.config.transaction import Fault, Transaction
 
@@ -732,7 +732,7 @@ def test_a_journal_whose_transaction_ends_while_it_is_opened_is_left_alone(files
         following[0].replace()
 
     before_the_next_lock(monkeypatch, go_on)
-    assert repair_in(folder_at(str(tmp_path))) == []
+    assert repair_in(find(f"{tmp_path}/")[0]) == []
     assert contents(files) == ["new a", "new b", "new c"]
     following[0].undo()
     assert contents(files) == ["old a", "old b", None]
@@ -740,7 +740,7 @@ def test_a_journal_whose_transaction_ends_while_it_is_opened_is_left_alone(files
 
 def test_a_transaction_whose_journal_is_taken_away_does_not_begin(files, tmp_path, monkeypatch):
     """A repair may take a journal that is not locked yet for one that was left behind."""
-    before_the_next_lock(monkeypatch, lambda: repair_in(folder_at(str(tmp_path))))
+    before_the_next_lock(monkeypatch, lambda: repair_in(find(f"{tmp_path}/")[0]))
     with pytest.raises(Fault, match="another process changes these files") as caught:
         begin(files)
     assert caught.value.retry

@@ -9,7 +9,7 @@ import string
 
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
-from wrapper.config.folder import content_of, folder_at
+from wrapper.config.folder import content_of, find
 from wrapper.config.look import CannotLook, document
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
@@ -127,7 +127,7 @@ class Declared:
         """What the source has now, and no more what came from it before."""
         files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
         for place in files:
-            folder_at(os.path.dirname(place), make=True)
+            find(place, make=True)
         return {**dict.fromkeys(self._placed), **files}
 
 

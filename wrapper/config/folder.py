@@ -11,36 +11,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import Any, Optional
+
+    Power = Optional[tuple[int, int]]  # uid and gid of another user; None is our own
 
 LINKS_MAX = 40  # followed on one way, as the kernel does (path_resolution(7))
 STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would be waited for for ever (fifo(7))
 
-_libraries: list[Any] = []
-
 
 class Folder:
     """One open folder, and files in it by name. `path` is its real path, `uid` the user who acts in it.
 
-    `borrowed` is the power, (uid, gid), of the user whose link led here.
+    `borrowed` is the power of the user whose link led here.
     """
 
-    def __init__(self, path: str, file: int, borrowed: tuple[int, int] | None = None, links: int = 0) -> None:
-        self.path = path
-        self._file = file
-        self._borrowed = borrowed
-        self._links = links
+    def __init__(self, path: str, file: int, borrowed: Power = None, links: int = 0) -> None:
         status = os.fstat(file)
+        self.path = path
         self.gid = status.st_gid
-        self._owner = (status.st_uid, status.st_gid) if is_another(status.st_uid) else None
+        self._file = file
+        self._way = borrowed, links
+        self._owner = _another(status)
         self._power = borrowed or _power(self._owner)
         self.is_anothers = self._power is not None
         self.uid = self._power[0] if self._power else os.geteuid()
@@ -48,71 +48,59 @@ class Folder:
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self._file)
 
-    # The way to another folder
-
-    def walk(self, path: str, *, make: bool = False) -> Folder:
-        """The folder at a path that begins here, or at the root. `make`: have it. Raises: OSError."""
-        folder = Folder("/", os.open("/", STEP), self._borrowed, self._links) if path.startswith("/") else self
-        for step in path.split("/"):
-            if step not in ("", "."):
-                folder = folder._enter(step, make)
-        return folder
-
-    def _enter(self, name: str, make: bool) -> Folder:
-        try:
-            led = self.follow(name)
-        except FileNotFoundError:
-            if not make:
-                raise
-            led = None
-            with self.at(name):
-                os.mkdir(name, dir_fd=self._file)
-        if led is not None:
-            folder, target = led
-            return folder.walk(target, make=make)
+    def enter(self, name: str, *, make: bool) -> Folder:
+        """A folder in this one. Raises: OSError."""
         with self.at(name):
+            if make and self.status(name) is None:
+                os.mkdir(name, dir_fd=self._file)
             file = os.open(name, STEP | os.O_DIRECTORY, dir_fd=self._file)
         path = os.path.dirname(self.path) if name == ".." else os.path.join(self.path, name)
-        return Folder(path, file, self._borrowed, self._links)
+        return Folder(path, file, *self._way)
 
     def follow(self, name: str) -> tuple[Folder, str] | None:
-        """Where a link leads, and this folder as the user whom it is followed for sees it; None for what is no link.
-
-        Raises: OSError.
-        """
+        """Where a link leads, and the folder to begin at; None for what is no link. Raises: OSError."""
+        status = self.status(name)
+        if status is None or not stat.S_ISLNK(status.st_mode):
+            return None
         with self.at(name):
             link = os.open(name, STEP, dir_fd=self._file)
             try:
-                status = os.fstat(link)
-                if not stat.S_ISLNK(status.st_mode):
-                    return None
-                if self._links == LINKS_MAX:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                return Folder(self.path, os.dup(self._file), self._lender(status), self._links + 1), os.readlink(
-                    "", dir_fd=link)
+                status, target = os.fstat(link), os.readlink("", dir_fd=link)
             finally:
                 os.close(link)
+            borrowed, links = self._lender(status), self._way[1] + 1
+            if links > LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if target.startswith("/"):
+            return Folder("/", os.open("/", STEP), borrowed, links), target
+        return Folder(self.path, os.dup(self._file), borrowed, links), target
 
-    def _lender(self, link: os.stat_result) -> tuple[int, int] | None:
+    def _lender(self, link: os.stat_result) -> Power:
         """Whose power a link is followed with: that of the user who can have put it there."""
-        owner = self._owner or ((link.st_uid, link.st_gid) if is_another(link.st_uid) else None)
-        if owner is None or self._borrowed is not None:
-            return self._borrowed
+        owner = self._owner or _another(link)
+        if owner is None or self._way[0] is not None:
+            return self._way[0]
         power = _power(owner)
         if power is None:
             raise PermissionError(errno.EACCES, f"a link that uid {owner[0]} can have put there is not followed; name "
                                   "what it leads to")
         return power
 
-    # Files
+    # Files, never through a link. All raise OSError.
 
-    def open(self, name: str, flags: int, mode: int = 0o600) -> int:
-        """Never through a link. Raises: OSError."""
+    def open(self, name: str, flags: int) -> int:
         with self.at(name):
-            return os.open(name, flags | FILE, mode, dir_fd=self._file)
+            return os.open(name, flags | FILE, 0o600, dir_fd=self._file)
+
+    def read(self, name: str, max_bytes: int = -1) -> bytes:
+        """Of a regular file, and of no pipe or device."""
+        with open(self.open(name, os.O_RDONLY), "rb") as file, self.at(name):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return file.read(max_bytes)
 
     def status(self, name: str) -> os.stat_result | None:
-        """What stands there; None where nothing does. Raises: OSError."""
+        """What stands there; None where nothing does."""
         with contextlib.suppress(FileNotFoundError), self.at(name):
             return os.stat(name, dir_fd=self._file, follow_symlinks=False)
         return None
@@ -122,12 +110,11 @@ class Folder:
             os.replace(old, new, src_dir_fd=self._file, dst_dir_fd=self._file)
 
     def link(self, old: str, new: str) -> None:
-        """With our own power: whoever can link here has the file here already, and its user may not (proc(5),
-        protected_hardlinks)."""
+        """With our own power: its user may not do so with a file of root's (proc(5), protected_hardlinks)."""
         os.link(old, new, src_dir_fd=self._file, dst_dir_fd=self._file, follow_symlinks=False)
 
     def remove(self, name: str) -> bool:
-        """True where there was something to remove. Raises: OSError."""
+        """True where there was something to remove."""
         with contextlib.suppress(FileNotFoundError), self.at(name):
             os.unlink(name, dir_fd=self._file)
             return True
@@ -164,34 +151,26 @@ class Folder:
         except OSError as error:
             error.filename, error.filename2 = os.path.normpath(os.path.join(self.path, name)), None
             if isinstance(error, PermissionError) and self._power is not None:
-                error.strerror = f"{error.strerror} for uid {self.uid}"
+                error.strerror = f"{os.strerror(error.errno or 0)} for uid {self.uid}"
             raise
 
-    def acting(self) -> contextlib.AbstractContextManager[None]:
-        return acting(self._power)
 
+def find(path: str, *, make: bool = False) -> tuple[Folder, str]:
+    """The folder and the name of a file, there or not; for a link those of what it leads to. Raises: OSError.
 
-def folder_at(path: str, *, make: bool = False) -> Folder:
-    """Raises: OSError."""
-    return Folder("/", os.open("/", STEP)).walk(os.path.join(os.getcwd(), path), make=make)
-
-
-def file_at(path: str) -> tuple[Folder, str]:
-    """The folder and the name of a file, there or not; for a link those of what it leads to. Raises: OSError."""
-    place, name = os.path.split(path)
-    folder = folder_at(place)
+    A path that ends in "/" is a folder's; the name is empty then. `make`: have the folder.
+    """
+    folder, steps = Folder("/", os.open("/", STEP)), os.path.join(os.getcwd(), path).split("/")
     while True:
-        if name in ("", ".", ".."):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        try:
-            led = folder.follow(name)
-        except FileNotFoundError:
-            led = None
-        if led is None:
+        name, *steps = steps
+        led = folder.follow(name)
+        if led is not None:
+            folder, target = led
+            steps = target.split("/") + steps
+        elif not steps:
             return folder, name
-        folder, target = led
-        place, name = os.path.split(target)
-        folder = folder.walk(place)
+        elif name not in ("", "."):
+            folder = folder.enter(name, make=make)
 
 
 def content_of(path: str, max_bytes: int) -> bytes:
@@ -199,27 +178,13 @@ def content_of(path: str, max_bytes: int) -> bytes:
 
     Without root's power we read no more than any other program; git-sync's links, for one, are another user's.
     """
-    if os.geteuid():
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    else:
-        folder, name = file_at(path)
-        file = folder.open(name, os.O_RDONLY)
-    with open(file, "rb") as stream:
-        refuse_irregular(file, path)
-        return stream.read(max_bytes + 1)
+    folder, name = find(path if os.geteuid() == 0 else os.path.realpath(path))
+    return folder.read(name, max_bytes + 1)
 
 
-def refuse_irregular(file: int, path: str) -> os.stat_result:
-    """The status of an open file. Raises: OSError for a pipe, a device, a folder."""
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", path)
-    return status
-
-
-def is_another(uid: int) -> bool:
-    """True for a user who is neither root nor we ourselves."""
-    return uid not in (0, os.geteuid())
+def _another(status: os.stat_result) -> Power:
+    """The owner, where that is neither root nor we ourselves."""
+    return None if status.st_uid in (0, os.geteuid()) else (status.st_uid, status.st_gid)
 
 
 # Another user's power. seteuid(2) would be for all threads: glibc sees to that. setfsuid(2) is for the calling one, and
@@ -227,36 +192,32 @@ def is_another(uid: int) -> bool:
 
 
 @contextlib.contextmanager
-def acting(power: tuple[int, int] | None) -> Iterator[None]:
+def acting(power: Power) -> Iterator[None]:
     if power is None:
         yield
         return
-    uid, gid = power
     library = _library()
-    library.setfsgid(gid)
-    library.setfsuid(uid)
+    before = library.setfsgid(power[1]), library.setfsuid(power[0])  # within another one, that is not root
     try:
         yield
     finally:
-        library.setfsuid(os.geteuid())
-        library.setfsgid(os.getegid())
+        library.setfsuid(before[1])
+        library.setfsgid(before[0])
 
 
-def _power(owner: tuple[int, int] | None) -> tuple[int, int] | None:
+def _power(owner: Power) -> Power:
     """`owner` where we can act as that user; else None, as without privileges, CAP_SETUID or ctypes."""
     if owner is None or os.geteuid() != 0 or _library() is None:
         return None
     with acting(owner):
-        is_taken: bool = _library().setfsuid(-1) & 0xFFFFFFFF == owner[0]  # -1 is no user: it says who we are
-    return owner if is_taken else None
+        return owner if _library().setfsuid(-1) & 0xFFFFFFFF == owner[0] else None  # -1 is no user: it only asks
 
 
+@functools.cache
 def _library() -> Any:
-    if not _libraries:
-        try:
-            import ctypes  # start-up: only where root meets another user's folder; and an image may have no libffi
+    try:
+        import ctypes  # start-up: only where root meets another user's folder; and an image may have no libffi
 
-            _libraries.append(ctypes.CDLL(None))
-        except (ImportError, OSError):
-            _libraries.append(None)
-    return _libraries[0]
+        return ctypes.CDLL(None)
+    except (ImportError, OSError):
+        return None

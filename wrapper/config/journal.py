@@ -17,8 +17,7 @@ import os
 import stat
 import time
 
-from wrapper.config.folder import Folder, file_at, folder_at
-from wrapper.config.replacement import SAVED, STAGED, Replacement
+from wrapper.config.folder import Folder, find
 from wrapper.log import log
 
 TYPE_CHECKING = False
@@ -26,10 +25,62 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-SUFFIX = ".wrapper-journal"
+SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
+
+
+class Replacement:
+    """One file of a transaction: its folder, its name there, and the names of the new and of the old file meanwhile.
+
+    Neither keeps its suffix: a service that reads `*.yml` must take neither for a file of its own, and Go's patterns,
+    unlike a shell's, match a dot in front too.
+    """
+
+    __slots__ = ("existed", "folder", "is_replaced", "name", "path", "saved", "staged")
+
+    def __init__(self, folder: Folder, name: str, token: str, existed: bool) -> None:
+        self.folder = folder
+        self.name = name
+        self.path = os.path.join(folder.path, name)
+        self.existed = existed
+        self.is_replaced = False  # by this process
+        self.staged = f".{name}.{token}{STAGED}"
+        self.saved = f".{name}.{token}{SAVED}"
+
+    def save(self) -> None:
+        """Have the old file itself under a second name, where the file system has hard links."""
+        if self.existed:
+            try:
+                self.folder.link(self.name, self.saved)
+            except OSError as error:
+                log.debug(f"no second name for {self.path}: it is moved aside", reason=error.strerror)
+
+    def replace(self, is_wanted: bool) -> None:
+        """Put the new file in place, or none where none `is_wanted`. Raises: OSError."""
+        if self.existed and self.folder.status(self.saved) is None:
+            self.folder.rename(self.name, self.saved)
+            self.is_replaced = True
+        if is_wanted:
+            self.folder.rename(self.staged, self.name)
+        else:
+            self.folder.remove(self.name)
+        self.is_replaced = True
+
+    def restore(self) -> bool:
+        """Put back the old file itself; False where that has happened already, or nothing had."""
+        old, now = self.folder.status(self.saved), self.folder.status(self.name)
+        if old is None:
+            return not self.existed and self.folder.remove(self.name)
+        if now is not None and os.path.samestat(old, now):
+            return False  # rename(2) would do nothing
+        self.folder.rename(self.saved, self.name)
+        return True
+
+    def forget(self) -> None:
+        self.folder.remove(self.staged)
+        self.folder.remove(self.saved)
 
 
 class Journal:
@@ -175,36 +226,26 @@ def _lock(folder: Folder, name: str, file: int) -> bool:
 
 
 class _Left:
-    """What a journal says that was left behind; nothing where it makes no sense. Raises: OSError.
+    """What a journal that was left behind says; nothing where it makes no sense. Raises: OSError.
 
     `lead` is None where this one leads: then it has a phase, and names the folders of the others.
     """
 
-    def __init__(self, folder: Folder, name: str, file: int | None = None) -> None:
-        self.folder = folder
-        self.phase = STAGING
-        self.lead: str | None = None
-        self.files: dict[str, bool] = {}
-        self.others: list[str] = []
-        own = file is None
-        file = folder.open(name, os.O_RDONLY) if file is None else file
-        try:
-            self._read(os.read(file, JOURNAL_BYTES))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            self.files = {}  # cut short before anything was written
-        finally:
-            if own:
-                os.close(file)
-        self.changes = [Replacement(folder, one, name[1:-len(SUFFIX)], existed) for one, existed in self.files.items()]
-
-    def _read(self, content: bytes) -> None:
+    def __init__(self, folder: Folder, name: str) -> None:
         import json  # start-up: only where something is to be mended
 
-        lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-        self.files = {name: existed is True for name, existed in lines[0]["files"].items() if _is_name(name)}
-        self.lead = lines[0].get("lead")
-        self.phase = lines[-1].get("phase")
-        self.others = lines[0].get("folders", [])
+        self.folder = folder
+        self.phase, self.lead, self.others = STAGING, None, []
+        self.files: dict[str, bool] = {}
+        content = folder.read(name, JOURNAL_BYTES)
+        try:
+            lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+            self.files = {file: existed is True for file, existed in lines[0]["files"].items() if _is_name(file)}
+            self.phase, self.lead, self.others = lines[-1].get("phase"), lines[0].get("lead"), lines[0].get("folders")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass  # cut short before anything was written
+        token = name[1:-len(SUFFIX)]
+        self.changes = [Replacement(folder, file, token, existed) for file, existed in self.files.items()]
 
 
 def _is_name(name: str) -> bool:
@@ -248,15 +289,12 @@ def _folders(path: str) -> list[str]:
     """Where a journal may be, for a file or for any of the files in a folder."""
     if os.path.isdir(path):
         return [folder for folder, _, _ in os.walk(path)]
-    try:
-        return [file_at(path)[0].path]
-    except OSError:
-        return []
+    return [os.path.dirname(os.path.realpath(path))]
 
 
 def _repair_at(path: str) -> list[str]:
     try:
-        return repair_in(folder_at(path))
+        return repair_in(find(path + "/")[0])
     except OSError as error:
         if error.errno != errno.ENOENT:
             log.warning(f"cannot look for journals in {path}: {error.strerror}")
@@ -273,12 +311,8 @@ def _journals(folder: Folder) -> list[str]:
     found = []
     for name in folder.names():
         status = folder.status(name) if name.endswith(SUFFIX) else None
-        if status is None or not stat.S_ISREG(status.st_mode):
-            continue
-        if status.st_uid == folder.uid and status.st_nlink == 1 and not status.st_mode & 0o022:
-            found.append(name)
-        else:
-            log.debug(f"the journal {name} in {folder.path} belongs to another user and is left alone")
+        if status is not None and stat.S_ISREG(status.st_mode) and (status.st_uid, status.st_nlink) == (folder.uid, 1):
+            found += [name] if not status.st_mode & 0o022 else []
     return found
 
 
@@ -296,54 +330,36 @@ def _repair_entry(entry: str) -> list[str]:
 def _repair_one(folder: Folder, name: str) -> list[str]:
     """Mend the transaction of one journal, where there is one that no process carries out."""
     try:
-        file = folder.open(name, os.O_RDWR)
+        left = _Left(folder, name)
+        if left.lead is None:
+            return _repair_lead(folder, name)
+        lead = find(f"{left.lead}/")[0]
+        restored = _repair_one(lead, name) if lead.path != folder.path and name in _journals(lead) else []
+        if lead.status(name) is None:  # it goes last: without it all is over but the tidying up
+            _tidy(name, left.changes, [folder])
+        return restored
     except OSError as error:
         if error.errno != errno.ENOENT:
-            log.warning(f"cannot read the journal {error.filename}: {error.strerror}")
+            log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error.strerror}")
         return []
+
+
+def _repair_lead(folder: Folder, name: str) -> list[str]:
+    file = folder.open(name, os.O_RDWR)
     try:
-        left = _Left(folder, name, file)
-        if left.lead is not None:
-            return _repair_follower(left, name)
-        return _repair_lead(folder, name, file)
-    except OSError as error:
-        log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error.strerror}")
-        return []
+        if not _lock(folder, name, file):
+            return []  # its transaction is under way, or over
+        left = _Left(folder, name)  # once more: now nothing more is written
+        others = [_Left(other, name) for path in left.others or () for other in [find(f"{path}/")[0]]
+                  if name in _journals(other)]
+        all_left = [left, *(other for other in others if other.lead == folder.path)]
+        changes = [change for one in all_left for change in one.changes]
+        restored = [change.path for change in changes if left.phase == REPLACING and change.restore()]
+        _tidy(name, changes, [one.folder for one in all_left])
     finally:
         os.close(file)
-
-
-def _repair_lead(folder: Folder, name: str, file: int) -> list[str]:
-    if not _lock(folder, name, file):
-        return []  # its transaction is under way, or over
-    os.lseek(file, 0, os.SEEK_SET)
-    left = _Left(folder, name, file)  # once more: now nothing more is written
-    all_left = [left, *_followers(left, name)]
-    changes = [change for one in all_left for change in one.changes]
-    restored = [change.path for change in changes if left.phase == REPLACING and change.restore()]
-    _tidy(name, changes, [one.folder for one in all_left])
     if restored:
         log.warning(f"a change of configuration was cut short and is undone: {', '.join(restored)}")
-    return restored
-
-
-def _followers(lead: _Left, name: str) -> list[_Left]:
-    """What the other folders' journals say, where they are there and name this one as theirs. Raises: OSError."""
-    found: list[_Left] = []
-    for path in lead.others:
-        folder = folder_at(path)
-        if name in _journals(folder):
-            left = _Left(folder, name)
-            found += [left] if left.lead == lead.folder.path else []
-    return found
-
-
-def _repair_follower(left: _Left, name: str) -> list[str]:
-    """Good for as long as its lead is there, which goes last: without it all is over but the tidying up."""
-    lead = folder_at(str(left.lead))
-    restored = _repair_one(lead, name) if name in _journals(lead) else []
-    if lead.status(name) is None:
-        _tidy(name, left.changes, [left.folder])
     return restored
 
 

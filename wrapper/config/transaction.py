@@ -6,19 +6,23 @@ import errno
 import os
 from typing import Union
 
-from wrapper.config import rights
 from wrapper.config.fingerprint import fingerprint
-from wrapper.config.folder import Folder, file_at, refuse_irregular
+from wrapper.config.folder import Folder, find
 from wrapper.config.journal import Journal, repair_in
-from wrapper.config.rights import NEW_MODE
+from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from wrapper.config.replacement import Replacement
+    from wrapper.config.journal import Replacement
 
 Content = Union[str, bytes, None]
+# chown(2): without privileges, and for an owner that the container's user namespace does not know.
+NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
+ACL = "system.posix_acl_access"  # acl(5)
+OF_CONTENT = ("security.capability", "security.ima", "security.evm")  # attributes that are for the old content only
+NEW_MODE = 0o644  # of a file that was not there before: a service that has dropped root must be able to read it
 
 
 class Fault(Exception):
@@ -54,7 +58,6 @@ class Transaction:
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
         self._journal: Journal | None = None
-        self.created: list[str] = []  # the files that were not there before, each with its rights
         self.old_hash = _hash([_read(*place) for place in self._places])
         self.new_hash = _hash([*self.contents.values()])
 
@@ -93,12 +96,12 @@ class Transaction:
             stream.flush()
             if change.existed:
                 with open(folder.open(change.name, os.O_RDONLY), "rb", buffering=0) as old:
-                    rights.take_over(folder, old.fileno(), file)
+                    _take_over(folder, old.fileno(), file)
             else:
-                rights.begin(folder, file, self._new_mode)
                 status = os.fstat(file)
-                self.created.append(f"{change.path} is new, with mode {status.st_mode & 0o777:04o}, uid "
-                                    f"{status.st_uid} and gid {status.st_gid}")
+                mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
+                with folder.at(change.staged):
+                    os.fchmod(file, mode)
             os.fsync(file)
 
     def replace(self) -> None:
@@ -140,7 +143,7 @@ class Transaction:
 def _place(path: str, folders: dict[tuple[str, int], Folder]) -> tuple[Folder, str]:
     """Folder and name of a file; each folder is opened once for each user who acts in it. Raises: Fault."""
     try:
-        folder, name = file_at(path)
+        folder, name = find(path)
     except OSError as error:
         raise _cannot_write(error) from error
     return folders.setdefault((folder.path, folder.uid), folder), name
@@ -148,15 +151,12 @@ def _place(path: str, folders: dict[tuple[str, int], Folder]) -> tuple[Folder, s
 
 def _read(folder: Folder, name: str) -> bytes | None:
     """What is there now; None where nothing is. Raises: Fault."""
-    path = os.path.join(folder.path, name)
     try:
-        with open(folder.open(name, os.O_RDONLY), "rb") as file:
-            refuse_irregular(file.fileno(), path)
-            return file.read()
+        return folder.read(name)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Fault("write", f"cannot replace {path}: {error.strerror}", retry=True) from error
+        raise Fault("write", f"cannot replace {error.filename}: {error.strerror}", retry=True) from error
 
 
 def _hash(contents: list[bytes | None]) -> str:
@@ -170,6 +170,69 @@ def _encoded(content: Content) -> bytes | None:
     if not isinstance(content, str):
         raise ValueError(f"the content of a file is text, bytes or None, not {type(content).__name__}")  # noqa: TRY004
     return content.encode()
+
+
+def _take_over(folder: Folder, old: int, new: int) -> None:
+    """Give the new file the mode, owner, group, ACL and extended attributes of the old one; both are open.
+
+    No set-id bits, which are for programs. Raises: OSError.
+    """
+    status = os.fstat(old)
+    mode = _give(folder, new, status.st_mode & 0o777, status.st_uid, status.st_gid)
+    with folder.at(""):
+        if not _copy_attributes(old, new):
+            mode &= ~0o070  # with an ACL they are the most that any of its users has, which are not the group's
+        os.fchmod(new, mode)  # behind chown, which clears bits
+
+
+def _give(folder: Folder, file: int, mode: int, owner: int, group: int) -> int:
+    """Give an open file to its owner and group; returns the mode that is right for those it has then.
+
+    In another user's folder root's power gives a file of that user's its group, and nothing else.
+    """
+    status = os.fstat(file)
+    if (status.st_uid, status.st_gid) == (owner, group):
+        return mode
+    if (not folder.is_anothers or owner == folder.uid) and _try_to_give(file, owner, group):
+        return mode
+    log.debug("the owner cannot be kept without privileges", owner=owner)
+    with folder.at(""):
+        # chown(2): without privileges still to any group of one's own.
+        if status.st_gid == group or _try_to_give(file, -1, group):
+            return mode
+    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+
+
+def _try_to_give(file: int, owner: int, group: int) -> bool:
+    try:
+        os.fchown(file, owner, group)
+    except OSError as error:
+        if error.errno not in NOT_TO_GIVE:
+            raise
+        return False
+    return True
+
+
+def _copy_attributes(old: int, new: int) -> bool:
+    """False where the old file's ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
+    wanted = [name for name in _attributes(old) if name not in OF_CONTENT]
+    if ACL not in wanted and ACL in _attributes(new):
+        os.removexattr(new, ACL)
+    lost = []
+    for name in wanted:
+        try:
+            os.setxattr(new, name, os.getxattr(old, name))
+        except OSError as error:  # xattr(7): some take privileges, some file systems have none
+            log.debug("an extended attribute cannot be kept", attribute=name, reason=error.strerror)
+            lost.append(name)
+    return ACL not in lost
+
+
+def _attributes(file: int) -> list[str]:
+    try:
+        return os.listxattr(file)
+    except OSError:  # a file system without them
+        return []
 
 
 def _cannot_write(error: OSError) -> Fault:
