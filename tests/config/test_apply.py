@@ -157,6 +157,27 @@ def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_nex
     assert stage.says()[2] == "old"
 
 
+def test_where_the_service_falls_behind_a_new_file_its_permissions_are_named(stage):
+    """A service that has dropped root cannot read what is root's alone, and says so at most in its own words."""
+    stage.file.unlink()
+    problem = stage.apply("broken", mode=0o600)[0]
+    assert f"; {stage.file} is new, with mode 0600 and uid 0, gid 0: do these permissions" in problem.message
+    stage.file.write_text("old")
+    problem = stage.apply("broken", mode=0o600)[0]
+    assert "permissions" not in problem.message
+    problem, = stage.apply("broken", mode=0o1600)
+    assert "mode is a number from 0 to 0o777" in problem.message
+
+
+def test_a_new_file_has_the_mode_that_was_asked_for(stage, tmp_path):
+    new = tmp_path / "new"
+    for mode, found in ((None, 0o644), (0o600, 0o600), (0o640, 0o600)):
+        assert apply(stage.service, {str(new): str(mode)}, action=None, mode=mode) == []
+        assert new.stat().st_mode & 0o777 == found, "the mode of a file that is there stays"
+        if mode is None:
+            new.unlink()
+
+
 def test_a_stopped_service_reads_it_when_it_is_started(stage):
     stage.service.controller.ask("stop", "test").wait()
     assert stage.apply("broken") == []

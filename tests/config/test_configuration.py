@@ -8,14 +8,18 @@ import os
 import random
 import signal
 import threading
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.config.conftest import answer
 from tests.config.test_source import kubernetes
 from tests.running import Wrapper, free_port, service, wait_until
+from wrapper import settings
 from wrapper.config import journal
+from wrapper.errors import BadSettings
 
 
 class Place:
@@ -187,6 +191,30 @@ def test_options_that_make_no_sense_stop_the_start(place):
         with place.wrapper(*options, wait=False) as wrapper:
             assert wrapper.end() == 2
             assert options[0] in wrapper.stderr
+
+
+@pytest.mark.parametrize(("options", "mode"), [([], 0o644), (["--config-mode", "0604"], 0o604)])
+def test_a_service_that_has_dropped_root_reads_its_first_configuration(options, mode):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        os.chmod(folder, 0o755)
+        place = Place(Path(folder))
+        place.file.unlink()
+        place.change("first")
+        reads_as_another_user(place, options, mode)
+
+
+def reads_as_another_user(place, options, mode):
+    with Wrapper("--config-source", str(place.source), "--config-file", str(place.file), *options,
+                 command=["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups",
+                          *service("configured", str(place.file))]) as wrapper:
+        assert said(wrapper) == "first"
+        assert place.file.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("text", ["640x", "0o640", "1777", "9", "", "00644"])
+def test_a_mode_is_octal(text):
+    with pytest.raises(BadSettings):
+        settings.read(["--upstream", "127.0.0.1:1", f"--config-mode={text}", "--", "x"], {})
 
 
 def test_a_folder_as_source_needs_a_folder_as_its_place(place):

@@ -649,12 +649,15 @@ def test_a_journal_of_somebody_else_is_left_alone(files, tmp_path):
     b"", b'{"phase": "stag', b'{"phase": "replacing"}\n', b"[]\n", b"\xff\n", b"[" * 100_000 + b"\n",
     b'{"phase": "replacing", "files": {"../a.yml": false, "/etc/passwd": false, "": false, "..": false}}\n',
     b'{"phase": "replacing", "files": {"none": 1, "b\\u0000": false}, "folders": []}\n',
+    b'{"phase": "replacing", "files": {}, "folders": 5}\n', b'{"phase": "replacing", "files": {"\\ud800": false}}\n',
+    b'{"phase": "replacing", "files": [], "folders": [null, {}, "none", "\\u0000"]}\n',
+    b'{"files": {}, "lead": "\\u0000"}\n', b'{"files": {}, "lead": 5}\n', b'{"files": {}, "lead": "."}\n', b"5\n",
 ])
 def test_a_journal_that_makes_no_sense_harms_nothing(files, tmp_path, line):
     (tmp_path / ".a.wrapper-journal").write_bytes(line)
     repair([str(files[0])], None)
     assert contents(files) == ["old a", "old b", None]
-    assert listing(tmp_path) == ["a.yml", "b.yml"]
+    assert [name for name in listing(tmp_path) if name != ".a.wrapper-journal"] == ["a.yml", "b.yml"]
 
 
 def test_an_index_others_can_write_to_is_not_used(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ class Declared:
         self._template = settings.config_template
         self._check = settings.config_check
         self._action = settings.config_action
+        self._mode = settings.config_mode
         self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
     def subscription(self, settings: Settings) -> Subscription:
@@ -67,7 +68,8 @@ class Declared:
         files, problems = self._rendered(value)
         if problems:
             return problems, None
-        problems, change = apply_first(self._service, files, self._check, self._action, deadline, reason=self._reason)
+        problems, change = apply_first(self._service, files, self._check, self._action, deadline, mode=self._mode,
+                                       reason=self._reason)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
@@ -75,7 +77,7 @@ class Declared:
     def _bring(self, value: Any) -> list[Problem]:
         files, problems = self._rendered(value)
         return problems or self._noted(
-            files, apply(self._service, files, self._check, self._action, reason=self._reason))
+            files, apply(self._service, files, self._check, self._action, mode=self._mode, reason=self._reason))
 
     def _rendered(self, value: Any) -> tuple[Files, list[Problem]]:
         try:

@@ -11,6 +11,7 @@ An early room: a run looks for journals before the service starts. Nothing slow 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -125,9 +126,10 @@ class Journal:
         """Raises: BlockingIOError. Two that begin in the same moment see each other, and both give way."""
         for folder in self._folders:
             for name in set(_journals(folder)) - {self._name}:
-                files = _Left(folder, name).files
-                if not files or not files.keys().isdisjoint(self._files_in(folder)):
-                    raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
+                with contextlib.suppress(FileNotFoundError):  # its transaction has just ended
+                    files = _Left(folder, name).files
+                    if not files or not files.keys().isdisjoint(self._files_in(folder)):
+                        raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
     def begin_replacing(self) -> None:
         """From now on a crash means: put the saved files back."""
@@ -235,13 +237,15 @@ class _Left:
         import json  # start-up: only where something is to be mended
 
         self.folder = folder
-        self.phase, self.lead, self.others = STAGING, None, []
+        self.phase, self.lead = STAGING, None
+        self.others: list[str] = []
         self.files: dict[str, bool] = {}
         content = folder.read(name, JOURNAL_BYTES)
         try:
             lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
             self.files = {file: existed is True for file, existed in lines[0]["files"].items() if _is_name(file)}
-            self.phase, self.lead, self.others = lines[-1].get("phase"), lines[0].get("lead"), lines[0].get("folders")
+            self.others = [*map(str, lines[0].get("folders", ()))]
+            self.phase, self.lead = lines[-1].get("phase"), lines[0].get("lead")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass  # cut short before anything was written
         token = name[1:-len(SUFFIX)]
@@ -338,9 +342,10 @@ def _repair_one(folder: Folder, name: str) -> list[str]:
         if lead.status(name) is None:  # it goes last: without it all is over but the tidying up
             _tidy(name, left.changes, [folder])
         return restored
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error.strerror}")
+    except FileNotFoundError:
+        return []  # it has just ended; or the lead's volume is not there
+    except (OSError, ValueError) as error:  # no path at all, as only its owner can have written it
+        log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error}")
         return []
 
 
@@ -350,7 +355,7 @@ def _repair_lead(folder: Folder, name: str) -> list[str]:
         if not _lock(folder, name, file):
             return []  # its transaction is under way, or over
         left = _Left(folder, name)  # once more: now nothing more is written
-        others = [_Left(other, name) for path in left.others or () for other in [find(f"{path}/")[0]]
+        others = [_Left(other, name) for path in left.others for other in [find(f"{path}/")[0]]
                   if name in _journals(other)]
         all_left = [left, *(other for other in others if other.lead == folder.path)]
         changes = [change for one in all_left for change in one.changes]

@@ -57,6 +57,7 @@ class Transaction:
         self._was_mended = any(mended)
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
+        self._new: list[str] = []  # the files that are the first of their names, each with its rights
         self._journal: Journal | None = None
         self.old_hash = _hash([_read(*place) for place in self._places])
         self.new_hash = _hash([*self.contents.values()])
@@ -102,6 +103,8 @@ class Transaction:
                 mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
                 with folder.at(change.staged):
                     os.fchmod(file, mode)
+                self._new.append(f"{change.path} is new, with mode {mode:04o} and "
+                                 "uid {0.st_uid}, gid {0.st_gid}".format(os.fstat(file)))
             os.fsync(file)
 
     def replace(self) -> None:
@@ -115,6 +118,12 @@ class Transaction:
         except OSError as error:
             self.undo()
             raise _cannot_write(error) from error
+
+    def doubt(self) -> str:
+        """The end of a sentence: what may be the cause where the service falls right behind the change."""
+        if not self._new:
+            return ""
+        return f"; {self._new[0]}: do these permissions let it read the file? see --config-mode and mode="
 
     def keep(self) -> None:
         """The new files are the files. Raises: Fault where a crash would still undo them."""
