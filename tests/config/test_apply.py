@@ -169,6 +169,16 @@ def test_where_the_service_falls_behind_a_new_file_its_permissions_are_named(sta
     assert "mode is a number from 0 to 0o777" in problem.message
 
 
+def test_what_a_check_prints_and_a_service_answers_is_in_the_details_only(stage):
+    """The message is for more readers than they are; a faulty line may hold a password."""
+    says = [sys.executable, "-c", "import sys; sys.exit('line 3: DB_PASSWORD=hunter2')", "{file}"]
+    for problem in (*stage.apply("new", check=says), *stage.apply("broken hunter2", action="POST /-/reload"),
+                    *stage.apply("broken hunter2")):
+        assert problem.details["output"]
+        assert "PASSWORD" not in problem.message
+        assert "this configuration" not in problem.message
+
+
 def test_a_new_file_has_the_mode_that_was_asked_for(stage, tmp_path):
     new = tmp_path / "new"
     for mode, found in ((None, 0o644), (0o600, 0o600), (0o640, 0o600)):

@@ -145,7 +145,9 @@ def test_a_document_cannot_write_outside_the_folder(tmp_path):
     site = Site(tmp_path, "place/")
     site.place.mkdir()
     site.source.write_text(json.dumps({"ok.yml": "fine", "../escaped": "no"}))
-    assert "no name of a file inside the folder" in str(site.look())
+    assert site.look() == ["the source holds what is no name of a file inside the folder"]
+    details = site.stage.around.board.list()[0]["details"]
+    assert details == {"step": "render", "content": ["../escaped"]}, "content is not for all who read the message"
     assert names(site.place) == []
     assert not (tmp_path / "escaped").exists()
 

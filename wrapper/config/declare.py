@@ -83,7 +83,8 @@ class Declared:
         try:
             return self._files(value), []
         except ValueError as error:
-            return {}, [Problem(str(error), step="render")]
+            message, *content = error.args
+            return {}, [Problem(message, "", step="render", **({"content": content} if content else {}))]
         except OSError as error:
             return {}, [Problem(f"cannot make {error.filename}: {error.strerror}", step="write", retry=True)]
 
@@ -153,10 +154,13 @@ class WithTemplate:
 
 
 def _inside(name: str) -> str:
-    """A name from the source, where it stays inside the folder and is none of the journal's. Raises: ValueError."""
+    """A name from the source, where it stays inside the folder and is none of the journal's.
+
+    Raises: ValueError, whose second argument, the name, is content and not for all.
+    """
     parts = name.split("/")
     if "\0" in name or not {"", ".", ".."}.isdisjoint(parts) or journal.is_ours(parts[-1]):
-        raise ValueError(f"{name!r} is no name of a file inside the folder")
+        raise ValueError("the source holds what is no name of a file inside the folder", name)
     return name
 
 
