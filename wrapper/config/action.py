@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+from functools import partial
 
 from wrapper import values
 from wrapper.config.bounded import verdict
@@ -46,7 +47,7 @@ class Act:
         self.settle = settle
 
     def carry_out(self) -> None:
-        """Raises: Fault."""
+        """Raises: Fault. Nothing here: the service looks at its files by itself."""
 
     def _ask(self, kind: str, **how: Any) -> None:
         """Have the controller do something, and wait for its end. Raises: Fault."""
@@ -58,27 +59,6 @@ class Act:
         ticket.wait()
         if ticket.error is not None:
             raise Fault("action", ticket.error)
-
-    def _tell(self, how: agenda.Reload) -> bool:
-        """Reload a service that is up; one that was down has been started, and has read its files: then False.
-
-        That a run is new does not say so: in a restart that overlaps, it is older than the moment it takes over.
-        Raises: Fault.
-        """
-        told = []
-
-        def tell(process: Process, address: Address) -> str | None:
-            told.append(process)
-            return how(process, address)
-
-        self._ask("reload", reload=tell)
-        if not told:
-            self.settle = 0.0
-        return bool(told)
-
-
-class Nothing(Act):
-    """The service looks at its files by itself."""
 
 
 class Restart(Act):
@@ -96,60 +76,55 @@ class Reload(Act):
             self.settle = 0.0  # a new run that has become ready has read its files
 
 
-class Signal(Act):
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, number: int) -> None:
-        super().__init__(service, reason, ready_timeout, SIGNAL_SETTLE)
-        self._how = reload.by_signal(number)
+class Tell(Act):
+    """A way of its own to reload a service that is up: `how`, in the controller's thread, then `work`, in the caller's.
+
+    `work` may take long; it raises Fault.
+    """
+
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float,
+                 how: agenda.Reload | None = None, work: Callable[[], None] | None = None) -> None:
+        super().__init__(service, reason, ready_timeout, settle)
+        self._how = how
+        self._work = work
+        self._is_told = False
 
     def carry_out(self) -> None:
-        self._tell(self._how)
+        """A service that was down has been started by now, and has read its files.
+
+        That a run is new does not say so: in a restart that overlaps, it is older than the moment it takes over.
+        """
+        self._is_told = False
+        self._ask("reload", reload=self._tell)
+        if not self._is_told:
+            self.settle = 0.0
+        elif self._work is not None:
+            self._work()
+
+    def _tell(self, process: Process, address: Address) -> str | None:
+        self._is_told = True
+        return None if self._how is None else self._how(process, address)
 
 
-class InOwnThread(Act):
-    """What may take long, so the controller does not do it: it only says when it is idle and the service up."""
-
-    def carry_out(self) -> None:
-        if self._tell(_nothing):
-            self.do()
-
-    def do(self) -> None:
-        """Raises: Fault."""
-
-
-class Call(InOwnThread):
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, method: str, path: str) -> None:
-        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
-        self._method = method
-        self._path = path
-
-    def do(self) -> None:
-        what = f"{self._method} {self._path.partition('?')[0]}"  # a query may hold a token
-        address = self._service.controller.address
-        assert address is not None
-        try:
-            status, answer = call(address, self._method, self._path)
-        except Unsent as error:
-            raise Fault("action", f"{what}: {error}", retry=True) from error
-        except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
-            raise Fault("action", f"{what}: {error or type(error).__name__}") from error
-        if not 200 <= status < 300:
-            raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
+def _call(service: Service, method: str, path: str) -> None:
+    what = f"{method} {path.partition('?')[0]}"  # a query may hold a token
+    address = service.controller.address
+    assert address is not None
+    try:
+        status, answer = call(address, method, path)
+    except Unsent as error:
+        raise Fault("action", f"{what}: {error}", retry=True) from error
+    except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
+        raise Fault("action", f"{what}: {error or type(error).__name__}") from error
+    if not 200 <= status < 300:
+        raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
 
 
-class Own(InOwnThread):
-    """The author's own code, called with the service."""
-
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, action: Callable[..., Any],
-                 handle: Any) -> None:
-        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
-        self._action = action
-        self._handle = handle
-
-    def do(self) -> None:
-        timeout = self._ready_timeout or self._service.around.settings.ready_timeout
-        fault = verdict("the action", self._action, (self._handle,), timeout, self._service)
-        if fault is not None:
-            raise Fault("action", fault)
+def _run(service: Service, action: Callable[..., Any], handle: Any, timeout: float) -> None:
+    """The author's own code."""
+    fault = verdict("the action", action, (handle,), timeout, service)
+    if fault is not None:
+        raise Fault("action", fault)
 
 
 def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout: float | None) -> Act:
@@ -157,22 +132,24 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
 
     Raises: ValueError for any other word.
     """
+    how = service, reason, ready_timeout
     if callable(action):
-        return Own(service, reason, ready_timeout, action, handle)
+        timeout = ready_timeout or service.around.settings.ready_timeout
+        return Tell(*how, CALL_SETTLE, work=partial(_run, service, action, handle, timeout))
     if action is None or action == "none":
-        return Nothing(service, reason, ready_timeout, SIGNAL_SETTLE)
+        return Act(*how, SIGNAL_SETTLE)
     if action == "restart":
-        return Restart(service, reason, ready_timeout, 0.0)
+        return Restart(*how, 0.0)
     if action == "reload":
-        return Reload(service, reason, ready_timeout, SIGNAL_SETTLE)
+        return Reload(*how, SIGNAL_SETTLE)
     if not isinstance(action, str):
         raise ValueError(f"no such action: {action!r}")  # noqa: TRY004  as for any other that there is not
     if action.startswith("signal:"):
-        return Signal(service, reason, ready_timeout, values.signal_number(action[len("signal:"):]))
+        return Tell(*how, SIGNAL_SETTLE, reload.by_signal(values.signal_number(action[len("signal:"):])))
     asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)
     if asked is None:
         raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
-    return Call(service, reason, ready_timeout, asked[1], asked[2])
+    return Tell(*how, CALL_SETTLE, work=partial(_call, service, asked[1], asked[2]))
 
 
 def call(address: Address, method: str, path: str) -> tuple[int, str]:
@@ -202,9 +179,3 @@ def generation(service: Service) -> int:
 def is_stopped(service: Service) -> bool:
     """True where somebody stopped the service: it reads its files when it is started again."""
     return service.life.state is State.STOPPED
-
-
-def _nothing(process: Process, address: Address) -> str | None:  # noqa: ARG001  the shape of a reload
-    return None
-
-

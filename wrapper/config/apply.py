@@ -174,7 +174,7 @@ class Change:
                 self._await_states(State.STOPPED)  # it has not been started yet; later STOPPED is for somebody to end
             self._await_states(*UNDER_WAY)
             try:
-                return self._conclude(self._fault(actions.Nothing(self._service, "", None, actions.SIGNAL_SETTLE)))
+                return self._conclude(self._fault(Act(self._service, "", None, actions.SIGNAL_SETTLE)))
             finally:
                 self._service.controller.end_trial()
 

@@ -172,7 +172,8 @@ class Journal:
         try:
             _tidy(self._name, self.changes, self._folders)
             if self._entry is not None:
-                remove(self._entry)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._entry)
         finally:
             os.close(self._file)
 
@@ -268,9 +269,7 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
         restored = []
         for folder in {folder for path in paths for folder in _folders(path)}:
             restored += _repair_at(folder)
-        for entry in _entries(index) if index is not None else ():
-            restored += _repair_entry(entry)
-        return restored
+        return restored if index is None else restored + _repair_known(index)
     finally:
         if turn is not None:
             os.close(turn)
@@ -320,15 +319,15 @@ def _journals(folder: Folder) -> list[str]:
     return found
 
 
-def _repair_entry(entry: str) -> list[str]:
-    """Mend what an entry of the index points to, and drop the entry where nothing is there any more."""
-    try:
-        restored = _repair_at(os.path.dirname(os.readlink(entry)))
-        if not os.path.exists(entry):
-            remove(entry)
-        return restored
-    except OSError:
-        return []  # its transaction has just dropped it
+def _repair_known(index: str) -> list[str]:
+    """Mend what the entries of the index point to, and drop those where nothing is there any more."""
+    restored = []
+    for entry in _entries(index):
+        with contextlib.suppress(OSError):  # its transaction has just dropped it
+            restored += _repair_at(os.path.dirname(os.readlink(entry)))
+            if not os.path.exists(entry):
+                os.unlink(entry)
+    return restored
 
 
 def _repair_one(folder: Folder, name: str) -> list[str]:
@@ -386,10 +385,8 @@ def index_folder(*, make: bool) -> str | None:
     for folder in PLACES:
         place = os.path.join(folder, f"wrapper-transactions-{os.geteuid()}")
         if make:
-            try:
+            with contextlib.suppress(OSError):  # it is there already, or cannot be
                 os.mkdir(place, 0o700)
-            except OSError:
-                pass  # it is there already, or cannot be
         if _is_ours(place):
             return place
     return None
@@ -405,11 +402,9 @@ def _is_ours(place: str) -> bool:
 
 
 def _entries(index: str) -> list[str]:
-    try:
-        entries = [os.path.join(index, name) for name in os.listdir(index)]
-    except OSError:
-        return []
-    return [entry for entry in entries if os.path.islink(entry)]
+    with contextlib.suppress(OSError):
+        return [entry for name in os.listdir(index) if os.path.islink(entry := os.path.join(index, name))]
+    return []
 
 
 def _enlist(index: str, journal: str) -> str | None:
@@ -421,12 +416,3 @@ def _enlist(index: str, journal: str) -> str | None:
         log.warning(f"cannot note the journal {journal} in {index}: {error.strerror}")
         return None
     return entry
-
-
-def remove(path: str) -> bool:
-    """True where there was something to remove."""
-    try:
-        os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
