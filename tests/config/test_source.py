@@ -12,8 +12,7 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
-from wrapper.config.fingerprint import fingerprint
-from wrapper.config.look import JSON_BYTES, CannotLook, Look, document
+from wrapper.config.look import JSON_BYTES, CannotLook, Look, document, fingerprint
 
 
 def look(origin, **options):

@@ -284,16 +284,19 @@ def test_a_change_that_a_watcher_died_with_is_brought_again(tmp_path, board, fee
     watched.stop()
 
 
-def test_a_watcher_that_cannot_be_started_is_not_tried_again_and_again(make, monkeypatch):
-    """Somebody asked for a look meanwhile, which only the watcher takes back."""
+def test_a_watcher_that_dies_at_once_is_not_started_again_and_again(make, monkeypatch):
+    """A look was asked for meanwhile, which only the watcher takes back."""
     stage, pauses = make(), []
+
+    def die():
+        raise MemoryError
 
     def pause(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
             stage.subscription.stop()
 
-    monkeypatch.setattr(stage.subscription, "_watch_once", lambda: None)
+    monkeypatch.setattr(stage.subscription, "_watch", die)
     monkeypatch.setattr(stage.subscription._stopping, "wait", pause)
     stage.subscription.look_now()
     stage.subscription.start()

@@ -66,6 +66,16 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
 
 def _apply(service: Service, files: Mapping[str, Content], check: Check, action: Action, ready_timeout: float | None,
            probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str) -> list[Problem]:
+    problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
+    if change is None:
+        return problems
+    return change.leave() if is_stopped(service) else change.bring_into_force()
+
+
+def _prepared(service: Service, files: Mapping[str, Content], check: Check, action: Action,
+              ready_timeout: float | None, probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str,
+              deadline: Deadline | None = None) -> tuple[list[Problem], Change | None]:
+    """Files that are checked and in place, or why not; neither where they are in force already."""
     change = None
     try:
         _refuse_unknown(ready_timeout, probe, mode)
@@ -73,11 +83,11 @@ def _apply(service: Service, files: Mapping[str, Content], check: Check, action:
         checks.refuse_unknown(check)
         change = Change(service, files, act, probe, handle, ready_timeout, mode)
         if change.is_in_force:
-            return []
-        change.prepare(check)
+            return [], None
+        change.prepare(check, deadline)
     except (Fault, ValueError) as error:
-        return [_problem(error, change)]
-    return change.leave() if is_stopped(service) else change.bring_into_force()
+        return [_problem(error, change)], None
+    return [], change
 
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
@@ -87,17 +97,7 @@ def apply_first(service: Service, files: Mapping[str, Content], check: Check, ac
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        change = None
-        try:
-            act = actions.of(action, service, service, reason, None)
-            checks.refuse_unknown(check)
-            change = Change(service, files, act, None, service, None, mode)
-            if not change.is_change:
-                return [], None
-            change.prepare(check, deadline)
-        except (Fault, ValueError) as error:
-            return [_problem(error, change)], None
-    return [], change
+        return _prepared(service, files, check, action, None, None, mode, service, reason, deadline)
 
 
 class Change:
@@ -114,13 +114,10 @@ class Change:
         self._generation = generation(service)
 
     @property
-    def is_change(self) -> bool:
-        return self.transaction is None or self.transaction.is_change
-
-    @property
     def is_in_force(self) -> bool:
         """True where the files say this already, to a service that is up or has not looked yet."""
-        return not self.is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
+        is_change = self.transaction is None or self.transaction.is_change
+        return not is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
 
     def prepare(self, check: Check, deadline: Deadline | None = None) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""

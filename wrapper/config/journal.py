@@ -281,10 +281,8 @@ def _await_turn(index: str) -> int | None:
         file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
         return None
-    try:
+    with contextlib.suppress(OSError):  # some file systems have no locks for folders
         fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:  # some file systems have no locks for folders
-        log.debug("no lock for the index of journals", index=index, reason=error.strerror)
     return file
 
 

@@ -12,8 +12,7 @@ import threading
 import time
 
 from wrapper import cause
-from wrapper.config.fingerprint import fingerprint
-from wrapper.config.look import CannotLook, document
+from wrapper.config.look import CannotLook, document, fingerprint
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
 from wrapper.problems import Problem
@@ -143,7 +142,6 @@ class Subscription:
         self._record = Record()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._keeper: threading.Thread | None = None
         # Written by the watcher alone (by `first` before there is one).
         self._pending: tuple[str, Any] | None = None
         self._restless_looks = 0  # in a row, in which the source was being written
@@ -186,8 +184,7 @@ class Subscription:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._keeper = threading.Thread(target=self._keep_watching, name=f"config-{self.name}-keeper", daemon=True)
-        self._keeper.start()
+        threading.Thread(target=self._keep_watching, name=f"config-{self.name}", daemon=True).start()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -202,32 +199,22 @@ class Subscription:
         return {"name": self.name, "source": self._source.name, **self._record.facts(),
                 "pending": self._pending is not None}
 
-    # The keeper: sleeps as long as the watcher lives
+    # The watcher
 
     def _keep_watching(self) -> None:
+        """Begin anew where an error of ours, or a want of memory, ends the watch: it must never end in silence."""
         pause = REVIVAL_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._watch_once()
-            if self._stopping.is_set():
-                return
-            if time.monotonic() - began > LONGEST_PAUSE:
-                pause = REVIVAL_PAUSE
-            self._board.report(self._key, f"the watcher of {self.name} died and is started again", "watcher")
-            self._source.forget()  # it may have died with a change that it had taken and not brought yet
-            self._stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _watch_once(self) -> None:
-        watcher = threading.Thread(target=self._watch, name=f"config-{self.name}", daemon=True)
-        try:
-            watcher.start()
-        except RuntimeError as error:  # the limit of threads or memory is reached: there may be room again later
-            log.error(f"cannot watch {self.name}: {error}")
-            return
-        watcher.join()
-
-    # The watcher
+            try:
+                self._watch()
+            except BaseException as error:  # noqa: BLE001  sys.exit among them
+                said = cause.tell(f"the watcher of {self.name}", error)
+                self._board.report(self._key, f"{said}; it is started again", "watcher")
+                self._source.forget()  # it may have had a change that it had taken and not brought yet
+                pause = REVIVAL_PAUSE if time.monotonic() - began > LONGEST_PAUSE else pause
+                self._stopping.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
     def _watch(self) -> None:
         if self._before_watching is not None:

@@ -6,9 +6,9 @@ import errno
 import os
 from typing import Union
 
-from wrapper.config.fingerprint import fingerprint
 from wrapper.config.folder import Folder, find
 from wrapper.config.journal import Journal, repair_in
+from wrapper.config.look import fingerprint
 from wrapper.log import log
 
 TYPE_CHECKING = False
