@@ -111,17 +111,11 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             Certificate(chosen["tls_cert"], chosen["tls_key"])
         except CannotStart as error:
             yield str(error)
-    if _is_folder_without_place(chosen):
-        yield (f"--config-file={chosen['config_file']}: --config-source is a folder, so this must be one too: end it "
-               "with /, or name one of the source's files with --config-select")
-
-
-def _is_folder_without_place(chosen: Mapping[str, Any]) -> bool:
     source, place = chosen["config_source"], chosen["config_file"]
-    if not source or not place or chosen["config_select"] or chosen["config_template"]:
-        return False
-    is_folder = os.path.isdir(source.partition("file://")[2] or source)
-    return is_folder and not place.endswith("/") and not os.path.isdir(place)
+    if (source and place and not (chosen["config_select"] or chosen["config_template"] or place.endswith("/"))
+            and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(place)):
+        yield (f"--config-file={place}: --config-source is a folder, so this must be one too: end it with /, or name "
+               "one of the source's files with --config-select")
 
 
 def _refuse(error: BadSettings) -> int:

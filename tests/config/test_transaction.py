@@ -619,6 +619,15 @@ def test_whoever_changes_one_of_the_files_repairs_all_of_them_before_it_reads_an
     assert listing(tmp_path) == ["a.yml", "b.yml"]
 
 
+def test_what_was_left_of_other_files_in_the_folder_is_left_for_their_own_next_change(files):
+    """Their service may have read it, and is told of the way back only by a change of its own."""
+    abandon(files[:1])
+    assert not Transaction({str(files[1]): "old b"}, None).is_change
+    assert contents(files) == ["new a", "old b", None]
+    assert Transaction({str(files[0]): "old a"}, None).is_change
+    assert contents(files) == ["old a", "old b", None]
+
+
 def test_a_transaction_that_is_under_way_is_left_alone(files):
     transaction = begin(files)
     transaction.replace()
@@ -680,7 +689,7 @@ def test_the_journal_holds_no_content(files, tmp_path):
 
 def test_an_index_that_changes_meanwhile_harms_nobody(files, tmp_path, monkeypatch):
     """Several wrappers on one machine share it."""
-    monkeypatch.setattr(journal, "_entries", lambda index: [str(tmp_path / "gone")])
+    monkeypatch.setattr(journal.os, "listdir", lambda index: ["gone"])
     assert repair([], str(tmp_path)) == []
 
 

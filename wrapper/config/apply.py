@@ -59,17 +59,12 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                         step="settings")]
     with service.changing:
         try:
-            return _apply(service, files, check, action, ready_timeout, probe, mode, handle, reason)
+            problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
+            if change is None:
+                return problems
+            return change.leave() if is_stopped(service) else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
-
-
-def _apply(service: Service, files: Mapping[str, Content], check: Check, action: Action, ready_timeout: float | None,
-           probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str) -> list[Problem]:
-    problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
-    if change is None:
-        return problems
-    return change.leave() if is_stopped(service) else change.bring_into_force()
 
 
 def _prepared(service: Service, files: Mapping[str, Content], check: Check, action: Action,

@@ -68,7 +68,7 @@ class Folder:
                 status, target = os.fstat(link), os.readlink("", dir_fd=link)
             finally:
                 os.close(link)
-            borrowed, links = self._lender(status), self._way[1] + 1
+            borrowed, links = self._way[0] or self._lender(status), self._way[1] + 1
             if links > LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target.startswith("/"):
@@ -78,10 +78,8 @@ class Folder:
     def _lender(self, link: os.stat_result) -> Power:
         """Whose power a link is followed with: that of the user who can have put it there."""
         owner = self._owner or _another(link)
-        if owner is None or self._way[0] is not None:
-            return self._way[0]
         power = _power(owner)
-        if power is None:
+        if owner is not None and power is None:
             raise PermissionError(errno.EACCES, f"a link that uid {owner[0]} can have put there is not followed; name "
                                   "what it leads to")
         return power

@@ -23,7 +23,7 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from typing import Any
 
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
@@ -53,10 +53,8 @@ class Replacement:
     def save(self) -> None:
         """Have the old file itself under a second name, where the file system has hard links."""
         if self.existed:
-            try:
+            with contextlib.suppress(OSError):  # else it is moved aside
                 self.folder.link(self.name, self.saved)
-            except OSError as error:
-                log.debug(f"no second name for {self.path}: it is moved aside", reason=error.strerror)
 
     def replace(self, is_wanted: bool) -> None:
         """Put the new file in place, or none where none `is_wanted`. Raises: OSError."""
@@ -98,8 +96,10 @@ class Journal:
         self._folders = sorted({change.folder for change in self.changes}, key=lambda one: (one.is_anothers, one.path))
         self._entry: str | None = None
         self.path = os.path.join(self._folders[0].path, self._name)
-        self._file = _create(self._folders[0], self._name)
+        self._file = self._folders[0].open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
+            if not _lock(self._folders[0], self._name, self._file):
+                raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", self.path)
             self._begin()
             self._refuse_others()
             self._entry = None if index is None else _enlist(index, self.path)
@@ -145,7 +145,7 @@ class Journal:
         except OSError:
             os.close(self._file)
             raise
-        self._leave()
+        self.close()
 
     def restore(self) -> None:
         """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
@@ -158,22 +158,17 @@ class Journal:
         except OSError:
             os.close(self._file)  # a lock that stayed would say that we are still at it
             raise
-        self._leave()
-
-    def _leave(self) -> None:
-        """All that counts is done: what cannot be tidied up now is by the next transaction or start."""
-        try:
-            self.close()
-        except OSError as error:
-            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
+        self.close()
 
     def close(self) -> None:
-        """Leave nothing beside the files."""
+        """Leave nothing beside the files. All that counts is done: what stays is for the next change or start."""
         try:
             _tidy(self._name, self.changes, self._folders)
             if self._entry is not None:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._entry)
+        except OSError as error:
+            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
         finally:
             os.close(self._file)
 
@@ -198,21 +193,6 @@ def _write_line(file: int, entry: dict[str, Any]) -> None:
 def is_ours(name: str) -> bool:
     """True for a name that a transaction may give to a file: what stands there is believed."""
     return name.endswith((SUFFIX, STAGED, SAVED))
-
-
-def _create(folder: Folder, name: str) -> int:
-    """A new lead that we hold the lock of. Raises: OSError."""
-    file = folder.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    try:
-        is_locked = _lock(folder, name, file)
-    except OSError:  # a file system without locks; what stayed would say that its transaction is under way
-        os.close(file)
-        folder.remove(name)
-        raise
-    if not is_locked:
-        os.close(file)
-        raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", name)
-    return file
 
 
 def _lock(folder: Folder, name: str, file: int) -> bool:
@@ -244,18 +224,14 @@ class _Left:
         content = folder.read(name, JOURNAL_BYTES)
         try:
             lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-            self.files = {file: existed is True for file, existed in lines[0]["files"].items() if _is_name(file)}
+            self.files = {file: existed is True for file, existed in lines[0]["files"].items()
+                          if file not in ("", ".", "..") and "/" not in file}
             self.others = [*map(str, lines[0].get("folders", ()))]
             self.phase, self.lead = lines[-1].get("phase"), lines[0].get("lead")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass  # cut short before anything was written
         token = name[1:-len(SUFFIX)]
         self.changes = [Replacement(folder, file, token, existed) for file, existed in self.files.items()]
-
-
-def _is_name(name: str) -> bool:
-    """True for the name of a file in its own folder, and nowhere else."""
-    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def repair(paths: Iterable[str], index: str | None) -> list[str]:
@@ -267,9 +243,10 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
     turn = None if index is None else _await_turn(index)
     try:
         restored = []
-        for folder in {folder for path in paths for folder in _folders(path)}:
-            restored += _repair_at(folder)
-        return restored if index is None else restored + _repair_known(index)
+        for path in paths:  # a file, or a folder with folders
+            for folder in [place for place, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
+                restored += _repair_at(folder)
+        return restored if turn is None or index is None else restored + _repair_known(index, turn)
     finally:
         if turn is not None:
             os.close(turn)
@@ -286,13 +263,6 @@ def _await_turn(index: str) -> int | None:
     return file
 
 
-def _folders(path: str) -> list[str]:
-    """Where a journal may be, for a file or for any of the files in a folder."""
-    if os.path.isdir(path):
-        return [folder for folder, _, _ in os.walk(path)]
-    return [os.path.dirname(os.path.realpath(path))]
-
-
 def _repair_at(path: str) -> list[str]:
     try:
         return repair_in(find(path + "/")[0])
@@ -302,9 +272,12 @@ def _repair_at(path: str) -> list[str]:
         return []
 
 
-def repair_in(folder: Folder) -> list[str]:
-    """Mend the transactions that were left behind in a folder. Returns the files put back. Raises: OSError."""
-    return [path for name in _journals(folder) for path in _repair_one(folder, name)]
+def repair_in(folder: Folder, wanted: Container[str] | None = None) -> list[str]:
+    """Mend what was left behind in a folder, of the `wanted` names or of all. Returns the files put back.
+
+    Raises: OSError.
+    """
+    return [path for name in _journals(folder) for path in _repair_one(folder, name, wanted)]
 
 
 def _journals(folder: Folder) -> list[str]:
@@ -317,21 +290,24 @@ def _journals(folder: Folder) -> list[str]:
     return found
 
 
-def _repair_known(index: str) -> list[str]:
+def _repair_known(index: str, turn: int) -> list[str]:
     """Mend what the entries of the index point to, and drop those where nothing is there any more."""
     restored = []
-    for entry in _entries(index):
+    for name in os.listdir(turn):
         with contextlib.suppress(OSError):  # its transaction has just dropped it
+            entry = os.path.join(index, name)
             restored += _repair_at(os.path.dirname(os.readlink(entry)))
             if not os.path.exists(entry):
                 os.unlink(entry)
     return restored
 
 
-def _repair_one(folder: Folder, name: str) -> list[str]:
+def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None) -> list[str]:
     """Mend the transaction of one journal, where there is one that no process carries out."""
     try:
         left = _Left(folder, name)
+        if wanted is not None and left.files and not any(file in wanted for file in left.files):
+            return []  # another service's, which is to be told of the way back by its own next change
         if left.lead is None:
             return _repair_lead(folder, name)
         lead = find(f"{left.lead}/")[0]
@@ -385,24 +361,12 @@ def index_folder(*, make: bool) -> str | None:
         if make:
             with contextlib.suppress(OSError):  # it is there already, or cannot be
                 os.mkdir(place, 0o700)
-        if _is_ours(place):
-            return place
+        with contextlib.suppress(OSError):
+            status = os.lstat(place)
+            # Another user who could write there could make us put files back.
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+                return place
     return None
-
-
-def _is_ours(place: str) -> bool:
-    """Whoever can write there can make us put files back: it must be nobody else."""
-    try:
-        status = os.lstat(place)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _entries(index: str) -> list[str]:
-    with contextlib.suppress(OSError):
-        return [entry for name in os.listdir(index) if os.path.islink(entry := os.path.join(index, name))]
-    return []
 
 
 def _enlist(index: str, journal: str) -> str | None:

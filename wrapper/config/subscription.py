@@ -93,11 +93,6 @@ class Record:
             else:
                 self.result = self._rejection if self.is_unsettled else "changed, not in force yet"
 
-    def moved(self) -> None:
-        with self.lock:
-            self.last_answer = time.time()
-            self.result = "changed, not still yet"
-
     def failed(self, reason: str) -> int:
         """A look failed; returns how many did in a row."""
         with self.lock:
@@ -275,7 +270,7 @@ class Subscription:
         self._restless_looks += 1
         if self._restless_looks > RESTLESS_LOOKS:
             raise CannotLook(f"{self._source.name}: changes all the time")
-        self._record.moved()
+        self._record.result = "changed, not still yet"
         return False
 
     def _selected(self, look: Look) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from typing import Union
@@ -9,7 +10,6 @@ from typing import Union
 from wrapper.config.folder import Folder, find
 from wrapper.config.journal import Journal, repair_in
 from wrapper.config.look import fingerprint
-from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Content = Union[str, bytes, None]
 # chown(2): without privileges, and for an owner that the container's user namespace does not know.
 NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
 ACL = "system.posix_acl_access"  # acl(5)
-OF_CONTENT = ("security.capability", "security.ima", "security.evm")  # attributes that are for the old content only
+OF_CONTENT = {"security.capability", "security.ima", "security.evm"}  # attributes that are for the old content only
 NEW_MODE = 0o644  # of a file that was not there before: a service that has dropped root must be able to read it
 
 
@@ -46,20 +46,26 @@ class Transaction:
     """
 
     def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None) -> None:
-        folders: dict[tuple[str, int], Folder] = {}
-        self._places = [_place(path, folders) for path in files]
-        self.contents = {os.path.join(folder.path, name): _encoded(content)
-                         for (folder, name), content in zip(self._places, files.values())}
-        if len(self.contents) < len(files):
-            raise Fault("write", "two of the paths are the same file")
-        # Before anything is read: what a crash or a way back that failed left half done is no old content.
-        mended = [repair_in(folder) for folder in folders.values()]
-        self._was_mended = any(mended)
+        folders: dict[tuple[str, int], Folder] = {}  # each is opened once for each user who acts in it
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
         self._new: list[str] = []  # the files that are the first of their names, each with its rights
         self._journal: Journal | None = None
-        self.old_hash = _hash([_read(*place) for place in self._places])
+        try:
+            found = map(find, files)
+            self._places = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
+            # Before anything is read: what a crash or a way back that failed left half done is no old content.
+            mended = [repair_in(folder, {name for one, name in self._places if one is folder})
+                      for folder in folders.values()]
+            self._was_mended = any(mended)
+            old = [_read(*place) for place in self._places]
+        except OSError as error:
+            raise _cannot_write(error) from error
+        self.contents = {os.path.join(folder.path, name): _encoded(content)
+                         for (folder, name), content in zip(self._places, files.values())}
+        if len(self.contents) < len(files):
+            raise Fault("write", "two of the paths are the same file")
+        self.old_hash = _hash(old)
         self.new_hash = _hash([*self.contents.values()])
 
     @property
@@ -149,23 +155,11 @@ class Transaction:
                             retry=True) from error
 
 
-def _place(path: str, folders: dict[tuple[str, int], Folder]) -> tuple[Folder, str]:
-    """Folder and name of a file; each folder is opened once for each user who acts in it. Raises: Fault."""
-    try:
-        folder, name = find(path)
-    except OSError as error:
-        raise _cannot_write(error) from error
-    return folders.setdefault((folder.path, folder.uid), folder), name
-
-
 def _read(folder: Folder, name: str) -> bytes | None:
-    """What is there now; None where nothing is. Raises: Fault."""
-    try:
+    """What is there now; None where nothing is. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
         return folder.read(name)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Fault("write", f"cannot replace {error.filename}: {error.strerror}", retry=True) from error
+    return None
 
 
 def _hash(contents: list[bytes | None]) -> str:
@@ -200,48 +194,40 @@ def _give(folder: Folder, file: int, mode: int, owner: int, group: int) -> int:
     In another user's folder root's power gives a file of that user's its group, and nothing else.
     """
     status = os.fstat(file)
+    is_free = not folder.is_anothers or owner == folder.uid
     if (status.st_uid, status.st_gid) == (owner, group):
         return mode
-    if (not folder.is_anothers or owner == folder.uid) and _try_to_give(file, owner, group):
-        return mode
-    log.debug("the owner cannot be kept without privileges", owner=owner)
-    with folder.at(""):
+    with contextlib.nullcontext() if is_free else folder.at(""):
         # chown(2): without privileges still to any group of one's own.
-        if status.st_gid == group or _try_to_give(file, -1, group):
-            return mode
-    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
-
-
-def _try_to_give(file: int, owner: int, group: int) -> bool:
-    try:
-        os.fchown(file, owner, group)
-    except OSError as error:
-        if error.errno not in NOT_TO_GIVE:
-            raise
-        return False
-    return True
+        for uid in (owner, -1) if is_free else (-1,):
+            try:
+                os.fchown(file, uid, group)
+                return mode
+            except OSError as error:
+                if error.errno not in NOT_TO_GIVE:
+                    raise
+    # Where it is another group: no more for it than for all others.
+    return mode if status.st_gid == group else mode & (~0o070 | mode << 3)
 
 
 def _copy_attributes(old: int, new: int) -> bool:
     """False where the old file's ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
-    wanted = [name for name in _attributes(old) if name not in OF_CONTENT]
-    if ACL not in wanted and ACL in _attributes(new):
-        os.removexattr(new, ACL)
-    lost = []
-    for name in wanted:
+    wanted, is_kept = _attributes(old), True
+    for name in {*wanted, ACL} - OF_CONTENT:
         try:
-            os.setxattr(new, name, os.getxattr(old, name))
-        except OSError as error:  # xattr(7): some take privileges, some file systems have none
-            log.debug("an extended attribute cannot be kept", attribute=name, reason=error.strerror)
-            lost.append(name)
-    return ACL not in lost
+            if name in wanted:
+                os.setxattr(new, name, os.getxattr(old, name))
+            else:
+                os.removexattr(new, name)
+        except OSError:  # xattr(7): some take privileges, some file systems have none
+            is_kept = is_kept and not (name == ACL and name in wanted)
+    return is_kept
 
 
 def _attributes(file: int) -> list[str]:
-    try:
+    with contextlib.suppress(OSError):  # a file system without them
         return os.listxattr(file)
-    except OSError:  # a file system without them
-        return []
+    return []
 
 
 def _cannot_write(error: OSError) -> Fault:
