@@ -5,6 +5,7 @@ Uid 1000 is the service's, 2000 a neighbour's. What root alone may write must ne
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -139,6 +140,12 @@ def test_the_power_is_one_threads_alone(theirs, top):
     assert owner(top / "by another thread") == (0, 0)
 
 
+def test_what_is_open_in_proc_is_still_open_behind_a_change(theirs):
+    """setfsuid(2) makes a process undumpable, and `docker exec` cannot write to /proc/1/fd/1 any more (proc(5))."""
+    change(theirs / "a.yml")
+    assert ctypes.CDLL(None).prctl(room.PR_GET_DUMPABLE, 0, 0, 0, 0) == 1
+
+
 # Links
 
 
@@ -211,8 +218,9 @@ def test_a_link_whose_users_power_cannot_be_taken_on_is_not_followed(theirs, sec
 
     class Powerless:
         setfsuid = setfsgid = staticmethod(lambda number: 0)  # what it was before, and is still
+        prctl = staticmethod(lambda *_: 0)
 
-    monkeypatch.setattr(room, "_library", lambda: None if lack == "ctypes" else Powerless)
+    monkeypatch.setattr(room, "_library", lambda: None if lack == "ctypes" else (Powerless, 1))
     with pytest.raises(Fault, match=f"a link that uid {SERVICE} can have put there is not followed"):
         change(theirs / "b.yml")
     change(theirs / "a.yml")
@@ -331,6 +339,14 @@ def test_a_forged_journal_with_an_accomplice_of_roots_moves_nothing(theirs, secr
     assert secret.read_text() == "new"
     assert repair([str(secret)], None) == [str(secret)]
     assert secret.read_text() == "root's"
+
+
+def test_forged_journals_that_lead_to_each_other_end(theirs):
+    for name, lead in (("one", "two"), ("two", "one"), ("three", "three")):
+        (theirs / name).mkdir()
+        os.chown(theirs / name, SERVICE, SERVICE)
+        forge(theirs / name / ".00.wrapper-journal", SERVICE, files={"x": False}, lead=str(theirs / lead))
+    assert repair([str(theirs)], None) == []
 
 
 @pytest.mark.parametrize("how", ["another owner", "a hard link", "writable", "a link", "a pipe"])

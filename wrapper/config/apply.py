@@ -295,15 +295,14 @@ def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool
     details: dict[str, Any] = {"step": error.step}
     if error.output:
         details["output"] = error.output
+    message = ("the new configuration is undone: " if rolled_back else "") + error.message
     if change is not None and change.transaction is not None:
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
+        message += change.transaction.doubt if error.step in ("action", "ready") else ""
     if rolled_back:
         details["rolled_back"] = True
     if error.retry:
         details["retry"] = True
-    message = ("the new configuration is undone: " if rolled_back else "") + error.message
-    if error.step in ("action", "ready") and change is not None and change.transaction is not None:
-        message += change.transaction.doubt()
     return Problem(message, **details)
 
 

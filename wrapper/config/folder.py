@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     Power = Optional[tuple[int, int]]  # uid and gid of another user; None is our own
 
+PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # prctl(2)
 LINKS_MAX = 40  # followed on one way, as the kernel does (path_resolution(7))
 STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would be waited for for ever (fifo(7))
 
 
@@ -54,8 +54,7 @@ class Folder:
             if make and self.status(name) is None:
                 os.mkdir(name, dir_fd=self._file)
             file = os.open(name, STEP | os.O_DIRECTORY, dir_fd=self._file)
-        path = os.path.dirname(self.path) if name == ".." else os.path.join(self.path, name)
-        return Folder(path, file, *self._way)
+        return Folder(os.path.dirname(self.path) if name == ".." else os.path.join(self.path, name), file, *self._way)
 
     def follow(self, name: str) -> tuple[Folder, str] | None:
         """Where a link leads, and the folder to begin at; None for what is no link. Raises: OSError."""
@@ -134,7 +133,7 @@ class Folder:
     @contextlib.contextmanager
     def _listed(self) -> Iterator[int]:
         with self.at("."):
-            file = os.open(".", LIST, dir_fd=self._file)
+            file = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file)
         try:
             yield file
         finally:
@@ -172,10 +171,8 @@ def find(path: str, *, make: bool = False) -> tuple[Folder, str]:
 
 
 def content_of(path: str, max_bytes: int) -> bytes:
-    """What a file holds, and a byte more where that is too much. Raises: OSError.
-
-    Without root's power we read no more than any other program; git-sync's links, for one, are another user's.
-    """
+    """What a file holds, and a byte more where that is too much. Raises: OSError."""
+    # Without root's power we read no more than any other program; git-sync's links, for one, are another user's.
     folder, name = find(path if os.geteuid() == 0 else os.path.realpath(path))
     return folder.read(name, max_bytes + 1)
 
@@ -194,13 +191,14 @@ def acting(power: Power) -> Iterator[None]:
     if power is None:
         yield
         return
-    library = _library()
+    library, is_dumpable = _library()
     before = library.setfsgid(power[1]), library.setfsuid(power[0])  # within another one, that is not root
     try:
         yield
     finally:
         library.setfsuid(before[1])
         library.setfsgid(before[0])
+        library.prctl(PR_SET_DUMPABLE, is_dumpable, 0, 0, 0)  # else all of /proc/1/fd is closed to `docker exec`
 
 
 def _power(owner: Power) -> Power:
@@ -208,14 +206,16 @@ def _power(owner: Power) -> Power:
     if owner is None or os.geteuid() != 0 or _library() is None:
         return None
     with acting(owner):
-        return owner if _library().setfsuid(-1) & 0xFFFFFFFF == owner[0] else None  # -1 is no user: it only asks
+        return owner if _library()[0].setfsuid(-1) & 0xFFFFFFFF == owner[0] else None  # -1 is no user: it only asks
 
 
 @functools.cache
 def _library() -> Any:
+    """The C library, and whether this process is dumpable, which it is no more behind setfsuid(2)."""
     try:
         import ctypes  # start-up: only where root meets another user's folder; and an image may have no libffi
 
-        return ctypes.CDLL(None)
+        library = ctypes.CDLL(None)
+        return library, library.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)
     except (ImportError, OSError):
         return None

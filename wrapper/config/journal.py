@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
-JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
+JOURNAL_BYTES = 4 * 1024 * 1024  # a journal holds names only; in Python they take thirty times the room
 
 
 class Replacement:
@@ -311,7 +311,8 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
         if left.lead is None:
             return _repair_lead(folder, name)
         lead = find(f"{left.lead}/")[0]
-        restored = _repair_one(lead, name) if lead.path != folder.path and name in _journals(lead) else []
+        is_lead = name in _journals(lead) and _Left(lead, name).lead is None
+        restored = _repair_lead(lead, name) if is_lead else []
         if lead.status(name) is None:  # it goes last: without it all is over but the tidying up
             _tidy(name, left.changes, [folder])
         return restored

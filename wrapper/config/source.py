@@ -89,8 +89,7 @@ class Path:
         self._refuse_emptied(contents)
         # Like git's index: what changed within the clock's grain might change again and look the same.
         self._seen = state if is_still and not is_young else None
-        content = contents.get(".", contents)
-        return Look(content, True if self._path.endswith(".json") else None, True, is_still)
+        return Look(contents.get(".", contents), True if self._path.endswith(".json") else None, True, is_still)
 
     def _refuse_emptied(self, contents: dict[str, bytes]) -> None:
         """Raises: CannotLook: a file that is written anew is empty at first, and a full disk leaves it so."""

@@ -49,15 +49,14 @@ class Transaction:
         folders: dict[tuple[str, int], Folder] = {}  # each is opened once for each user who acts in it
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
-        self._new: list[str] = []  # the files that are the first of their names, each with its rights
+        self.doubt = ""  # the end of a sentence: what may be the cause where the service falls right behind the change
         self._journal: Journal | None = None
         try:
             found = map(find, files)
             self._places = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
             # Before anything is read: what a crash or a way back that failed left half done is no old content.
-            mended = [repair_in(folder, {name for one, name in self._places if one is folder})
-                      for folder in folders.values()]
-            self._was_mended = any(mended)
+            self._mended = [repair_in(folder, {name for one, name in self._places if one is folder})
+                            for folder in folders.values()]
             old = [_read(*place) for place in self._places]
         except OSError as error:
             raise _cannot_write(error) from error
@@ -71,7 +70,7 @@ class Transaction:
     @property
     def is_change(self) -> bool:
         """True also where files were put back just now: the service may have read what stood there before."""
-        return self._was_mended or self.old_hash != self.new_hash
+        return any(self._mended) or self.old_hash != self.new_hash
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
@@ -109,8 +108,8 @@ class Transaction:
                 mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
                 with folder.at(change.staged):
                     os.fchmod(file, mode)
-                self._new.append(f"{change.path} is new, with mode {mode:04o} and "
-                                 "uid {0.st_uid}, gid {0.st_gid}".format(os.fstat(file)))
+                self.doubt = (f"; {change.path} is new, with mode {mode:04o} and uid {status.st_uid}: do these "
+                              "permissions let it read the file? see --config-mode and mode=")
             os.fsync(file)
 
     def replace(self) -> None:
@@ -124,12 +123,6 @@ class Transaction:
         except OSError as error:
             self.undo()
             raise _cannot_write(error) from error
-
-    def doubt(self) -> str:
-        """The end of a sentence: what may be the cause where the service falls right behind the change."""
-        if not self._new:
-            return ""
-        return f"; {self._new[0]}: do these permissions let it read the file? see --config-mode and mode="
 
     def keep(self) -> None:
         """The new files are the files. Raises: Fault where a crash would still undo them."""
