@@ -437,6 +437,18 @@ def test_a_source_whose_links_are_another_users_is_read_without_privileges(top):
     assert as_user(SERVICE, lambda: content_of(str(volume / "now" / "a.yml"), 100) == b"a" or os._exit(2))
 
 
+def test_a_path_may_begin_where_we_are(top, theirs, monkeypatch):
+    monkeypatch.chdir(theirs)
+    change("../theirs/./a.yml")
+    assert (theirs / "a.yml").read_text() == "new"
+    monkeypatch.chdir(top)
+    (top / "gone").mkdir()
+    monkeypatch.chdir(top / "gone")
+    (top / "gone").rmdir()
+    change(theirs / "a.yml", content="newer")
+    assert (theirs / "a.yml").read_text() == "newer"
+
+
 def test_a_path_that_names_no_file_is_said(top):
     for path in (f"{top}/", f"{top}/..", f"{top}/."):
         with pytest.raises(Fault, match="cannot"):

@@ -157,7 +157,9 @@ def find(path: str, *, make: bool = False) -> tuple[Folder, str]:
 
     A path that ends in "/" is a folder's; the name is empty then. `make`: have the folder.
     """
-    folder, steps = Folder("/", os.open("/", STEP)), os.path.join(os.getcwd(), path).split("/")
+    folder, steps = Folder("/", os.open("/", STEP)), path.split("/")
+    if not path.startswith("/"):
+        steps = os.getcwd().split("/") + steps
     while True:
         name, *steps = steps
         led = folder.follow(name)
