@@ -646,6 +646,19 @@ def test_the_index_finds_journals_whose_paths_nobody_knows(files, tmp_path):
     assert listing(index) == []
 
 
+def test_the_index_knows_a_transaction_before_anything_that_takes_time(files, tmp_path, monkeypatch):
+    """A disk may take its time to sync, and what is killed meanwhile must be found."""
+    index = tmp_path / "index"
+    index.mkdir(mode=0o700)
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(Crash))
+        begin(files, str(index))
+    drop_locks()
+    repair([], str(index))
+    assert listing(tmp_path) == ["a.yml", "b.yml", "index"]
+    assert listing(index) == []
+
+
 def test_a_journal_of_somebody_else_is_left_alone(files, tmp_path):
     """In a folder that others can write to, a journal would make us put their files in place."""
     abandon(files)

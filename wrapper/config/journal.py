@@ -100,9 +100,9 @@ class Journal:
         try:
             if not _lock(self._folders[0], self._name, self._file):
                 raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", self.path)
+            self._entry = None if index is None else _enlist(index, self.path)
             self._begin()
             self._refuse_others()
-            self._entry = None if index is None else _enlist(index, self.path)
         except OSError:
             self.close()
             raise
@@ -358,7 +358,7 @@ def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) 
 def index_folder(*, make: bool) -> str | None:
     """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
     for folder in PLACES:
-        place = os.path.join(folder, f"wrapper-transactions-{os.geteuid()}")
+        place = os.path.join(folder, f"wrapper-journals-{os.geteuid()}")
         if make:
             with contextlib.suppress(OSError):  # it is there already, or cannot be
                 os.mkdir(place, 0o700)
