@@ -312,6 +312,29 @@ def test_transactions_that_share_any_file_exclude_each_other(files):
     assert contents(files) == ["new a", "new b", None]
 
 
+def test_transactions_over_other_files_of_the_folder_do_not_hinder_each_other(tmp_path):
+    """Two services often have their files in one folder."""
+    faults = []
+
+    def go_on(name):
+        for number in range(60):
+            try:
+                transaction = Transaction({str(tmp_path / name): str(number)}, None)
+                transaction.stage()
+                transaction.replace()
+                transaction.keep()
+            except Fault as fault:
+                faults.append(fault)
+
+    threads = [threading.Thread(target=go_on, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert listing(tmp_path) == ["a", "b", "c"]
+
+
 def test_one_that_is_refused_leaves_nothing(files, tmp_path):
     first = begin(files[1:2])
     before = listing(tmp_path)
@@ -650,9 +673,10 @@ def test_the_index_knows_a_transaction_before_anything_that_takes_time(files, tm
     """A disk may take its time to sync, and what is killed meanwhile must be found."""
     index = tmp_path / "index"
     index.mkdir(mode=0o700)
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(Crash))
-        begin(files, str(index))
+        with pytest.raises(Crash):
+            begin(files, str(index))
     drop_locks()
     repair([], str(index))
     assert listing(tmp_path) == ["a.yml", "b.yml", "index"]

@@ -123,12 +123,11 @@ class Journal:
         return {change.name: change.existed for change in self.changes if change.folder is folder}
 
     def _refuse_others(self) -> None:
-        """Raises: BlockingIOError. Two that begin in the same moment see each other, and both give way."""
+        """Raises: BlockingIOError. Two that begin at once both give way; one that names no files yet will see ours."""
         for folder in self._folders:
             for name in set(_journals(folder)) - {self._name}:
                 with contextlib.suppress(FileNotFoundError):  # its transaction has just ended
-                    files = _Left(folder, name).files
-                    if not files or not files.keys().isdisjoint(self._files_in(folder)):
+                    if not _Left(folder, name).files.keys().isdisjoint(self._files_in(folder)):
                         raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
     def begin_replacing(self) -> None:
@@ -306,7 +305,7 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
     """Mend the transaction of one journal, where there is one that no process carries out."""
     try:
         left = _Left(folder, name)
-        if wanted is not None and left.files and not any(file in wanted for file in left.files):
+        if wanted is not None and not any(file in wanted for file in left.files):
             return []  # another service's, which is to be told of the way back by its own next change
         if left.lead is None:
             return _repair_lead(folder, name)
