@@ -56,13 +56,13 @@ def secret(top):
     return folder / "secret"
 
 
-def as_user(uid, act):
+def as_user(uid, act, *, keeps_groups=False):
     """What another user's process does: True where it came through. A child, for a process has one uid."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            os.setgroups([])
+            os.setgroups(os.getgroups() if keeps_groups else [])
             os.setgid(uid)
             os.setuid(uid)
             act()
@@ -190,6 +190,46 @@ def test_a_neighbours_link_in_a_shared_folder_has_the_neighbours_power(top, secr
     assert secret.read_text() == "root's"
 
 
+def test_roots_own_link_that_a_neighbour_could_have_moved_is_not_followed(top, secret):
+    """In a folder that all may write to, and that is not sticky, one may rename what is another's (rename(2))."""
+    shared = top / "shared"
+    shared.mkdir()
+    (shared / "kept").symlink_to(secret)
+    for mode, group in ((0o777, 0), (0o775, NEIGHBOUR)):
+        os.chown(shared, 0, group)
+        shared.chmod(mode)
+        assert as_user(NEIGHBOUR, lambda: os.rename(shared / "kept", shared / "a.yml"))
+        with pytest.raises(Fault, match="a link that another user can have put there is not followed"):
+            change(shared / "a.yml")
+        os.rename(shared / "a.yml", shared / "kept")
+    for mode, group in ((0o1777, 0), (0o775, 0), (0o755, NEIGHBOUR)):
+        os.chown(shared, 0, group)
+        shared.chmod(mode)
+        change(shared / "kept", way="undo")
+    assert secret.read_text() == "root's"
+
+
+def test_the_services_power_is_without_roots_groups(theirs, secret):
+    """Root's own, and those that it was started with, may write to what the service's user may not."""
+    secret.chmod(0o660)
+    secret.parent.chmod(0o775)
+    assert as_user(SERVICE, lambda: (theirs / "b.yml").symlink_to(secret))
+    for group in (0, 33):
+        os.chown(secret, 0, group)
+        os.chown(secret.parent, 0, group)
+
+        def refused():
+            os.setgroups([0, 33])
+            room._library.cache_clear()
+            with pytest.raises(Fault, match=f"Permission denied for uid {SERVICE}"):
+                change(theirs / "b.yml")
+            change(theirs / "a.yml", content="newer")
+            assert sorted(os.getgroups()) == [0, 33]
+
+        assert as_user(0, refused, keeps_groups=True)
+    assert secret.read_text() == "root's"
+
+
 def test_a_link_within_what_is_the_services_is_followed(theirs):
     assert as_user(SERVICE, lambda: ((theirs / "v2").mkdir(), (theirs / "v2" / "c.yml").write_text("old"),
                                      (theirs / "now").symlink_to("v2"), (theirs / "c.yml").symlink_to("now/c.yml")))
@@ -220,7 +260,7 @@ def test_a_link_whose_users_power_cannot_be_taken_on_is_not_followed(theirs, sec
         setfsuid = setfsgid = staticmethod(lambda number: 0)  # what it was before, and is still
         prctl = staticmethod(lambda *_: 0)
 
-    monkeypatch.setattr(room, "_library", lambda: None if lack == "ctypes" else (Powerless, 1))
+    monkeypatch.setattr(room, "_library", lambda: None if lack == "ctypes" else (Powerless, 1, lambda groups: None))
     with pytest.raises(Fault, match=f"a link that uid {SERVICE} can have put there is not followed"):
         change(theirs / "b.yml")
     change(theirs / "a.yml")

@@ -75,7 +75,6 @@ def _prepared(service: Service, files: Mapping[str, Content], check: Check, acti
     try:
         _refuse_unknown(ready_timeout, probe, mode)
         act = actions.of(action, service, handle, reason, ready_timeout)
-        checks.refuse_unknown(check)
         change = Change(service, files, act, probe, handle, ready_timeout, mode)
         if change.is_in_force:
             return [], None

@@ -14,15 +14,17 @@ import errno
 import functools
 import os
 import stat
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Optional
 
     Power = Optional[tuple[int, int]]  # uid and gid of another user; None is our own
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4  # prctl(2)
+SETGROUPS = {"x86_64": 116, "ppc64le": 81, "s390x": 206}  # syscalls(2); 159 where they are numbered anew, as on arm64
 LINKS_MAX = 40  # followed on one way, as the kernel does (path_resolution(7))
 STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would be waited for for ever (fifo(7))
@@ -38,6 +40,7 @@ class Folder:
         status = os.fstat(file)
         self.path = path
         self.gid = status.st_gid
+        self._mode = status.st_mode
         self._file = file
         self._way = borrowed, links
         self._owner = _another(status)
@@ -78,10 +81,17 @@ class Folder:
         """Whose power a link is followed with: that of the user who can have put it there."""
         owner = self._owner or _another(link)
         power = _power(owner)
-        if owner is not None and power is None:
-            raise PermissionError(errno.EACCES, f"a link that uid {owner[0]} can have put there is not followed; name "
-                                  "what it leads to")
+        if power is None and (owner is not None or self._is_shared()):
+            another = "another user" if owner is None else f"uid {owner[0]}"
+            raise PermissionError(errno.EACCES, f"a link that {another} can have put there is not followed; name what "
+                                  "it leads to")
         return power
+
+    def _is_shared(self) -> bool:
+        """True where other users may rename what is not theirs; Kubernetes' volumes are for all, but read-only."""
+        others = stat.S_IWOTH | (stat.S_IWGRP if self.gid not in (0, os.getegid()) else 0)
+        is_theirs = self._mode & others and not self._mode & stat.S_ISVTX
+        return bool(is_theirs and not os.fstatvfs(self._file).f_flag & os.ST_RDONLY)
 
     # Files, never through a link. All raise OSError.
 
@@ -185,7 +195,7 @@ def _another(status: os.stat_result) -> Power:
 
 
 # Another user's power. seteuid(2) would be for all threads: glibc sees to that. setfsuid(2) is for the calling one, and
-# takes root's power over files from it meanwhile (capabilities(7)).
+# takes root's power over files from it meanwhile (capabilities(7)); the system call setgroups(2) takes root's groups.
 
 
 @contextlib.contextmanager
@@ -193,13 +203,16 @@ def acting(power: Power) -> Iterator[None]:
     if power is None:
         yield
         return
-    library, is_dumpable = _library()
+    library, is_dumpable, set_groups = _library()
+    groups = os.getgroups()
+    set_groups(())
     before = library.setfsgid(power[1]), library.setfsuid(power[0])  # within another one, that is not root
     try:
         yield
     finally:
         library.setfsuid(before[1])
         library.setfsgid(before[0])
+        set_groups(groups)
         library.prctl(PR_SET_DUMPABLE, is_dumpable, 0, 0, 0)  # else all of /proc/1/fd is closed to `docker exec`
 
 
@@ -208,16 +221,22 @@ def _power(owner: Power) -> Power:
     if owner is None or os.geteuid() != 0 or _library() is None:
         return None
     with acting(owner):
-        return owner if _library()[0].setfsuid(-1) & 0xFFFFFFFF == owner[0] else None  # -1 is no user: it only asks
+        is_taken = _library()[0].setfsuid(-1) & 0xFFFFFFFF == owner[0]  # -1 is no user: it only asks
+        return owner if is_taken and not os.getgroups() else None
 
 
 @functools.cache
 def _library() -> Any:
-    """The C library, and whether this process is dumpable, which it is no more behind setfsuid(2)."""
+    """The C library, whether this process is dumpable, which it is no more behind setfsuid(2), and setgroups(2)."""
     try:
         import ctypes  # start-up: only where root meets another user's folder; and an image may have no libffi
 
-        library = ctypes.CDLL(None)
-        return library, library.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)
+        library, machine = ctypes.CDLL(None), os.uname().machine
+        number = SETGROUPS.get(machine, 159) if sys.maxsize > 2**32 else 206
+
+        def set_groups(groups: Sequence[int]) -> None:
+            library.syscall(ctypes.c_long(number), len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+
+        return library, library.prctl(PR_GET_DUMPABLE, 0, 0, 0, 0), set_groups
     except (ImportError, OSError):
         return None

@@ -39,8 +39,6 @@ class Replacement:
     unlike a shell's, match a dot in front too.
     """
 
-    __slots__ = ("existed", "folder", "is_replaced", "name", "path", "saved", "staged")
-
     def __init__(self, folder: Folder, name: str, token: str, existed: bool) -> None:
         self.folder = folder
         self.name = name

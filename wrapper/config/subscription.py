@@ -246,9 +246,12 @@ class Subscription:
         self._record.looked()
         try:
             look = self._source.look(None if early is None else early.remaining())
-            if not look.is_still:
-                return self._await_stillness()
-            self._restless_looks = 0
+            self._restless_looks = 0 if look.is_still else self._restless_looks + 1
+            if self._restless_looks > RESTLESS_LOOKS:
+                raise CannotLook(f"{self._source.name}: changes all the time")
+            if not look.is_still:  # what is there may be half written
+                self._record.result = "changed, not still yet"
+                return False
             if look.changed:
                 self._take(self._selected(look))
             else:
@@ -264,14 +267,6 @@ class Subscription:
             return False
         self._board.resolve(self._key, "source")
         return True
-
-    def _await_stillness(self) -> bool:
-        """False, for what is there may be half written. Raises: CannotLook where it always is."""
-        self._restless_looks += 1
-        if self._restless_looks > RESTLESS_LOOKS:
-            raise CannotLook(f"{self._source.name}: changes all the time")
-        self._record.result = "changed, not still yet"
-        return False
 
     def _selected(self, look: Look) -> Any:
         found = self._read(look)

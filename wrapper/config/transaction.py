@@ -205,7 +205,10 @@ def _give(folder: Folder, file: int, mode: int, owner: int, group: int) -> int:
 
 def _copy_attributes(old: int, new: int) -> bool:
     """False where the old file's ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
-    wanted, is_kept = _attributes(old), True
+    wanted: list[str] = []
+    is_kept = True
+    with contextlib.suppress(OSError):  # a file system without them
+        wanted = os.listxattr(old)
     for name in {*wanted, ACL} - OF_CONTENT:
         try:
             if name in wanted:
@@ -215,12 +218,6 @@ def _copy_attributes(old: int, new: int) -> bool:
         except OSError:  # xattr(7): some take privileges, some file systems have none
             is_kept = is_kept and not (name == ACL and name in wanted)
     return is_kept
-
-
-def _attributes(file: int) -> list[str]:
-    with contextlib.suppress(OSError):  # a file system without them
-        return os.listxattr(file)
-    return []
 
 
 def _cannot_write(error: OSError) -> Fault:
