@@ -558,6 +558,14 @@ def test_a_check_may_be_one_text(stage, check):
     assert stage.file.read_text() == "old"
 
 
+def test_a_check_may_be_the_authors_own_code(stage):
+    """It is called with where each new file is."""
+    read = lambda staged: Path(staged[str(stage.file)]).read_text()  # noqa: E731
+    assert "the check failed: bad" in only(stage.apply("bad", check=read)).message
+    assert stage.apply("good", check=lambda staged: read(staged) == "good") == []
+    assert stage.says()[2] == "good"
+
+
 def test_a_mapping_of_any_kind_has_a_check_for_a_path(stage):
     check = types.MappingProxyType({str(stage.file): "/bin/false {file}"})
     assert "rejects the new file" in only(stage.apply("new", check=check)).message

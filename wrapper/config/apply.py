@@ -137,6 +137,7 @@ class Change:
             fault = verdict("the check", check, (staged,), checks.CHECK_TIMEOUT, self._service)
             if fault is not None:
                 raise Fault("check", fault)
+            return
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
