@@ -455,6 +455,22 @@ def test_a_journal_whose_lead_is_out_of_reach_waits_for_it(theirs, secret, top):
     assert not second.exists()
 
 
+def test_a_folder_that_is_gone_for_good_blocks_no_change_of_the_others(theirs, secret):
+    abandoned(theirs / "a.yml", secret)
+    shutil.rmtree(theirs)
+    assert repair([str(secret)], None) == [str(secret)]
+    assert secret.read_text() == "root's"
+    assert os.listdir(secret.parent) == ["secret"]
+
+
+def test_a_journal_whose_leads_folder_is_gone_for_good_blocks_no_change(theirs, secret):
+    abandoned(theirs / "a.yml", secret)
+    shutil.rmtree(secret.parent)
+    change(theirs / "a.yml", content="newer")
+    assert (theirs / "a.yml").read_text() == "newer"
+    assert os.listdir(theirs) == ["a.yml"]
+
+
 # Sources
 
 

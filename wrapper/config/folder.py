@@ -31,9 +31,9 @@ FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe would be waited fo
 
 
 class Folder:
-    """One open folder, and files in it by name. `path` is its real path, `uid` the user who acts in it.
+    """One open folder, and files in it by name, never through a link. Raises: OSError.
 
-    `borrowed` is the power of the user whose link led here.
+    `path` is its real path, `uid` the user who acts in it, `borrowed` the power of the user whose link led here.
     """
 
     def __init__(self, path: str, file: int, borrowed: Power = None, links: int = 0) -> None:
@@ -52,7 +52,7 @@ class Folder:
         close(self._file)
 
     def enter(self, name: str, *, make: bool) -> Folder:
-        """A folder in this one. Raises: OSError."""
+        """A folder in this one."""
         with self.at(name):
             if make and self.status(name) is None:
                 os.mkdir(name, dir_fd=self._file)
@@ -92,8 +92,6 @@ class Folder:
         others = stat.S_IWOTH | (stat.S_IWGRP if self.gid not in (0, os.getegid()) else 0)
         is_theirs = self._mode & others and not self._mode & stat.S_ISVTX
         return bool(is_theirs and not os.fstatvfs(self._file).f_flag & os.ST_RDONLY)
-
-    # Files, never through a link. All raise OSError.
 
     def open(self, name: str, flags: int) -> int:
         with self.at(name):
@@ -167,9 +165,8 @@ def find(path: str, *, make: bool = False) -> tuple[Folder, str]:
 
     A path that ends in "/" is a folder's; the name is empty then. `make`: have the folder.
     """
-    folder, steps = Folder("/", os.open("/", STEP)), path.split("/")
-    if not path.startswith("/"):
-        steps = os.getcwd().split("/") + steps
+    folder = Folder("/", os.open("/", STEP))
+    steps = (path if path.startswith("/") else f"{os.getcwd()}/{path}").split("/")
     while True:
         name, *steps = steps
         led = folder.follow(name)

@@ -107,7 +107,7 @@ class Journal:
 
     def _begin(self) -> None:
         lead, *others = self._folders
-        self._append({"phase": STAGING, "files": self._files_in(lead), "folders": [other.path for other in others]})
+        self.append({"phase": STAGING, "files": self._files_in(lead), "folders": [other.path for other in others]})
         for other in others:
             file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
@@ -128,15 +128,11 @@ class Journal:
                     if not _Left(folder, name).files.keys().isdisjoint(self._files_in(folder)):
                         raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
-    def begin_replacing(self) -> None:
-        """From now on a crash means: put the saved files back."""
-        self._append({"phase": REPLACING})
-
     def keep(self) -> None:
         """From now on the new files are the files."""
         try:
             try:
-                self._append({"phase": KEPT})
+                self.append({"phase": KEPT})
             except OSError:
                 self._folders[0].remove(self._name)  # says the same, and needs no room on the disk
         except OSError:
@@ -174,7 +170,7 @@ class Journal:
         for folder in self._folders:
             folder.sync()
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: dict[str, Any]) -> None:
         _write_line(self._file, entry)
         os.fsync(self._file)
 
@@ -251,22 +247,28 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
 
 def _await_turn(index: str) -> int | None:
     """The lock of the index; None where it cannot be had, which must not keep a service from starting."""
-    try:
+    with contextlib.suppress(OSError):
         file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):  # some file systems have no locks for folders
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+        with contextlib.suppress(OSError):  # some file systems have no locks for folders
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+    return None
 
 
 def _repair_at(path: str) -> list[str]:
     try:
-        return repair_in(find(path + "/")[0])
+        folder = _open(path)
+        return [] if folder is None else repair_in(folder)
     except OSError as error:
-        if error.errno != errno.ENOENT:
-            log.warning(f"cannot look for journals in {path}: {error.strerror}")
+        log.warning(f"cannot look for journals in {path}: {error.strerror}")
         return []
+
+
+def _open(path: str) -> Folder | None:
+    """None where no folder is. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return find(f"{path}/")[0]
+    return None
 
 
 def repair_in(folder: Folder, wanted: Container[str] | None = None) -> list[str]:
@@ -307,14 +309,15 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
             return []  # another service's, which is to be told of the way back by its own next change
         if left.lead is None:
             return _repair_lead(folder, name)
-        lead = find(f"{left.lead}/")[0]
-        is_lead = name in _journals(lead) and _Left(lead, name).lead is None
-        restored = _repair_lead(lead, name) if is_lead else []
-        if lead.status(name) is None:  # it goes last: without it all is over but the tidying up
+        lead, restored = _open(left.lead), []
+        if lead is not None and name in _journals(lead) and _Left(lead, name).lead is None:
+            restored = _repair_lead(lead, name)
+        # The lead goes last: without it all is over but the tidying up. Its volume may come yet, but not for ever.
+        if wanted is not None if lead is None else lead.status(name) is None:
             _tidy(name, left.changes, [folder])
         return restored
     except FileNotFoundError:
-        return []  # it has just ended; or the lead's volume is not there
+        return []  # it has just ended
     except (OSError, ValueError) as error:  # no path at all, as only its owner can have written it
         log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error}")
         return []
@@ -326,8 +329,8 @@ def _repair_lead(folder: Folder, name: str) -> list[str]:
         if not _lock(folder, name, file):
             return []  # its transaction is under way, or over
         left = _Left(folder, name)  # once more: now nothing more is written
-        others = [_Left(other, name) for path in left.others for other in [find(f"{path}/")[0]]
-                  if name in _journals(other)]
+        others = [_Left(other, name) for other in map(_open, left.others)
+                  if other is not None and name in _journals(other)]
         all_left = [left, *(other for other in others if other.lead == folder.path)]
         changes = [change for one in all_left for change in one.changes]
         restored = [change.path for change in changes if left.phase == REPLACING and change.restore()]

@@ -8,7 +8,7 @@ import os
 from typing import Union
 
 from wrapper.config.folder import Folder, find
-from wrapper.config.journal import Journal, repair_in
+from wrapper.config.journal import REPLACING, Journal, repair_in
 from wrapper.config.look import fingerprint
 
 TYPE_CHECKING = False
@@ -116,7 +116,7 @@ class Transaction:
         """Move the new files to their places. Raises: Fault, and then all is as it was."""
         assert self._journal is not None
         try:
-            self._journal.begin_replacing()
+            self._journal.append({"phase": REPLACING})  # from now on a crash means: put the saved files back
             for change, content in zip(self._journal.changes, self.contents.values()):
                 change.replace(content is not None)
             self._journal.sync()
