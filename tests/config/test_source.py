@@ -134,6 +134,13 @@ def test_a_missing_token_file_is_said():
     assert "cannot read the token" in refused("http://127.0.0.1:1/", token_file="/nowhere/token")
 
 
+def test_a_token_file_that_is_a_pipe_is_said_at_once(tmp_path):
+    """Its reader would wait for ever (fifo(7))."""
+    os.mkfifo(tmp_path / "token")
+    said = refused("http://127.0.0.1:1/", token_file=str(tmp_path / "token"))
+    assert "cannot read the token: it is no regular file" in said
+
+
 @pytest.mark.parametrize("content", [b"secret-1\n# rotated\n", b"secret 1", b"", b"\xff\xfe", "sécret".encode()])
 def test_a_token_that_is_none_is_named_by_its_file_only(serve, tmp_path, content):
     """http.client names the field that it refuses with its value."""
