@@ -137,6 +137,11 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             Certificate(chosen["tls_cert"], chosen["tls_key"])
         except CannotStart as error:
             yield str(error)
+    source, place = chosen["config_source"], chosen["config_file"]
+    if (source and place and not (chosen["config_select"] or chosen["config_template"] or place.endswith("/"))
+            and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(place)):
+        yield (f"--config-file={place}: --config-source is a folder, so this must be one too: end it with /, or name "
+               "one of the source's files with --config-select")
 
 
 def _refuse(error: BadSettings) -> int:

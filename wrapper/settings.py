@@ -196,6 +196,8 @@ class Settings:
     config_action: str = option(
         values.action, "restart", "ACTION",
         "what makes the service take it: `restart`, `reload`, `signal:HUP`, `POST /-/reload` or `none`")
+    config_mode: int | None = option(
+        values.mode, None, "MODE", "mode of a `--config-file` that is new; default `0644`, else the old file's")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
     config_timeout: float = option(values.positive_duration, "10s", "D", "how long one look may take")
     config_splay: float = option(

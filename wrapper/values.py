@@ -224,6 +224,13 @@ def origin(text: str) -> str:
     return text
 
 
+def mode(text: str) -> int:
+    """Rights of a file, in octal as chmod(1) takes them."""
+    if not is_number(text) or len(text) > 4 or not set(text) <= set("01234567") or int(text, 8) > 0o777:
+        raise ValueError("expected the mode of a file in octal, such as 0640")
+    return int(text, 8)
+
+
 def command(text: str) -> tuple[str, ...]:
     """A command line as a shell would split it; no shell runs it."""
     import shlex  # start-up: few containers check their configuration

@@ -19,8 +19,8 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
-from wrapper.config import journal
 from wrapper.config.apply import Change, apply, apply_first
+from wrapper.config.journal import Replacement
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.events import Feed
@@ -147,7 +147,7 @@ def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_nex
         raise OSError(5, "Input/output error", "x")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Change, "restore", fail)
+        patch.setattr(Replacement, "restore", fail)
         problems = stage.apply("new", action="signal:HUP", ready_timeout=0.1, probe=lambda service: "no")
     assert [problem.details["step"] for problem in problems] == ["probe", "rollback"]
     assert "undone" not in problems[0].message
@@ -155,6 +155,37 @@ def test_files_that_could_not_be_put_back_at_once_reach_the_service_with_the_nex
     assert stage.says()[2] == "new"
     assert stage.apply("old", action="POST /-/reload") == []
     assert stage.says()[2] == "old"
+
+
+def test_where_the_service_falls_behind_a_new_file_its_permissions_are_named(stage):
+    """A service that has dropped root cannot read what is root's alone, and says so at most in its own words."""
+    stage.file.unlink()
+    problem = stage.apply("broken", mode=0o600)[0]
+    assert f"; {stage.file} is new, with mode 0600 and uid 0: do these permissions" in problem.message
+    stage.file.write_text("old")
+    problem = stage.apply("broken", mode=0o600)[0]
+    assert "permissions" not in problem.message
+    problem, = stage.apply("broken", mode=0o1600)
+    assert "mode is a number from 0 to 0o777" in problem.message
+
+
+def test_what_a_check_prints_and_a_service_answers_is_in_the_details_only(stage):
+    """The message is for more readers than they are; a faulty line may hold a password."""
+    says = [sys.executable, "-c", "import sys; sys.exit('line 3: DB_PASSWORD=hunter2')", "{file}"]
+    for problem in (*stage.apply("new", check=says), *stage.apply("broken hunter2", action="POST /-/reload"),
+                    *stage.apply("broken hunter2")):
+        assert problem.details["output"]
+        assert "PASSWORD" not in problem.message
+        assert "this configuration" not in problem.message
+
+
+def test_a_new_file_has_the_mode_that_was_asked_for(stage, tmp_path):
+    new = tmp_path / "new"
+    for mode, found in ((None, 0o644), (0o600, 0o600), (0o640, 0o600)):
+        assert apply(stage.service, {str(new): str(mode)}, action=None, mode=mode) == []
+        assert new.stat().st_mode & 0o777 == found, "the mode of a file that is there stays"
+        if mode is None:
+            new.unlink()
 
 
 def test_a_stopped_service_reads_it_when_it_is_started(stage):
@@ -525,6 +556,14 @@ def test_a_service_that_was_stopped_meanwhile_holds_up_no_other_change(tmp_path)
 def test_a_check_may_be_one_text(stage, check):
     assert "rejects the new file" in only(stage.apply("new", check=check)).message
     assert stage.file.read_text() == "old"
+
+
+def test_a_check_may_be_the_authors_own_code(stage):
+    """It is called with where each new file is."""
+    read = lambda staged: Path(staged[str(stage.file)]).read_text()  # noqa: E731
+    assert "the check failed: bad" in only(stage.apply("bad", check=read)).message
+    assert stage.apply("good", check=lambda staged: read(staged) == "good") == []
+    assert stage.says()[2] == "good"
 
 
 def test_a_mapping_of_any_kind_has_a_check_for_a_path(stage):

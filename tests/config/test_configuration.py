@@ -7,21 +7,27 @@ import json
 import os
 import random
 import signal
+import sys
 import threading
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.config.conftest import answer
 from tests.config.test_source import kubernetes
 from tests.running import Wrapper, free_port, service, wait_until
+from wrapper import settings
 from wrapper.config import journal
+from wrapper.errors import BadSettings
 
 
 class Place:
     """A source, a file of the service, and wrappers that bring the one into the other."""
 
     def __init__(self, folder):
+        folder.mkdir(exist_ok=True)
         self.source = folder / "source"
         self.file = folder / "service.conf"
         self.folder = folder
@@ -187,6 +193,72 @@ def test_options_that_make_no_sense_stop_the_start(place):
         with place.wrapper(*options, wait=False) as wrapper:
             assert wrapper.end() == 2
             assert options[0] in wrapper.stderr
+
+
+# All that it needs is read before: interpreter and tests may be closed to other users.
+DROPS_ROOT = """
+import os, signal, socket, sys
+code = open(sys.argv[1]).read()
+os.setgroups([])
+os.setgid(1000)
+os.setuid(1000)
+del sys.argv[0]
+exec(code)
+"""
+
+
+@pytest.mark.parametrize(("options", "mode"), [([], 0o644), (["--config-mode", "0604"], 0o604)])
+def test_a_service_that_has_dropped_root_reads_its_first_configuration(options, mode):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        os.chmod(folder, 0o755)
+        place = Place(Path(folder))
+        place.file.unlink()
+        place.change("first")
+        reads_as_another_user(place, options, mode)
+
+
+def reads_as_another_user(place, options, mode):
+    with Wrapper("--config-source", str(place.source), "--config-file", str(place.file), *options,
+                 command=[sys.executable, "-c", DROPS_ROOT, *service("configured", str(place.file))[2:]]) as wrapper:
+        assert said(wrapper) == "first"
+        assert place.file.stat().st_mode & 0o777 == mode
+
+
+def test_a_link_that_the_service_put_in_place_of_its_configuration_leads_to_no_file_of_roots():
+    """The wrapper is root, the service is not, and the folder of its configuration is the service's."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        place, secret = Place(Path(folder) / "theirs"), Path(folder) / "secret"
+        secret.write_text("root's")
+        os.chown(place.folder, 1000, 1000)
+        place.file.unlink()
+        place.file.symlink_to(secret)
+        os.chown(place.file, 1000, 1000, follow_symlinks=False)
+        place.change("new")
+        with place.wrapper("--config-action", "none") as wrapper:
+            wait_until(lambda: problems(wrapper))
+            assert "Permission denied for uid 1000" in problems(wrapper)[0]["message"]
+            assert wrapper.status()["state"] == "running"
+        assert secret.read_text() == "root's"
+
+
+@pytest.mark.parametrize("text", ["640x", "0o640", "1777", "9", "", "00644"])
+def test_a_mode_is_octal(text):
+    with pytest.raises(BadSettings):
+        settings.read(["--upstream", "127.0.0.1:1", f"--config-mode={text}", "--", "x"], {})
+
+
+def test_a_folder_as_source_needs_a_folder_as_its_place(place):
+    """Else all of it would become one JSON document, and the check's fault would be the only hint."""
+    place.source.mkdir()
+    (place.source / "a.conf").write_text("a")
+    for file in (place.folder / "there-is-none", place.file):
+        for source in (place.source, f"file://{place.source}"):
+            with place.wrapper("--config-file", str(file), source=source, wait=False) as wrapper:
+                assert wrapper.end() == 2
+                assert f"--config-file={file}: --config-source is a folder" in wrapper.stderr
+    with place.wrapper("--config-select", "a.conf", source=place.source) as wrapper:
+        assert said(wrapper) == "a"
 
 
 def misbehaving(state, held):

@@ -73,7 +73,9 @@ class Site:
             self.stage.around.settings)
 
     def look(self):
-        assert self.subscription._look(), self.subscription.status()
+        for _ in range(2):  # what was written just now counts when it has been still for a look
+            is_still = self.subscription._look()
+        assert is_still, self.subscription.status()
         self.subscription._bring_pending()
         return [entry["message"] for entry in self.stage.around.board.list()]
 
@@ -101,11 +103,30 @@ def test_what_goes_from_a_folder_goes_and_what_did_not_come_from_it_stays(folder
     assert names(folders.place) == ["a.yml", "image.yml"]
 
 
+def test_an_editor_at_work_in_the_source_changes_nothing(folders):
+    """vim keeps a swap file, tries with 4913 whether it can write, and moves the old file aside."""
+    folders.look()
+    before = folders.subscription.status()["hash_seen"]
+    for name in (".a.yml.swp", "4913", "a.yml~", "#a.yml#", "a.yml.tmp"):
+        (folders.source / name).write_text("an editor's")
+    assert folders.look() == []
+    assert folders.subscription.status()["hash_seen"] == before
+    assert names(folders.place) == ["a.yml", "b.yml", "image.yml"]
+
+
 def test_folders_in_a_folder_come_too(folders):
     (folders.source / "sub").mkdir()
     (folders.source / "sub" / "c.yml").write_text("c")
     assert folders.look() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
+
+
+def test_a_place_that_ends_in_a_slash_becomes_a_folder(tmp_path):
+    site = Site(tmp_path, "sub/place/")
+    site.source.mkdir()
+    (site.source / "a.yml").write_text("a")
+    assert site.look() == []
+    assert names(site.place) == ["a.yml"]
 
 
 def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
@@ -114,7 +135,7 @@ def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
     (folders.source / "sub" / "c.yml").write_text("c")
     (folders.place / "sub").write_text("in the way")
     problem, = folders.look()
-    assert problem == f"cannot make {folders.place / 'sub'}: File exists"
+    assert problem == f"cannot make {folders.place / 'sub'}: Not a directory"
     (folders.place / "sub").unlink()
     assert folders.look() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
@@ -124,7 +145,9 @@ def test_a_document_cannot_write_outside_the_folder(tmp_path):
     site = Site(tmp_path, "place/")
     site.place.mkdir()
     site.source.write_text(json.dumps({"ok.yml": "fine", "../escaped": "no"}))
-    assert "no name of a file inside the folder" in str(site.look())
+    assert site.look() == ["the source holds what is no name of a file inside the folder"]
+    details = site.stage.around.board.list()[0]["details"]
+    assert details == {"step": "render", "content": ["../escaped"]}, "content is not for all who read the message"
     assert names(site.place) == []
     assert not (tmp_path / "escaped").exists()
 
@@ -136,6 +159,20 @@ def test_without_a_selection_the_bytes_go_through(tmp_path, content):
     assert site.look() == []
     assert site.place.read_bytes() == content
     assert site.subscription.status()["hash_applied"] == hashlib.sha256(content).hexdigest()[:12]
+
+
+def test_a_source_that_is_written_in_place_is_one_change_when_it_is_whole(tmp_path):
+    """Truncated, written half, written whole, as a shell's `>` and many programs do it."""
+    site = Site(tmp_path, "place")
+    site.source.write_text("old")
+    site.look()
+    for content in ("", "ha", "half", "half and whole"):
+        site.source.write_text(content)
+        site.subscription._look()
+        site.subscription._bring_pending()
+        assert site.place.read_text() == "old"
+    assert site.look() == []
+    assert site.place.read_text() == "half and whole"
 
 
 def test_what_was_rejected_has_one_hash_everywhere(tmp_path):

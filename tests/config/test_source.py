@@ -12,8 +12,7 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
-from wrapper.config.fingerprint import fingerprint
-from wrapper.config.look import JSON_BYTES, CannotLook, Look, document
+from wrapper.config.look import JSON_BYTES, CannotLook, Look, document, fingerprint
 
 
 def look(origin, **options):
@@ -133,6 +132,13 @@ def test_the_token_is_read_at_every_look_and_never_shown(serve, tmp_path):
 
 def test_a_missing_token_file_is_said():
     assert "cannot read the token" in refused("http://127.0.0.1:1/", token_file="/nowhere/token")
+
+
+def test_a_token_file_that_is_a_pipe_is_said_at_once(tmp_path):
+    """Its reader would wait for ever (fifo(7))."""
+    os.mkfifo(tmp_path / "token")
+    said = refused("http://127.0.0.1:1/", token_file=str(tmp_path / "token"))
+    assert "cannot read the token: it is no regular file" in said
 
 
 @pytest.mark.parametrize("content", [b"secret-1\n# rotated\n", b"secret 1", b"", b"\xff\xfe", "sécret".encode()])
@@ -259,6 +265,71 @@ def test_a_change_within_the_grain_of_the_clock_is_seen(tmp_path):
         assert origin.look().content == f"{number:03}".encode()
 
 
+def test_what_is_being_written_is_not_still_until_the_next_look_finds_the_same(tmp_path):
+    """Half of a file that is written in place is a document of its own in many languages."""
+    file = tmp_path / "file"
+    file.write_text("whole")
+    os.utime(file, (1, 1))
+    origin = source.of(str(file))
+    assert origin.look().is_still, "it was written long before"
+    file.write_text("ha")
+    assert not origin.look().is_still
+    file.write_text("half")
+    assert not origin.look().is_still
+    found = origin.look()
+    assert (found.content, found.is_still) == (b"half", True)
+
+
+def test_what_was_written_right_before_the_first_look_is_looked_at_twice(tmp_path):
+    (tmp_path / "file").write_text("one")
+    origin = source.of(str(tmp_path / "file"))
+    assert [origin.look().is_still for _ in range(2)] == [False, True]
+
+
+def test_a_file_that_was_not_empty_and_is_now_is_no_content(tmp_path):
+    """The first half of a write in place, and what a full disk leaves of it."""
+    file = tmp_path / "file"
+    file.write_text("")
+    origin = source.of(str(file))
+    assert origin.look().content == b"", "it may be empty from the beginning"
+    file.write_text("text")
+    origin.look()
+    file.write_text("")
+    for _ in range(3):
+        origin.forget()
+        with pytest.raises(CannotLook, match="file: is empty, and was not before"):
+            origin.look()
+    file.write_text("text again")
+    assert origin.look().content == b"text again"
+
+
+def test_a_folder_with_a_file_or_all_of_it_emptied_is_no_content(tmp_path):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    origin = source.of(str(tmp_path))
+    origin.look()
+    (tmp_path / "b").write_text("")
+    with pytest.raises(CannotLook, match="b: is empty, and was not before"):
+        origin.look()
+    (tmp_path / "b").unlink()
+    assert origin.look().content == {"a": b"a"}
+    (tmp_path / "a").unlink()
+    with pytest.raises(CannotLook, match="is empty, and was not before"):
+        origin.look()
+
+
+def test_what_editors_leave_in_a_folder_is_no_configuration(tmp_path):
+    (tmp_path / "a.yml").write_text("a")
+    os.utime(tmp_path / "a.yml", (1, 1))
+    origin = source.of(str(tmp_path))
+    assert origin.look().content == {"a.yml": b"a"}
+    (tmp_path / ".git").mkdir()
+    for name in (".a.yml.swp", "a.yml~", "#a.yml#", "a.swp", "4913", "a.yml.tmp", ".git/config"):
+        (tmp_path / name).write_text("x")
+        assert not origin.look().changed, name
+    assert look(str(tmp_path)).content == {"a.yml": b"a"}
+
+
 def test_a_missing_file_is_said(tmp_path):
     assert "No such file" in refused(str(tmp_path / "none"))
 
@@ -289,7 +360,9 @@ def test_a_folder_as_kubernetes_mounts_it(tmp_path):
     origin = source.of(str(tmp_path))
     assert document(origin.look(), must_be_json=False) == {"rules.yml": "one"}
     kubernetes(tmp_path, "two")
-    assert document(origin.look(), must_be_json=False) == {"rules.yml": "two"}
+    found = origin.look()
+    assert document(found, must_be_json=False) == {"rules.yml": "two"}
+    assert found.is_still, "it changed in one step"
 
 
 def test_a_file_in_a_folder_as_kubernetes_mounts_it(tmp_path):

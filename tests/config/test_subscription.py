@@ -182,6 +182,17 @@ def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
     assert "stale since 20" in stage.problems[0]
 
 
+def test_a_source_that_is_always_being_written_is_a_problem(tmp_path, board, feed):
+    file = tmp_path / "source"
+    subscription = Subscription("rules", sources.of(str(file)), pytest.fail, Pace(0.01), board, feed)
+    for number in range(room.RESTLESS_LOOKS + room.QUIET_FAILURES):
+        file.write_text("x" * (number + 1))
+        assert not subscription._look()
+    assert "changes all the time" in board.list()[0]["message"]
+    assert [subscription._look(), subscription._look()] == [True, True]
+    assert board.list() == []
+
+
 def test_looks_at_a_source_that_keeps_failing_become_rare(make):
     stage = make(Pace(0.01))
     pauses = []
@@ -273,16 +284,19 @@ def test_a_change_that_a_watcher_died_with_is_brought_again(tmp_path, board, fee
     watched.stop()
 
 
-def test_a_watcher_that_cannot_be_started_is_not_tried_again_and_again(make, monkeypatch):
-    """Somebody asked for a look meanwhile, which only the watcher takes back."""
+def test_a_watcher_that_dies_at_once_is_not_started_again_and_again(make, monkeypatch):
+    """A look was asked for meanwhile, which only the watcher takes back."""
     stage, pauses = make(), []
+
+    def die():
+        raise MemoryError
 
     def pause(seconds):
         pauses.append(seconds)
         if len(pauses) == 3:
             stage.subscription.stop()
 
-    monkeypatch.setattr(stage.subscription, "_watch_once", lambda: None)
+    monkeypatch.setattr(stage.subscription, "_watch", die)
     monkeypatch.setattr(stage.subscription._stopping, "wait", pause)
     stage.subscription.look_now()
     stage.subscription.start()

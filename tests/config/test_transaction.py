@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import struct
+import tempfile
 import threading
+from pathlib import Path
 
+import hypothesis
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wrapper.config import journal
-from wrapper.config import transaction as room_of_files
-from wrapper.config.journal import beside, index_folder, repair
+from wrapper.config.folder import Folder, find
+from wrapper.config.journal import index_folder, repair, repair_in
 from wrapper.config.transaction import Fault, Transaction
 
 
@@ -30,6 +37,12 @@ def files(tmp_path):
     paths[0].write_text("old a")
     paths[1].write_text("old b")
     return paths
+
+
+def journal_in(folder):
+    """The path of the one journal there."""
+    name, = [name for name in listing(folder) if name.endswith(".wrapper-journal")]
+    return folder / name
 
 
 def contents(files):
@@ -75,11 +88,10 @@ def test_a_new_file_waits_beside_its_place_where_no_pattern_of_the_service_finds
 def test_the_names_of_the_copies_are_safe_before_the_first_file_is_replaced(files, monkeypatch):
     """fsync(2): a file's name is safe only once its folder is."""
     done = []
-    sync, replace = journal.sync_folder, os.replace
-    monkeypatch.setattr(journal, "sync_folder", lambda folder: (done.append("sync"), sync(folder)))
-    monkeypatch.setattr(room_of_files, "_write", lambda path, *_, write=room_of_files._write: (
-        done.append("write"), write(path, *_)))
-    monkeypatch.setattr(os, "replace", lambda *names: (done.append("replace"), replace(*names)))
+    sync, link, replace = Folder.sync, os.link, os.replace
+    monkeypatch.setattr(Folder, "sync", lambda folder: (done.append("sync"), sync(folder)))
+    monkeypatch.setattr(os, "link", lambda *names, **how: (done.append("write"), link(*names, **how)))
+    monkeypatch.setattr(os, "replace", lambda *names, **how: (done.append("replace"), replace(*names, **how)))
     transaction = begin(files)
     transaction.replace()
     transaction.keep()
@@ -127,13 +139,113 @@ def test_without_privileges_the_group_is_kept_or_gets_nothing(files, monkeypatch
     assert os.stat(files[0]).st_gid == (34 if groups else os.getegid())
 
 
-def test_a_new_file_is_not_for_all_and_belongs_to_whoever_owns_the_folder(files, tmp_path):
-    os.chown(tmp_path, 12, 34)
-    transaction = begin(files[2:])
+@pytest.mark.parametrize(("asked", "given"), [(None, 0o644), (0o600, 0o600), (0o660, 0o660)])
+@pytest.mark.parametrize("owner", [0, 12])
+def test_a_new_file_is_for_a_service_that_has_dropped_root(files, tmp_path, asked, given, owner):
+    """The folder's group, and 0644 or what was asked for, whatever the umask."""
+    os.chown(tmp_path, owner, 34)
+    transaction = Transaction({str(files[2]): "new"}, None, asked)
+    before = os.umask(0o077)
+    transaction.stage()
+    os.umask(before)
     transaction.replace()
     transaction.keep()
-    assert mode(files[2]) == 0o640
-    assert (os.stat(files[2]).st_uid, os.stat(files[2]).st_gid) == (12, 34)
+    assert mode(files[2]) == given
+    assert (os.stat(files[2]).st_uid, os.stat(files[2]).st_gid) == (owner, 34)
+
+
+def acl(*entries):
+    """acl(5) as it stands in its attribute: version 2, and (tag, permissions, id) of each entry."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NONE = 0xFFFFFFFF
+FOR_33 = acl((1, 6, NONE), (2, 4, 33), (4, 0, NONE), (0x10, 4, NONE), (0x20, 0, NONE))
+FOR_34 = acl((1, 6, NONE), (2, 4, 34), (4, 0, NONE), (0x10, 4, NONE), (0x20, 0, NONE))
+ACL = "system.posix_acl_access"
+
+
+def attributes(path):
+    return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+
+
+@pytest.mark.parametrize("owner", [0, 12])
+def test_acl_and_extended_attributes_stay(files, tmp_path, owner):
+    for path in (tmp_path, files[0]):
+        os.chown(path, owner, owner)
+    os.setxattr(files[0], ACL, FOR_33)
+    os.setxattr(files[0], "user.note", b"by hand")
+    before = attributes(files[0])
+    transaction = begin(files[:1])
+    transaction.replace()
+    transaction.keep()
+    assert files[0].read_text() == "new a"
+    assert attributes(files[0]) == before
+    assert mode(files[0]) == 0o640
+
+
+def test_a_default_acl_of_the_folder_is_not_for_a_file_that_had_none(files, tmp_path):
+    os.setxattr(tmp_path, "system.posix_acl_default", FOR_34)
+    os.chmod(files[0], 0o640)
+    transaction = begin([files[0], files[2]])
+    transaction.replace()
+    transaction.keep()
+    assert attributes(files[0]) == {}
+    assert mode(files[0]) == 0o640
+    assert ACL in attributes(files[2]), "a new file is one like any other"
+
+
+def test_where_an_acl_cannot_be_kept_its_mask_is_no_right_of_the_group(files, monkeypatch):
+    """acl(5): what ls(1) shows as the group's is the most that any user named in the ACL has."""
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    os.setxattr(files[0], ACL, FOR_33)
+    monkeypatch.setattr(os, "setxattr", refuse)
+    transaction = begin(files[:1])
+    transaction.replace()
+    transaction.keep()
+    assert mode(files[0]) == 0o600
+
+
+def whole_truth(path):
+    """All but two times: a second name changes that of the inode (inode(7)), and this look that of the last access."""
+    status = os.stat(path)
+    return (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_nlink,
+            attributes(path), path.read_bytes())
+
+
+@pytest.fixture(params=["links", "no links"])
+def _links(request, monkeypatch):
+    """File systems with hard links, and those without (vfat, some network ones)."""
+    if request.param == "no links":
+        def refuse(*_, **__):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("_links")
+@pytest.mark.parametrize("way", ["undo", "crash", "next"])
+def test_the_old_file_that_comes_back_is_the_old_file_itself(files, tmp_path, way):
+    os.chown(files[0], 12, 34)
+    os.chmod(files[0], 0o604)
+    os.setxattr(files[0], ACL, FOR_33)
+    os.setxattr(files[0], "user.note", b"by hand")
+    os.utime(files[0], ns=(1_000_000_001, 2_000_000_003))
+    before = whole_truth(files[0])
+    transaction = Transaction({str(files[0]): "new", str(files[1]): None}, None)
+    transaction.stage()
+    transaction.replace()
+    assert contents(files[:2]) == ["new", None]
+    if way == "undo":
+        transaction.undo()
+    else:
+        drop_locks()
+        assert sorted(repair([str(files[0])], None)) == [str(file) for file in files[:2]]
+    assert whole_truth(files[0]) == before
+    assert contents(files) == ["old a", "old b", None]
+    assert listing(tmp_path) == ["a.yml", "b.yml"]
 
 
 def test_nothing_is_readable_for_all_on_its_way(files, tmp_path, monkeypatch):
@@ -143,7 +255,7 @@ def test_nothing_is_readable_for_all_on_its_way(files, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fchmod",
                         lambda file, mode: (seen.append(os.fstat(file).st_mode & 0o077), rights(file, mode)))
     transaction = begin(files[:1])
-    assert seen == [0, 0], "until they have their rights the copies are for nobody else"
+    assert seen == [0], "until it has its rights the new file is for no other user"
     assert [mode(tmp_path / name) & 0o077 for name in listing(tmp_path) if name != "b.yml"] == [0] * 4
     transaction.undo()
 
@@ -200,6 +312,29 @@ def test_transactions_that_share_any_file_exclude_each_other(files):
     assert contents(files) == ["new a", "new b", None]
 
 
+def test_transactions_over_other_files_of_the_folder_do_not_hinder_each_other(tmp_path):
+    """Two services often have their files in one folder."""
+    faults = []
+
+    def go_on(name):
+        for number in range(60):
+            try:
+                transaction = Transaction({str(tmp_path / name): str(number)}, None)
+                transaction.stage()
+                transaction.replace()
+                transaction.keep()
+            except Fault as fault:
+                faults.append(fault)
+
+    threads = [threading.Thread(target=go_on, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert listing(tmp_path) == ["a", "b", "c"]
+
+
 def test_one_that_is_refused_leaves_nothing(files, tmp_path):
     first = begin(files[1:2])
     before = listing(tmp_path)
@@ -214,11 +349,11 @@ def test_what_fails_half_way_is_put_back(files, tmp_path, monkeypatch):
     transaction = begin(files)
     replace, count = os.replace, []
 
-    def fail_at_the_second(source, target):
+    def fail_at_the_second(source, target, **how):
         count.append(target)
         if len(count) == 2:
             raise OSError(28, "No space left on device", source)
-        return replace(source, target)
+        return replace(source, target, **how)
 
     monkeypatch.setattr(os, "replace", fail_at_the_second)
     with pytest.raises(Fault, match="No space left"):
@@ -229,13 +364,13 @@ def test_what_fails_half_way_is_put_back(files, tmp_path, monkeypatch):
 
 def fill_disk(monkeypatch, room):
     """Let a file that is written whole end after `room` bytes."""
-    write = room_of_files._write
+    write = Transaction._write
 
-    def short(path, content, *rights):
-        write(path, content[:room], *rights)
-        raise OSError(28, "No space left on device", path)
+    def short(transaction, change, content):
+        write(transaction, change, content[:room])
+        raise OSError(28, "No space left on device", change.path)
 
-    monkeypatch.setattr(room_of_files, "_write", short)
+    monkeypatch.setattr(Transaction, "_write", short)
 
 
 def test_a_full_disk_leaves_the_live_file_alone(files, tmp_path, monkeypatch):
@@ -266,7 +401,7 @@ def test_a_change_that_is_not_made_leaves_the_file_itself(files):
 def test_a_file_that_is_mounted_by_itself_is_named_and_the_next_change_is_not_refused(files, tmp_path, monkeypatch):
     """rename(2) onto a mount point is EBUSY, again and again."""
 
-    def busy(source, target):
+    def busy(source, target, **_):
         raise OSError(16, "Device or resource busy", source, None, target)
 
     for _ in range(2):
@@ -310,7 +445,7 @@ def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypat
     transaction = begin(files[:1])
     transaction.replace()
     with monkeypatch.context() as patch:
-        patch.setattr(journal.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error", "x")))
+        patch.setattr(os, "replace", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error", "x")))
         with pytest.raises(Fault, match="cannot put the files back") as caught:
             transaction.undo()
     assert caught.value.retry, "the next try puts them back, whatever becomes of its own content"
@@ -353,7 +488,7 @@ def test_what_cannot_be_tidied_up_is_no_fault_of_the_change(files, tmp_path, mon
 
 
 def test_a_change_that_cannot_end_is_told(files, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError(5, "Input/output error")
 
     transaction = begin(files)
@@ -373,7 +508,7 @@ class Crash(Exception):
     """The process is gone: nothing of ours runs any more, and the kernel drops its locks."""
 
 
-CALLS = ("replace", "unlink", "fsync", "write", "open", "fchmod", "utime", "symlink", "close")
+CALLS = ("replace", "link", "unlink", "fsync", "write", "open", "fchmod", "setxattr", "symlink")
 
 
 def crash_at(monkeypatch, step):
@@ -394,16 +529,20 @@ def crash_at(monkeypatch, step):
     return count
 
 
+@pytest.mark.usefixtures("_links")
 @pytest.mark.parametrize("ending", ["keep", "undo"])
 def test_a_crash_at_any_step_leaves_all_old_or_all_new(tmp_path, ending):
-    """Every single call that changes something is once the last one before the crash."""
+    """Every single call that changes something is once the last one before the crash; two folders, of two users."""
+    tmp_path.chmod(0o755)
     step, outcomes = 0, set()
     while True:
         step += 1
         folder, index = tmp_path / f"{ending}{step}", tmp_path / f"index{step}"
-        folder.mkdir()
+        theirs = folder / "theirs"
+        theirs.mkdir(parents=True)
+        os.chown(theirs, 12, 34)
         index.mkdir(mode=0o700)
-        files = [folder / "a.yml", folder / "b.yml", folder / "c.yml"]
+        files = [folder / "a.yml", theirs / "b.yml", theirs / "c.yml"]
         files[0].write_text("old a")
         files[1].write_text("old b")
         with pytest.MonkeyPatch.context() as patch:
@@ -421,13 +560,44 @@ def test_a_crash_at_any_step_leaves_all_old_or_all_new(tmp_path, ending):
         repair([str(path) for path in files], str(index))
         outcomes.add(tuple(contents(files)))
         assert tuple(contents(files)) in {("old a", "old b", None), ("new a", "new b", "new c")}, step
-        assert {name for name in listing(folder) if name.startswith(".")} == set(), step
+        assert {name for name in listing(folder) + listing(theirs) if name.startswith(".")} == set(), step
         assert listing(index) == [], step
         if is_over:
             break
     assert step > 30
     assert ("old a", "old b", None) in outcomes
     assert (("new a", "new b", "new c") in outcomes) == (ending == "keep")
+
+
+STEPS = st.lists(st.tuples(st.sampled_from(["keep", "undo"]), st.none() | st.integers(1, 90),
+                           st.lists(st.sampled_from(["one", "two", "", None]), min_size=3, max_size=3), st.booleans()),
+                 max_size=6)
+
+
+@given(STEPS)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_whatever_the_order_of_changes_crashes_and_ways_back_each_is_whole_or_never_was(steps):
+    """And what never was has left the old files themselves, whatever became of the ones before."""
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place, folder, name) for folder, name in (("x", "a.yml"), ("x", "b.yml"), ("y", "c.yml"))]
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+        os.chown(files[2].parent, 12, 34)
+        os.chmod(place, 0o755)
+        for ending, crash, new, is_mended in steps:
+            before = [(whole_truth(file) if file.exists() else None) for file in files]
+            with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Crash, Fault):
+                crash_at(patch, crash or 10**9)
+                transaction = Transaction(dict(zip(map(str, files), new)), None)
+                transaction.stage()
+                transaction.replace()
+                getattr(transaction, ending)()
+            drop_locks()
+            if is_mended or crash is not None:
+                repair([str(files[0]), str(files[2])], None)
+            is_old = [(whole_truth(file) if file.exists() else None) for file in files] == before
+            assert is_old or (ending == "keep" and contents(files) == new)
+            assert not [name for file in files for name in listing(file.parent) if name.startswith(".")]
 
 
 def drop_locks():
@@ -472,16 +642,13 @@ def test_whoever_changes_one_of_the_files_repairs_all_of_them_before_it_reads_an
     assert listing(tmp_path) == ["a.yml", "b.yml"]
 
 
-def test_a_note_whose_journal_is_another_ones_is_left_alone(files, tmp_path):
-    """It belongs to a transaction under way, whose files are wanted by nobody else before its end."""
-    abandon(files)
-    os.unlink(beside(str(files[0])))
-    other = begin(files[:1])
-    assert repair([str(path) for path in files], None) == []
-    assert beside(str(files[1])) in map(str, tmp_path.iterdir())
-    other.undo()
-    assert repair([str(path) for path in files], None) == []
-    assert [name for name in listing(tmp_path) if name.endswith("journal")] == []
+def test_what_was_left_of_other_files_in_the_folder_is_left_for_their_own_next_change(files):
+    """Their service may have read it, and is told of the way back only by a change of its own."""
+    abandon(files[:1])
+    assert not Transaction({str(files[1]): "old b"}, None).is_change
+    assert contents(files) == ["new a", "old b", None]
+    assert Transaction({str(files[0]): "old a"}, None).is_change
+    assert contents(files) == ["old a", "old b", None]
 
 
 def test_a_transaction_that_is_under_way_is_left_alone(files):
@@ -502,20 +669,41 @@ def test_the_index_finds_journals_whose_paths_nobody_knows(files, tmp_path):
     assert listing(index) == []
 
 
+def test_the_index_knows_a_transaction_before_anything_that_takes_time(files, tmp_path, monkeypatch):
+    """A disk may take its time to sync, and what is killed meanwhile must be found."""
+    index = tmp_path / "index"
+    index.mkdir(mode=0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            begin(files, str(index))
+    drop_locks()
+    repair([], str(index))
+    assert listing(tmp_path) == ["a.yml", "b.yml", "index"]
+    assert listing(index) == []
+
+
 def test_a_journal_of_somebody_else_is_left_alone(files, tmp_path):
     """In a folder that others can write to, a journal would make us put their files in place."""
     abandon(files)
-    os.chown(beside(str(files[0])), 12, 34)
+    os.chown(journal_in(tmp_path), 12, 34)
     assert repair([str(files[0])], None) == []
     assert contents(files) == ["new a", "new b", "new c"]
 
 
-@pytest.mark.parametrize("line", [b"", b'{"phase": "stag', b'{"phase": "replacing"}\n', b"[]\n", b"\xff\n"])
-def test_a_journal_that_makes_no_sense_harms_nobody(files, line):
-    with open(beside(str(files[0])), "wb") as file:
-        file.write(line)
+@pytest.mark.parametrize("line", [
+    b"", b'{"phase": "stag', b'{"phase": "replacing"}\n', b"[]\n", b"\xff\n", b"[" * 100_000 + b"\n",
+    b'{"phase": "replacing", "files": {"../a.yml": false, "/etc/passwd": false, "": false, "..": false}}\n',
+    b'{"phase": "replacing", "files": {"none": 1, "b\\u0000": false}, "folders": []}\n',
+    b'{"phase": "replacing", "files": {}, "folders": 5}\n', b'{"phase": "replacing", "files": {"\\ud800": false}}\n',
+    b'{"phase": "replacing", "files": [], "folders": [null, {}, "none", "\\u0000"]}\n',
+    b'{"files": {}, "lead": "\\u0000"}\n', b'{"files": {}, "lead": 5}\n', b'{"files": {}, "lead": "."}\n', b"5\n",
+])
+def test_a_journal_that_makes_no_sense_harms_nothing(files, tmp_path, line):
+    (tmp_path / ".a.wrapper-journal").write_bytes(line)
     repair([str(files[0])], None)
     assert contents(files) == ["old a", "old b", None]
+    assert [name for name in listing(tmp_path) if name != ".a.wrapper-journal"] == ["a.yml", "b.yml"]
 
 
 def test_an_index_others_can_write_to_is_not_used(tmp_path, monkeypatch):
@@ -529,17 +717,16 @@ def test_an_index_others_can_write_to_is_not_used(tmp_path, monkeypatch):
     assert index_folder(make=True) is None
 
 
-def test_the_journal_holds_no_content(files):
+def test_the_journal_holds_no_content(files, tmp_path):
     transaction = Transaction({str(files[0]): "password"}, None)
     transaction.stage()
-    with open(beside(str(files[0]))) as file:
-        assert "password" not in file.read()
+    assert "password" not in journal_in(tmp_path).read_text()
     transaction.undo()
 
 
 def test_an_index_that_changes_meanwhile_harms_nobody(files, tmp_path, monkeypatch):
     """Several wrappers on one machine share it."""
-    monkeypatch.setattr(journal, "_entries", lambda index: [str(tmp_path / "gone")])
+    monkeypatch.setattr(journal.os, "listdir", lambda index: ["gone"])
     assert repair([], str(tmp_path)) == []
 
 
@@ -550,8 +737,8 @@ def test_repair_waits_for_the_repair_of_another_wrapper(files, tmp_path, monkeyp
     abandon(files, str(index))
     half_way, go_on, replace = threading.Event(), threading.Event(), os.replace
 
-    def pause_behind_the_first(source, target):
-        replace(source, target)
+    def pause_behind_the_first(source, target, **how):
+        replace(source, target, **how)
         if not half_way.is_set():
             half_way.set()
             go_on.wait(10)
@@ -583,7 +770,7 @@ def before_the_next_lock(monkeypatch, act):
     monkeypatch.setattr(journal.fcntl, "flock", late)
 
 
-def test_a_journal_that_is_not_the_one_at_its_place_any_more_is_left_alone(files, monkeypatch):
+def test_a_journal_whose_transaction_ends_while_it_is_opened_is_left_alone(files, tmp_path, monkeypatch):
     """Its transaction ended while a repair opened it, and the next one is under way over the same files."""
     first, following = begin(files), []
     first.replace()
@@ -594,7 +781,7 @@ def test_a_journal_that_is_not_the_one_at_its_place_any_more_is_left_alone(files
         following[0].replace()
 
     before_the_next_lock(monkeypatch, go_on)
-    assert journal.repair_one(beside(str(files[0]))) == []
+    assert repair_in(find(f"{tmp_path}/")[0]) == []
     assert contents(files) == ["new a", "new b", "new c"]
     following[0].undo()
     assert contents(files) == ["old a", "old b", None]
@@ -602,7 +789,7 @@ def test_a_journal_that_is_not_the_one_at_its_place_any_more_is_left_alone(files
 
 def test_a_transaction_whose_journal_is_taken_away_does_not_begin(files, tmp_path, monkeypatch):
     """A repair may take a journal that is not locked yet for one that was left behind."""
-    before_the_next_lock(monkeypatch, lambda: journal.repair_one(beside(str(files[0]))))
+    before_the_next_lock(monkeypatch, lambda: repair_in(find(f"{tmp_path}/")[0]))
     with pytest.raises(Fault, match="another process changes these files") as caught:
         begin(files)
     assert caught.value.retry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+from functools import partial
 
 from wrapper import values
 from wrapper.config.bounded import verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Union
 
     from wrapper.address import Address
+    from wrapper.service.jobs import ReloadAction
     from wrapper.service.service import Service
 
     Action = Union[str, Callable[..., Any], None]
@@ -44,7 +46,7 @@ class Act:
         self.settle = settle
 
     def carry_out(self) -> None:
-        """Raises: Fault."""
+        """Raises: Fault. Nothing here: the service looks at its files by itself."""
 
     def _ask(self, kind: str, **how: Any) -> bool:
         """Have the controller do something, and wait for its end; False where it started a run, which reads its files.
@@ -63,10 +65,6 @@ class Act:
         return not job.has_started_run
 
 
-class Nothing(Act):
-    """The service looks at its files by itself."""
-
-
 class Restart(Act):
     def carry_out(self) -> None:
         self._ask("restart")
@@ -79,60 +77,45 @@ class Reload(Act):
         self._ask("reload")
 
 
-class Signal(Act):
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, number: int) -> None:
-        super().__init__(service, reason, ready_timeout, SIGNAL_SETTLE)
-        self._how = reload.by_signal(number)
+class Tell(Act):
+    """A way of its own to reload a service that is up: `how`, in the controller's thread, or `work`, in the caller's.
+
+    `work` may take long, so the controller only says when no job runs and the service is up; it raises Fault.
+    """
+
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float,
+                 how: ReloadAction | None = None, work: Callable[[], None] | None = None) -> None:
+        super().__init__(service, reason, ready_timeout, settle)
+        self._how = how
+        self._work = work
 
     def carry_out(self) -> None:
-        self._ask("reload", reload=self._how)
+        """A service that was down has been started by now, and has read its files."""
+        if self._how is not None:
+            self._ask("reload", reload=self._how)
+        elif self._ask("barrier") and self._work is not None:
+            self._work()
 
 
-class InOwnThread(Act):
-    """What may take long, so the controller does not do it: it only says when no job runs and the service is up."""
-
-    def carry_out(self) -> None:
-        if self._ask("barrier"):
-            self.do()
-
-    def do(self) -> None:
-        """Raises: Fault."""
-
-
-class Call(InOwnThread):
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, method: str, path: str) -> None:
-        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
-        self._method = method
-        self._path = path
-
-    def do(self) -> None:
-        what = f"{self._method} {self._path.partition('?')[0]}"  # a query may hold a token
-        address = self._service.controller.address
-        assert address is not None
-        try:
-            status, answer = call(address, self._method, self._path)
-        except Unsent as error:
-            raise Fault("action", f"{what}: {error}", retry=True) from error
-        except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
-            raise Fault("action", f"{what}: {error or type(error).__name__}") from error
-        if not 200 <= status < 300:
-            raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
+def _call(service: Service, method: str, path: str) -> None:
+    what = f"{method} {path.partition('?')[0]}"  # a query may hold a token
+    address = service.controller.address
+    assert address is not None
+    try:
+        status, answer = call(address, method, path)
+    except Unsent as error:
+        raise Fault("action", f"{what}: {error}", retry=True) from error
+    except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
+        raise Fault("action", f"{what}: {error or type(error).__name__}") from error
+    if not 200 <= status < 300:
+        raise Fault("action", f"{what} answers {status}", answer.splitlines()[-20:])
 
 
-class Own(InOwnThread):
-    """The author's own code, called with the service."""
-
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, action: Callable[..., Any],
-                 handle: Any) -> None:
-        super().__init__(service, reason, ready_timeout, CALL_SETTLE)
-        self._action = action
-        self._handle = handle
-
-    def do(self) -> None:
-        timeout = self._ready_timeout or self._service.around.settings.ready_timeout
-        fault = verdict("the action", self._action, (self._handle,), timeout, self._service)
-        if fault is not None:
-            raise Fault("action", fault)
+def _run(service: Service, action: Callable[..., Any], handle: Any, timeout: float) -> None:
+    """The author's own code."""
+    fault = verdict("the action", action, (handle,), timeout, service)
+    if fault is not None:
+        raise Fault("action", fault)
 
 
 def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout: float | None) -> Act:
@@ -140,22 +123,24 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
 
     Raises: ValueError for any other word.
     """
+    how = service, reason, ready_timeout
     if callable(action):
-        return Own(service, reason, ready_timeout, action, handle)
+        timeout = ready_timeout or service.around.settings.ready_timeout
+        return Tell(*how, CALL_SETTLE, work=partial(_run, service, action, handle, timeout))
     if action is None or action == "none":
-        return Nothing(service, reason, ready_timeout, SIGNAL_SETTLE)
+        return Act(*how, SIGNAL_SETTLE)
     if action == "restart":
-        return Restart(service, reason, ready_timeout, 0.0)
+        return Restart(*how, 0.0)
     if action == "reload":
-        return Reload(service, reason, ready_timeout, SIGNAL_SETTLE)
+        return Reload(*how, SIGNAL_SETTLE)
     if not isinstance(action, str):
         raise ValueError(f"no such action: {action!r}")  # noqa: TRY004  as for any other that there is not
     if action.startswith("signal:"):
-        return Signal(service, reason, ready_timeout, values.signal_number(action[len("signal:"):]))
+        return Tell(*how, SIGNAL_SETTLE, reload.by_signal(values.signal_number(action[len("signal:"):])))
     asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)
     if asked is None:
         raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
-    return Call(service, reason, ready_timeout, asked[1], asked[2])
+    return Tell(*how, CALL_SETTLE, work=partial(_call, service, asked[1], asked[2]))
 
 
 def call(address: Address, method: str, path: str) -> tuple[int, str]:
@@ -183,5 +168,5 @@ def generation(service: Service) -> int:
 
 
 def is_stopped(service: Service) -> bool:
-    """True where the service was stopped on request: it reads its files when it is started again."""
+    """True where somebody stopped the service: it reads its files when it is started again."""
     return service.life.state is State.STOPPED

@@ -39,15 +39,15 @@ FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's pro
 
 
 def apply(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
-          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
-          reason: str = "configuration") -> list[Problem]:
+          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, mode: int | None = None,
+          handle: Any = None, reason: str = "configuration") -> list[Problem]:
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
     `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
     file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
     path that needs one; a callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path",
     None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout`
-    (seconds; None: --ready-timeout) is over. Callables get `handle`.
+    (seconds; None: --ready-timeout) is over. Callables get `handle`. `mode`: of files that are new; default 0o644.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
     crash of an earlier one left beside these files is put back first; before the start of the service only where the
@@ -59,54 +59,48 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                         step="settings")]
     with service.changing:
         try:
-            return _apply(service, files, check, action, ready_timeout, probe, handle, reason)
+            problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
+            if change is None:
+                return problems
+            return change.leave() if is_stopped(service) else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
 
 
-def _apply(service: Service, files: Mapping[str, Content], check: Check, action: Action, ready_timeout: float | None,
-           probe: Callable[..., Any] | None, handle: Any, reason: str) -> list[Problem]:
+def _prepared(service: Service, files: Mapping[str, Content], check: Check, action: Action,
+              ready_timeout: float | None, probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str,
+              deadline: Deadline | None = None) -> tuple[list[Problem], Change | None]:
+    """Files that are checked and in place, or why not; neither where they are in force already."""
     change = None
     try:
-        _refuse_unknown(ready_timeout, probe)
+        _refuse_unknown(ready_timeout, probe, mode)
         act = actions.of(action, service, handle, reason, ready_timeout)
-        checks.refuse_unknown(check)
-        change = Change(service, files, act, probe, handle, ready_timeout)
+        change = Change(service, files, act, probe, handle, ready_timeout, mode)
         if change.is_in_force:
-            return []
-        change.prepare(check)
+            return [], None
+        change.prepare(check, deadline)
     except (Fault, ValueError) as error:
-        return [_problem(error, change)]
-    return change.leave() if is_stopped(service) else change.bring_into_force()
+        return [_problem(error, change)], None
+    return [], change
 
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
-                *, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
+                *, mode: int | None = None, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
     """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes.
 
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        change = None
-        try:
-            act = actions.of(action, service, service, reason, None)
-            checks.refuse_unknown(check)
-            change = Change(service, files, act, None, service, None)
-            if not change.is_change:
-                return [], None
-            change.prepare(check, deadline)
-        except (Fault, ValueError) as error:
-            return [_problem(error, change)], None
-    return [], change
+        return _prepared(service, files, check, action, None, None, mode, service, reason, deadline)
 
 
 class Change:
     """One transaction with one service. Raises: Fault where a file cannot be read."""
 
     def __init__(self, service: Service, files: Mapping[str, Content], act: Act, probe: Callable[..., Any] | None,
-                 handle: Any, ready_timeout: float | None) -> None:
+                 handle: Any, ready_timeout: float | None, mode: int | None = None) -> None:
         self._service = service
-        self.transaction = Transaction(files, journal.index_folder(make=True)) if files else None
+        self.transaction = Transaction(files, journal.index_folder(make=True), mode) if files else None
         self._act = act
         self._probe = probe
         self._handle = handle
@@ -114,13 +108,10 @@ class Change:
         self._generation = generation(service)
 
     @property
-    def is_change(self) -> bool:
-        return self.transaction is None or self.transaction.is_change
-
-    @property
     def is_in_force(self) -> bool:
         """True where the files say this already, to a service that is up or has not looked yet."""
-        return not self.is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
+        is_change = self.transaction is None or self.transaction.is_change
+        return not is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
 
     def prepare(self, check: Check, deadline: Deadline | None = None) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
@@ -146,6 +137,7 @@ class Change:
             fault = verdict("the check", check, (staged,), checks.CHECK_TIMEOUT, self._service)
             if fault is not None:
                 raise Fault("check", fault)
+            return
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
@@ -174,7 +166,7 @@ class Change:
                 self._await_states(State.STOPPED)  # it has not been started yet; later STOPPED is for somebody to end
             self._await_states(*UNDER_WAY)
             try:
-                return self._conclude(self._fault(actions.Nothing(self._service, "", None, actions.SIGNAL_SETTLE)))
+                return self._conclude(self._fault(Act(self._service, "", None, actions.SIGNAL_SETTLE)))
             finally:
                 self._service.controller.end_trial()
 
@@ -286,13 +278,15 @@ class Change:
             return fault
 
 
-def _refuse_unknown(ready_timeout: Any, probe: Any) -> None:
-    """Raises: ValueError for what is no span of time, and for what cannot be called."""
+def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
+    """Raises: ValueError for what is no span of time, for what cannot be called, and for what is no mode."""
     is_span = isinstance(ready_timeout, (int, float)) and 0 <= ready_timeout <= threading.TIMEOUT_MAX
     if ready_timeout is not None and not is_span:
         raise ValueError(f"ready_timeout is a number of seconds, not {ready_timeout!r}")
     if probe is not None and not callable(probe):
         raise ValueError(f"no probe: {probe!r}; a probe is a callable")
+    if mode is not None and not (isinstance(mode, int) and 0 <= mode <= 0o777):
+        raise ValueError(f"mode is a number from 0 to 0o777, not {mode!r}")
 
 
 def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool = False) -> Problem:
@@ -301,12 +295,14 @@ def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool
     details: dict[str, Any] = {"step": error.step}
     if error.output:
         details["output"] = error.output
+    message = ("the new configuration is undone: " if rolled_back else "") + error.message
     if change is not None and change.transaction is not None:
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
+        message += change.transaction.doubt if error.step in ("action", "ready") else ""
     if rolled_back:
         details["rolled_back"] = True
     if error.retry:
         details["retry"] = True
-    return Problem(("the new configuration is undone: " if rolled_back else "") + error.message, **details)
+    return Problem(message, **details)
 
 

@@ -45,10 +45,10 @@ def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
     if check is None:
         return
     if isinstance(check, Mapping):
-        places = {os.path.realpath(path): command for path, command in check.items()}
-        for path, command in places.items():
-            if path in staged:
-                yield from commands(command, {path: staged[path]})
+        for path, command in check.items():
+            words, place = _words(command), os.path.realpath(path)
+            if place in staged:
+                yield from commands(words, {place: staged[place]})
         return
     words = _words(check)
     if not any(PLACEHOLDER in word for word in words):
@@ -56,15 +56,6 @@ def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
         return
     for file in staged.values():
         yield [word.replace(PLACEHOLDER, file) for word in words]
-
-
-def refuse_unknown(check: Check) -> None:
-    """Raises: ValueError for what is no check."""
-    if isinstance(check, Mapping):
-        for command in check.values():
-            _words(command)
-    elif check is not None and not callable(check):
-        _words(check)
 
 
 def _words(command: Any) -> list[str]:

@@ -9,6 +9,7 @@ import string
 
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
+from wrapper.config.folder import content_of, find
 from wrapper.config.look import CannotLook, document
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
@@ -49,6 +50,7 @@ class Declared:
         self._template = settings.config_template
         self._check = settings.config_check
         self._action = settings.config_action
+        self._mode = settings.config_mode
         self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
     def subscription(self, settings: Settings) -> Subscription:
@@ -66,7 +68,8 @@ class Declared:
         files, problems = self._rendered(value)
         if problems:
             return problems, None
-        problems, change = apply_first(self._service, files, self._check, self._action, deadline, reason=self._reason)
+        problems, change = apply_first(self._service, files, self._check, self._action, deadline, mode=self._mode,
+                                       reason=self._reason)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
@@ -74,13 +77,14 @@ class Declared:
     def _bring(self, value: Any) -> list[Problem]:
         files, problems = self._rendered(value)
         return problems or self._noted(
-            files, apply(self._service, files, self._check, self._action, reason=self._reason))
+            files, apply(self._service, files, self._check, self._action, mode=self._mode, reason=self._reason))
 
     def _rendered(self, value: Any) -> tuple[Files, list[Problem]]:
         try:
             return self._files(value), []
         except ValueError as error:
-            return {}, [Problem(str(error), step="render")]
+            message, *content = error.args
+            return {}, [Problem(message, "", step="render", **({"content": content} if content else {}))]
         except OSError as error:
             return {}, [Problem(f"cannot make {error.filename}: {error.strerror}", step="write", retry=True)]
 
@@ -106,8 +110,7 @@ class Declared:
             found = part(document, self._path)
             if self._template is None:
                 return found
-            with open(self._template, encoding="utf-8") as file:
-                return {"part": found, "template": file.read()}
+            return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
         except (OSError, UnicodeDecodeError) as error:
             raise CannotLook(f"cannot read the template {self._template}: {error}") from error
         except ValueError as error:
@@ -126,9 +129,8 @@ class Declared:
     def _files_inside(self, found: dict[str, Any]) -> Files:
         """What the source has now, and no more what came from it before."""
         files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
-        if os.path.isdir(self._place):
-            for place in files:
-                os.makedirs(os.path.dirname(place), exist_ok=True)
+        for place in files:
+            find(place, make=True)
         return {**dict.fromkeys(self._placed), **files}
 
 
@@ -141,19 +143,24 @@ class WithTemplate:
         self._template = template
 
     def look(self, within: float | None = None) -> Look:
-        if self._template.look().changed:
+        template = self._template.look()
+        if template.changed:
             self._origin.forget()
-        return self._origin.look(within)
+        found = self._origin.look(within)
+        return found._replace(is_still=found.is_still and template.is_still)
 
     def forget(self) -> None:
         self._origin.forget()
 
 
 def _inside(name: str) -> str:
-    """A name from the source, where it stays inside the folder and is none of the journal's. Raises: ValueError."""
+    """A name from the source, where it stays inside the folder and is none of the journal's.
+
+    Raises: ValueError, whose second argument, the name, is content and not for all.
+    """
     parts = name.split("/")
     if "\0" in name or not {"", ".", ".."}.isdisjoint(parts) or journal.is_ours(parts[-1]):
-        raise ValueError(f"{name!r} is no name of a file inside the folder")
+        raise ValueError("the source holds what is no name of a file inside the folder", name)
     return name
 
 

@@ -1,109 +1,144 @@
 """The journal of a transaction: it stands beside the files while they change, so that a crash in the middle is mended.
 
-A line for each phase, appended and synced, so that a torn line says what its absence says. Whoever carries out the
-transaction holds the journal's lock (flock(2), which ends with the process): a journal without a lock was left behind.
-It stands beside the first of the files in order; beside each of the others a note names it, so that whoever wants any
-of the files finds the transaction, alive or left behind.
+A line for each phase, appended and synced, so that a torn line says what its absence says. Each folder has a journal of
+its own, which names files of that folder only and is believed where it belongs to the user who acts there. One of them,
+the lead, tells the phase for all and names the folders of the others, which name the lead's in return. The process
+that carries out the transaction holds the lead's lock (flock(2), which ends with the process): a lead without a lock
+was left behind. All names hold a token of chance, so that none can be taken beforehand.
 
 An early room: a run looks for journals before the service starts. Nothing slow is imported until one is found.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import stat
 import time
 
+from wrapper.config.folder import Folder, find
 from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from typing import Any
 
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
-JOURNAL_BYTES = 16 * 1024 * 1024  # a journal holds names only; one that is larger is not ours
+JOURNAL_BYTES = 4 * 1024 * 1024  # a journal holds names only; in Python they take thirty times the room
 
 
-class Change:
-    """One file of a transaction: where it goes, where the new and the old content wait; both in the same folder.
+class Replacement:
+    """One file of a transaction: its folder, its name there, and the names of the new and of the old file meanwhile.
 
     Neither keeps its suffix: a service that reads `*.yml` must take neither for a file of its own, and Go's patterns,
     unlike a shell's, match a dot in front too.
     """
 
-    __slots__ = ("existed", "is_replaced", "path", "saved", "staged")
-
-    def __init__(self, path: str, existed: bool) -> None:
-        folder, name = os.path.split(path)
-        self.path = path
+    def __init__(self, folder: Folder, name: str, token: str, existed: bool) -> None:
+        self.folder = folder
+        self.name = name
+        self.path = os.path.join(folder.path, name)
         self.existed = existed
-        self.is_replaced = False  # by this process, which may have ended before it could copy what was there
-        self.staged = os.path.join(folder, f".{name}{STAGED}")
-        self.saved = os.path.join(folder, f".{name}{SAVED}")
+        self.is_replaced = False  # by this process
+        self.staged = f".{name}.{token}{STAGED}"
+        self.saved = f".{name}.{token}{SAVED}"
+
+    def save(self) -> None:
+        """Have the old file itself under a second name, where the file system has hard links."""
+        if self.existed:
+            with contextlib.suppress(OSError):  # else it is moved aside
+                self.folder.link(self.name, self.saved)
+
+    def replace(self, is_wanted: bool) -> None:
+        """Put the new file in place, or none where none `is_wanted`. Raises: OSError."""
+        if self.existed and self.folder.status(self.saved) is None:
+            self.folder.rename(self.name, self.saved)
+            self.is_replaced = True
+        if is_wanted:
+            self.folder.rename(self.staged, self.name)
+        else:
+            self.folder.remove(self.name)
+        self.is_replaced = True
 
     def restore(self) -> bool:
-        """Put back what was there; False where that has happened already."""
-        if os.path.lexists(self.saved):
-            os.replace(self.saved, self.path)
-            return True
-        return not self.existed and remove(self.path)
+        """Put back the old file itself; False where that has happened already, or nothing had."""
+        old, now = self.folder.status(self.saved), self.folder.status(self.name)
+        if old is None:
+            return not self.existed and self.folder.remove(self.name)
+        if now is not None and os.path.samestat(old, now):
+            return False  # rename(2) would do nothing
+        self.folder.rename(self.saved, self.name)
+        return True
 
     def forget(self) -> None:
-        remove(self.staged)
-        remove(self.saved)
+        self.folder.remove(self.staged)
+        self.folder.remove(self.saved)
 
 
 class Journal:
-    """An open transaction over the files at `paths`, which are absolute and without symbolic links.
+    """An open transaction over files, each given by its folder and name.
 
-    Raises: OSError, BlockingIOError among them where somebody else changes one of the files right now.
+    Raises: OSError, BlockingIOError among them where another transaction changes one of the files right now.
     """
 
-    def __init__(self, paths: Sequence[str], index: str | None) -> None:
-        self.path = beside(min(paths))
-        self._file = _create(self.path)
-        self._notes: list[str] = []
-        self._entry = None
-        self.changes: list[Change] = []
+    def __init__(self, places: Sequence[tuple[Folder, str]], index: str | None) -> None:
+        token = os.urandom(6).hex()
+        self._name = f".{token}{SUFFIX}"
+        self.changes = [Replacement(folder, name, token, folder.status(name) is not None) for folder, name in places]
+        # A folder of our own leads: another user could take its journal away.
+        self._folders = sorted({change.folder for change in self.changes}, key=lambda one: (one.is_anothers, one.path))
+        self._entry: str | None = None
+        self.path = os.path.join(self._folders[0].path, self._name)
+        self._file = self._folders[0].open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            self._note_beside(paths)
-            self.changes = [Change(path, os.path.lexists(path)) for path in paths]
+            if not _lock(self._folders[0], self._name, self._file):
+                raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", self.path)
             self._entry = None if index is None else _enlist(index, self.path)
-            self._append({"phase": STAGING, "files": [[change.path, change.existed] for change in self.changes]})
-            sync_folder(os.path.dirname(self.path))
+            self._begin()
+            self._refuse_others()
         except OSError:
             self.close()
             raise
 
-    def _note_beside(self, paths: Iterable[str]) -> None:
-        for place in sorted({*map(beside, paths)} - {self.path}):
-            note = _create(place)
-            self._notes.append(place)
+    def _begin(self) -> None:
+        lead, *others = self._folders
+        self.append({"phase": STAGING, "files": self._files_in(lead), "folders": [other.path for other in others]})
+        for other in others:
+            file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                _write_line(note, {"journal": self.path})
+                _write_line(file, {"lead": lead.path, "files": self._files_in(other)})
+                os.fsync(file)
             finally:
-                os.close(note)
+                os.close(file)
+        self.sync()
 
-    def begin_replacing(self) -> None:
-        """From now on a crash means: put the saved files back."""
-        self._append({"phase": REPLACING})
+    def _files_in(self, folder: Folder) -> dict[str, bool]:
+        return {change.name: change.existed for change in self.changes if change.folder is folder}
+
+    def _refuse_others(self) -> None:
+        """Raises: BlockingIOError. Two that begin at once both give way; one that names no files yet will see ours."""
+        for folder in self._folders:
+            for name in set(_journals(folder)) - {self._name}:
+                with contextlib.suppress(FileNotFoundError):  # its transaction has just ended
+                    if not _Left(folder, name).files.keys().isdisjoint(self._files_in(folder)):
+                        raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
     def keep(self) -> None:
         """From now on the new files are the files."""
         try:
             try:
-                self._append({"phase": KEPT})
+                self.append({"phase": KEPT})
             except OSError:
-                remove(self.path)  # says the same, and needs no room on the disk
+                self._folders[0].remove(self._name)  # says the same, and needs no room on the disk
         except OSError:
             os.close(self._file)
             raise
-        self._leave()
+        self.close()
 
     def restore(self) -> None:
         """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
@@ -116,30 +151,26 @@ class Journal:
         except OSError:
             os.close(self._file)  # a lock that stayed would say that we are still at it
             raise
-        self._leave()
-
-    def _leave(self) -> None:
-        """All that counts is done: what cannot be tidied up now is by the next transaction or start."""
-        try:
-            self.close()
-        except OSError as error:
-            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
+        self.close()
 
     def close(self) -> None:
-        """Leave nothing beside the files."""
+        """Leave nothing beside the files. All that counts is done: what stays is for the next change or start."""
         try:
-            _tidy(self.path, self.changes, self._notes)
+            _tidy(self._name, self.changes, self._folders)
             if self._entry is not None:
-                remove(self._entry)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._entry)
+        except OSError as error:
+            log.warning(f"cannot tidy up behind the transaction of {self.path}: {error.strerror}")
         finally:
             os.close(self._file)
 
     def sync(self) -> None:
         """Make the names in all folders safe on the disk."""
-        for folder in {os.path.dirname(change.path) for change in self.changes}:
-            sync_folder(folder)
+        for folder in self._folders:
+            folder.sync()
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: dict[str, Any]) -> None:
         _write_line(self._file, entry)
         os.fsync(self._file)
 
@@ -157,57 +188,58 @@ def is_ours(name: str) -> bool:
     return name.endswith((SUFFIX, STAGED, SAVED))
 
 
-def beside(path: str) -> str:
-    """The name of the journal of a transaction whose first file is `path`, and of the note where it is another one."""
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}{SUFFIX}")
-
-
-def _create(journal: str) -> int:
-    """A new journal that we hold the lock of. Raises: OSError."""
-    try:
-        # O_NOFOLLOW: in a folder that others can write to, the name may be a trap.
-        file = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError as error:
-        raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", journal) from error
-    try:
-        is_locked = _lock(journal, file)
-    except OSError:  # a file system without locks; what stayed would say that its transaction is under way
-        os.close(file)
-        remove(journal)
-        raise
-    if not is_locked:
-        os.close(file)
-        raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", journal)
-    return file
-
-
-def _lock(journal: str, file: int) -> bool:
-    """True where we hold the lock of the journal now.
-
-    Between its opening and its locking its transaction may have ended, and the next one begun: that has another file.
-    """
+def _lock(folder: Folder, name: str, file: int) -> bool:
+    """True where we hold the lock of a lead now. Between its opening and its locking its transaction may have ended."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file), os.lstat(journal))
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         return False
+    now = folder.status(name)
+    return now is not None and os.path.samestat(os.fstat(file), now)
+
+
+# After a crash
+
+
+class _Left:
+    """What a journal that was left behind says; nothing where it makes no sense. Raises: OSError.
+
+    `lead` is None where this one leads: then it has a phase, and names the folders of the others.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        import json  # start-up: only where something is to be mended
+
+        self.folder = folder
+        self.phase, self.lead = STAGING, None
+        self.others: list[str] = []
+        self.files: dict[str, bool] = {}
+        content = folder.read(name, JOURNAL_BYTES)
+        try:
+            lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+            self.files = {file: existed is True for file, existed in lines[0]["files"].items()
+                          if file not in ("", ".", "..") and "/" not in file}
+            self.others = [*map(str, lines[0].get("folders", ()))]
+            self.phase, self.lead = lines[-1].get("phase"), lines[0].get("lead")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass  # cut short before anything was written
+        token = name[1:-len(SUFFIX)]
+        self.changes = [Replacement(folder, file, token, existed) for file, existed in self.files.items()]
 
 
 def repair(paths: Iterable[str], index: str | None) -> list[str]:
     """Mend what a crash left behind: journals beside or in `paths`, and those the index knows.
 
     Returns the files put back. One repair at a time on a machine: the locks of the journals do not tell one that is
-    being mended from one whose transaction is under way, and whoever skips the first must not find it half done.
+    being mended from one whose transaction is under way, and a repair that skips the first must not find it half done.
     """
     turn = None if index is None else _await_turn(index)
     try:
         restored = []
-        for journal in {journal for path in paths for journal in _journals(os.path.realpath(path))}:
-            restored += repair_one(journal)
-        for entry in _entries(index) if index is not None else ():
-            restored += _repair_entry(entry)
-        return restored
+        for path in paths:  # a file, or a folder with folders
+            for folder in [place for place, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
+                restored += _repair_at(folder)
+        return restored if turn is None or index is None else restored + _repair_known(index, turn)
     finally:
         if turn is not None:
             os.close(turn)
@@ -215,109 +247,108 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
 
 def _await_turn(index: str) -> int | None:
     """The lock of the index; None where it cannot be had, which must not keep a service from starting."""
-    try:
+    with contextlib.suppress(OSError):
         file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return None
+        with contextlib.suppress(OSError):  # some file systems have no locks for folders
+            fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+    return None
+
+
+def _repair_at(path: str) -> list[str]:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:  # some file systems have no locks for folders
-        log.debug("no lock for the index of journals", index=index, reason=error.strerror)
-    return file
+        folder = _open(path)
+        return [] if folder is None else repair_in(folder)
+    except OSError as error:
+        log.warning(f"cannot look for journals in {path}: {error.strerror}")
+        return []
 
 
-def _journals(path: str) -> list[str]:
-    """Where a journal may be, for a file or for any of the files in a folder."""
-    if not os.path.isdir(path):
-        return [beside(path)]
-    return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names if name.endswith(SUFFIX)]
+def _open(path: str) -> Folder | None:
+    """None where no folder is. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return find(f"{path}/")[0]
+    return None
 
 
-def _repair_entry(entry: str) -> list[str]:
-    """Mend what an entry of the index points to, and drop the entry where nothing is there any more."""
+def repair_in(folder: Folder, wanted: Container[str] | None = None) -> list[str]:
+    """Mend what was left behind in a folder, of the `wanted` names or of all. Returns the files put back.
+
+    Raises: OSError.
+    """
+    return [path for name in _journals(folder) for path in _repair_one(folder, name, wanted)]
+
+
+def _journals(folder: Folder) -> list[str]:
+    """The journals of the user who acts in the folder: no other may have made or written them. Raises: OSError."""
+    found = []
+    for name in folder.names():
+        status = folder.status(name) if name.endswith(SUFFIX) else None
+        if status is not None and stat.S_ISREG(status.st_mode) and (status.st_uid, status.st_nlink) == (folder.uid, 1):
+            found += [name] if not status.st_mode & 0o022 else []
+    return found
+
+
+def _repair_known(index: str, turn: int) -> list[str]:
+    """Mend what the entries of the index point to, and drop those where nothing is there any more."""
+    restored = []
+    for name in os.listdir(turn):
+        with contextlib.suppress(OSError):  # its transaction has just dropped it
+            entry = os.path.join(index, name)
+            restored += _repair_at(os.path.dirname(os.readlink(entry)))
+            if not os.path.exists(entry):
+                os.unlink(entry)
+    return restored
+
+
+def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None) -> list[str]:
+    """Mend the transaction of one journal, where there is one that no process carries out."""
     try:
-        restored = repair_one(os.readlink(entry))
-        if not os.path.exists(entry):
-            remove(entry)
+        left = _Left(folder, name)
+        if wanted is not None and not any(file in wanted for file in left.files):
+            return []  # another service's, which is to be told of the way back by its own next change
+        if left.lead is None:
+            return _repair_lead(folder, name)
+        lead, restored = _open(left.lead), []
+        if lead is not None and name in _journals(lead) and _Left(lead, name).lead is None:
+            restored = _repair_lead(lead, name)
+        # The lead goes last: without it all is over but the tidying up. Its volume may come yet, but not for ever.
+        if wanted is not None if lead is None else lead.status(name) is None:
+            _tidy(name, left.changes, [folder])
         return restored
-    except OSError:
-        return []  # its transaction has just dropped it
+    except FileNotFoundError:
+        return []  # it has just ended
+    except (OSError, ValueError) as error:  # no path at all, as only its owner can have written it
+        log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error}")
+        return []
 
 
-def repair_one(journal: str) -> list[str]:
-    """Mend the transaction of one journal, where there is one and nobody carries it out. Returns the files put back."""
+def _repair_lead(folder: Folder, name: str) -> list[str]:
+    file = folder.open(name, os.O_RDWR)
     try:
-        file = os.open(journal, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            log.warning(f"cannot read the journal {journal}: {error.strerror}")
-        return []
-    try:
-        return _repair(journal, file)
-    except OSError as error:
-        log.error(f"cannot mend the transaction of {journal}: {error.strerror}")
-        return []
+        if not _lock(folder, name, file):
+            return []  # its transaction is under way, or over
+        left = _Left(folder, name)  # once more: now nothing more is written
+        others = [_Left(other, name) for other in map(_open, left.others)
+                  if other is not None and name in _journals(other)]
+        all_left = [left, *(other for other in others if other.lead == folder.path)]
+        changes = [change for one in all_left for change in one.changes]
+        restored = [change.path for change in changes if left.phase == REPLACING and change.restore()]
+        _tidy(name, changes, [one.folder for one in all_left])
     finally:
         os.close(file)
-
-
-def _repair(journal: str, file: int) -> list[str]:
-    if os.fstat(file).st_uid != os.geteuid():
-        log.warning(f"the journal {journal} belongs to somebody else and is left alone")
-        return []
-    if not _lock(journal, file):
-        return []  # its transaction is under way, or over
-    content = os.read(file, JOURNAL_BYTES)
-    noted = _noted(content)
-    if noted is not None:
-        return _repair_noted(journal, noted)
-    phase, changes = _read(content)
-    restored = [change.path for change in changes if phase == REPLACING and change.restore()]
-    _tidy(journal, changes, [beside(change.path) for change in changes])
     if restored:
         log.warning(f"a change of configuration was cut short and is undone: {', '.join(restored)}")
     return restored
 
 
-def _repair_noted(note: str, journal: str) -> list[str]:
-    """A note is good for as long as the journal that it names is there."""
-    restored = repair_one(journal)
-    if not os.path.lexists(journal):
-        remove(note)
-    return restored
-
-
-def _noted(content: bytes) -> str | None:
-    """The journal that a note names; None for what is no note."""
-    import json  # start-up: only where something is to be mended
-
-    try:
-        journal = json.loads(content)["journal"]
-    except (ValueError, LookupError, TypeError):
-        return None
-    return journal if isinstance(journal, str) and journal.endswith(SUFFIX) else None
-
-
-def _read(content: bytes) -> tuple[str, list[Change]]:
-    """The last phase that was reached, and the files."""
-    import json  # start-up: only where something is to be mended
-
-    try:
-        lines = [json.loads(line) for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
-        return lines[-1]["phase"], [Change(path, existed) for path, existed in lines[0]["files"]]
-    except (ValueError, LookupError, TypeError):
-        return STAGING, []  # cut short before anything was written
-
-
-def _tidy(journal: str, changes: Iterable[Change], notes: Iterable[str]) -> None:
-    """As long as the journal stands, this can be done again. Then the notes, each of which may be another's by now."""
+def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) -> None:
+    """As long as the journals stand, this can be done again; the lead goes last."""
     for change in changes:
         change.forget()
-    remove(journal)
-    sync_folder(os.path.dirname(journal))
-    for note in notes:
-        if note != journal:
-            repair_one(note)
+    for folder in reversed(folders):
+        folder.remove(name)
+        folder.sync()
 
 
 # The index: a folder of our own with a link to every journal, because the paths are known only to the sidecars that
@@ -327,32 +358,16 @@ def _tidy(journal: str, changes: Iterable[Change], notes: Iterable[str]) -> None
 def index_folder(*, make: bool) -> str | None:
     """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
     for folder in PLACES:
-        place = os.path.join(folder, f"wrapper-transactions-{os.geteuid()}")
+        place = os.path.join(folder, f"wrapper-journals-{os.geteuid()}")
         if make:
-            try:
+            with contextlib.suppress(OSError):  # it is there already, or cannot be
                 os.mkdir(place, 0o700)
-            except OSError:
-                pass  # it is there already, or cannot be
-        if _is_ours(place):
-            return place
+        with contextlib.suppress(OSError):
+            status = os.lstat(place)
+            # Another user who could write there could make us put files back.
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+                return place
     return None
-
-
-def _is_ours(place: str) -> bool:
-    """Whoever can write there can make us put files back: it must be nobody else."""
-    try:
-        status = os.lstat(place)
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-
-
-def _entries(index: str) -> list[str]:
-    try:
-        entries = [os.path.join(index, name) for name in os.listdir(index)]
-    except OSError:
-        return []
-    return [entry for entry in entries if os.path.islink(entry)]
 
 
 def _enlist(index: str, journal: str) -> str | None:
@@ -364,24 +379,3 @@ def _enlist(index: str, journal: str) -> str | None:
         log.warning(f"cannot note the journal {journal} in {index}: {error.strerror}")
         return None
     return entry
-
-
-def remove(path: str) -> bool:
-    """True where there was something to remove."""
-    try:
-        os.unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def sync_folder(folder: str) -> None:
-    """Names are safe on the disk only once their folder is synced (fsync(2))."""
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems have no fsync for folders
-            raise
-    finally:
-        os.close(file)

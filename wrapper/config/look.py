@@ -1,7 +1,8 @@
-"""What one look at a source found, and what it holds."""
+"""What one look at a source found, what it holds, and a short hash to tell it from others."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import namedtuple
 
@@ -9,11 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+HASH_LENGTH = 12  # hexadecimal digits: enough to tell configurations apart, short enough to read aloud
 JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it takes thirty times the room
 
 # `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
-# where the source says so, None where it does not say.
-Look = namedtuple("Look", "content is_json changed")
+# where the source says so, None where it does not say. `is_still`: False while it may be half written.
+Look = namedtuple("Look", "content is_json changed is_still", defaults=(True,))
 
 
 class CannotLook(Exception):
@@ -51,3 +53,25 @@ def _text(content: bytes) -> str | bytes:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         return content
+
+
+def fingerprint(value: Any) -> str:
+    """Equal values have equal ones, however their parts are ordered; text and bytes that of `sha256sum`.
+
+    Raises: ValueError, TypeError for a value that is not made of text, bytes, numbers, lists and dicts.
+    """
+    if isinstance(value, bytes):
+        raw = value
+    elif isinstance(value, str):
+        raw = value.encode("utf-8", "surrogatepass")
+    else:
+        raw = json.dumps(value, sort_keys=True, default=_plain).encode()
+    return hashlib.sha256(raw).hexdigest()[:HASH_LENGTH]
+
+
+def _plain(part: Any) -> Any:
+    if isinstance(part, (bytes, bytearray)):
+        return {"bytes": part.hex()}
+    if isinstance(part, (set, frozenset)):
+        return {"set": sorted(map(fingerprint, part))}
+    raise TypeError(f"a {type(part).__name__}")

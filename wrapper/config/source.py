@@ -8,6 +8,7 @@ import time
 
 from wrapper import cause
 from wrapper.config.bounded import Call
+from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.url import Url
 
@@ -33,7 +34,7 @@ MAX_BYTES = 16 * 1024 * 1024  # of one document, or of all files of a folder tog
 LOOK_TIMEOUT = 10.0  # seconds
 DEPTH_MAX = 8  # folders in folders; a link to a parent folder ends with it
 YOUNG_SECONDS = 2.0  # the coarsest clock of a file system in use: FAT's
-ATTEMPTS = 5  # to read a folder that nobody changes meanwhile
+ATTEMPTS = 5  # to read a folder that does not change meanwhile
 
 
 def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BYTES,
@@ -61,6 +62,8 @@ class Path:
         self.name = self._path = path
         self._max_bytes = max_bytes
         self._seen: object = None
+        self._last: object = None  # the state at the last look
+        self._filled: set[str] = set()  # the files that were not empty then
 
     def look(self, within: float | None = None) -> Look:  # a disk knows no timeout
         try:
@@ -68,11 +71,9 @@ class Path:
                 before = self._state()
                 if before == self._seen:
                     return Look(None, None, False)
-                content = self._content()
+                contents = self._contents()
                 if self._state() == before:
-                    # Like git's index: what changed within the clock's grain might change again and look the same.
-                    self._seen = None if self._is_young() else before
-                    return Look(content, True if self._path.endswith(".json") else None, True)
+                    return self._found(before, contents)
         except OSError as error:
             raise CannotLook(f"{error.filename or self._path}: {error.strerror}") from error
         raise CannotLook(f"{self._path}: changes all the time")
@@ -80,7 +81,25 @@ class Path:
     def forget(self) -> None:
         self._seen = None
 
-    def _state(self) -> object:
+    def _found(self, state: tuple[str | None, Any], contents: dict[str, bytes]) -> Look:
+        """What stands there now; still where the last look saw it too, or where all of it changed in one step."""
+        is_young = self._is_young()
+        is_still = state == self._last or state[0] is not None or (self._last is None and not is_young)
+        self._last = state
+        self._refuse_emptied(contents)
+        # Like git's index: what changed within the clock's grain might change again and look the same.
+        self._seen = state if is_still and not is_young else None
+        return Look(contents.get(".", contents), True if self._path.endswith(".json") else None, True, is_still)
+
+    def _refuse_emptied(self, contents: dict[str, bytes]) -> None:
+        """Raises: CannotLook: a file that is written anew is empty at first, and a full disk leaves it so."""
+        emptied = [name for name, content in contents.items() if not content and name in self._filled]
+        if emptied or (self._filled and not contents):
+            place = os.path.normpath(os.path.join(self._path, *emptied[:1]))
+            raise CannotLook(f"{place}: is empty, and was not before")
+        self._filled = {name for name, content in contents.items() if content}
+
+    def _state(self) -> tuple[str | None, Any]:
         """What differs when anything has changed: Kubernetes changes all files at once, by swapping `..data`."""
         swap = os.path.join(self._path, "..data")
         link = os.readlink(swap) if os.path.islink(swap) else None
@@ -91,15 +110,15 @@ class Path:
         newest = max((status.st_mtime for _, status in self._files()), default=0.0)
         return time.time() - newest < YOUNG_SECONDS
 
-    def _content(self) -> bytes | dict[str, bytes]:
+    def _contents(self) -> dict[str, bytes]:
+        """By name; a single file's name is "."."""
         contents, size = {}, 0
         for path, _ in self._files():
-            with open(path, "rb") as file:
-                contents[os.path.relpath(path, self._path)] = content = file.read(self._max_bytes + 1)
+            contents[os.path.relpath(path, self._path)] = content = content_of(path, self._max_bytes)
             size += len(content)
             if size > self._max_bytes:
                 raise CannotLook(f"{self._path}: over {self._max_bytes} bytes")
-        return contents if os.path.isdir(self._path) else contents["."]
+        return contents
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
         status = os.stat(self._path)
@@ -110,10 +129,10 @@ class Path:
 
 
 def _files_under(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
-    """Regular files in order of name. Names that begin with two dots are Kubernetes' own."""
+    """Regular files in order of name, see `is_passing`."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if name.startswith(".."):
+        if is_passing(name):
             continue
         try:
             status = os.stat(path)
@@ -123,6 +142,15 @@ def _files_under(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]
             yield from _files_under(path, depth - 1)
         elif stat.S_ISREG(status.st_mode):
             yield path, status
+
+
+def is_passing(name: str) -> bool:
+    """True for what is no configuration: hidden names (Kubernetes' `..data` among them) and what editors leave.
+
+    `name~` and `#name#` are Emacs', `name.swp` and `4913` vim's, which tries with that whether it can write.
+    """
+    return name.startswith(".") or name.endswith(("~", ".swp", ".tmp")) or name == "4913" or (
+        name.startswith("#") and name.endswith("#"))
 
 
 def _regular(path: str, status: os.stat_result) -> os.stat_result:

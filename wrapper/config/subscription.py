@@ -12,8 +12,7 @@ import threading
 import time
 
 from wrapper import cause
-from wrapper.config.fingerprint import fingerprint
-from wrapper.config.look import CannotLook, document
+from wrapper.config.look import CannotLook, document, fingerprint
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
 from wrapper.problems import Problem
@@ -33,6 +32,8 @@ LONGEST_PAUSE = 60.0  # seconds between two looks at a source that keeps failing
 EARLY_PAUSE = 0.1  # seconds between the first two looks before the start; doubles up to one second
 JITTER = 0.1  # of the interval, so that replicas do not all ask at once
 SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem
+STILL_SECONDS = 2.0  # after which what may have been half written is looked at again, unless the interval is shorter
+RESTLESS_LOOKS = 10  # in a row, after which a source that is always being written has failed
 REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
 
 
@@ -136,9 +137,9 @@ class Subscription:
         self._record = Record()
         self._wake = threading.Event()
         self._stopping = threading.Event()
-        self._keeper: threading.Thread | None = None
         # Written by the watcher alone (by `first` before there is one).
         self._pending: tuple[str, Any] | None = None
+        self._restless_looks = 0  # in a row, in which the source was being written
         self._pending_due = Deadline(0)
         self._next_change = Deadline(0)
         self._before_watching: Callable[[], Any] | None = None
@@ -178,8 +179,7 @@ class Subscription:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._keeper = threading.Thread(target=self._keep_watching, name=f"config-{self.name}-keeper", daemon=True)
-        self._keeper.start()
+        threading.Thread(target=self._keep_watching, name=f"config-{self.name}", daemon=True).start()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -194,32 +194,22 @@ class Subscription:
         return {"name": self.name, "source": self._source.name, **self._record.facts(),
                 "pending": self._pending is not None}
 
-    # The keeper: sleeps as long as the watcher lives
+    # The watcher
 
     def _keep_watching(self) -> None:
+        """Begin anew where an error of ours, or a want of memory, ends the watch: it must never end in silence."""
         pause = REVIVAL_PAUSE
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._watch_once()
-            if self._stopping.is_set():
-                return
-            if time.monotonic() - began > LONGEST_PAUSE:
-                pause = REVIVAL_PAUSE
-            self._board.report(self._key, f"the watcher of {self.name} died and is started again", "watcher")
-            self._source.forget()  # it may have died with a change that it had taken and not brought yet
-            self._stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _watch_once(self) -> None:
-        watcher = threading.Thread(target=self._watch, name=f"config-{self.name}", daemon=True)
-        try:
-            watcher.start()
-        except RuntimeError as error:  # the limit of threads or memory is reached: there may be room again later
-            log.error(f"cannot watch {self.name}: {error}")
-            return
-        watcher.join()
-
-    # The watcher
+            try:
+                self._watch()
+            except BaseException as error:  # noqa: BLE001  sys.exit among them
+                said = cause.tell(f"the watcher of {self.name}", error)
+                self._board.report(self._key, f"{said}; it is started again", "watcher")
+                self._source.forget()  # it may have had a change that it had taken and not brought yet
+                pause = REVIVAL_PAUSE if time.monotonic() - began > LONGEST_PAUSE else pause
+                self._stopping.wait(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
 
     def _watch(self) -> None:
         if self._before_watching is not None:
@@ -242,18 +232,26 @@ class Subscription:
 
     def _pause(self) -> float:
         every, failures = self._pace.every, self._record.failed_looks
+        if self._restless_looks:
+            return min(every, STILL_SECONDS)
         if failures >= QUIET_FAILURES:
             every = min(every * 2.0 ** min(failures - QUIET_FAILURES + 1, 20), max(every, LONGEST_PAUSE))
         return every * (1 + random.uniform(-JITTER, JITTER))
 
     def _look(self, early: Deadline | None = None) -> bool:
-        """True where the source answered, and what it said was understood.
+        """True where the source answered, and what it said was understood and is not being written right now.
 
         `early`: by when, before the first start; then a failure does not count, for the source may start with us.
         """
         self._record.looked()
         try:
             look = self._source.look(None if early is None else early.remaining())
+            self._restless_looks = 0 if look.is_still else self._restless_looks + 1
+            if self._restless_looks > RESTLESS_LOOKS:
+                raise CannotLook(f"{self._source.name}: changes all the time")
+            if not look.is_still:  # what is there may be half written
+                self._record.result = "changed, not still yet"
+                return False
             if look.changed:
                 self._take(self._selected(look))
             else:

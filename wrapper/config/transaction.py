@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import stat
 from typing import Union
 
-from wrapper.config.fingerprint import fingerprint
-from wrapper.config.journal import Change, Journal, beside, remove, repair_one
-from wrapper.log import log
+from wrapper.config.folder import Folder, find
+from wrapper.config.journal import REPLACING, Journal, repair_in
+from wrapper.config.look import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from wrapper.config.journal import Replacement
+
 Content = Union[str, bytes, None]
 # chown(2): without privileges, and for an owner that the container's user namespace does not know.
 NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
-NEW_MODE = 0o640  # of a file that was not there before: configuration holds secrets, so never for all
+ACL = "system.posix_acl_access"  # acl(5)
+OF_CONTENT = {"security.capability", "security.ima", "security.evm"}  # attributes that are for the old content only
+NEW_MODE = 0o644  # of a file that was not there before: a service that has dropped root must be able to read it
 
 
 class Fault(Exception):
@@ -41,22 +45,32 @@ class Transaction:
     Raises: Fault where a path cannot be written to; ValueError for what can be no content.
     """
 
-    def __init__(self, files: Mapping[str, Content], index: str | None) -> None:
-        self.contents = {os.path.realpath(path): _encoded(content) for path, content in files.items()}
+    def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None) -> None:
+        folders: dict[tuple[str, int], Folder] = {}  # each is opened once for each user who acts in it
+        self._index = index
+        self._new_mode = NEW_MODE if new_mode is None else new_mode
+        self.doubt = ""  # the end of a sentence: what may be the cause where the service falls right behind the change
+        self._journal: Journal | None = None
+        try:
+            found = map(find, files)
+            self._places = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
+            # Before anything is read: what a crash or a way back that failed left half done is no old content.
+            self._mended = [repair_in(folder, {name for one, name in self._places if one is folder})
+                            for folder in folders.values()]
+            old = [_read(*place) for place in self._places]
+        except OSError as error:
+            raise _cannot_write(error) from error
+        self.contents = {os.path.join(folder.path, name): _encoded(content)
+                         for (folder, name), content in zip(self._places, files.values())}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        # Before anything is read: what a crash or a way back that failed left half done is nobody's old content.
-        mended = [repair_one(beside(path)) for path in self.contents]
-        self._was_mended = any(mended)
-        self._index = index
-        self._journal: Journal | None = None
-        self.old_hash = _hash([read(path) for path in self.contents])
+        self.old_hash = _hash(old)
         self.new_hash = _hash([*self.contents.values()])
 
     @property
     def is_change(self) -> bool:
         """True also where files were put back just now: the service may have read what stood there before."""
-        return self._was_mended or self.old_hash != self.new_hash
+        return any(self._mended) or self.old_hash != self.new_hash
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
@@ -65,12 +79,12 @@ class Transaction:
         """
         staged = {}
         try:
-            self._journal = Journal(list(self.contents), self._index)
+            self._journal = Journal(self._places, self._index)
             for change, content in zip(self._journal.changes, self.contents.values()):
-                _save(change)
+                change.save()
                 if content is not None:
-                    _write(change.staged, content, *_rights(change.path))
-                    staged[change.path] = change.staged
+                    self._write(change, content)
+                    staged[change.path] = os.path.join(change.folder.path, change.staged)
             self._journal.sync()  # a saved file whose name is lost with the power is none
         except BlockingIOError:
             raise Fault("write", "another process changes these files right now", retry=True) from None
@@ -79,17 +93,32 @@ class Transaction:
             raise _cannot_write(error) from error
         return staged
 
+    def _write(self, change: Replacement, content: bytes) -> None:
+        """Write a file that is for no other user until it has the rights it is to have."""
+        folder = change.folder
+        file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(file, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if change.existed:
+                with open(folder.open(change.name, os.O_RDONLY), "rb", buffering=0) as old:
+                    _take_over(folder, old.fileno(), file)
+            else:
+                status = os.fstat(file)
+                mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
+                with folder.at(change.staged):
+                    os.fchmod(file, mode)
+                self.doubt = (f"; {change.path} is new, with mode {mode:04o} and uid {status.st_uid}: do these "
+                              "permissions let it read the file? see --config-mode and mode=")
+            os.fsync(file)
+
     def replace(self) -> None:
         """Move the new files to their places. Raises: Fault, and then all is as it was."""
         assert self._journal is not None
         try:
-            self._journal.begin_replacing()
+            self._journal.append({"phase": REPLACING})  # from now on a crash means: put the saved files back
             for change, content in zip(self._journal.changes, self.contents.values()):
-                if content is None:
-                    remove(change.path)
-                else:
-                    os.replace(change.staged, change.path)
-                change.is_replaced = True
+                change.replace(content is not None)
             self._journal.sync()
         except OSError as error:
             self.undo()
@@ -119,17 +148,11 @@ class Transaction:
                             retry=True) from error
 
 
-def read(path: str) -> bytes | None:
-    """What is at `path` now; None where nothing is. Raises: Fault."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for for ever (fifo(7))
-            raise Fault("write", f"cannot replace {path}: it is no regular file", retry=True)
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Fault("write", f"cannot read {path}: {error.strerror}", retry=True) from error
+def _read(folder: Folder, name: str) -> bytes | None:
+    """What is there now; None where nothing is. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return folder.read(name)
+    return None
 
 
 def _hash(contents: list[bytes | None]) -> str:
@@ -145,61 +168,60 @@ def _encoded(content: Content) -> bytes | None:
     return content.encode()
 
 
-def _save(change: Change) -> None:
-    """A copy of what is there, with its rights and times. A link would be cheaper, but change with a write in place."""
-    if change.existed:
-        status = os.stat(change.path)
-        with open(change.path, "rb") as file:
-            _write(change.saved, file.read(), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        os.utime(change.saved, ns=(status.st_atime_ns, status.st_mtime_ns))
+def _take_over(folder: Folder, old: int, new: int) -> None:
+    """Give the new file the mode, owner, group, ACL and extended attributes of the old one; both are open.
+
+    No set-id bits, which are for programs. Raises: OSError.
+    """
+    status = os.fstat(old)
+    mode = _give(folder, new, status.st_mode & 0o777, status.st_uid, status.st_gid)
+    with folder.at(""):
+        if not _copy_attributes(old, new):
+            mode &= ~0o070  # with an ACL they are the most that any of its users has, which are not the group's
+        os.fchmod(new, mode)  # behind chown, which clears bits
 
 
-def _rights(path: str) -> tuple[int, int, int]:
-    """Mode, owner and group of the file that is there; a new file gets those of its folder but for the mode."""
-    try:
-        status = os.stat(path)
-        return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-    except FileNotFoundError:
-        folder = os.stat(os.path.dirname(path))
-        return NEW_MODE, folder.st_uid, folder.st_gid
+def _give(folder: Folder, file: int, mode: int, owner: int, group: int) -> int:
+    """Give an open file to its owner and group; returns the mode that is right for those it has then.
 
-
-def _write(path: str, content: bytes, mode: int, owner: int, group: int) -> None:
-    """Write a file nobody else can read until it has the rights it is to have."""
-    remove(path)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(file, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fchmod(file, _give(file, mode, owner, group))  # behind chown, which clears set-id bits
-        os.fsync(file)
-
-
-def _give(file: int, mode: int, owner: int, group: int) -> int:
-    """Give an open file to its owner and group; returns the mode that is right for those it has then."""
+    In another user's folder root's power gives a file of that user's its group, and nothing else.
+    """
     status = os.fstat(file)
+    is_free = not folder.is_anothers or owner == folder.uid
     if (status.st_uid, status.st_gid) == (owner, group):
         return mode
-    if _try_to_give(file, owner, group):
-        return mode
-    log.debug("the owner cannot be kept without privileges", owner=owner)
-    if _try_to_give(file, -1, group):  # chown(2): without privileges still to any group of one's own
-        return mode
-    return mode & (~0o070 | mode << 3)  # it is another group: no more for it than for all others
+    with contextlib.nullcontext() if is_free else folder.at(""):
+        # chown(2): without privileges still to any group of one's own.
+        for uid in (owner, -1) if is_free else (-1,):
+            try:
+                os.fchown(file, uid, group)
+                return mode
+            except OSError as error:
+                if error.errno not in NOT_TO_GIVE:
+                    raise
+    # Where it is another group: no more for it than for all others.
+    return mode if status.st_gid == group else mode & (~0o070 | mode << 3)
 
 
-def _try_to_give(file: int, owner: int, group: int) -> bool:
-    try:
-        os.fchown(file, owner, group)
-    except OSError as error:
-        if error.errno not in NOT_TO_GIVE:
-            raise
-        return False
-    return True
+def _copy_attributes(old: int, new: int) -> bool:
+    """False where the old file's ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
+    wanted: list[str] = []
+    is_kept = True
+    with contextlib.suppress(OSError):  # a file system without them
+        wanted = os.listxattr(old)
+    for name in {*wanted, ACL} - OF_CONTENT:
+        try:
+            if name in wanted:
+                os.setxattr(new, name, os.getxattr(old, name))
+            else:
+                os.removexattr(new, name)
+        except OSError:  # xattr(7): some take privileges, some file systems have none
+            is_kept = is_kept and not (name == ACL and name in wanted)
+    return is_kept
 
 
 def _cannot_write(error: OSError) -> Fault:
     if error.errno == errno.EBUSY:  # rename(2): it is a mount point, as a single file mounted into a container is
-        return Fault("write", f"cannot replace {error.filename2 or error.filename}: it is mounted by itself; "
+        return Fault("write", f"cannot replace {error.filename}: it is mounted by itself; "
                      "mount its folder instead", retry=True)
     return Fault("write", f"cannot write {error.filename or 'the files'}: {error.strerror}", retry=True)

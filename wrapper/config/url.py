@@ -8,6 +8,7 @@ import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from wrapper.config.bounded import Call
+from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
@@ -176,8 +177,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
 def _token(path: str) -> str:
     """Raises: CannotLook."""
     try:
-        with open(path, encoding="utf-8") as file:
-            token = file.read().strip()
+        token = content_of(path, PIECE_BYTES).decode().strip()
     except OSError as error:
         raise CannotLook(f"cannot read the token: {error.strerror}: {path}") from error
     except UnicodeDecodeError:

@@ -174,7 +174,7 @@ class ServiceHandle:
     # Change
 
     def apply(self, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
-              ready_timeout: float | None = None, *, probe: Callable[..., Any] | None = None,
+              ready_timeout: float | None = None, *, probe: Callable[..., Any] | None = None, mode: int | None = None,
               reason: str = "configuration") -> list[Problem]:
         """Put files in place and make the service take them, all or nothing; an empty list where that went well.
 
@@ -182,7 +182,8 @@ class ServiceHandle:
         `{file}`. `action`: "restart", "reload", "signal:HUP", "POST /-/reload", a callable or None. `probe(service)`
         says, by None or True, that it works. The whole truth stands in `config/apply.py`.
         """
-        return configuration.apply(self.service, files, check, action, ready_timeout, probe, handle=self, reason=reason)
+        return configuration.apply(self.service, files, check, action, ready_timeout, probe, mode=mode, handle=self,
+                                   reason=reason)
 
 
 def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
