@@ -375,7 +375,7 @@ def test_what_lasts_takes_no_place_of_those_on_the_road():
     subject.open(PLACE)
     tunnel, one = Traveller(subject).go(), Traveller(subject).go()
     assert one.lane is None
-    subject.stay(tunnel.lane, tunnel)
+    subject.stay(tunnel.lane, tunnel, False)
     assert one.over.wait(5) and subject.in_flight == 2
 
 
@@ -385,3 +385,16 @@ def test_a_wait_for_a_busy_service_says_so():
     Traveller(subject).go()
     with pytest.raises(GatewayTimeout, match="the service is busy"):
         subject.collect(Traveller(subject).go(), 1.0)
+
+
+def test_a_drain_does_not_wait_for_what_cannot_be_told_to_leave():
+    """HTTP/2 that is passed through: the service says goodbye to it, when the signal has come."""
+    subject = gate()
+    subject.open(PLACE)
+    deaf = Traveller(subject).go()
+    subject.stay(deaf.lane, deaf, True)
+    lane = subject.hold("restart")
+    subject.warn(lane, "restart")
+    assert subject.await_empty(lane, Deadline(30))
+    subject.cut(lane)
+    assert deaf.was_cut

@@ -49,30 +49,42 @@ BATCH_INTERVAL = 0.010  # seconds between two batches: 1,000 held requests are t
 CUT_TIMEOUT = 1.0  # seconds that exchanges whose connections were cut get to leave
 
 
+def _ignore() -> None:
+    return None
+
+
 class Lane:
     """The road to one run of the service: its upstream, and who is on it."""
 
-    __slots__ = ("inside", "lasting", "run", "upstream")
+    __slots__ = ("deaf", "inside", "lasting", "run", "upstream")
 
     def __init__(self, upstream: Upstream, run: Run | None) -> None:
         self.upstream = upstream
         self.run = run
         self.inside: set[Traveller] = set()
         self.lasting: set[Traveller] = set()  # those of them that may stay for hours: tunnels, streams of events
+        self.deaf: set[Traveller] = set()  # those of them that cannot be told to leave: only the service can end them
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing is inside that would leave by itself."""
+        return len(self.inside) == len(self.deaf)
 
 
 class Gate:
     """Shut at first. `hold_timeout` in seconds (0: nothing waits), `hold_max` how many may wait.
 
-    `in_flight_max`: how many the service gets at a time, the lasting ones not counted; None as many as come.
+    `in_flight_max`: how many the service gets at a time, the lasting ones not counted; None as many as come. `doubt`
+    is called, and returns at once, where a traveller finds that the service does not listen.
     """
 
     def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int,
-                 in_flight_max: int | None = None) -> None:
+                 in_flight_max: int | None = None, doubt: Callable[[], None] = _ignore) -> None:
         self._make_upstream = make_upstream
         self.hold_timeout = hold_timeout
         self._hold_max = hold_max
         self._in_flight_max = in_flight_max
+        self.doubt = doubt
         self._paused = ""  # why everything is held though the lane may be open
         self._pauses = 0
         # Guards everything below; held only for a few lines, never over a call out of this room.
@@ -137,10 +149,12 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
         return verdict if isinstance(verdict, Lane) else None
 
-    def stay(self, lane: Lane, traveller: Traveller) -> None:
+    def stay(self, lane: Lane, traveller: Traveller, is_deaf: bool) -> None:
         """The traveller may be on the road for hours: it takes no other's place meanwhile."""
         with self._lock:
             lane.lasting.add(traveller)
+            if is_deaf:
+                lane.deaf.add(traveller)
         self._let_in(1)
 
     def leave(self, lane: Lane, traveller: Traveller) -> None:
@@ -148,7 +162,8 @@ class Gate:
         with self._lock:
             lane.inside.discard(traveller)
             lane.lasting.discard(traveller)
-            if lane in self._draining and not lane.inside:
+            lane.deaf.discard(traveller)
+            if lane in self._draining and lane.is_empty:
                 self._changed.notify_all()
             is_awaited = bool(self._held) and self._in_flight_max is not None
         if is_awaited:
@@ -256,8 +271,8 @@ class Gate:
     def await_empty(self, lane: Lane, deadline: Deadline) -> bool:
         """Wait until all exchanges have left the lane; False where some are left at the deadline or after `hurry`."""
         with self._changed:
-            self._changed.wait_for(lambda: not lane.inside or self._hurried, deadline.remaining())
-            return not lane.inside
+            self._changed.wait_for(lambda: lane.is_empty or self._hurried, deadline.remaining())
+            return lane.is_empty
 
     def cut(self, lane: Lane) -> None:
         """End a drain: break what is left on the lane."""

@@ -25,7 +25,7 @@ class Passthrough(Traveller):
         """Hold it at the gate where need be, then tunnel it until both sides have ended. Raises: ClientGone."""
         try:
             lane = yield from self.enter()
-            self.stay()
+            self.stay(is_deaf=True)
             upstream: Upstream = lane.upstream
             connection = yield from upstream.connect(self.loop)
             try:

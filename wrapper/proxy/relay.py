@@ -108,7 +108,8 @@ class Exchange(Traveller):
         except Cut:
             raise self._failure("the service is being stopped", Unavailable) from None
         except ServiceGone as error:
-            raise self._failure(str(error), BadGateway) from None
+            raise self._failure(*(("the service is being stopped", Unavailable) if self.going
+                                  else (str(error), BadGateway))) from None
         except Malformed as error:
             raise self._failure(f"the service's answer is not HTTP: {error}", BadGateway) from None
         finally:
@@ -194,6 +195,8 @@ class Exchange(Traveller):
             except Unreached:
                 if lane.run is None or lane.run.ended.is_set() or self.loop.now + pause > end:
                     raise
+            if pause == FIRST_PAUSE:
+                self.gate.doubt()
             began = self.loop.now
             yield from self.client.watch(began + pause)
             self.held += self.loop.now - began

@@ -78,10 +78,10 @@ class Traveller:
             self.held += self.loop.now - began
         return self.gate.collect(self, self.held)
 
-    def stay(self) -> None:
-        """It may be on the road for hours from here on."""
+    def stay(self, is_deaf: bool = False) -> None:
+        """It may be on the road for hours from here on; `is_deaf`: its client cannot be told to leave."""
         if self.lane is not None:
-            self.gate.stay(self.lane, self)
+            self.gate.stay(self.lane, self, is_deaf)
 
     def leave(self) -> None:
         """Off the road, however that came."""

@@ -64,7 +64,7 @@ class Service:
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold,
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
-                         settings.max_in_flight)
+                         settings.max_in_flight, lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
         self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
