@@ -42,10 +42,10 @@ _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 _CARE = re.compile(
     rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
     rb"|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
-    rb":[ \t]*([^\r]*)\r")
+    rb":([^\r\n]*)\r")
 
 HOST_FORM = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([^#]*)")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)((?:[/?][^#]*)?)")
 
 
 class Malformed(Exception):
@@ -203,7 +203,7 @@ def find_care(section: bytes) -> Care:
     care: Care = {}
     for match in _CARE.finditer(section.lower()):
         start, end = match.span(2)
-        line = (match.start(), match.end(), section[start:end].rstrip(b" \t"))
+        line = (match.start(), match.end(), section[start:end].strip(b" \t"))
         name = match[1]
         if name in care:
             care[name].append(line)
