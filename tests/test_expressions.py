@@ -42,13 +42,12 @@ def expressions():
         module = importlib.import_module("wrapper." + name[:-3].replace("/", ".").replace(".__init__", ""))
         used = {(node.value.id, node.attr) for node in ast.walk(tree)
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
+        titles = {node.value: node.targets[0].id for node in ast.walk(tree)
+                  if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)}
         for node in ast.walk(tree):
-            if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
-                target = getattr(node.targets[0] if isinstance(node, ast.Assign) else node.target, "id", "")
-                methods = {attribute for variable, attribute in used if variable == target}
             if isinstance(node, ast.Call) and ast.unparse(node.func) in {"re.compile", *(f"re.{m}" for m in METHODS)}:
                 method = node.func.attr
-                methods = methods if method == "compile" else {method}
+                methods = {used_as for name_of, used_as in used if name_of == titles.get(node)} | {method}
                 flags = [eval(ast.unparse(flag), vars(module)) for flag in node.args[1:2] if method == "compile"]
                 pattern = eval(ast.unparse(node.args[0]), vars(module))
                 yield pytest.param(re.compile(pattern, *flags), bool(methods & ANYWHERE),
@@ -156,14 +155,14 @@ def hostile(pattern):
             yield lambda n, parts=(before, turn, spoiler): (parts[0] + parts[1] + parts[2]) * (n // 3)
 
 
-def cost(work):
+def cost(work, turns=2):
     """Processor seconds of this thread alone: what other processes do meanwhile does not count."""
     def once():
         began = time.thread_time()
         work()
         return time.thread_time() - began
 
-    return min(once() for _ in range(2))
+    return min(once() for _ in range(turns))
 
 
 def is_steep(make, match):
@@ -171,9 +170,10 @@ def is_steep(make, match):
     before = 0.0
     for length in LENGTHS:
         text = make(length)
-        now = cost(lambda text=text: match(text))
+        now = cost(lambda: match(text))  # noqa: B023
         if now > NOTICED and before and now / before > STEEP:
-            return True
+            half = make(length // 2)  # once more, and longer: a busy machine must not look like a steep expression
+            return cost(lambda: match(text), 5) / cost(lambda: match(half), 5) > STEEP  # noqa: B023
         before = now
     return False
 

@@ -40,13 +40,15 @@ LAYERS = (
     ("proxy", "service"),
     ("gate",),
     ("pool", "stream", "secure", "message"),
+    ("answer",),
     ("http1", "chunked", "poll"),
     ("problems", "events", "cause"),
     ("settings", "values", "address", "sockets", "certificate", "control", "signals", "log", "text", "plain",
      "moment", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline", "moment", "plain")
+PURE = ("text", "http1", "answer", "chunked", "proxy.headers", "screen", "settings", "errors", "deadline", "moment",
+        "plain")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

@@ -12,7 +12,7 @@ from wrapper.proxy.watch import Broken, Rung, comes_within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import AnswerHead
+    from wrapper.answer import AnswerHead
     from wrapper.proxy.relay import Exchange
     from wrapper.proxy.upstream import Connection
 

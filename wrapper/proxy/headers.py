@@ -14,7 +14,8 @@ from wrapper.http1 import split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import AnswerHead, Care, RequestHead
+    from wrapper.answer import AnswerHead
+    from wrapper.http1 import Care, RequestHead
 
 # RFC 9110 section 7.6.1: an intermediary removes these even where Connection does not name them.
 _HOP_BY_HOP = frozenset((
@@ -25,6 +26,7 @@ _FORWARDED = frozenset([b"forwarded"] + [
     b"x" + first + b"forwarded" + second + name
     for first in (b"-", b"_") for second in (b"-", b"_") for name in (b"for", b"host", b"proto")])
 _FROM_REQUEST = _HOP_BY_HOP | _FORWARDED
+_FROM_ANSWER = _HOP_BY_HOP | {b"wrapper-held"}  # which tells a client that we held its request: ours alone to say
 # RFC 9110 section 7.6.1: Connection must not name what is meant for everybody; these would change how we are read.
 _NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via"))
 # RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
@@ -70,16 +72,19 @@ class TrustedProxies:
 def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     """The head to send to the service for `head`, which came from `peer`."""
     made = head.forwarded
-    if made is None or made[0] is not peer or made[1] != upstream_host:
-        made = head.forwarded = (peer, upstream_host, _request_rest(head, peer, upstream_host))
-    return b"%b %b HTTP/1.1\r%b" % (head.method, head.target, made[2])
+    if made is not None and made[0] is peer and made[1] == upstream_host:
+        return b"%b %b HTTP/1.1\r%b%b" % (head.method, head.target, made[2], made[3])
+    kept, ours = _request_rest(head, peer, upstream_host)
+    if head.rest:
+        head.forwarded = peer, upstream_host, kept, ours
+    return b"%b %b HTTP/1.1\r%b%b" % (head.method, head.target, kept, ours)
 
 
-def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
-    """What follows the CR of the request line."""
+def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[bytes, bytes]:
+    """What follows the CR of the request line: what was sent, and what is ours."""
     care = head.care
     if len(care) == 1 and head.host and not head.authority and head.minor:
-        return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (head.fields, head.host, peer.lines)
+        return head.fields, b"X-Forwarded-Host: %b\r\n%b\r\n" % (head.host, peer.lines)
     host_line = b"" if head.host and not head.authority else b"Host: %b\r\n" % (head.host or upstream_host)
     dropped = _FROM_REQUEST if peer.is_trusted else _FROM_REQUEST.union(filter(_is_forwarded, care))
     if host_line:
@@ -89,8 +94,8 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     if not head.is_chunked:
         dropped = dropped | {b"trailer"}
     kept = without(head.fields, care, dropped, head.options)
-    return b"\n%b%b%b%b\r\n" % (
-        host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
+    return b"\n" + host_line + kept[1:], b"%b%b\r\n" % (
+        _hop_lines(head), forwarded_lines(head, peer, upstream_host))
 
 
 def _is_forwarded(name: bytes) -> bool:
@@ -177,14 +182,17 @@ def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
 def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     care = answer.care
     via = VIA if answer.minor else VIA_OF_1_0
-    if not is_chunked and answer.status >= 200 and answer.status != 204 and (
+    if not is_chunked and answer.status >= 200 and answer.status != 204 and answer.mended is None and (
             not care or (len(care) == 1 and b"content-length" in care)):
         return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, via, added)
-    dropped = _HOP_BY_HOP
+    dropped = _FROM_ANSWER
     if not is_chunked:
         dropped = dropped | {b"trailer"}
     if answer.status == 204 or answer.is_interim:
         dropped = dropped | {b"content-length"}  # RFC 9110 section 8.6
+    elif answer.mended is not None:
+        dropped = dropped | {b"content-length"}
+        added += answer.mended
     kept = without(answer.fields, care, dropped, answer.options)
     if answer.status in (101, 426) and b"upgrade" in care:
         protocols = b", ".join(value for _, _, value in care[b"upgrade"])

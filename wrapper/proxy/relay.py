@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from wrapper.gate import Gate, Lane
-    from wrapper.http1 import AnswerHead, RequestHead
+    from wrapper.answer import AnswerHead
+    from wrapper.http1 import RequestHead
     from wrapper.pool import Pool, Worker
     from wrapper.proxy.bell import Bell
     from wrapper.proxy.headers import Peer

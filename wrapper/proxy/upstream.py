@@ -17,7 +17,8 @@ import time
 from wrapper import sockets
 from wrapper.chunked import Chunked
 from wrapper.errors import BadGateway
-from wrapper.http1 import MAX_REMEMBERED, Malformed, read_answer
+from wrapper.answer import read_answer
+from wrapper.http1 import MAX_REMEMBERED, Malformed
 from wrapper.stream import READ_SIZE, cut
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.address import Address
-    from wrapper.http1 import AnswerHead
+    from wrapper.answer import AnswerHead
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
 PATIENCE = 0.004  # seconds a read of a body may block before the client is looked at; the kernel rounds up to a tick
