@@ -198,7 +198,7 @@ class Server(http.server.ThreadingHTTPServer):
         host = None if self.is_unix else str(address[0])
         if host is not None and host.startswith("::ffff:"):
             host = host[7:]  # an IPv4 client of a socket for both
-        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host))
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.error("a connection failed")

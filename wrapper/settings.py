@@ -141,6 +141,9 @@ class Settings:
     trusted_proxies: tuple[str, ...] = option(
         values.networks, "", "CIDR,...",
         "peers whose X-Forwarded-* and Forwarded are believed; from others they are replaced")
+    via: bool = option(
+        values.switch, "false", "",
+        "name the wrapper in a Via field to the service as well; nginx compresses nothing for a request that has one")
     max_header: int = option(values.head_size, "64KiB", "SIZE", "the longest request line and header section together")
     max_connections: int = option(values.positive_count, "10000", "N", "client connections at a time")
     idle_timeout: float = option(

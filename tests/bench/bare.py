@@ -21,6 +21,7 @@ class Settings:
     upstream_timeout = None
     h2c = False
     trusted_proxies = ()
+    via = False
     tls_cert = tls_key = None
 
 
