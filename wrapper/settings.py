@@ -130,6 +130,10 @@ class Settings:
     token_file: str | None = option(
         values.text, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
+    private: bool = option(
+        values.switch, "false", "", "the token is needed for every own path but `healthz` and `readyz`")
+    allowed_hosts: tuple[str, ...] = option(
+        values.hosts, "", "LIST", "Host values that own paths answer to, besides addresses and localhost; default any")
     control: str = option(
         values.text, None, "PATH",
         "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder")

@@ -181,6 +181,15 @@ def networks(text: str) -> tuple[str, ...]:
     return names
 
 
+def hosts(text: str) -> tuple[str, ...]:
+    """`grafana.example,other.example`: names as they stand in Host, without a port."""
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        if set(name) & set("/:@* "):
+            raise ValueError(f"{name}: expected whole names such as grafana.example, without scheme and port")
+    return names
+
+
 def one_of(*words: str):  # type: ignore[no-untyped-def]  # the name of the inner function is the only type to add
     def choice(text: str) -> str:
         if text not in words:

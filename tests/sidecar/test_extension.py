@@ -32,7 +32,7 @@ def test_a_route_answers_instead_of_the_service(sidecar):
     with running(sidecar, service=service) as wrapper:
         assert wrapper.get("/sidecar/api/hello").json() == {"hello": "world"}
         assert wrapper.get("/sidecar/api/hello?name=you").json() == {"hello": "you"}
-        assert wrapper.get("//sidecar/%61pi/hello").json() == {"hello": "world"}
+        assert wrapper.get("//sidecar/%61pi/hello").status == 400  # a front may have forbidden it
         assert not service.requests
         assert wrapper.request("DELETE", "/sidecar/api/hello").headers["allow"] == "GET, HEAD"
 

@@ -21,19 +21,23 @@ METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 
 class Route:
-    """One method on one path. `is_guarded`: only with the token, or over the control socket.
+    """One method on one path. `is_guarded`: only with the token, or over the control socket. `is_probed`: never so.
+    `is_shared`: pages of other sites may ask it too.
 
     Raises: ValueError for what can never match.
     """
 
-    __slots__ = ("answer", "is_guarded", "method", "pattern")
+    __slots__ = ("answer", "is_guarded", "is_probed", "is_shared", "method", "pattern")
 
-    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False) -> None:
+    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *,
+                 is_probed: bool = False, is_shared: bool = False) -> None:
         _judge(method, pattern)
         self.method = method
         self.pattern = pattern
         self.answer = answer
         self.is_guarded = is_guarded
+        self.is_probed = is_probed
+        self.is_shared = is_shared
 
 
 class Router:
