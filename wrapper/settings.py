@@ -61,7 +61,13 @@ class Option:
         """Texts for people, one that counts for each value; a secret only says that it is there."""
         if self.is_secret:
             return ["(set)"] if texts else []
-        return list(texts if self.many is not None else texts[-1:])
+        return list(map(self.masked, texts if self.many is not None else texts[-1:]))
+
+    def masked(self, text: str) -> str:
+        """One text as faults and `check` may show it."""
+        if self.is_secret:
+            return "..."
+        return values.without_credentials(text) if self.read is values.origin else text
 
 
 def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
@@ -292,7 +298,7 @@ def _choose(row: Option, texts: Sequence[str], origin: str, faults: list[str]) -
 
 
 def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
-    shown = "..." if row.is_secret else text
+    shown = row.masked(text)
     if origin == "PORT":
         shown = text = text[1:]
         text = text if values.is_service_link(text) else ":" + text

@@ -231,6 +231,13 @@ def origin(text: str) -> str:
     return text
 
 
+def without_credentials(text: str) -> str:
+    """The same for people: a user, a password and a query may be keys to the source."""
+    if "://" not in text:
+        return text
+    return re.sub(r"[?#].*", "?***", re.sub(r"(?<=://)[^/?#]*@", "***@", text, count=1), count=1)
+
+
 def command(text: str) -> tuple[str, ...]:
     """A command line as a shell would split it; no shell runs it."""
     import shlex  # start-up: few containers check their configuration

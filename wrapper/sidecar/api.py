@@ -76,7 +76,7 @@ class Api:
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
-        stale = [status for status in self._config_status() if status.get("stale_since")]
+        stale = [status for status in self._config_status(request) if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
                         "sidecars": self._sidecars()})
 
@@ -91,17 +91,23 @@ class Api:
                 "last_event": self._around.feed.last}
 
     def _problems(self, request: Request) -> Response:
-        return as_json(self._around.board.list())
+        board = self._around.board
+        return as_json(board.list() if self._access.knows(request) else board.outline())
 
     def _config(self, request: Request) -> Response:
-        return as_json(self._config_status())
+        return as_json(self._config_status(request))
 
-    def _config_status(self) -> list[dict[str, Any]]:
-        return [subscription.status() for subscription in list(self._subscriptions)]
+    def _config_status(self, request: Request) -> list[dict[str, Any]]:
+        """What became of the last look, but for strangers not why."""
+        found = [subscription.status() for subscription in list(self._subscriptions)]
+        if self._access.knows(request):
+            return found
+        return [{**status, "last_result": status["last_result"].partition(":")[0]} for status in found]
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
-        return event_stream(self._placed(request, self._stream.pieces(self._stream.known(known))))
+        pieces = self._stream.pieces(self._stream.known(known), self._access.knows(request))
+        return event_stream(self._placed(request, pieces))
 
     def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Everybody may look, so there is a bound; it keeps nobody out who could end the wrapper anyway."""
@@ -154,7 +160,7 @@ class Api:
     def _look_now(self, request: Request) -> Response:
         for subscription in list(self._subscriptions):
             subscription.look_now()
-        return as_json(self._config_status(), 202)
+        return as_json(self._config_status(request), 202)
 
     def _service(self, request: Request) -> Service:
         """The service that `?service=` names, else the main one."""

@@ -98,7 +98,7 @@ class Site:
 
     def _judge(self, request: Request, route: Route | None) -> None:
         """Raises: BadRequest, Forbidden, Unauthorized, MethodNotAllowed."""
-        if not self._is_literal(request, route):
+        if not request.trusted and not self._is_literal(request, route):
             raise BadRequest("this is another spelling of an own path; write it as it is")
         if any(UNPRINTABLE.search(value) for value in request.params.values()):
             raise BadRequest("a part of the path holds a control character, or is no UTF-8")
