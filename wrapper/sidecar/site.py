@@ -11,6 +11,7 @@ from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import Api
 from wrapper.sidecar.dashboard import Dashboard
+from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
 from wrapper.sidecar.origins import Origins, protected
 from wrapper.sidecar.router import Route, Router, fixed_part
@@ -61,6 +62,7 @@ class Site:
         self.dashboard = Dashboard(self)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
+        self.observers.append(Fronts(settings).observe)
         self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
         if self._access_log is not None:
             self.observers.append(self._access_log.observe)
