@@ -102,5 +102,5 @@ class StreamPlaces:
 def _holds(request: Request, token: bytes) -> bool:
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     # Compared whatever the scheme: the time says nothing about the token.
-    is_same = hmac.compare_digest(given.strip().encode("latin-1"), token)
+    is_same = hmac.compare_digest(given.strip(" \t").encode("latin-1"), token)
     return scheme.lower() == "bearer" and is_same

@@ -1,4 +1,4 @@
-"""Peers that forward like a proxy and are not trusted: each is named once in the log, before its redirect loop is long."""
+"""Peers that forward like a proxy and are not trusted: each is named in the log, once, where that changes something."""
 
 from __future__ import annotations
 
