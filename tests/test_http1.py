@@ -321,7 +321,8 @@ def test_an_over_long_line_is_too_large_however_it_comes():
 def test_trailers_that_would_change_framing_are_dropped():
     """RFC 9110 section 6.5.1."""
     kept = headers.trailers(
-        b"Content-Length: 3\r\nX-Sum: 1\r\nSet-Cookie: a\r\nConnection: x\r\nHost: h\r\nETag: e\r\nX-Hop: 1\r\n",
+        b"Content-Length: 3\r\nX-Sum: 1\r\nSet-Cookie: a\r\nConnection: x\r\nHost: h\r\nETag: e\r\nX-Hop: 1\r\n"
+        b"X-Forwarded-User: alice\r\nX_Forwarded_For: 6\r\nX-Real-IP: 6\r\nWrapper-Held: 9\r\n",
         frozenset((b"x-hop",)))
     assert kept == b"X-Sum: 1\r\nETag: e\r\n"
 

@@ -35,7 +35,8 @@ _NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer",
 # RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
 _NOT_IN_TRAILERS = _HOP_BY_HOP | _FORWARDED | frozenset((
     b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
-    b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via"))
+    b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via",
+    b"x-real-ip", b"wrapper-held"))
 VIA = b"Via: 1.1 wrapper\r\n"
 VIA_OF_1_0 = b"Via: 1.0 wrapper\r\n"  # RFC 9110 section 7.6.3: the version that was received
 # RFC 7239 section 4, as far as quotes go: behind an open one, what is appended would be a part of a text.
@@ -240,6 +241,10 @@ def _date_line() -> bytes:
 
 
 def trailers(section: bytes, nominated: frozenset[bytes]) -> bytes:
-    """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1)."""
+    """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1).
+
+    What is forwarded, or ours to say, stands in a head: some services read both as one.
+    """
     dropped = _NOT_IN_TRAILERS | nominated
-    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in dropped)
+    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section)
+                    if pair[0].lower() not in dropped and not _is_forwarded(pair[0].lower()))
