@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import re
 import time
 import warnings
@@ -24,9 +25,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wrapper"
 ANYWHERE = {"search", "finditer", "findall", "sub", "split"}  # methods that begin at every character
 METHODS = ANYWHERE | {"match", "fullmatch"}
 SPOILERS = "\0#!:\n/ a"
-LENGTHS = [10 * 2 ** power for power in range(11)]
+LENGTHS = (10, 20, 24, 200, 1_000, 10_000)
 NOTICED = 0.02  # seconds of processor time: far over what 10 kB cost where it is linear
-STEEP = 2.8  # a doubled input doubles linear time, and makes four of quadratic
+STEEP = 1.5  # the power with which the time grows: 1 is linear, 2 is quadratic
 # Not reached by a client's bytes; the reason stands beside it.
 INNER = {
     "sidecar/dashboard.py": "reads the page that stands beside it",
@@ -155,8 +156,8 @@ def hostile(pattern):
             yield lambda n, parts=(before, turn, spoiler): (parts[0] + parts[1] + parts[2]) * (n // 3)
 
 
-def cost(work, turns=2):
-    """Processor seconds of this thread alone: what other processes do meanwhile does not count."""
+def cost(work, turns):
+    """Processor seconds of this thread alone, the least of some turns: what others do meanwhile does not count."""
     def once():
         began = time.thread_time()
         work()
@@ -166,15 +167,12 @@ def cost(work, turns=2):
 
 
 def is_steep(make, match):
-    """Whether the cost rises faster than the input: watched while it is doubled again and again."""
-    before = 0.0
-    for length in LENGTHS:
-        text = make(length)
-        now = cost(lambda: match(text))  # noqa: B023
-        if now > NOTICED and before and now / before > STEEP:
-            half = make(length // 2)  # once more, and longer: a busy machine must not look like a steep expression
-            return cost(lambda: match(text), 5) / cost(lambda: match(half), 5) > STEEP  # noqa: B023
-        before = now
+    """Whether the cost rises faster than the input; only what costs something is looked at more than once."""
+    for shorter, longer in zip(LENGTHS, LENGTHS[1:]):
+        short, long = make(shorter), make(longer)
+        if cost(lambda: match(long), 1) > NOTICED:  # noqa: B023
+            ratio = cost(lambda: match(long), 3) / max(cost(lambda: match(short), 3), 1e-7)  # noqa: B023
+            return math.log(ratio) / math.log(longer / shorter) > STEEP
     return False
 
 

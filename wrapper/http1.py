@@ -201,13 +201,9 @@ NO_OPTIONS: frozenset[bytes] = frozenset()
 def _coding_refusal(codings: list[tuple[int, int, bytes]]) -> Refusal:
     """RFC 9112 section 6.1: 501 for a coding we do not know, 400 where chunked is not the last, or comes twice."""
     names = [name.strip(b" \t").lower() for _, _, value in codings for name in value.split(b",")]
-    if names[-1] == b"chunked" and names.count(b"chunked") == 1 and all(map(_is_token, names)):
+    if names[-1] == b"chunked" and names.count(b"chunked") == 1 and all(re.fullmatch(TOKEN, name) for name in names):
         return NotImplementedHere("a transfer coding other than chunked")
     return BadRequest("the Transfer-Encoding field is malformed, or does not end in chunked")
-
-
-def _is_token(name: bytes) -> bool:
-    return re.fullmatch(TOKEN, name) is not None
 
 
 def content_length(lines: list[tuple[int, int, bytes]], error: type[Exception]) -> int:

@@ -35,9 +35,14 @@ class Origins:
             raise Forbidden("this path is not answered under this host; --allowed-hosts names those it is")
 
     def _is_known(self, host: str) -> bool:
+        """Judge a Host value, of which the port, brackets and the dot of the root say nothing."""
         assert self._allowed is not None
-        name = host_name(host)
-        return name in self._allowed or is_address(name)
+        inner, bracket, _ = host.partition("]")
+        name = inner[1:] if bracket else host.partition(":")[0].rstrip(".").lower()
+        try:
+            return name in self._allowed or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
 
 
 def _is_foreign(request: Request) -> bool:
@@ -46,22 +51,6 @@ def _is_foreign(request: Request) -> bool:
         return False
     is_followed = request.headers.get("sec-fetch-mode") == "navigate" and request.method in ("GET", "HEAD")
     return not (is_followed and request.headers.get("sec-fetch-dest") == "document")
-
-
-def host_name(host: str) -> str:
-    """The name in a Host value, in lower case, without port, brackets and the dot of the root."""
-    name = host.lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0].rstrip(".")
-
-
-def is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def protected(headers: Iterable[tuple[str, str]], route: Route | None) -> list[tuple[str, str]]:
