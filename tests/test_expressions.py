@@ -25,7 +25,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "wrapper"
 ANYWHERE = {"search", "finditer", "findall", "sub", "split"}  # methods that begin at every character
 METHODS = ANYWHERE | {"match", "fullmatch"}
 SPOILERS = "\0#!:\n/ a"
-LENGTHS = (10, 20, 24, 200, 1_000, 10_000)
+LENGTHS = (10, 20, 24, 200, 500, 2_500, 10_000)
 NOTICED = 0.02  # seconds of processor time: far over what 10 kB cost where it is linear
 STEEP = 1.5  # the power with which the time grows: 1 is linear, 2 is quadratic
 # Not reached by a client's bytes; the reason stands beside it.
