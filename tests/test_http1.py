@@ -334,3 +334,28 @@ def test_trailers_that_would_change_framing_are_dropped():
 ])
 def test_who_is_trusted(networks, address, trusted):
     assert headers.TrustedProxies(networks).trust(address) is trusted
+
+
+def cost(data):
+    """Processor seconds of judging a head and making the service's of it, the least of some turns."""
+    def once():
+        began = time.thread_time()
+        try:
+            headers.request_head(http1.read_request(data, 65536), PEER, b"u")
+        except Refusal:
+            pass
+        return time.thread_time() - began
+
+    return min(once() for _ in range(7))
+
+
+@pytest.mark.parametrize("hostile", [
+    fields_of(9_000, b"te:\r\n"), fields_of(200, b"te: " + b"x" * 300 + b"\r\n"),
+    b"GET / HTTP/1.1\r\nHost: h\r\nConnection: " + b"a," * 30_000 + b"\r\n",
+    b"GET / HTTP/1.1\r\nHost: h\r\n" + b"".join(b"X-Forwarded-%d: %b\r\n" % (n, b"," * 280) for n in range(199)),
+    b"GET / HTTP/1.1\r\nHost: h\r\nX" + b" " * 60_000 + b": y\r\n",
+    b"GET http://" + b"a" * 60_000 + b"# HTTP/1.1\r\nHost: h\r\n"])
+def test_no_head_costs_over_20_times_a_plain_one_of_its_size(hostile):
+    """12,500 field lines cost a hundred times as much, and a target of 60 kB seven seconds."""
+    plain = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * (len(hostile) - 31) + b"\r\n\r\n"
+    assert cost(hostile + b"\r\n") <= 20 * cost(plain)
