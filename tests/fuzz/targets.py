@@ -133,7 +133,7 @@ def path(data: bytes) -> None:
         return
     except Refusal:
         answered = True
-    is_own = re.match(r"/sidecar(/|$)|/hook/[^/]+$|/two/[^/]+\.[^/]+$|/app(/|$)", normal) is not None
+    is_own = re.match(r"/sidecar(/|\Z)|/hook/[^/]+\Z|/two/[^/]+\.[^/]+\Z|/app(/|\Z)", normal) is not None
     assert answered == is_own, (raw, normal)
     assert not answered or raw.startswith(("/sidecar", "/hook/", "/two/", "/app"))
     assert not any(character < " " or "\ud800" <= character <= "\udfff" for value in asked.params.values()
