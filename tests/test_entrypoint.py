@@ -788,7 +788,7 @@ def test_check_prints_what_was_set_and_the_defaults_where_all_is_asked_for():
     assert [line.split()[0] for line in lines[:3]] == ["--hold", "--hold-max", "COMMAND"]
     assert re.fullmatch(r"\d+ others have their defaults; check --all prints them too", lines[3])
     assert len(lines) == 4
-    assert "--all" not in run("check", "--hold", "5s", "--all", "--", "true", "{port}").stdout
+    assert "--all " not in run("check", "--hold", "5s", "--all", "--", "true", "{port}").stdout
 
 
 @pytest.mark.parametrize(("words", "status", "said"), [

@@ -38,6 +38,7 @@ LAYERS = (
     ("front",),
     ("proxy", "service"),
     ("gate", "message"),
+    ("answer",),
     ("http1", "chunked", "poll"),
     ("loop",),
     ("problems", "events", "cause", "ctl"),
@@ -45,7 +46,8 @@ LAYERS = (
      "moment", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline", "moment", "plain")
+PURE = ("text", "http1", "answer", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline", "moment",
+        "plain")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

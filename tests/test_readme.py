@@ -23,7 +23,7 @@ ANSWERS = {
     "GET /readyz": "200 when requests are being served, or held for a planned restart; else 503 and the reason",
     "GET /metrics": "Prometheus text exposition 0.0.4, names `wrapper_*`",
     "GET /api/status": "JSON: state, since, pid, generation, restarts, last exit, in flight, held and more",
-    "GET /api/problems": "JSON: what is wrong now, `[]` when all is well",
+    "GET /api/problems": "JSON: what is wrong now, `[]` when all is well; without the token only where and since when",
     "GET /api/config": "JSON: each subscription, its source, hashes and last result",
     "GET /api/events": "server-sent events: states, problems, configuration",
     "GET /api/logs": "the last output lines, `?lines=N` (with `--capture-output`)",

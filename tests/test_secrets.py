@@ -63,7 +63,8 @@ def test_nothing_shows_a_secret_while_all_is_well_or_nothing(wrapper):
     wait_until(lambda: wrapper.status()["problems"], what="a source that does not answer is a problem")
     shown = everything(wrapper)
     assert found(shown) == []
-    assert all("127.0.0.1" in shown[place] for place in ("/api/config", "/api/problems", "ctl ('config',)", "log")), \
+    told = ("/api/config", "ctl ('problems',)", "ctl ('config',)", "log")
+    assert all("127.0.0.1" in shown[place] for place in told), \
         "the source is named, but not its password"
     wrapper.command("POST", "/sidecar/api/restart?wait=1")
     os.kill(wrapper.status()["pid"], signal.SIGKILL)
@@ -79,6 +80,14 @@ def test_a_template_that_fails_shows_neither_itself_nor_what_it_was_given(tmp_pa
     with Wrapper(*options, command=service("plain")) as wrapper:
         wait_until(lambda: wrapper.status()["problems"])
         assert found(everything(wrapper)) == []
+
+
+@pytest.mark.parametrize("rest", [[], ["--hold", "nonsense"], ["--config-source", " "]])
+def test_check_shows_a_source_without_its_credentials(tmp_path, rest):
+    url = f"http://admin:{SECRETS['source']}@config.internal/c?key={SECRETS['source']}{' ' if rest else ''}"
+    done = run("check", "--config-source", url, "--config-file", str(tmp_path / "x"), *rest, "--", "x", "{port}")
+    assert found({"stderr": done.stderr, "stdout": done.stdout}) == []
+    assert "http://***@config.internal/c?***" in done.stdout + done.stderr
 
 
 def test_a_command_that_cannot_run_is_named_without_its_arguments(tmp_path):

@@ -136,6 +136,14 @@ def test_secrets_are_not_in_faults_or_shown():
     assert "s3cret" not in "".join(row.show(read("--token", "s3cret", *COMMAND).texts["token"]))
 
 
+def test_allowed_hosts_are_whole_names():
+    assert settings.read(["--allowed-hosts", "A.example, b.example", "--", "x", "{port}"], {}).allowed_hosts == (
+        "a.example", "b.example")
+    for text in ("http://a.example", "a.example:80", "*.example"):
+        with pytest.raises(BadSettings, match="without scheme and port"):
+            settings.read(["--allowed-hosts", text, "--", "x", "{port}"], {})
+
+
 def test_settings_are_frozen():
     with pytest.raises(AttributeError, match="frozen"):
         read(*COMMAND).hold = 1.0

@@ -54,7 +54,7 @@ def test_a_fake_service_answers_what_it_was_told():
         service.answers["/new"] = "new"
         assert wrapper.get("/new").text == "new"
         assert [asked.path for asked in service.requests][:2] == ["/text", "/json?x=1"]
-        assert service.requests[0].headers["Via"]
+        assert service.requests[0].headers["X-Forwarded-For"]
 
 
 def test_the_probe_is_no_request_of_a_client():

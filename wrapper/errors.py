@@ -22,7 +22,7 @@ class Refusal(Exception):
     def __init__(self, message: str, *headers: tuple[str, str]) -> None:
         super().__init__(message)
         self.message = message
-        self.headers = headers
+        self.headers: Iterable[tuple[str, str]] = headers
 
 
 class BadRequest(Refusal):

@@ -1,4 +1,4 @@
-"""Reads and judges HTTP/1.1 messages: heads, and how a body is framed. Pure: bytes in, facts out.
+"""Reads and judges the heads of HTTP/1.1 requests, and what they share with answers. Pure: bytes in, facts out.
 
 RFC 9112 (message syntax), RFC 9110 sections 5 to 7 (fields, framing, connection options). A head is judged by one
 strict expression over its bytes; only when that fails are its lines looked at one by one to say what is wrong.
@@ -24,40 +24,55 @@ if TYPE_CHECKING:
     Care = dict[bytes, list[tuple[int, int, bytes]]]
 
 MAX_REMEMBERED = 8 * 1024  # bytes of fields that are kept for the next request of an idle connection
+MAX_FIELDS = 200  # lines of a request's head; Apache's LimitRequestFields is 100, HAProxy's tune.http.maxhdr 101
+MAX_OPTIONS = 32  # members of Connection
+SHORTEST_FIELD = len(b"a:\r\n")
+MAX_KEPT_LINES = 16  # fields of a head that stay taken apart; more of them are found again when they are needed
 MAX_LENGTH_DIGITS = 18  # of a Content-Length: below 2**63, so that no reader's arithmetic overflows
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # RFC 9110 section 5.5 without obs-fold: visible characters, space, tab and obs-text; no other control character.
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 # A field section that begins with the LF of the line before it, so that every field is "\nname:value\r".
-_SECTION = rb"(\n(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*)\r\n"
-_REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r" + _SECTION)
+SECTION = rb"(\n(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*)\r\n"
+_REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r" + SECTION)
 _ORIGIN_LINE = re.compile(rb"(" + TOKEN + rb") (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
-_ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + _SECTION)
 _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
 FIELD = re.compile(TOKEN + rb":" + VALUE)
-_WRONG_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
-_SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 # The fields somebody on the road has to look at; a section that names none is passed on as one slice.
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
 _CARE = re.compile(
     rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
-    rb"|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
-    rb":[ \t]*([^\r]*)\r")
+    rb"|wrapper-held|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
+    rb":([^\r\n]*)\r")
 
 HOST_FORM = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)([^#]*)")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)((?:[/?][^#]*)?)")
 
 
 class Malformed(Exception):
     """What the other side sent is not HTTP; whoever read it knows with which status to say so."""
 
 
-class RequestHead:
-    """One request line and its fields, judged. `fields` is the raw section, `end` where the body begins."""
+class Head:
+    """What the heads of requests and answers share. `fields` is the raw section, `end` where the body begins."""
 
-    __slots__ = ("authority", "care", "end", "expects", "fields", "forwarded", "host", "is_chunked", "keep", "length",
-                 "method", "minor", "options", "rest", "target", "upgrade")
+    __slots__ = ("_care", "end", "fields")
+    fields: bytes
+    end: int
+    _care: Care | None  # None where it takes too much to be kept
+
+    @property
+    def care(self) -> Care:
+        """The lines that need care, by name."""
+        return find_care(self.fields) if self._care is None else self._care
+
+
+class RequestHead(Head):
+    """One request line and its fields, judged."""
+
+    __slots__ = ("authority", "expects", "forwarded", "host", "is_chunked", "keep", "length", "method", "minor",
+                 "options", "rest", "target", "upgrade")
 
     def __init__(self, method: bytes, target: bytes, minor: int, fields: bytes, end: int) -> None:
         self.method = method
@@ -65,7 +80,8 @@ class RequestHead:
         self.minor = minor  # 0 or 1, whatever 1.x was spoken
         self.fields = fields
         self.end = end
-        self.care = care = find_care(fields)
+        care = find_care(fields)
+        self._care = care if fields.count(b"\n") <= MAX_KEPT_LINES or is_short(care) else None
         self.length = 0  # of the body in bytes; without meaning when is_chunked
         self.is_chunked = False
         self.keep = minor > 0  # RFC 9112 section 9.3
@@ -75,7 +91,8 @@ class RequestHead:
         self.authority = b""  # of an absolute-form target, which beats Host
         self.host = b""
         self.rest = b""  # all behind the request line, where another request with the same may be judged alike
-        self.forwarded: tuple[object, bytes, bytes] | None = None  # what `proxy.headers` made of the fields
+        # What `proxy.headers` made of the fields, where another request with the same may follow.
+        self.forwarded: tuple[object, bytes, bytes, bytes] | None = None
         if target[0] != 47:  # "/"
             self._judge_target()
         self._judge_host(care.get(b"host"))
@@ -88,14 +105,14 @@ class RequestHead:
 
     def let_go(self) -> None:
         """Forget what only the sending of it needed; the head itself may have to be kept for hours."""
-        self.care, self.forwarded, self.rest = {}, None, b""
+        self._care, self.forwarded, self.rest = None, None, b""
 
     def again(self, method: bytes, target: bytes, end: int) -> RequestHead:
         """The head of another request with the very same fields and no body."""
         head: RequestHead = object.__new__(RequestHead)
         head.method, head.target, head.end = method, target, end
         head.minor, head.keep, head.length, head.is_chunked = 1, self.keep, 0, False
-        head.fields, head.care, head.host, head.authority = self.fields, self.care, self.host, b""
+        head.fields, head._care, head.host, head.authority = self.fields, self._care, self.host, b""
         head.options, head.upgrade, head.expects = self.options, self.upgrade, False
         head.rest, head.forwarded = self.rest, self.forwarded
         return head
@@ -129,6 +146,9 @@ class RequestHead:
                 raise BadRequest("the Host field is malformed")
         if self.authority:
             self.host = self.authority
+        elif lines and (not self.host or self.host.startswith(b":")):
+            # RFC 9110 section 4.2.1: an http URL has a host; what the service calls itself inside is none of its own.
+            raise BadRequest("the Host field names no host")
         if self.method == b"CONNECT":
             raise NotImplementedHere("CONNECT is for forward proxies")
 
@@ -155,7 +175,7 @@ class RequestHead:
         self.is_chunked = True
 
     def _judge_connection(self, care: Care) -> None:
-        self.options = options = tokens(care[b"connection"])
+        self.options = options = tokens(care[b"connection"], MAX_OPTIONS)
         if b"close" in options:
             self.keep = False
         elif b"keep-alive" in options:
@@ -174,19 +194,20 @@ class RequestHead:
         self.expects = self.has_body
 
 
+def is_short(care: Care) -> bool:
+    """Whether it may be kept: taken apart, a short line takes fifty times the bytes that came, and requests wait."""
+    return sum(map(len, care.values())) <= MAX_KEPT_LINES
+
+
 NO_OPTIONS: frozenset[bytes] = frozenset()
 
 
 def _coding_refusal(codings: list[tuple[int, int, bytes]]) -> Refusal:
     """RFC 9112 section 6.1: 501 for a coding we do not know, 400 where chunked is not the last, or comes twice."""
     names = [name.strip(b" \t").lower() for _, _, value in codings for name in value.split(b",")]
-    if names[-1] == b"chunked" and names.count(b"chunked") == 1 and all(map(_is_token, names)):
+    if names[-1] == b"chunked" and names.count(b"chunked") == 1 and all(re.fullmatch(TOKEN, name) for name in names):
         return NotImplementedHere("a transfer coding other than chunked")
     return BadRequest("the Transfer-Encoding field is malformed, or does not end in chunked")
-
-
-def _is_token(name: bytes) -> bool:
-    return re.fullmatch(TOKEN, name) is not None
 
 
 def content_length(lines: list[tuple[int, int, bytes]], error: type[Exception]) -> int:
@@ -197,8 +218,16 @@ def content_length(lines: list[tuple[int, int, bytes]], error: type[Exception]) 
     return int(value)
 
 
-def tokens(lines: list[tuple[int, int, bytes]]) -> frozenset[bytes]:
-    """The members of a comma-separated list field, in lower case; empty ones say nothing (RFC 9110 section 5.6.1.2)."""
+def tokens(lines: list[tuple[int, int, bytes]], most: int = 0) -> frozenset[bytes]:
+    """The members of a comma-separated list field, in lower case; empty ones say nothing (RFC 9110 section 5.6.1.2).
+
+    Raises: HeadTooLarge for more than `most`, where that is not 0.
+    """
+    if len(lines) == 1 and b"," not in lines[0][2]:
+        member = lines[0][2].lower()
+        return frozenset((member,)) if member else NO_OPTIONS
+    if most and sum(value.count(b",") + 1 for _, _, value in lines) > most:
+        raise HeadTooLarge(f"a field has over {most} members")
     members = (member.strip(b" \t").lower() for _, _, value in lines for member in value.split(b","))
     return frozenset(member for member in members if member)
 
@@ -208,7 +237,7 @@ def find_care(section: bytes) -> Care:
     care: Care = {}
     for match in _CARE.finditer(section.lower()):
         start, end = match.span(2)
-        line = (match.start(), match.end(), section[start:end].rstrip(b" \t"))
+        line = (match.start(), match.end(), section[start:end].strip(b" \t"))
         name = match[1]
         if name in care:
             care[name].append(line)
@@ -241,6 +270,8 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None, known
             method, target = match.groups()
             if method != b"CONNECT":
                 return last.again(method, target, len(data))
+    if len(data) > MAX_FIELDS * SHORTEST_FIELD and data.count(b"\n", 0, limit) > MAX_FIELDS:
+        _bound_fields(data, limit)
     begun = data.rfind(b"\r\n", 0, known) + 2
     if begun > 2 and len(data) < limit and b"\r\n\r\n" not in data[known - 3:]:
         # All over again for every piece would cost whoever sends bit by bit nothing, and us seconds.
@@ -258,6 +289,21 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None, known
     if is_whole and head.minor and not head.has_body and not head.authority:
         head.rest = fields + b"\r\n"
     return head
+
+
+def _bound_fields(data: bytes, limit: int) -> None:
+    """Refuse a head of too many lines before they are taken apart, for the first that is wrong where one is.
+
+    Raises: HeadTooLarge, BadRequest, VersionNotSupported.
+    """
+    start = 2 if data.startswith(b"\r\n") else 0
+    end = data.find(b"\r\n\r\n", start, limit)
+    end = limit if end < 0 else end + 2
+    if data.count(b"\r\n", start, end) > MAX_FIELDS + 1:
+        line, *fields = data[start:end].split(b"\r\n", MAX_FIELDS + 2)[:-1]
+        _judge_request_line(line)
+        _judge_lines([*fields, b""])
+        raise HeadTooLarge(f"the request has over {MAX_FIELDS} header lines")
 
 
 def _refuse_or_wait(head: bytes, is_full: bool) -> None:
@@ -287,93 +333,3 @@ def _judge_request_line(line: bytes) -> None:
         raise BadRequest("the request line is malformed")
     if match[1] != b"1":
         raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
-
-
-class AnswerHead:
-    """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
-
-    __slots__ = ("care", "end", "fields", "has_date", "is_chunked", "keep", "length", "line", "minor", "options",
-                 "passed_on", "status")
-
-    def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
-        self.minor = minor
-        self.status = status
-        self.line = line
-        self.fields = fields
-        self.end = end
-        self.care = care = find_care(fields)
-        self.length: int | None = None  # None: until the connection ends, unless is_chunked
-        self.is_chunked = False
-        self.keep = minor > 0
-        self.options = NO_OPTIONS
-        self.has_date = b"\ndate:" in fields.lower()
-        self.passed_on = b""  # what `proxy.headers` made of it, for a client to whom we have nothing to add
-        if care:
-            self._judge(care)
-
-    def _judge(self, care: Care) -> None:
-        if b"content-length" in care:
-            self.length = content_length(care[b"content-length"], Malformed)
-        if b"transfer-encoding" in care:
-            self._judge_codings(care)
-        if b"connection" in care:
-            self.options = tokens(care[b"connection"])
-            if b"close" in self.options:
-                self.keep = False
-            elif b"keep-alive" in self.options:
-                self.keep = True
-
-    def _judge_codings(self, care: Care) -> None:
-        codings = care[b"transfer-encoding"]
-        if self.length is not None or not self.minor:
-            raise Malformed("Transfer-Encoding together with Content-Length, or in HTTP/1.0")
-        if len(codings) > 1 or codings[0][2].lower() != b"chunked":
-            raise Malformed("a transfer coding other than chunked")
-        self.is_chunked = True
-
-    @property
-    def is_interim(self) -> bool:
-        return self.status < 200
-
-    def frame_for(self, method: bytes) -> None:
-        """RFC 9112 section 6.3: these have no body, whatever their fields say."""
-        if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
-            self.is_chunked = False
-            self.length = 0
-
-
-def read_answer(data: bytes, limit: int, known: int = 0) -> AnswerHead | None:
-    """The answer head at the beginning of `data`, or None while it is incomplete.
-
-    `known`: how many bytes of `data` were found incomplete before.
-
-    Raises: Malformed.
-    """
-    end = data.find(b"\r\n\r\n", max(0, known - 3), limit) + 4
-    if end < 4:
-        _judge_beginning(data, limit, known)
-        return None
-    match = _ANSWER.fullmatch(data, 0, end)
-    if match is None:
-        return _read_mended(data, end)
-    minor, status, _, fields = match.groups()
-    line = data[8:match.end(3)] if match[3] else data[8:match.end(3)] + b" "  # RFC 9112 section 4
-    return AnswerHead(0 if minor == b"0" else 1, int(status), line, fields, end)
-
-
-def _judge_beginning(data: bytes, limit: int, known: int) -> None:
-    if len(data) >= limit:
-        raise Malformed("its head is too large")
-    if not b"HTTP/1.".startswith(data[:7]):
-        raise Malformed("it does not speak HTTP/1.1")
-    if _WRONG_END.search(data, max(0, known - 1)):
-        raise Malformed("a line of its head ends without CR LF, or holds a control character")
-
-
-def _read_mended(data: bytes, end: int) -> AnswerHead:
-    """RFC 9112 section 5.1: a proxy removes white space between name and colon from an answer."""
-    match = _ANSWER.fullmatch(_SPACE_BEFORE_COLON.sub(rb"\1:", data[:end]))
-    if match is None:
-        raise Malformed("its head is malformed")
-    minor, status, reason, fields = match.groups()
-    return AnswerHead(0 if minor == b"0" else 1, int(status), b" " + status + (reason or b" "), fields, end)

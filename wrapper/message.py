@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 BYTES = (bytes, bytearray, memoryview)
+ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"%<>^`{|}')  # what a path may hold as it is
 DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
@@ -269,6 +272,17 @@ def normal_path(target: str) -> str:
             kept.append(segment)
     slash = "/" if kept and decoded.endswith(("/", "/.", "/..")) else ""
     return "/" + "/".join(kept) + slash
+
+
+def literal_path(path: str) -> str | None:
+    """A raw path with only those escapes taken back that it cannot do without (RFC 3986 sections 2.1 and 2.4).
+
+    None where its normal form is more than that: dots resolved, slashes joined, backslashes turned.
+    """
+    if _unquoted(path) != normal_path(path):
+        return None
+    spelled = ESCAPE.sub(lambda match: match[0] if chr(int(match[1], 16)) in PLAIN else chr(int(match[1], 16)), path)
+    return spelled.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _unquoted(path: str) -> str:

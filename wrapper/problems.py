@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST = 200  # problems of one source; more are told as a number
 MORE = "more"  # the key of that
+UNTOLD = "what it is, is told with the token, or over the control socket"
 
 
 class Problem:
@@ -51,7 +52,8 @@ class Board:
             is_news = entry is None or (entry["message"] != message and key != MORE)
             if entry is None:
                 name = f"{source}/{key}" if key else source
-                entry = self._entries[source, key] = {"id": name, "source": source, "since": now, "count": 0}
+                entry = self._entries[source, key] = {"id": name, "source": source, "kind": source.partition(":")[0],
+                                                      "since": now, "count": 0}
             entry.update(message=message, last_seen=now, count=entry["count"] + 1, details=details)
         if is_news:
             log.warning(f"problem: {message}", source=source)
@@ -85,10 +87,21 @@ class Board:
         for key, problem in found.items():
             self.report(source, problem.message, key, **problem.details)
 
+    def outline(self) -> list[dict[str, Any]]:
+        """What strangers may know: a message may quote what a command printed, and so may a key and the details."""
+        return [{**entry, "id": entry["source"], "message": UNTOLD, "details": {}} for entry in self.list()]
+
     def list(self) -> list[dict[str, Any]]:
-        """Copies of the entries, oldest first: id, source, message, since, last_seen, count, details."""
+        """Copies of the entries, oldest first: id, source, kind, message, since, last_seen, count, details."""
         with self._lock:
             return [dict(entry) for entry in self._entries.values()]
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def outlined(event: dict[str, Any]) -> dict[str, Any]:
+    """An event of the feed as strangers may have it."""
+    if event["kind"] in ("problem", "resolved"):
+        return {**event, "problem": event["source"], "message": UNTOLD}
+    return {name: value for name, value in event.items() if event["kind"] != "config" or name != "reason"}

@@ -61,7 +61,13 @@ class Option:
         """Texts for people, one that counts for each value; a secret only says that it is there."""
         if self.is_secret:
             return ["(set)"] if texts else []
-        return list(texts if self.many is not None else texts[-1:])
+        return list(map(self.masked, texts if self.many is not None else texts[-1:]))
+
+    def masked(self, text: str) -> str:
+        """One text as faults and `check` may show it."""
+        if self.is_secret:
+            return "..."
+        return values.without_credentials(text) if self.read is values.origin else text
 
 
 def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
@@ -161,6 +167,10 @@ class Settings:
     token_file: str | None = option(
         values.text, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
+    private: bool = option(
+        values.switch, "false", "", "the token is needed for every own path but `healthz` and `readyz`")
+    allowed_hosts: tuple[str, ...] = option(
+        values.hosts, "", "LIST", "Host values that own paths answer to, besides addresses and localhost; default any")
     control: str = option(
         values.text, None, "PATH",
         "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder or `/dev/shm`")
@@ -172,6 +182,9 @@ class Settings:
     trusted_proxies: tuple[str, ...] = option(
         values.networks, "", "CIDR,...",
         "peers whose X-Forwarded-* and Forwarded are believed; from others they are replaced")
+    via: bool = option(
+        values.switch, "false", "",
+        "name the wrapper in a Via field to the service as well; nginx compresses nothing for a request that has one")
     max_header: int = option(values.head_size, "64KiB", "SIZE", "the longest request line and header section together")
     max_connections: int = option(values.positive_count, "10000", "N", "client connections at a time")
     idle_timeout: float = option(
@@ -318,7 +331,7 @@ def _choose(row: Option, texts: Sequence[str], origin: str, faults: list[str]) -
 
 
 def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
-    shown = "..." if row.is_secret else text
+    shown = row.masked(text)
     if origin == "PORT":
         shown = text = text[1:]
         text = text if values.is_service_link(text) else ":" + text

@@ -181,6 +181,15 @@ def networks(text: str) -> tuple[str, ...]:
     return names
 
 
+def hosts(text: str) -> tuple[str, ...]:
+    """`grafana.example,other.example`: names as they stand in Host, without a port."""
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for name in names:
+        if set(name) & set("/:@* "):
+            raise ValueError(f"{name}: expected whole names such as grafana.example, without scheme and port")
+    return names
+
+
 def one_of(*words: str):  # type: ignore[no-untyped-def]  # the name of the inner function is the only type to add
     def choice(text: str) -> str:
         if text not in words:
@@ -229,6 +238,13 @@ def mode(text: str) -> int:
     if not is_number(text) or len(text) > 4 or not set(text) <= set("01234567") or int(text, 8) > 0o777:
         raise ValueError("expected the mode of a file in octal, such as 0640")
     return int(text, 8)
+
+
+def without_credentials(text: str) -> str:
+    """The same for people: a user, a password and a query may be keys to the source."""
+    if "://" not in text:
+        return text
+    return re.sub(r"[?#].*", "?***", re.sub(r"(?<=://)[^/?#]*@", "***@", text, count=1), count=1)
 
 
 def command(text: str) -> tuple[str, ...]:

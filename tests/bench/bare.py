@@ -23,6 +23,7 @@ class Settings:
     replay = "idempotent"
     error_page = None
     trusted_proxies = ()
+    via = False
     tls_cert = tls_key = None
 
 

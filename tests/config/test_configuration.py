@@ -56,7 +56,7 @@ def said(wrapper):
 
 
 def problems(wrapper):
-    return json.loads(wrapper.get("/sidecar/api/problems"))
+    return wrapper.command("GET", "/sidecar/api/problems")[1]
 
 
 def record(wrapper):

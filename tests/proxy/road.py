@@ -18,7 +18,7 @@ PATIENCE = 10.0  # seconds after which a test says that what it waits for will n
 DEFAULTS = {
     "max_header": 65536, "max_connections": 1000, "idle_timeout": 30.0, "header_timeout": 10.0,
     "upstream_timeout": None, "replay": "idempotent",
-    "error_page": None, "h2c": False, "trusted_proxies": (), "tls_cert": None, "tls_key": None,
+    "error_page": None, "h2c": False, "trusted_proxies": (), "via": False, "tls_cert": None, "tls_key": None,
 }
 
 

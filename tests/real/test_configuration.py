@@ -64,7 +64,7 @@ class Monitoring:
         return {rule["name"] for group in groups for rule in group["rules"] if rule["health"] == "ok"}
 
     def problems(self):
-        return self.get("/sidecar/api/problems")
+        return self.wrapper.command("GET", "/sidecar/api/problems")[1]
 
     def silences(self):
         return {tuple(sorted((one["name"], one["value"]) for one in silence["matchers"])): silence["createdBy"]
@@ -186,8 +186,8 @@ def test_what_promtool_likes_and_prometheus_does_not_start_with_is_undone(tmp_pa
                  "file", "--config-file", str(main), "--config-interval", "200ms", "--config-min-interval", "0s",
                  "--config-check", "promtool check config {file}", command=command) as wrapper:
         site.document = {"file": good + TWICE}
-        wait_until(lambda: "undone" in wrapper.get("/sidecar/api/problems").decode())
-        problem = json.loads(wrapper.get("/sidecar/api/problems"))[0]
+        wait_until(lambda: "undone" in str(wrapper.command("GET", "/sidecar/api/problems")))
+        problem = wrapper.command("GET", "/sidecar/api/problems")[1][0]
         assert "error loading config" in str(problem["details"]["output"])
         assert problem["details"]["rejected"] != problem["details"]["kept"]
         assert main.read_text() == good

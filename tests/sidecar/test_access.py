@@ -40,6 +40,7 @@ def test_the_right_token_may(board):
 
 @pytest.mark.parametrize("request_", [
     make_request("POST", "/x"), bearer("wrong"), bearer(""), bearer("s3cret", "Basic"), bearer("s3cre"),
+    bearer("s3cret\xa0"),
     make_request("POST", "/x", headers=[("Authorization", "s3cret")]), bearer("\xe4\xf6")])
 def test_a_missing_or_wrong_token_is_401(board, request_):
     with pytest.raises(Unauthorized) as refusal:

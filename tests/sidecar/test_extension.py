@@ -32,7 +32,7 @@ def test_a_route_answers_instead_of_the_service(sidecar):
     with running(sidecar, service=service) as wrapper:
         assert wrapper.get("/sidecar/api/hello").json() == {"hello": "world"}
         assert wrapper.get("/sidecar/api/hello?name=you").json() == {"hello": "you"}
-        assert wrapper.get("//sidecar/%61pi/hello").json() == {"hello": "world"}
+        assert wrapper.get("//sidecar/%61pi/hello").status == 400  # a front may have forbidden it
         assert not service.requests
         assert wrapper.request("DELETE", "/sidecar/api/hello").headers["allow"] == "GET, HEAD"
 
@@ -539,7 +539,7 @@ def test_a_helper_that_cannot_run_is_a_problem_and_nothing_else(sidecar):
     with running(sidecar) as wrapper:
         assert "not found" in wrapper.wait_problem()["message"]
         assert len(wrapper.problems()) == 1
-        assert "/does/not/exist" not in wrapper.get("/sidecar/api/problems").text  # no word of a command is shown
+        assert "/does/not/exist" not in wrapper.get("/sidecar/api/problems", token=True).text  # its words are not told
         assert wrapper.get("/second/").status == 503
         assert wrapper.get("/").status == 200
 
@@ -557,7 +557,7 @@ def test_problems_come_and_go(sidecar):
     sidecar.problem("said before the wrapper runs", "early")
     with running(sidecar) as wrapper:
         sidecar.problem("the disk is full", "disk", free=0)
-        early, disk = wrapper.get("/sidecar/api/problems").json()
+        early, disk = wrapper.get("/sidecar/api/problems", token=True).json()
         assert early["message"] == "said before the wrapper runs"
         assert (disk["source"], disk["details"]) == ("sidecar:mine", {"free": 0})
         sidecar.resolve("disk")

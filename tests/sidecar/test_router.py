@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from wrapper.errors import MethodNotAllowed
 from wrapper.sidecar.router import Route, Router, fixed_part
@@ -118,3 +122,19 @@ def test_a_path_whose_parameters_have_other_names_is_taken_too():
         router.add(Route("GET", "/p/{b}", answer))
     router.add(Route("POST", "/p/{b}", answer))
     assert found(router, "POST", "/p/x") == ("/p/{b}", {"b": "x"})
+
+
+def as_expression(pattern):
+    """What a pattern means, said with a regular expression."""
+    parts = re.split(r"\{(\w+)\}", pattern)
+    return re.compile("".join(f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part)
+                              for index, part in enumerate(parts)), re.DOTALL)
+
+
+@given(st.text("./-x", max_size=9), st.sampled_from([
+    "/{a}", "/{a}.{b}", "/{a}.{b}.{c}", "/{a}{b}", "/x{a}--{b}x", "/{a}/{b}.x", "/{a}.{b}/-{c}{d}-", "/{a}/"]))
+@example("a.b.c", "/{a}.{b}")
+def test_parameters_are_as_greedy_as_an_expression_of_the_same_meaning(path, pattern):
+    match = as_expression(pattern).fullmatch("/" + path)
+    hit = found(table(("GET", pattern)), "GET", "/" + path)
+    assert hit == (None if match is None else (pattern, match.groupdict()))

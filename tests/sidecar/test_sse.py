@@ -31,7 +31,7 @@ def stream(feed):
 def test_the_feed_comes_from_its_beginning_and_says_when_to_come_back():
     feed = Feed()
     feed.publish("state", state="running")
-    first, second = islice(stream(feed).pieces(0), 2)
+    first, second = islice(stream(feed).pieces(0, True), 2)
     assert first == b"retry: 1000\n\n"
     assert b"event: state\n" in second
     assert b'"state": "running"' in second
@@ -42,9 +42,9 @@ def test_a_client_that_was_here_gets_what_it_missed():
     for number in range(3):
         feed.publish("x", number=number)
     events = stream(feed)
-    _, piece = islice(events.pieces(0), 2)
+    _, piece = islice(events.pieces(0, True), 2)
     ids = [line[4:].decode() for line in piece.splitlines() if line.startswith(b"id: ")]
-    _, rest = islice(events.pieces(events.known(ids[1])), 2)
+    _, rest = islice(events.pieces(events.known(ids[1]), True), 2)
     assert b'"number": 2' in rest
     assert b'"number": 1' not in rest
 
@@ -67,11 +67,11 @@ def test_what_is_no_id_is_no_id():
 def test_silence_is_broken_now_and_then(monkeypatch):
     """Else nobody notices that the client is gone."""
     monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL", 0.01)
-    _, second = islice(stream(Feed()).pieces(0), 2)
+    _, second = islice(stream(Feed()).pieces(0, True), 2)
     assert second == b": \n\n"
 
 
 def test_the_stream_ends_with_the_wrapper():
     feed = Feed()
     feed.publish("end")
-    assert len(list(stream(feed).pieces(0))) == 2
+    assert len(list(stream(feed).pieces(0, True))) == 2

@@ -12,6 +12,7 @@ from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
+from wrapper.values import without_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Url:
         self._token_file = token_file
         # (URL, its ETag). No date: Last-Modified has seconds, and goes back where an older file is put in place.
         self._tag: tuple[str, str] | None = None
-        self.name = masked(url)
+        self.name = without_credentials(url)
         _target(url)
 
     def look(self, within: float | None = None) -> Look:
@@ -126,7 +127,7 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, url: str, deadline: Deadline) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CannotLook(f"redirects to what is no http or https URL: {masked(url)}")
+            raise CannotLook(f"redirects to what is no http or https URL: {without_credentials(url)}")
         self._is_secure = parts.scheme == "https"
         self._deadline = deadline
         super().__init__(parts.hostname, parts.port or (443 if self._is_secure else 80))
@@ -199,13 +200,3 @@ def _target(url: str) -> str:
     if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
         raise ValueError("the URL holds characters that must be percent-encoded")
     return urlunsplit(SplitResult("", "", parts.path or "/", parts.query, ""))
-
-
-def masked(url: str) -> str:
-    """The URL without what may be secret: user, password, and the values of the query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "a malformed URL"
-    place = ("***@" if "@" in parts.netloc else "") + parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, place, parts.path, "***" if parts.query else "", ""))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from wrapper.errors import BadSettings, CannotStart
-from wrapper.front.secure import SecureStream
 from wrapper.log import log
 from wrapper.loop.stream import ClientGone
 from wrapper.loop.workers import NoThread
@@ -20,6 +19,8 @@ READ_INTERVAL = 1.0  # seconds at least between two looks whether the files have
 
 try:
     import ssl
+
+    from wrapper.front.secure import SecureStream
 except ImportError:  # a Python built without OpenSSL serves where no TLS is asked for
     HAS_TLS = False
 else:

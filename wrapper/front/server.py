@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.front.protocols import Site
     from wrapper.loop.loop import Steps
 
-ACCEPTS = 64  # connections taken in one turn
+ACCEPTS = 32  # connections taken in one turn; their first requests have mostly come with them
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 SURPLUS_MAX = 100  # connections there is no room for; with more, those that came first are closed at once
 # Descriptors that no new client gets: those who are there need some to the service, and `sockets.RESERVE` are for us.
@@ -211,7 +211,8 @@ class Server(http.server.ThreadingHTTPServer):
         host = None if self.is_unix else str(address[0])
         if host is not None and host.startswith("::ffff:"):
             host = host[7:]  # an IPv4 client of a socket for both
-        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host))
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host),
+                    self.settings.via)
 
 
 def loops() -> int:

@@ -1,16 +1,17 @@
-"""Reads what the service answers on one connection, strictly: heads by `http1`, bodies by their framing."""
+"""Reads what the service answers on one connection, strictly: heads by `wrapper.answer`, bodies by their framing."""
 
 from __future__ import annotations
 
 import http.client
 
+from wrapper.answer import read_answer
 from wrapper.chunked import Chunked
-from wrapper.http1 import MAX_REMEMBERED, read_answer
+from wrapper.http1 import MAX_REMEMBERED
 from wrapper.loop.stream import ServiceGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import AnswerHead
+    from wrapper.answer import AnswerHead
     from wrapper.loop.stream import Stream
 
 ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head

@@ -11,11 +11,12 @@ import re
 import time
 from email.utils import formatdate
 
-from wrapper.http1 import split_fields
+from wrapper.http1 import NO_OPTIONS, split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import AnswerHead, Care, RequestHead
+    from wrapper.answer import AnswerHead
+    from wrapper.http1 import Care, RequestHead
 
 # RFC 9110 section 7.6.1: an intermediary removes these even where Connection does not name them.
 _HOP_BY_HOP = frozenset((
@@ -26,30 +27,39 @@ _FORWARDED = frozenset([b"forwarded"] + [
     b"x" + first + b"forwarded" + second + name
     for first in (b"-", b"_") for second in (b"-", b"_") for name in (b"for", b"host", b"proto")])
 _FROM_REQUEST = _HOP_BY_HOP | _FORWARDED
-# RFC 9110 section 7.6.1: Connection must not name what is meant for everybody; these would change how we are read.
-_NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via"))
+_FROM_ANSWER = _HOP_BY_HOP | {b"wrapper-held"}  # which tells a client that we held its request: ours alone to say
+# RFC 9110 section 7.6.1: Connection must not name what is meant for all on the road: these would change how we are
+# read, or take away what a front says of the client, which has its own name for the client's address.
+_NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via",
+                              b"x-real-ip"))
 # RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
 _NOT_IN_TRAILERS = _HOP_BY_HOP | _FORWARDED | frozenset((
     b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
-    b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via"))
+    b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via",
+    b"x-real-ip", b"wrapper-held"))
 VIA = b"Via: 1.1 wrapper\r\n"
 VIA_OF_1_0 = b"Via: 1.0 wrapper\r\n"  # RFC 9110 section 7.6.3: the version that was received
+# RFC 7239 section 4, as far as quotes go: behind an open one, what is appended would be a part of a text.
+_FORWARDED_VALUE = re.compile(rb'(?:[^"\\]|"(?:[^"\\]|\\.)*")*')
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 addresses as IPv6 sockets see them (RFC 4291 section 2.5.5.2)
 
 
 class Peer:
-    """What the service learns of whoever is at the other end of one connection.
+    """What the service learns of the client at the other end of one connection, with Via where `sends_via`.
 
     `address` is None on a unix socket, whose peers have none.
     """
 
-    __slots__ = ("address", "is_trusted", "lines", "name", "scheme")
+    __slots__ = ("address", "is_trusted", "lines", "name", "scheme", "sends_via")
 
-    def __init__(self, address: str | None, is_secure: bool, is_trusted: bool) -> None:
+    def __init__(self, address: str | None, is_secure: bool, is_trusted: bool, sends_via: bool = False) -> None:
         self.address = address
         self.name = b"unknown" if address is None else address.encode()  # RFC 7239 section 6.2
         self.scheme = b"https" if is_secure else b"http"
         self.is_trusted = is_trusted
-        self.lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n" % (self.name, self.scheme) + VIA
+        self.sends_via = sends_via
+        self.lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n" % (self.name, self.scheme) + (
+            VIA if sends_via else b"")
 
 
 class TrustedProxies:
@@ -57,7 +67,7 @@ class TrustedProxies:
 
     def __init__(self, networks: tuple[str, ...]) -> None:
         self._unix = "unix" in networks
-        self._networks = [ipaddress.ip_network(text, strict=False) for text in networks if text != "unix"]
+        self._networks = [_network(text) for text in networks if text != "unix"]
 
     def trust(self, address: str | None) -> bool:
         if address is None:
@@ -68,19 +78,31 @@ class TrustedProxies:
         return any(peer in network for network in self._networks)
 
 
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network of IPv4 addresses written as IPv6 ones is the network of those."""
+    network = ipaddress.ip_network(text, strict=False)
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        inner = ipaddress.IPv4Address(int(network.network_address) & 0xFFFFFFFF)
+        return ipaddress.IPv4Network((inner, network.prefixlen - 96))
+    return network
+
+
 def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
     """The head to send to the service for `head`, which came from `peer`."""
     made = head.forwarded
-    if made is None or made[0] is not peer or made[1] != upstream_host:
-        made = head.forwarded = (peer, upstream_host, _request_rest(head, peer, upstream_host))
-    return b"%b %b HTTP/1.1\r%b" % (head.method, head.target, made[2])
+    if made is not None and made[0] is peer and made[1] == upstream_host:
+        return b"%b %b HTTP/1.1\r%b%b" % (head.method, head.target, made[2], made[3])
+    kept, ours = _request_rest(head, peer, upstream_host)
+    if head.rest:
+        head.forwarded = peer, upstream_host, kept, ours
+    return b"%b %b HTTP/1.1\r%b%b" % (head.method, head.target, kept, ours)
 
 
-def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
-    """What follows the CR of the request line."""
+def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[bytes, bytes]:
+    """What follows the CR of the request line: what was sent, and what is ours."""
     care = head.care
     if len(care) == 1 and head.host and not head.authority and head.minor:
-        return b"%bX-Forwarded-Host: %b\r\n%b\r\n" % (head.fields, head.host, peer.lines)
+        return head.fields, b"X-Forwarded-Host: %b\r\n%b\r\n" % (head.host, peer.lines)
     host_line = b"" if head.host and not head.authority else b"Host: %b\r\n" % (head.host or upstream_host)
     dropped = _FROM_REQUEST if peer.is_trusted else _FROM_REQUEST.union(filter(_is_forwarded, care))
     if host_line:
@@ -89,9 +111,10 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
         dropped = dropped | {b"expect"}
     if not head.is_chunked:
         dropped = dropped | {b"trailer"}
-    kept = without(head.fields, care, dropped, head.options)
-    return b"\n%b%b%b%b\r\n" % (
-        host_line, kept[1:], _hop_lines(head), forwarded_lines(head, peer, upstream_host))
+    # What a client names in Connection and its front passes on would take away what that front has added since.
+    kept = without(head.fields, care, dropped, NO_OPTIONS if peer.is_trusted else head.options)
+    return b"\n" + host_line + kept[1:], b"%b%b\r\n" % (
+        _hop_lines(head), forwarded_lines(head, peer))
 
 
 def _is_forwarded(name: bytes) -> bool:
@@ -119,21 +142,27 @@ def accepts_trailers(care: Care) -> bool:
     return any(member.strip(b" \t").lower() == b"trailers" for member in members)
 
 
-def forwarded_lines(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
-    """X-Forwarded-* always, Forwarded where the client sent it: appended for a trusted peer, otherwise replaced."""
+def forwarded_lines(head: RequestHead, peer: Peer) -> bytes:
+    """X-Forwarded-* always, Forwarded where the client sent it: appended for a trusted peer, otherwise replaced.
+
+    A client that names no host, as HTTP/1.0 may, asked for none: what the service is called inside is not one.
+    """
     care = head.care
-    via = VIA if head.minor else VIA_OF_1_0
-    client, host, scheme = peer.name, head.host or upstream_host, peer.scheme
+    client, host, scheme = peer.name, head.host, peer.scheme
     element = _forwarded_element(peer, host)
     if peer.is_trusted:
         client = b", ".join([*_values(care, b"x-forwarded-for"), client])
         host = b", ".join(_values(care, b"x-forwarded-host")) or host
         scheme = b", ".join(_values(care, b"x-forwarded-proto")) or scheme
-        element = b", ".join([*_values(care, b"forwarded"), element])
-    lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Host: %s\r\nX-Forwarded-Proto: %s\r\n" % (client, host, scheme)
+        element = b", ".join([*filter(_FORWARDED_VALUE.fullmatch, _values(care, b"forwarded")), element])
+    lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n" % (client, scheme)
+    if host:
+        lines += b"X-Forwarded-Host: %s\r\n" % host
     if b"forwarded" in care:
         lines += b"Forwarded: %s\r\n" % element
-    return lines + via
+    if peer.sends_via:
+        lines += VIA if head.minor else VIA_OF_1_0
+    return lines
 
 
 def _values(care: Care, name: bytes) -> list[bytes]:
@@ -143,7 +172,8 @@ def _values(care: Care, name: bytes) -> list[bytes]:
 def _forwarded_element(peer: Peer, host: bytes) -> bytes:
     """RFC 7239 section 4; an IPv6 address stands in brackets and quotes."""
     node = b'"[%s]"' % peer.name if b":" in peer.name else peer.name
-    return b'for=%s;host="%s";proto=%s' % (node, host, peer.scheme)
+    named = b';host="%s"' % host if host else b""
+    return b"for=%s%s;proto=%s" % (node, named, peer.scheme)
 
 
 def without(section: bytes, care: Care, dropped: frozenset[bytes], nominated: frozenset[bytes]) -> bytes:
@@ -178,14 +208,17 @@ def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
 def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
     care = answer.care
     via = VIA if answer.minor else VIA_OF_1_0
-    if not is_chunked and answer.status >= 200 and answer.status != 204 and (
+    if not is_chunked and answer.status >= 200 and answer.status != 204 and answer.mended is None and (
             not care or (len(care) == 1 and b"content-length" in care)):
         return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, via, added)
-    dropped = _HOP_BY_HOP
+    dropped = _FROM_ANSWER
     if not is_chunked:
         dropped = dropped | {b"trailer"}
     if answer.status == 204 or answer.is_interim:
         dropped = dropped | {b"content-length"}  # RFC 9110 section 8.6
+    elif answer.mended is not None:
+        dropped = dropped | {b"content-length"}
+        added += answer.mended
     kept = without(answer.fields, care, dropped, answer.options)
     if answer.status in (101, 426) and b"upgrade" in care:
         protocols = b", ".join(value for _, _, value in care[b"upgrade"])
@@ -208,9 +241,13 @@ def _date_line() -> bytes:
 
 
 def trailers(section: bytes, nominated: frozenset[bytes]) -> bytes:
-    """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1)."""
+    """The lines of a trailer section that may be passed on (RFC 9110 sections 6.5.1, 7.6.1).
+
+    What is forwarded, or ours to say, stands in a head: some services read both as one.
+    """
     dropped = _NOT_IN_TRAILERS | nominated
-    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section) if pair[0].lower() not in dropped)
+    return b"".join(b"%s: %s\r\n" % pair for pair in split_fields(section)
+                    if pair[0].lower() not in dropped and not _is_forwarded(pair[0].lower()))
 
 
 def is_event_stream(fields: bytes) -> bool:
@@ -219,10 +256,13 @@ def is_event_stream(fields: bytes) -> bool:
                for name, value in split_fields(fields))
 
 
-_LOGIN = re.compile(rb"\n(?:authorization|www-authenticate):(?:[^\r]*,)?[ \t]*(?:ntlm|negotiate)(?![^ \t,\r])")
-
-
 def logs_in(request: RequestHead, answer: AnswerHead) -> bool:
     """True where NTLM or Negotiate logs the connection in, not this request alone (RFC 4559 section 6)."""
-    is_asked = b"uthorization:" in request.fields and _LOGIN.search(request.fields.lower()) is not None
-    return is_asked or (answer.status == 401 and _LOGIN.search(answer.fields.lower()) is not None)
+    is_asked = b"uthorization:" in request.fields and _names_login(request.fields, b"authorization")
+    return is_asked or (answer.status == 401 and _names_login(answer.fields, b"www-authenticate"))
+
+
+def _names_login(fields: bytes, name: bytes) -> bool:
+    schemes = (member.split(None, 1) for key, value in split_fields(fields.lower()) if key == name
+               for member in value.split(b","))
+    return any(words and words[0] in (b"ntlm", b"negotiate") for words in schemes)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from wrapper.gate import Gate, Lane
-    from wrapper.http1 import AnswerHead, RequestHead
+    from wrapper.answer import AnswerHead
+    from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Steps, Task
     from wrapper.proxy.answer import Answer
     from wrapper.loop.stream import Stream

@@ -12,6 +12,7 @@ import threading
 
 from wrapper.errors import Forbidden, Unauthorized
 from wrapper.sidecar import tokens
+from wrapper.sidecar.places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Access:
         token = self._now() if "authorization" in request.headers else None
         return bool(token) and _holds(request, token or b"")
 
+    def knows(self, request: Request) -> bool:
+        """Whether the request may be told what is not for strangers."""
+        return request.trusted or self.holds_token(request)
+
     def _now(self) -> bytes | None:
         return self._token if self._path is None else self._from_file(self._path)
 
@@ -88,6 +93,17 @@ class Access:
         else:
             self._board.report("access", f"the token file {fault if token is None else 'is weak: ' + fault}")
         return token
+
+
+class StreamPlaces:
+    """Places for streams: strangers must not be able to take those of an operator."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._strangers, self._operators = Places(), Places()
+
+    def of(self, request: Request) -> Places:
+        return self._operators if self._access.knows(request) else self._strangers
 
 
 def _holds(request: Request, token: bytes) -> bool:

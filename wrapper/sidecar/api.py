@@ -7,7 +7,8 @@ import time
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
-from wrapper.sidecar.places import Placed, Places
+from wrapper.sidecar.access import StreamPlaces
+from wrapper.sidecar.places import Placed
 from wrapper.plain import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wrapper.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
+    from wrapper.sidecar.access import Access
     from wrapper.sidecar.router import Answer
 
     class Subscription(Protocol):
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 ACTIONS = ("start", "stop", "restart", "reload")
+PROBED = ("healthz", "readyz")  # by orchestrators, which bring no token
 DEFAULT_LINES = 100
 BODY_LIMIT = 64 * 1024  # bytes of what an action says about itself
 REASON_LENGTH = 200  # characters of a reason that are kept
@@ -41,20 +44,22 @@ class Api:
     """Answers for all services of one wrapper; both lists may grow while it does."""
 
     def __init__(self, around: Surroundings, services: Sequence[Service],
-                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]]) -> None:
+                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]],
+                 access: Access) -> None:
         self._around = around
         self._services = services
         self._subscriptions = subscriptions
         self._sidecars = sidecars
         self._stream = FeedStream(around.feed)
-        self._places = Places()
+        self._access = access
+        self._places = StreamPlaces(access)
         self._started = time.monotonic()
 
     def routes(self, prefix: str) -> Iterator[Route]:
         for path, answer in (("healthz", self._healthz), ("readyz", self._readyz), ("api/status", self._status),
                              ("api/problems", self._problems), ("api/config", self._config),
                              ("api/events", self._events)):
-            yield Route("GET", f"{prefix}/{path}", answer)
+            yield Route("GET", f"{prefix}/{path}", answer, is_probed=path in PROBED)
         yield Route("GET", f"{prefix}/api/logs", self._logs, is_guarded=True)
         yield Route("POST", f"{prefix}/api/config", self._look_now, is_guarded=True)
         yield Route("POST", f"{prefix}/api/signal", self._signal, is_guarded=True)
@@ -71,7 +76,7 @@ class Api:
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
-        stale = [status for status in self._config_status() if status.get("stale_since")]
+        stale = [status for status in self._config_status(request) if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
                         "sidecars": self._sidecars()})
 
@@ -86,21 +91,27 @@ class Api:
                 "last_event": self._around.feed.last}
 
     def _problems(self, request: Request) -> Response:
-        return as_json(self._around.board.list())
+        board = self._around.board
+        return as_json(board.list() if self._access.knows(request) else board.outline())
 
     def _config(self, request: Request) -> Response:
-        return as_json(self._config_status())
+        return as_json(self._config_status(request))
 
-    def _config_status(self) -> list[dict[str, Any]]:
-        return [subscription.status() for subscription in list(self._subscriptions)]
+    def _config_status(self, request: Request) -> list[dict[str, Any]]:
+        """What became of the last look, but for strangers not why."""
+        found = [subscription.status() for subscription in list(self._subscriptions)]
+        if self._access.knows(request):
+            return found
+        return [{**status, "last_result": status["last_result"].partition(":")[0]} for status in found]
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
-        return event_stream(self._placed(request, self._stream.pieces(self._stream.known(known))))
+        pieces = self._stream.pieces(self._stream.known(known), self._access.knows(request))
+        return event_stream(self._placed(request, pieces))
 
     def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Everybody may look, so there is a bound; it keeps nobody out who could end the wrapper anyway."""
-        return pieces if request.trusted else Placed(pieces, self._places.take())
+        return pieces if request.trusted else Placed(pieces, self._places.of(request).take())
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output
@@ -149,7 +160,7 @@ class Api:
     def _look_now(self, request: Request) -> Response:
         for subscription in list(self._subscriptions):
             subscription.look_now()
-        return as_json(self._config_status(), 202)
+        return as_json(self._config_status(request), 202)
 
     def _service(self, request: Request) -> Service:
         """The service that `?service=` names, else the main one."""
@@ -165,7 +176,7 @@ class Api:
         return self.status() if service is self._services[0] else service.status()
 
 
-NO_STORE = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
+NO_STORE = (("Cache-Control", "no-store"),)
 
 
 def as_json(value: Any, status: int = 200) -> Response:

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 PAGE = os.path.join(os.path.dirname(__file__), "dashboard.html")
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 PAGE_HEADERS = (
-    ("Cache-Control", "no-cache"), ("X-Content-Type-Options", "nosniff"), ("X-Frame-Options", "DENY"),
-    ("Referrer-Policy", "no-referrer"), ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-cache"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
 )
 
 

@@ -92,13 +92,13 @@ class Sidecar:
     # Requests
 
     def route(self, method: str, path: str, *, guarded: bool = False, timeout: Span = HANDLER_TIMEOUT,
-              limit: int | str = DEFAULT_LIMIT) -> Callable[[Handler], Handler]:
+              limit: int | str = DEFAULT_LIMIT, cross_site: bool = False) -> Callable[[Handler], Handler]:
         """Answer requests for `path` here, instead of relaying them: `handler(request, service)`.
 
         `path` is absolute, with parameters such as `/sidecar/things/{name}` in `request.params`. `guarded`: only with
         the token. `timeout`: after that the client gets 504. `limit`: bytes of a body that is read whole, else 413.
-        The handler returns a dict or list (JSON), str, bytes, None (204), (status, body), a `Response`, or is a
-        generator: then each `yield` is one server-sent event.
+        `cross_site`: pages of other sites may ask it too. The handler returns a dict or list (JSON), str, bytes, None
+        (204), (status, body), a `Response`, or is a generator: then each `yield` is one server-sent event.
         """
         seconds, most = bound(timeout), size(limit)
 
@@ -106,7 +106,8 @@ class Sidecar:
             name_of(handler, may_yield=True)  # a handler that is none is said here
 
             def declare(host: Host) -> None:
-                host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded))
+                host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded,
+                                     is_shared=cross_site))
 
             self._declare(what, declare)
             return handler
@@ -116,13 +117,16 @@ class Sidecar:
         return take
 
     def mount(self, path: str, application: Application, *, guarded: bool = False,
-              timeout: Span = HANDLER_TIMEOUT) -> None:
-        """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`."""
+              timeout: Span = HANDLER_TIMEOUT, cross_site: bool = False) -> None:
+        """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`.
+
+        `cross_site`: pages of other sites may ask it too.
+        """
         seconds, root = bound(timeout), judge_mount(path, application)
         Route("GET", root, _nobody)
 
         def declare(host: Host) -> None:
-            host.add_mount(root, application, seconds, guarded)
+            host.add_mount(root, application, seconds, guarded, cross_site)
 
         self._declare(f"mount {path}", declare)
 

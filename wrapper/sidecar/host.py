@@ -10,11 +10,11 @@ from wrapper import address
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.log import log
 from wrapper.service.service import Helper
+from wrapper.sidecar.access import StreamPlaces
 from wrapper.sidecar.calls import MOST_CALLS, Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
-from wrapper.sidecar.places import Places
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
 
@@ -45,7 +45,7 @@ class Host:
         self._around = site.around
         self.guard = Guard(name, site.around.board)
         self._calls = Calls(self.guard, MOST_CALLS)
-        self._places = Places()
+        self._places = StreamPlaces(site.access)
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
@@ -77,8 +77,9 @@ class Host:
         def respond(request: Request) -> Response:
             request.limit = limit
             is_head = request.method == "HEAD"
+            places = self._places.of(request)
             response: Response = self._calls.run(what, request, lambda: response_of(
-                work(request, self._main), self.guard, what, self._places, is_head), timeout)
+                work(request, self._main), self.guard, what, places, is_head), timeout)
             return response
 
         return respond
@@ -87,7 +88,8 @@ class Host:
         """Raises: ValueError where it is taken."""
         self._site.add(route)
 
-    def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool) -> None:
+    def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool,
+                  is_shared: bool) -> None:
         mount = Mount(root, application, self._around.settings, self.guard, self._places)
         what = f"mount {root}"
 
@@ -95,7 +97,7 @@ class Host:
             response: Response = self._calls.run(what, request, lambda: mount.answer(request), timeout)
             return response
 
-        self._site.add_tree(Route("GET", root, respond, guarded))
+        self._site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
 
     # In the background
 

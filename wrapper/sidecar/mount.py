@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from wrapper.message import Request
     from wrapper.settings import Settings
+    from wrapper.sidecar.access import StreamPlaces
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.places import Places
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -33,7 +33,7 @@ class Mount:
     """One application. `root` is its path without a slash at the end."""
 
     def __init__(self, root: str, application: Application, settings: Settings, guard: Guard,
-                 places: Places) -> None:
+                 places: StreamPlaces) -> None:
         self._root = root
         self._application = application
         self._environment = Environment(root, settings, ErrorLog(guard.name))
@@ -61,7 +61,7 @@ class Mount:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
         stream = Stream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
-        stream.admit(self._places)
+        stream.admit(self._places.of(request))
         return Response(stream, status, headers)
 
 

@@ -17,24 +17,27 @@ if TYPE_CHECKING:
     Answer = Callable[[Request], Response]
 
 PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
-GROUP_NAME = re.compile(r"\(\?P<\w+>")
 METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 
 class Route:
-    """One method on one path. `is_guarded`: only with the token, or over the control socket.
+    """One method on one path. `is_guarded`: only with the token, or over the control socket. `is_probed`: never so.
+    `is_shared`: pages of other sites may ask it too.
 
     Raises: ValueError for what can never match.
     """
 
-    __slots__ = ("answer", "is_guarded", "method", "pattern")
+    __slots__ = ("answer", "is_guarded", "is_probed", "is_shared", "method", "pattern")
 
-    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False) -> None:
+    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *,
+                 is_probed: bool = False, is_shared: bool = False) -> None:
         _judge(method, pattern)
         self.method = method
         self.pattern = pattern
         self.answer = answer
         self.is_guarded = is_guarded
+        self.is_probed = is_probed
+        self.is_shared = is_shared
 
 
 class Router:
@@ -47,7 +50,7 @@ class Router:
         # Held by those who add; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self._paths: dict[str, dict[str, Route]] = {}
-        self._patterns: tuple[tuple[re.Pattern[str], dict[str, Route]], ...] = ()
+        self._patterns: tuple[tuple[Pattern, dict[str, Route]], ...] = ()
         self._trees: tuple[tuple[str, Route], ...] = ()
 
     def add(self, route: Route) -> None:
@@ -66,15 +69,15 @@ class Router:
 
     def _add_pattern(self, route: Route) -> None:
         assert self._lock.locked()
-        expression = compiled(route.pattern)
+        pattern = Pattern(route.pattern)
         for known, methods in self._patterns:
-            if _nameless(known) == _nameless(expression):
+            if known.shape == pattern.shape:
                 _refuse_second(route, methods)
         for known, methods in self._patterns:
-            if known.pattern == expression.pattern:
+            if (known.shape, known.names) == (pattern.shape, pattern.names):
                 methods[route.method] = route
                 return
-        self._patterns = (*self._patterns, (expression, {route.method: route}))
+        self._patterns = (*self._patterns, (pattern, {route.method: route}))
 
     def add_tree(self, route: Route) -> None:
         """Everything under a path, whatever the method.
@@ -109,29 +112,58 @@ class Router:
         methods = self._paths.get(path)
         if methods is not None:
             yield methods, {}
-        for expression, others in self._patterns:
-            match = expression.fullmatch(path)
-            if match is not None:
-                yield others, match.groupdict()
+        segments = path.split("/") if self._patterns else []
+        for pattern, others in self._patterns:
+            parameters = pattern.match(segments)
+            if parameters is not None:
+                yield others, parameters
+
+
+class Pattern:
+    """`/things/{name}`, taken apart: a parameter is at least one character of one segment, and takes all it can.
+
+    Matched by hand, because strangers choose the path: an expression with several parameters in one segment
+    backtracks, and `re` stops every other thread meanwhile. Here each character is looked at once.
+    """
+
+    def __init__(self, text: str) -> None:
+        parts = [PARAMETER.split(segment) for segment in text.split("/")]
+        self.shape = [part[::2] for part in parts]  # what stands before, between and behind the parameters
+        self.names = [part[1::2] for part in parts]
+
+    def match(self, segments: list[str]) -> dict[str, str] | None:
+        """The parameters of a path, which came split at its slashes; None where it is another's."""
+        if len(segments) != len(self.shape):
+            return None
+        found: dict[str, str] = {}
+        for literals, names, segment in zip(self.shape, self.names, segments):
+            if not _take(literals, names, segment, found):
+                return None
+        return found
+
+
+def _take(literals: list[str], names: list[str], segment: str, found: dict[str, str]) -> bool:
+    """Match one segment from its end: the last place of each literal leaves most to the parameters before it."""
+    first, *others = literals
+    if not others:
+        return segment == first
+    start, end = len(first), len(segment) - len(others[-1])
+    if not segment.startswith(first) or not segment.endswith(others[-1]) or start >= end:
+        return False
+    for literal, name in zip(reversed(others[:-1]), reversed(names)):
+        at = segment.rfind(literal, start + 1, end - 1)
+        if at < 0:
+            return False
+        found[name] = segment[at + len(literal):end]
+        end = at
+    found[names[0]] = segment[start:end]
+    return True
 
 
 def allowed(methods: Iterable[str]) -> list[str]:
     """The value of Allow: every method once, HEAD with GET."""
     known = set(methods)
     return sorted(known | {"HEAD"} if "GET" in known else known)
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """`/things/{name}` as an expression; a parameter is one segment, never empty."""
-    parts = PARAMETER.split(pattern)
-    for index, part in enumerate(parts):
-        parts[index] = f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part)
-    return re.compile("".join(parts))
-
-
-def _nameless(expression: re.Pattern[str]) -> str:
-    """What it matches, whatever its parameters are called."""
-    return GROUP_NAME.sub("(", expression.pattern)
 
 
 def fixed_part(pattern: str) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
-from wrapper.errors import MethodNotAllowed, NotFound, Unavailable
+from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.log import log
+from wrapper.message import literal_path
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import Api
 from wrapper.sidecar.dashboard import Dashboard
+from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
+from wrapper.sidecar.origins import Origins, protected
 from wrapper.sidecar.router import Route, Router, fixed_part
 
 TYPE_CHECKING = False
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 
 QUICK = ("healthz", "readyz", "api/status", "api/problems")  # no code of an author's, no lock held for long
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Site:
@@ -42,6 +47,8 @@ class Site:
         # Held by those who add prefixes and services; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
+        self.origins = Origins(settings.allowed_hosts)
+        self._is_private = settings.private
         self._starts: tuple[str, ...] = (settings.prefix,)
         # Their words, while they load and where that failed: their paths are not known yet.
         self.loading: set[str] = set(settings.sidecar)
@@ -53,10 +60,11 @@ class Site:
         self.failures: dict[str, int] = {}  # requests answered with 502, by the reason
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
-        self.api = Api(around, services, self.subscriptions, self.sidecars)
+        self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
         self.dashboard = Dashboard(self)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
+        self.observers.append(Fronts(settings).observe)
         self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
         if self._access_log is not None:
             self.observers.append(self._access_log.observe)
@@ -75,13 +83,46 @@ class Site:
         Raises: Refusal.
         """
         found = self._find(request)
-        if found is None:
+        if found is None and not self._is_ours(request.path):
             self._keep_token(request)
             return None
-        route, request.params = found
-        if route.is_guarded:
+        route = None
+        try:
+            if found is not None:
+                route, request.params = found
+            self._judge(request, route)
+            if route is None:
+                raise NotFound(f"no sidecar path {request.path}; {self._prefix}/api/status is one")
+            response = route.answer(request)
+        except Refusal as refusal:
+            refusal.headers = protected(refusal.headers, route)
+            raise
+        response.headers = protected(response.headers, route)
+        return response
+
+    def _judge(self, request: Request, route: Route | None) -> None:
+        """Raises: BadRequest, Forbidden, Unauthorized, MethodNotAllowed."""
+        if not request.trusted and not self._is_literal(request, route):
+            raise BadRequest("this is another spelling of an own path; write it as it is")
+        if any(UNPRINTABLE.search(value) for value in request.params.values()):
+            raise BadRequest("a part of the path holds a control character, or is no UTF-8")
+        if not request.trusted:
+            self.origins.judge(request, is_shared=route is not None and route.is_shared)
+        if self._is_private if route is None else route.is_guarded or (self._is_private and not route.is_probed):
             self.access.check(request)
-        return route.answer(request)
+        if route is None:
+            self.router.find(request.method, request.path)
+
+    def _is_literal(self, request: Request, route: Route | None) -> bool:
+        """Whether a front that goes by the bytes of the path knows it as this one; parameters may hold escapes."""
+        raw = request.target.partition("?")[0]
+        if raw == request.path:
+            return True
+        spelled = literal_path(raw)
+        if spelled is None or route is None:
+            return spelled is not None and self._is_ours(spelled)
+        found = self.router.find(request.method, spelled)
+        return found is not None and found[0] is route
 
     def _keep_token(self, request: Request) -> None:
         """Raises: Unavailable for a request that may be for a path of a sidecar that is still loading.
@@ -93,14 +134,9 @@ class Site:
 
     def _find(self, request: Request) -> tuple[Route, dict[str, str]] | None:
         try:
-            found = self.router.find(request.method, request.path)
+            return self.router.find(request.method, request.path)
         except MethodNotAllowed:
-            if self._is_ours(request.path):
-                raise
             return None  # an author's route took one method of a path of the service; the others stay the service's
-        if found is not None or not self._is_ours(request.path):
-            return found
-        raise NotFound(f"no sidecar path {request.path}; {self._prefix}/api/status is one")
 
     def _is_ours(self, path: str) -> bool:
         """True where nobody else could answer: under the prefix, and no helper's route."""

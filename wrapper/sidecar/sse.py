@@ -6,6 +6,7 @@ import time
 
 from wrapper.message import Response
 from wrapper.plain import dumps
+from wrapper.problems import outlined
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,14 +60,17 @@ class FeedStream:
             return 0
         return int(number) if int(number) <= self._feed.last else 0
 
-    def pieces(self, known: int) -> Iterator[bytes]:
-        """What is kept behind `known`, then everything as it happens, with a sign of life in between."""
+    def pieces(self, known: int, is_told: bool) -> Iterator[bytes]:
+        """What is kept behind `known`, then everything as it happens, with a sign of life in between.
+
+        Without `is_told` what problems are stays out of it.
+        """
         yield f"retry: {RETRY_MS}\n\n".encode()
         while True:
             events = self._feed.after(known, HEARTBEAT_INTERVAL)
             for event in events:
                 known = event["id"]
-            yield b"".join(self._message(event) for event in events) or HEARTBEAT
+            yield b"".join(self._message(event if is_told else outlined(event)) for event in events) or HEARTBEAT
             if events and events[-1]["kind"] == "end":
                 return  # the wrapper ends; a client that comes back finds the next one, or nobody
 

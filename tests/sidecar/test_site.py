@@ -1,0 +1,190 @@
+"""site.py: which requests are answered here, and to whom."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.sidecar.parts import make_request, make_site
+from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, Unauthorized
+from wrapper.message import Response, normal_path
+from wrapper.sidecar.router import Route
+
+
+def with_routes(*options):
+    site = make_site(*options)
+    site.add(Route("GET", "/hook/{name}", lambda request: Response(request.params["name"])))
+    site.add(Route("GET", "/caf\xe9 (1)", lambda request: Response("x")))
+    site.add_tree(Route("GET", "/app", lambda request: Response(request.path)))
+    return site
+
+
+SITE = with_routes()
+OTHERS = [  # of /sidecar/api/status, /hook/x and /app/x: what fronts that forbid these take for something else
+    "/%5csidecar/api/status", "/\\sidecar/api/status", "/x%5c..%5csidecar%5capi%5cstatus", "//sidecar/api/status",
+    "/%73idecar/api/status", "/sidecar//api/status", "/x/../sidecar/api/status", "/./sidecar/api/status",
+    "/sidecar/api/status/../status", "/sidecar/%2e/api/status", "/sidecar%2fapi/status", "/sidecar/api/st%61tus",
+    "/sidecar/api%5Cstatus", "/%73idecar", "/%73idecar/nothing", "/%68ook/x", "/hook%2fx", "//hook/x", "/hook/y/../x",
+    "/%61pp/x", "/app%2fx", "/app/../app/x", "/app//x", "/app/y/..%2fx", "/caf%C3%A9%20%281%29"]
+
+
+@pytest.mark.parametrize("target", OTHERS)
+def test_another_spelling_of_an_own_path_is_neither_answered_nor_relayed(target):
+    with pytest.raises(BadRequest):
+        SITE.answer(make_request("GET", target))
+
+
+@pytest.mark.parametrize(("target", "answer"), [
+    ("/sidecar/api/problems", b"[]\n"), ("/sidecar/api/problems?x=%2e%2e//", b"[]\n"), ("/hook/a%20b%2e", b"a b."),
+    ("/hook/%61", b"a"), ("/hook/caf%c3%a9", "caf\xe9".encode()), ("/hook/caf\xc3\xa9", "caf\xe9".encode()),
+    ("/app/a%20b", b"/app/a b"), ("/app/a%2Fb", b"/app/a/b"), ("/app", b"/app"), ("/app/", b"/app/"),
+    ("/caf%C3%A9%20(1)", b"x"), ("/caf\xc3\xa9%20(1)", b"x")])
+def test_a_path_is_answered_in_its_literal_spelling(target, answer):
+    """RFC 3986 section 2.4: what a parameter holds may be escaped, and what cannot stand in a path must be."""
+    assert SITE.answer(make_request("GET", target)).whole() == answer
+
+
+@given(st.text("/%5cC2fF.s\\xid", max_size=12).map(lambda text: "/" + text), st.sampled_from([
+    "/sidecar/healthz", "/hook/x", "/app/x"]))
+@example("/%2e%2e/", "/sidecar/healthz")
+def test_whatever_stands_before_it_an_own_path_is_answered_only_as_it_is_written(before, own):
+    target = before + own
+    is_own = normal_path(target).startswith(("/sidecar", "/hook/", "/app"))
+    try:
+        answer = SITE.answer(make_request("GET", target))
+    except Refusal:
+        return
+    assert (answer is None) != is_own or target.startswith(("/sidecar", "/hook/", "/app"))
+
+
+@pytest.mark.parametrize("value", ["%00", "a%0d%0ab", "%ff", "a%7fb", "%ed%a0%80", "%c2%85", "\xff"])
+def test_a_parameter_holds_no_control_character_and_is_text(value):
+    """A line break would go on in a log or a field, a lone surrogate cannot be written at all."""
+    with pytest.raises(BadRequest, match="control character"):
+        SITE.answer(make_request("GET", f"/hook/{value}"))
+
+
+def fetched(site_header, mode="cors", dest="empty"):
+    return [("Sec-Fetch-Site", site_header), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)]
+
+
+@pytest.mark.parametrize("target", ["/sidecar/api/status", "/sidecar/", "/hook/x", "/app/x", "/sidecar/nothing"])
+@pytest.mark.parametrize("headers", [
+    fetched("cross-site"), fetched("cross-site", "no-cors", "image"), fetched("cross-site", "navigate", "iframe")])
+def test_a_page_of_another_site_may_fetch_no_own_path(target, headers):
+    """Fetch Metadata, section 2: an image of ours on another site's page would be a request of the operator's."""
+    with pytest.raises(Forbidden, match="other sites"):
+        SITE.answer(make_request("GET", target, headers=headers))
+
+
+@pytest.mark.parametrize("headers", [
+    [], fetched("same-origin"), fetched("none", "navigate", "document"), fetched("same-site"),
+    fetched("cross-site", "navigate", "document")])
+def test_the_own_page_a_link_and_programs_may(headers):
+    assert SITE.answer(make_request("GET", "/sidecar/api/status", headers=headers)).status == 200
+
+
+def test_a_route_may_be_meant_for_other_sites():
+    site = make_site()
+    site.add(Route("GET", "/public", lambda request: Response("x"), is_shared=True))
+    answer = site.answer(make_request("GET", "/public", headers=fetched("cross-site")))
+    assert dict(answer.headers) == {"X-Content-Type-Options": "nosniff"}
+
+
+HOSTS = ("--allowed-hosts", "grafana.example, other.example")
+
+
+def asked_as(site, host, target="/sidecar/api/status", trusted=False):
+    request = make_request("GET", target, trusted=trusted)
+    request.host = host
+    return site.answer(request)
+
+
+@pytest.mark.parametrize("host", [
+    "grafana.example", "GRAFANA.example:3000", "grafana.example.", "other.example", "localhost", "localhost:8080",
+    "127.0.0.1:8080", "10.1.2.3", "[::1]:8080", "[fd00::1]", ""])
+def test_an_allowed_host_an_address_and_localhost_are_answered(host):
+    """Probes ask by address, and HTTP/1.0 by none."""
+    assert asked_as(with_routes(*HOSTS), host).status == 200
+
+
+@pytest.mark.parametrize("target", ["/sidecar/api/status", "/sidecar/", "/hook/x", "/app/x"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil"])
+def test_a_name_that_leads_here_by_accident_is_not(target, host):
+    """DNS rebinding: the other site's page is of the same origin then, and Host is what tells."""
+    with pytest.raises(Forbidden, match="host"):
+        asked_as(with_routes(*HOSTS), host, target)
+    assert asked_as(with_routes(*HOSTS), host, target, trusted=True).status == 200
+    assert asked_as(with_routes(), host, target).status == 200
+
+
+@pytest.mark.parametrize("target", [
+    "/sidecar/", "/sidecar", "/sidecar/api/status", "/sidecar/metrics", "/hook/x", "/app/x"])
+def test_every_answer_of_ours_is_kept_from_other_sites(target):
+    fields = [name.lower() for name, _ in SITE.answer(make_request("GET", target)).headers]
+    assert fields.count("x-content-type-options") == fields.count("cross-origin-resource-policy") == 1
+
+
+@pytest.mark.parametrize("target", ["/sidecar/nothing", "/sidecar/api/stop", "/%73idecar", "/sidecar/api/logs"])
+def test_every_refusal_of_ours_is_too(target):
+    with pytest.raises(Refusal) as refusal:
+        SITE.answer(make_request("GET", target))
+    assert {"X-Content-Type-Options", "Cross-Origin-Resource-Policy"} <= set(dict(refusal.value.headers))
+
+
+def test_a_sidecar_may_say_otherwise():
+    site = make_site()
+    theirs = ("cross-origin-resource-policy", "cross-origin")
+    site.add(Route("GET", "/x", lambda request: Response(headers=[theirs])))
+    answer = site.answer(make_request("GET", "/x"))
+    assert answer.headers == [theirs, ("X-Content-Type-Options", "nosniff")]
+
+
+def with_token(target, token="sesame"):
+    return make_request("GET", target, headers=[("Authorization", f"Bearer {token}")])
+
+
+@pytest.mark.parametrize("target", [
+    "/sidecar/", "/sidecar", "/sidecar/api/status", "/sidecar/api/events", "/sidecar/metrics", "/sidecar/api/problems",
+    "/hook/x", "/app/x"])
+def test_a_private_wrapper_asks_for_the_token(target):
+    site = with_routes("--private", "--token", "sesame")
+    with pytest.raises(Unauthorized):
+        site.answer(make_request("GET", target))
+    assert site.answer(with_token(target)).status < 400
+    assert site.answer(make_request("GET", target, trusted=True)).status < 400
+
+
+def test_a_private_wrapper_does_not_say_what_there_is():
+    site = with_routes("--private", "--token", "sesame")
+    for target in ("/sidecar/nothing", "/sidecar/api/stop"):
+        with pytest.raises(Unauthorized):
+            site.answer(make_request("GET", target))
+    with pytest.raises(NotFound):
+        site.answer(with_token("/sidecar/nothing"))
+    with pytest.raises(MethodNotAllowed):
+        site.answer(with_token("/sidecar/api/stop"))
+
+
+def test_probes_of_a_private_wrapper_need_none():
+    site = with_routes("--private", "--token", "sesame")
+    assert site.answer(make_request("GET", "/sidecar/healthz")).status == 200
+    with pytest.raises(Refusal) as refusal:
+        site.answer(make_request("GET", "/sidecar/readyz"))
+    assert refusal.value.status == 503
+
+
+def test_strangers_streams_do_not_keep_the_operator_out():
+    """A hundred anonymous event streams did."""
+    site = with_routes("--token", "sesame")
+    open_ones = [site.answer(make_request("GET", "/sidecar/api/events")) for _ in range(100)]
+    with pytest.raises(Refusal) as refusal:
+        site.answer(make_request("GET", "/sidecar/api/events"))
+    assert refusal.value.status == 503
+    site.answer(with_token("/sidecar/api/events")).close()
+    with pytest.raises(Refusal):
+        site.answer(with_token("/sidecar/api/events", "wrong"))
+    for response in open_ones:
+        response.close()
+    site.answer(make_request("GET", "/sidecar/api/events")).close()
