@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 import types
 
 from wrapper import address
@@ -170,11 +171,14 @@ class Service:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
-        with contextlib.suppress(OSError):
-            while True:
+        while self.listener.fileno() >= 0:
+            try:
                 line = Line(self.listener.accept()[0])
-                self.lines.append(line)
-                threading.Thread(target=self._run, args=(line,), daemon=True).start()
+            except OSError:
+                time.sleep(0.01)  # the pace of the poll where a test takes all descriptors
+                continue
+            self.lines.append(line)
+            threading.Thread(target=self._run, args=(line,), daemon=True).start()
 
     def _run(self, line):
         try:

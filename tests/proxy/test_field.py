@@ -9,6 +9,7 @@ import pytest
 
 from tests.proxy.road import GET, OK, EndedError, Road, Service, answering, field
 from tests.running import wait_until
+from wrapper.front import server as front_server
 from wrapper.address import tcp
 
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi"
@@ -95,8 +96,11 @@ def test_a_connection_that_has_been_logged_in_stays_with_its_client(road, reques
 # Nothing starves or hangs for ever
 
 
-def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service():
+@pytest.mark.parametrize("loops", [1, 2])
+def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatch, loops):
     """Python's http.server.HTTPServer speaking HTTP/1.1 reads on from one connection until that ends."""
+    monkeypatch.setattr(front_server, "loops", lambda: loops)
+
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

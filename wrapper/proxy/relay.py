@@ -277,7 +277,7 @@ class Exchange(Traveller):
                 raise GatewayTimeout("the service did not answer in time")
             if fired is None:  # kept connections may hold all the workers that the service has
                 self._hungry_at = self.loop.now
-                upstream.close_idle(self.loop)
+                upstream.close_idle()
                 return
             if fired is link.writable:
                 connection.stream.send_unsent()

@@ -161,10 +161,12 @@ class Upstream:
         if connection.stream.loop.now - connection.kept_at < HOLDS and not self._holds:
             self._closes_at_once = True
 
-    def close_idle(self, loop: Loop) -> None:
-        """Close those that are kept: a service may have no worker for a fresh one before."""
-        for connection in list(self._kept.get(loop, ())):
-            self.discard(connection)
+    def close_idle(self) -> None:
+        """Close those that are kept, soon: a service may have no worker for a fresh one before. From any thread."""
+        # `list` copies in one step: each loop takes from its own meanwhile, without the lock.
+        for loop, kept in list(self._kept.items()):
+            for connection in list(kept):
+                loop.post(self.discard, connection)
 
     def discard(self, connection: Connection) -> None:
         """Close one that is kept; in its loop's thread."""
@@ -178,10 +180,7 @@ class Upstream:
         """Close what is kept now and what comes back later; from any thread."""
         with self._lock:
             self._is_closed = True
-            # `list` copies in one step: each loop takes from its own meanwhile, without the lock.
-            kept = [(loop, connection) for loop, each in self._kept.items() for connection in list(each)]
-        for loop, connection in kept:
-            loop.post(self.discard, connection)
+        self.close_idle()
 
 
 def _connected(address: Address, loop: Loop) -> Steps:
