@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
     from wrapper.signals import Signals
 
-USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
+USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMMAND behind the wrapper
        python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
        python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
-       python3 -m wrapper check [OPTION]... -- COMMAND         print every setting and every fault; exit 0 or 2
+       python3 -m wrapper check [OPTION]... [--] COMMAND       print every setting and every fault; exit 0 or 2
        python3 -m wrapper --version | --help
 """
 
+VERBS = ("check",)
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         from wrapper import ctl  # start-up: a run does without it
 
         return ctl.main(argv)
-    if _wants_help(argv):
+    if _wants_help(argv[1:] if verb in VERBS else argv):
         return say(help_lines())
     if verb == "check":
         return check(argv[1:])
@@ -48,13 +49,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _wants_help(argv: Sequence[str]) -> bool:
-    """Anywhere among the options; behind `--` it is the service's word."""
-    for word in argv:
-        if word == "--":
-            return False
-        if word in ("--help", "-h"):
-            return True
-    return False
+    if "--help" not in argv and "-h" not in argv:
+        return False
+    from wrapper import settings  # start-up: a run does without it
+
+    return settings.asks_for_help(argv)
 
 
 def say(lines: Iterable[str], status: int = 0) -> int:

@@ -23,17 +23,19 @@ class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
-    `is_background`: stdin and the terminal are for somebody else.
+    `variables` come over the environment. `is_background`: stdin and the terminal are for somebody else.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
-                 spawner: Spawner, output: Output | None, *, is_background: bool = False) -> None:
+                 spawner: Spawner, output: Output | None, *, is_background: bool = False,
+                 variables: Sequence[tuple[str, str]] = ()) -> None:
         self._command = tuple(command)
         self._upstream = upstream
         self._environment = environment
         self._spawner = spawner
         self._output = output
         self._is_background = is_background
+        self._variables = tuple(variables)
         self._port = 0  # of the latest run
 
     def choose_address(self) -> Address:
@@ -69,7 +71,9 @@ class Launcher:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, place: Address) -> Mapping[str, str]:
-        """Untouched, but for PORT: whoever reads it to know where to listen must find the inner port there."""
-        if "PORT" not in self._environment or place.is_unix:
-            return self._environment
-        return {**self._environment, "PORT": str(place.port)}
+        """Untouched, but for --env and PORT: whoever reads that to know where to listen must find the inner port."""
+        port = str(place.port)
+        changes = {name: text.replace(PLACEHOLDER, port) for name, text in self._variables}
+        if "PORT" in self._environment and not place.is_unix:
+            changes = {"PORT": port, **changes}
+        return {**self._environment, **changes} if changes else self._environment

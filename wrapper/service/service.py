@@ -63,7 +63,7 @@ class Service:
         self.gate = Gate(around.make_upstream, settings.hold, settings.hold_max)
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
-                            is_background=name != MAIN)
+                            is_background=name != MAIN, variables=settings.env if name == MAIN else ())
         course = Course(
             self.life, launcher, self.gate,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
