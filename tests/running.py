@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
@@ -18,6 +19,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
+# What is tested: `WRAPPER_TEST_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
+PROGRAM = shlex.split(os.environ.get("WRAPPER_TEST_PROGRAM") or f"{sys.executable} -m wrapper")
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
 
 
@@ -59,14 +62,14 @@ class Wrapper:
     """
 
     def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
-                 wait: bool = True, under: tuple[str, ...] | list[str] = (), **popen) -> None:
+                 wait: bool = True, under: tuple[str, ...] | list[str] = (), program=PROGRAM, **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
-            [*under, sys.executable, "-m", "wrapper", "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+            [*under, *program, "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
@@ -160,7 +163,7 @@ def _ask(connection, method, path, body, headers):
 
 def run(*words: str, **options) -> subprocess.CompletedProcess:
     """`python3 -m wrapper WORDS`, to its end."""
-    return subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, text=True,
+    return subprocess.run([*PROGRAM, *words], cwd=ROOT, capture_output=True, text=True,
                           timeout=PATIENCE, **options)
 
 

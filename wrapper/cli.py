@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from wrapper.errors import BadSettings, CannotStart
+from wrapper.errors import BadSettings, CannotMake, CannotStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,10 +20,13 @@ USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMM
        python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
        python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
        python3 -m wrapper check [OPTION]... [--] COMMAND       print every setting and every fault; exit 0 or 2
+       python3 -m wrapper bundle FOLDER [MODULE]...            Python and the wrapper in one folder, for any image
+       python3 -m wrapper bundle FILE.pyz                      the wrapper in one file, for any Python
+       python3 -m wrapper dockerfile [INSPECT.json]            a Dockerfile around what `docker inspect` shows
        python3 -m wrapper --version | --help
 """
 
-VERBS = ("check",)
+VERBS = ("check", "bundle", "dockerfile")
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
@@ -42,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         return say(help_lines())
     if verb == "check":
         return check(argv[1:])
+    if verb in ("bundle", "dockerfile"):
+        return make(verb, argv[1:])
     from wrapper import signals  # first of all, so that a run is deaf for as short a time as can be
 
     signals.plug_closed_stdio()
@@ -112,6 +117,29 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             yield str(error)
 
 
+def make(verb: str, words: Sequence[str]) -> int:
+    """Make what an image needs: a bundle, a program in one file, or a Dockerfile."""
+    try:
+        if verb == "dockerfile":
+            from wrapper.image import dockerfile  # start-up: a run does without it
+
+            return say([dockerfile.of(words)])
+        if not words:
+            raise CannotMake("bundle: name the folder, or the FILE.pyz, that it is to be")
+        if words[0].endswith(".pyz"):
+            from wrapper.image import archive  # start-up: as above
+
+            archive.program(words[0])
+        else:
+            from wrapper.image import bundle  # start-up: as above
+
+            bundle.make(words[0], words[1:])
+    except (CannotMake, OSError) as error:
+        complain([str(error)])
+        return CannotMake.exit_status
+    return 0
+
+
 def _refuse(error: BadSettings) -> int:
     complain(error.faults)
     return error.exit_status
@@ -154,11 +182,12 @@ def setting_lines(chosen: Settings) -> list[str]:
 
 
 def help_lines() -> list[str]:
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    from wrapper import settings, text  # start-up: not before a run's signals are caught
 
     import textwrap  # start-up: a run does without it
 
-    lines = [USAGE, "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
+    lines = [USAGE.replace("python3 -m wrapper", text.program()),
+             "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"
              "Flag beats variable beats default.\nDurations: 500ms, 10s, 2m or plain seconds.\n"
              "Sizes: 64KiB, 1MiB or plain bytes.\n"]
     for row in settings.table():

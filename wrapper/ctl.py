@@ -18,6 +18,7 @@ from typing import Any
 from wrapper import screen, values
 from wrapper.client import Client, NoWrapper, Refused, places, wait_again
 from wrapper.screen import Paint
+from wrapper.text import program
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
 HEALTH_TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--control", metavar="PATH", help="the control socket; default $WRAPPER_CONTROL, "
                             "/run/wrapper.sock, else under the temporary folder")
     everywhere.add_argument("--json", action="store_true", help="for machines: JSON on stdout")
-    top = argparse.ArgumentParser(prog="wrapper")
+    top = argparse.ArgumentParser(prog=program())
     words = top.add_subparsers(dest="verb", required=True)
     health = words.add_parser("health", parents=[everywhere], help="exit 0 where all is well, 1 where not")
     health.add_argument("--ready", action="store_true", help="whether requests are served, not only the wrapper alive")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wrapper import address, values
 from wrapper.errors import BadSettings
+from wrapper.text import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -320,19 +321,18 @@ def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
 
 def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Faults that no option has alone, each with the options it is about."""
-    texts = [*command, *(text for _, text in filter(None, chosen["env"]))]
-    has_port = any("{port}" in text for text in texts)
+    has_port = any("{port}" in word for word in [*command, *(value for _, value in filter(None, chosen["env"]))])
     upstream, prefix = chosen["upstream"], chosen["prefix"]
     if not command:
-        yield (), "COMMAND: missing; say what to run behind the options, as in: wrapper --upstream 127.0.0.1:3000 -- /run.sh"
+        yield (), f"COMMAND: missing; say what to run, as in: {program()} --upstream 127.0.0.1:3000 /run.sh"
     elif upstream is None and not has_port:
         yield (("upstream", "env"), "--upstream: missing; say where the service listens, or put {port} into COMMAND or "
                "--env")
     if has_port and upstream is not None and upstream.is_unix:
         yield ("upstream",), "--upstream: a unix socket has no port to put in the place of {port}"
     if chosen["restart_mode"] == "overlap" and (upstream is not None or not has_port):
-        yield (("restart_mode", "upstream"), "--restart-mode=overlap: needs {port} in COMMAND or --env and no --upstream, so "
-               "that two runs can be up at once")
+        yield (("restart_mode", "upstream", "env"), "--restart-mode=overlap: needs {port} in COMMAND or --env and no "
+               "--upstream, so that two runs can be up at once")
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_source", "config_file"),
                        ("config_file", "config_source")):
         if chosen[one] is not None and chosen[other] is None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def one_line(text: str) -> str:
     """Control characters made visible, so that no event can pretend to be two."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def program() -> str:
+    """The words that called this program, for messages that say how to call it again."""
+    first = sys.argv[0]
+    if first.endswith(".pyz"):
+        return f"python3 {first}"
+    if f"{sys.prefix}/lib/" in first and first.endswith(".pyc"):
+        return f"{sys.prefix}/entry.sh"  # a bundle's, see image/bundle.py
+    return "wrapper" if first.endswith("/wrapper") else "python3 -m wrapper"

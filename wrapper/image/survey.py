@@ -1,0 +1,116 @@
+"""What the wrapper needs of this Python, found by importing it all and asking the loader; no list that grows old.
+
+Call `modules` before anything else is imported that a bundle does without.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+
+import wrapper
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+# What the interpreter itself imports when it is needed, which no import of a module shows.
+BY_NAME = ("_strptime", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8_sig")
+# What sidecars usually import, beside what the wrapper does itself.
+ORDINARY = ("concurrent.futures.thread", "configparser", "csv", "dataclasses", "gzip", "html.parser", "http.cookies",
+            "logging", "secrets", "tempfile", "urllib.request", "uuid", "xml.etree.ElementTree")
+LEFT_OUT = ("wrapper.image", "wrapper.testing")  # not for a container
+DISPENSABLE = ("_bz2", "_lzma", "_uuid")  # what imports them does without; their libraries are large
+STANDARD = os.path.dirname(os.path.realpath(os.__file__))
+
+
+class Module:
+    """A module with a file of its own, and `place`, the file's name below a folder of modules."""
+
+    def __init__(self, name: str, path: str, is_package: bool) -> None:
+        self.name = name
+        self.path = path
+        self.is_native = not path.endswith(".py")
+        self.is_ours = name.partition(".")[0] == "wrapper"
+        self.place = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+
+    def source(self) -> bytes:
+        """As its loader has it: the wrapper may have come in a zip archive."""
+        loader: Any = sys.modules[self.name].__spec__.loader  # type: ignore[union-attr]
+        source: bytes = loader.get_data(self.path)
+        return source
+
+    @property
+    def is_standard(self) -> bool:
+        path = os.path.realpath(self.path)
+        return path.startswith(STANDARD + os.sep) and "-packages" + os.sep not in path
+
+
+def modules(more: Sequence[str] = ()) -> list[Module]:
+    """Every module in memory once the wrapper, what sidecars usually import and `more` are loaded.
+
+    Raises: ImportError for one of `more`; a usual one may be missing.
+    """
+    sys.modules.update(dict.fromkeys(set(DISPENSABLE) - set(more)))  # type: ignore[arg-type]  # None: no such module
+    for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
+        if not found.name.startswith(LEFT_OUT):
+            importlib.import_module(found.name)
+    for name in (*BY_NAME, *ORDINARY):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            pass  # this Python was built, or packaged, without it
+    for name in more:
+        importlib.import_module(name)
+    loaded = _loaded()
+    for name in more:
+        if not any(module.name == name and module.is_standard for module in loaded):
+            raise ImportError(f"{name} is not of the standard library; install it beside the sidecar: "
+                              "python3 -m pip install --target FOLDER")
+    return [module for module in loaded
+            if module.is_standard or (module.is_ours and not module.name.startswith(LEFT_OUT))]
+
+
+def _loaded() -> list[Module]:
+    """Modules that are built in or frozen are part of the interpreter, and need no file."""
+    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
+    found = {spec.name: Module(spec.name, spec.origin, spec.submodule_search_locations is not None)
+             for spec in specs if spec is not None and spec.has_location and spec.origin is not None}
+    return [found[name] for name in sorted(found)]
+
+
+def before_archives() -> set[str]:
+    """The modules that this Python loads before it can read a zip archive."""
+    program = "import sys, zlib; print(*(module.__spec__.name for module in sys.modules.values() if module.__spec__))"
+    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True)
+    return {"os", *done.stdout.split()}  # os: by its file an interpreter knows its library
+
+
+def loader() -> str:
+    """The program loader that the kernel gave this process: ld-linux-x86-64.so.2, ld-musl-x86_64.so.1 and so on.
+
+    Raises: RuntimeError where there is none.
+    """
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            path = line.rstrip().partition("/")[2]
+            if os.path.basename(path).startswith("ld-"):
+                return "/" + path
+    raise RuntimeError("this python3 is linked statically, and can load nothing; use another")
+
+
+def libraries(loader: str, files: list[str]) -> dict[str, str]:
+    """The shared libraries that files need, by the name that they are asked for, as `ldd` lists them."""
+    found = {}
+    for file in files:
+        listed = subprocess.run([loader, "--list", file], capture_output=True, text=True, check=False).stdout
+        for line in listed.splitlines():
+            name, arrow, place = line.strip().partition(" => ")
+            path = place.partition(" (")[0]
+            if arrow and os.path.isfile(path) and not os.path.samefile(path, loader):
+                found[os.path.basename(name)] = path
+    return found
