@@ -9,5 +9,5 @@ DEFAULT_PREFIX = "/sidecar"  # what the control socket answers under, whatever -
 
 
 def candidates() -> list[str]:
-    """The default places, best first: /run where it can be written, else the temporary folder."""
-    return [f"/run/{NAME}", os.path.join(os.environ.get("TMPDIR") or "/tmp", NAME)]
+    """The default places, best first: /run, the temporary folder, and what Docker's --read-only leaves writable."""
+    return [os.path.join(folder, NAME) for folder in ("/run", os.environ.get("TMPDIR") or "/tmp", "/dev/shm")]

@@ -137,7 +137,7 @@ class Settings:
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
     control: str = option(
         values.text, None, "PATH",
-        "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder")
+        "control socket, mode 0600; default `/run/wrapper.sock`, else under the temporary folder or `/dev/shm`")
 
     capture_output: bool = option(
         values.switch, "false", "",

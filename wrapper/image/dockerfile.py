@@ -103,7 +103,7 @@ def _keeps(ports: Sequence[int]) -> Iterator[str]:
         yield "# The image exposes no port: say where its service listens."
         yield f"# ENV WRAPPER_LISTEN=:{ours} WRAPPER_UPSTREAM=127.0.0.1:3000"
         return
-    yield f"# The service keeps port {ports[0]}, and the wrapper is at {ours}. If a flag or a variable of its own moves it,"
+    yield f"# The service keeps port {ports[0]}, and the wrapper is at {ours}. If a flag or a variable moves it,"
     yield f"# the wrapper can have {ports[0]}: write WRAPPER_LISTEN=:{ports[0]} without WRAPPER_UPSTREAM, and below"
     yield '# "--env", "ITS_VARIABLE={port}" before the "--", or "--its-flag={port}" behind its entrypoint.'
     yield f"ENV WRAPPER_LISTEN=:{ours} WRAPPER_UPSTREAM=127.0.0.1:{ports[0]}"
