@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.running import Wrapper, run, wait_until
+from tests.running import ROOT, Wrapper, run, wait_until
 from wrapper.image.bundle import command
 
 
@@ -97,3 +97,12 @@ def test_what_cannot_be_made_is_one_line_and_1(words, cause, tmp_path):
     done = run("bundle", *(str(tmp_path / "new") if word == "FOLDER" else word for word in words))
     assert done.returncode == 1
     assert re.fullmatch(rf"wrapper: .*{re.escape(cause)}.*\n", done.stderr)
+
+
+def test_a_module_that_puts_another_in_its_place_keeps_its_file():
+    """As collections.abc does up to CPython 3.13.0: it is not found in memory under its own name."""
+    program = ("import collections.abc, sys; from wrapper.image import survey; "
+               "sys.modules['json.tool'] = sys.modules['collections.abc']; import json; "
+               "print([module.place for module in survey.modules() if module.name == 'json.tool'])")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "['json/tool.py']\n", done.stderr

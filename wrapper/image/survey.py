@@ -10,12 +10,14 @@ import os
 import pkgutil
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 
 import wrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
     from typing import Any
 
 # What the interpreter itself imports when it is needed, which no import of a module shows.
@@ -31,17 +33,17 @@ STANDARD = os.path.dirname(os.path.realpath(os.__file__))
 class Module:
     """A module with a file of its own, and `place`, the file's name below a folder of modules."""
 
-    def __init__(self, name: str, path: str, is_package: bool) -> None:
-        self.name = name
-        self.path = path
-        self.is_native = not path.endswith(".py")
-        self.is_ours = name.partition(".")[0] == "wrapper"
-        self.place = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+    def __init__(self, spec: ModuleSpec) -> None:
+        self.name = spec.name
+        self.path = str(spec.origin)
+        self.is_native = not self.path.endswith(".py")
+        self.is_ours = self.name.partition(".")[0] == "wrapper"
+        self.place = self.name.replace(".", "/") + ("/__init__.py" if spec.submodule_search_locations else ".py")
+        self._loader: Any = spec.loader
 
     def source(self) -> bytes:
         """As its loader has it: the wrapper may have come in a zip archive."""
-        loader: Any = sys.modules[self.name].__spec__.loader  # type: ignore[union-attr]
-        source: bytes = loader.get_data(self.path)
+        source: bytes = self._loader.get_data(self.path)
         return source
 
     @property
@@ -77,10 +79,17 @@ def modules(more: Sequence[str] = ()) -> list[Module]:
 
 def _loaded() -> list[Module]:
     """Modules that are built in or frozen are part of the interpreter, and need no file."""
-    specs = [getattr(module, "__spec__", None) for module in list(sys.modules.values())]
-    found = {spec.name: Module(spec.name, spec.origin, spec.submodule_search_locations is not None)
-             for spec in specs if spec is not None and spec.has_location and spec.origin is not None}
-    return [found[name] for name in sorted(found)]
+    specs = [_spec(name) for name in sorted(sys.modules)]
+    return [Module(spec) for spec in specs if spec is not None and spec.has_location and spec.origin is not None]
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Of a module that puts another one in its place, as collections.abc does, its own."""
+    spec: ModuleSpec | None = getattr(sys.modules[name], "__spec__", None)
+    if spec is not None and spec.name == name:
+        return spec
+    folders = getattr(sys.modules.get(name.rpartition(".")[0]), "__path__", None)
+    return PathFinder.find_spec(name, folders) if folders else None
 
 
 def before_archives() -> set[str]:
