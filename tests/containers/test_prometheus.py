@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 
 import pytest
 
-from tests.containers.engine import build, wait_until, wrap_as_it_is
+from tests.containers.engine import ROOT, Container, build, wait_until, wrap_as_it_is
 from wrapper.image import survey
 
 pytestmark = pytest.mark.container
 
+README = ROOT / "README.md"
 PROGRAMS = {"prometheus": "prometheus", "promtool": "promtool", "alertmanager": "prometheus-alertmanager",
             "amtool": "amtool"}
 TEMPLATES = "usr/share/prometheus/alertmanager"  # Debian's Alertmanager reads its own from there
@@ -109,3 +111,27 @@ def test_the_preset_gives_it_rules_receivers_and_silences_on_one_port(wrapped, p
     assert [one["matchers"][0]["value"] for one in silences] == ["Quiet"]
     wait_until(lambda: [one["labels"]["alertname"] for one in document(container, "/alertmanager/api/v2/alerts")])
     wait_until(lambda: document(container, "/sidecar/api/problems") == [])
+
+
+def test_the_manifest_of_the_readme_runs_as_pasted(wrapped, podman, tmp_path):
+    """But for two things of podman's: it would give the containers' port to the host, and has probes of its own."""
+    manifest = next(block for block in re.findall(r"^```yaml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+                    if "kind: Deployment" in block)
+    ports = "ports: [{name: http, containerPort: 9090}]"
+    assert "image: prometheus-wrapped" in manifest
+    assert ports in manifest
+    pasted = tmp_path / "prometheus.yaml"
+    pasted.write_text(manifest.replace("image: prometheus-wrapped", f"image: {wrapped}:latest").replace(ports, ""))
+    try:
+        podman("kube", "play", str(pasted))
+        pods = podman("ps", "--format", "{{.Names}}", "--filter", "label=app=prometheus").stdout.split()
+        names = [name for name in pods if name.endswith("-prometheus")]
+        assert names, podman("ps", "--all").stdout
+        for name in names:
+            container = Container(podman, name)
+            wait_until(lambda container=container: container.wrapper("health", "--ready").returncode == 0)
+            shown = json.loads(container.wrapper("ctl", "status", "--json").stdout)
+            assert (shown["state"], shown["problems"]) == ("running", 0), container.logs()
+    finally:
+        podman("kube", "down", str(pasted), check=False)
+        podman("secret", "rm", "prometheus-token", check=False)
