@@ -19,8 +19,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
-# What is tested: `WRAPPER_TEST_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
-PROGRAM = shlex.split(os.environ.get("WRAPPER_TEST_PROGRAM") or f"{sys.executable} -m wrapper")
+# What is tested: `TESTED_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
+PROGRAM = shlex.split(os.environ.get("TESTED_PROGRAM") or f"{sys.executable} -m wrapper")
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BY_NAME = ("_strptime", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.utf_8_sig")
 # What sidecars usually import, beside what the wrapper does itself.
 ORDINARY = ("concurrent.futures.thread", "configparser", "csv", "dataclasses", "gzip", "html.parser", "http.cookies",
-            "logging", "secrets", "tempfile", "urllib.request", "uuid", "xml.etree.ElementTree")
+            "logging", "pathlib", "secrets", "tempfile", "urllib.request", "uuid", "xml.etree.ElementTree")
 LEFT_OUT = ("wrapper.image", "wrapper.testing")  # not for a container
 DISPENSABLE = ("_bz2", "_lzma", "_uuid")  # what imports them does without; their libraries are large
 STANDARD = os.path.dirname(os.path.realpath(os.__file__))
