@@ -80,10 +80,15 @@ def test_messages_name_its_short_name(bundle):
     assert f"as in: {bundle}/entry.sh --upstream" in done.stderr
 
 
+def test_what_a_function_imports_is_there(bundle):
+    done = subprocess.run([*command(str(bundle)), "--hodl", "1s", "serve"], capture_output=True, text=True)
+    assert "did you mean --hold?" in done.stderr, "difflib is imported for this alone"
+
+
 def test_a_module_more_is_there_when_it_is_named(bundle, tmp_path):
     folder = tmp_path / "more"
-    assert run("bundle", str(folder), "sqlite3", "zoneinfo").returncode == 0
-    words = ["-c", "import sqlite3, zoneinfo; print(sqlite3.connect(':memory:').execute('select 1').fetchone())"]
+    assert run("bundle", str(folder), "sqlite3", "lzma").returncode == 0
+    words = ["-c", "import sqlite3, lzma; print(sqlite3.connect(':memory:').execute('select 1').fetchone())"]
     for place, status in ((folder, 0), (bundle, 1)):
         python = command(str(place))[:-2]
         assert subprocess.run([*python, *words], stderr=subprocess.DEVNULL).returncode == status

@@ -86,7 +86,8 @@ def _moves(image: Known) -> Iterator[str]:
     """The wrapper has the image's port, and the service another."""
     how = " ".join(image.variables or image.words or image.run)
     yield f"# The wrapper takes port {image.exposed}, the service {image.port or 'a free one'}: {how or 'see below'}"
-    yield from (f"# {note}" for note in image.notes)
+    if image.note:
+        yield f"# {image.note}"
     yield f"ENV WRAPPER_LISTEN=:{image.exposed}"
     if image.port:
         yield f"ENV WRAPPER_UPSTREAM=127.0.0.1:{image.port}"

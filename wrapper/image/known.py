@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
-class Known:
-    """`variables` and `words` (behind the image's entrypoint) move the port; `run` does it in a file, to `port`."""
+class Known(NamedTuple):
+    """`variables` or `words` (behind the image's entrypoint) move the port; `run` does it in a file, to `port`."""
 
-    def __init__(self, exposed: int, *, variables: Sequence[str] = (), words: Sequence[str] = (),
-                 run: Sequence[str] = (), port: int | None = None, ready: str = "", notes: Sequence[str] = ()) -> None:
-        self.exposed = exposed
-        self.variables = variables
-        self.words = words
-        self.run = run
-        self.port = port
-        self.ready = ready
-        self.notes = notes
+    exposed: int
+    variables: Sequence[str] = ()
+    words: Sequence[str] = ()
+    run: Sequence[str] = ()
+    port: int | None = None
+    ready: str = ""
+    note: str = ""
 
 
 PROMETHEUS = ("--web.listen-address=127.0.0.1:{port}",)
@@ -27,8 +26,8 @@ PROMETHEUS = ("--web.listen-address=127.0.0.1:{port}",)
 IMAGES = {
     "grafana": Known(3000, variables=("GF_SERVER_HTTP_ADDR=127.0.0.1", "GF_SERVER_HTTP_PORT={port}"),
                      ready="/api/health"),
-    "prometheus": Known(9090, words=PROMETHEUS, ready="/-/ready", notes=(
-        "Rules and receivers from a site configuration: ENV WRAPPER_SIDECAR=wrapper.presets.prometheus",)),
+    "prometheus": Known(9090, words=PROMETHEUS, ready="/-/ready", note=(
+        "Rules and receivers from a site configuration: ENV WRAPPER_SIDECAR=wrapper.presets.prometheus")),
     "alertmanager": Known(9093, words=PROMETHEUS, ready="/-/ready"),
     "nginx": Known(80, port=8081, run=("sed", "-i", "-e", r"s/^\( *listen *\)80;/\1127.0.0.1:8081;/", "-e",
                                        r"/listen *\[::\]:80;/d", "/etc/nginx/conf.d/default.conf")),
@@ -37,21 +36,21 @@ IMAGES = {
     "node-red": Known(1880, variables=("PORT={port}",)),
     "registry": Known(5000, variables=("REGISTRY_HTTP_ADDR=127.0.0.1:{port}",)),
     "jenkins": Known(8080, variables=("JENKINS_OPTS=--httpListenAddress=127.0.0.1 --httpPort={port}",),
-                     notes=("JENKINS_OPTS of your own belong into the same --env.",)),
+                     note="JENKINS_OPTS of your own belong into the same --env."),
     "gitea": Known(3000, variables=("GITEA__server__HTTP_ADDR=127.0.0.1", "GITEA__server__HTTP_PORT={port}")),
     "minio": Known(9000, variables=("MINIO_ADDRESS=127.0.0.1:{port}",),
-                   notes=("The console's port is --console-address, and not behind the wrapper.",)),
+                   note="The console's port is --console-address, and not behind the wrapper."),
     "keycloak": Known(8080, variables=("KC_HTTP_HOST=127.0.0.1", "KC_HTTP_PORT={port}", "KC_HTTP_ENABLED=true"),
-                      notes=("So that it believes X-Forwarded-*: ENV KC_PROXY_HEADERS=xforwarded",)),
-    "nexus3": Known(8081, port=8082, notes=(
-        "Its port is in a file of its volume: application-port=8082 in /nexus-data/etc/nexus.properties",)),
+                      note="So that it believes X-Forwarded-*: ENV KC_PROXY_HEADERS=xforwarded"),
+    "nexus3": Known(8081, port=8082, note=(
+        "Its port is in a file of its volume: application-port=8082 in /nexus-data/etc/nexus.properties")),
     "sonarqube": Known(9000, variables=("SONAR_WEB_HOST=127.0.0.1", "SONAR_WEB_PORT={port}")),
     "n8n": Known(5678, variables=("N8N_LISTEN_ADDRESS=127.0.0.1", "N8N_PORT={port}"), ready="/healthz"),
     "vaultwarden/server": Known(80, variables=("ROCKET_ADDRESS=127.0.0.1", "ROCKET_PORT={port}"), ready="/alive"),
-    "rabbitmq": Known(15672, port=15673, notes=("Only the management's page is behind the wrapper; 5672 is not HTTP.",),
+    "rabbitmq": Known(15672, port=15673, note="Only the management's page is behind the wrapper; 5672 is not HTTP.",
                       run=("sh", "-c", "echo 'management.tcp.port = 15673' >/etc/rabbitmq/conf.d/90-wrapper.conf")),
-    "elasticsearch": Known(9200, variables=("ES_SETTING_HTTP_PORT={port}",), notes=(
-        "From 8.0 on it speaks TLS there: ENV xpack.security.http.ssl.enabled=false, and --tls-cert of the wrapper",)),
+    "elasticsearch": Known(9200, variables=("ES_SETTING_HTTP_PORT={port}",), note=(
+        "From 8.0 on it speaks TLS there: ENV xpack.security.http.ssl.enabled=false, and --tls-cert of the wrapper")),
     "kibana": Known(5601, variables=("SERVER_HOST=127.0.0.1", "SERVER_PORT={port}")),
     "influxdb": Known(8086, variables=("INFLUXD_HTTP_BIND_ADDRESS=127.0.0.1:{port}",
                                        "INFLUXDB_HTTP_BIND_ADDRESS=127.0.0.1:{port}"), ready="/ping"),
@@ -61,9 +60,8 @@ IMAGES = {
 
 def find(image: str) -> Known | None:
     """By its name, without registry, tag and digest."""
-    name = image.partition("@")[0]
-    path, _, last = name.rpartition("/")
-    last = last.partition(":")[0]
-    aliases = {"base-notebook": "notebook", "scipy-notebook": "notebook", "minimal-notebook": "notebook",
-               "datascience-notebook": "notebook", "grafana-oss": "grafana", "grafana-enterprise": "grafana"}
-    return IMAGES.get(aliases.get(last, last)) or IMAGES.get(f"{path.rpartition('/')[2]}/{last}")
+    path, _, last = image.partition("@")[0].rpartition("/")
+    name = last.partition(":")[0]
+    if name.endswith("-notebook"):  # Jupyter's stacks
+        name = "notebook"
+    return IMAGES.get(name) or IMAGES.get(f"{path.rpartition('/')[2]}/{name}")

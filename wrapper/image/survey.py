@@ -5,6 +5,7 @@ Call `modules` before anything else is imported that a bundle does without.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import pkgutil
@@ -25,7 +26,7 @@ BY_NAME = ("_strptime", "encodings.ascii", "encodings.idna", "encodings.latin_1"
 # What sidecars usually import, beside what the wrapper does itself.
 ORDINARY = ("concurrent.futures.thread", "configparser", "csv", "dataclasses", "gzip", "html.parser", "http.cookies",
             "logging", "pathlib", "secrets", "tempfile", "urllib.request", "uuid", "xml.etree.ElementTree")
-LEFT_OUT = ("wrapper.image", "wrapper.testing")  # not for a container
+LEFT_OUT = ("wrapper.image", "wrapper.testing", "importlib._bootstrap")  # not for a container; frozen in every Python
 DISPENSABLE = ("_bz2", "_lzma", "_uuid")  # what imports them does without; their libraries are large
 STANDARD = os.path.dirname(os.path.realpath(os.__file__))
 
@@ -57,11 +58,11 @@ def modules(more: Sequence[str] = ()) -> list[Module]:
 
     Raises: ImportError for one of `more`; a usual one may be missing.
     """
-    sys.modules.update(dict.fromkeys(set(DISPENSABLE) - set(more)))  # type: ignore[arg-type]  # None: no such module
+    sys.modules.update(dict.fromkeys(set(DISPENSABLE) - {f"_{name}" for name in more}))  # type: ignore[arg-type]  # None: no such module
     for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
         if not found.name.startswith(LEFT_OUT):
             importlib.import_module(found.name)
-    for name in (*BY_NAME, *ORDINARY):
+    for name in (*_imported_late(), *BY_NAME, *ORDINARY):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -74,7 +75,16 @@ def modules(more: Sequence[str] = ()) -> list[Module]:
             raise ImportError(f"{name} is not of the standard library; install it beside the sidecar: "
                               "python3 -m pip install --target FOLDER")
     return [module for module in loaded
-            if module.is_standard or (module.is_ours and not module.name.startswith(LEFT_OUT))]
+            if (module.is_standard or module.is_ours) and not module.name.startswith(LEFT_OUT)]
+
+
+def _imported_late() -> set[str]:
+    """What functions of ours import once they are called."""
+    ours = [module for module in _loaded() if module.is_ours and not module.name.startswith(LEFT_OUT)]
+    trees = [ast.parse(module.source()) for module in ours]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names} | {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
 
 
 def _loaded() -> list[Module]:
