@@ -38,7 +38,7 @@ COPY site.json /etc/site.json
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus", "--web.enable-lifecycle"]
 """
 CONFIGURATION = """
-global: {scrape_interval: 1s}
+global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: ["/etc/prometheus/rules/*.yml"]
 scrape_configs:
   - job_name: itself

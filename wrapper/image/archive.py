@@ -1,4 +1,4 @@
-"""Zip archives that are the same, byte for byte, whenever they are made, and the wrapper as one file."""
+"""`python3 -m wrapper bundle FILE.pyz`: the wrapper as one file, the same byte for byte whenever it is made."""
 
 from __future__ import annotations
 
@@ -11,27 +11,35 @@ from typing import Any
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
 UNIX = 3  # the system whose file modes an entry has
 FRONT = b"#!/usr/bin/env python3\n"
-MAIN = b"from wrapper.__main__ import start\n\nstart()\n"
+MAIN = b"""import sys
+
+if sys.version_info < (3, 10):  # zipimport shows a module to other threads before it is whole: leave none to them
+    import pkgutil
+    import wrapper
+    for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
+        __import__(found.name)
+
+from wrapper.__main__ import start
+
+start()
+"""
 SUFFIXES = (".py", ".html", ".typed")
-
-
-def write(path: str, files: dict[str, bytes], compression: int, front: bytes = b"") -> None:
-    """Write an archive behind `front`, which may be the `#!` line of a program."""
-    with open(path, "wb") as file:
-        file.write(front)
-        with zipfile.ZipFile(file, "w", compression, compresslevel=9) as archive:
-            for name in sorted(files):
-                entry = zipfile.ZipInfo(name, LONG_AGO)
-                entry.create_system, entry.external_attr = UNIX, 0o100644 << 16
-                archive.writestr(entry, files[name], compression, 9)
 
 
 def program(path: str) -> None:
     """The wrapper as one file that any Python runs, laid out as zipapp does it (PEP 441).
 
-    Nothing is compressed: what zlib makes of the same bytes differs between its versions.
+    Nothing is compressed: what zlib makes of the same bytes differs between its versions, and zipimport fails where
+    two threads decompress at a time (its `_importing_zlib`).
     """
-    write(path, {"__main__.py": MAIN, **dict(files())}, zipfile.ZIP_STORED, FRONT)
+    found = {"__main__.py": MAIN, **dict(files())}
+    with open(path, "wb") as file:
+        file.write(FRONT)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(found):
+                entry = zipfile.ZipInfo(name, LONG_AGO)
+                entry.create_system, entry.external_attr = UNIX, 0o100644 << 16
+                archive.writestr(entry, found[name])
     os.chmod(path, 0o755)
 
 

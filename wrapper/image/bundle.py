@@ -43,39 +43,37 @@ def make(folder: str, more: Sequence[str] = ()) -> None:
         raise CannotMake(f"bundle: {error}") from error
     if os.path.isdir(folder) and os.listdir(folder):
         raise CannotMake(f"bundle: {folder} is not empty; name a new folder")
-    bundle = _Bundle(os.path.abspath(folder))
-    bundle.put_modules(modules)
-    bundle.put_programs(loader)
+    before = os.umask(0o022)  # readable for every user that an image may have
+    try:
+        bundle = _Bundle(os.path.abspath(folder))
+        bundle.put_modules(modules)
+        bundle.put_programs(loader)
+    finally:
+        os.umask(before)
 
 
 class _Bundle:
     """The layout is the one that an interpreter looks for around itself."""
 
     def __init__(self, folder: str) -> None:
-        major, minor = sys.version_info[:2]
         self._folder = folder
-        self._library = f"lib/python{major}.{minor}"
-        self._archive = f"lib/python{major}{minor}.zip"
+        self._library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
         self._native: list[str] = []
         os.makedirs(self._place(f"{self._library}/lib-dynload"))
 
     def put_modules(self, modules: Sequence[Module]) -> None:
-        """Compiled, and most of them in one archive, which is a third of the size; native ones are files."""
-        import zipfile  # after the survey, which takes what it finds in memory
-        from wrapper.image import archive
-
-        early = survey.before_archives()
-        packed = {name: data for name, data in archive.files() if not name.endswith(".py")}
+        """Compiled, each a file of its own: out of a compressed archive two threads cannot import at a time."""
         for module in modules:
             if module.is_native:
                 self._copy(module.path, f"{self._library}/lib-dynload/{os.path.basename(module.path)}")
                 self._native.append(module.path)
-            elif module.name in early or module.name.partition(".")[0] in early:  # a package is in one place
-                self._write(f"{self._library}/{module.place}c", self._compiled(module, self._library))
             else:
-                packed[f"{module.place}c"] = self._compiled(module, self._archive)
-        archive.write(self._place(self._archive), packed, zipfile.ZIP_DEFLATED)
-        os.chmod(self._place(self._archive), 0o644)
+                self._write(f"{self._library}/{module.place}c", self._compiled(module))
+        from wrapper.image import archive  # after the survey, which takes what it finds in memory
+
+        for name, content in archive.files():
+            if not name.endswith(".py"):
+                self._write(f"{self._library}/{name}", content)
 
     def put_programs(self, loader: str) -> None:
         """The interpreter, the loader, and every library that something here asks for."""
@@ -87,10 +85,10 @@ class _Bundle:
         entry = ENTRY.format(folder=self._folder, command=" ".join(command(self._folder)))
         self._write("entry.sh", entry.encode(), 0o755)
 
-    def _compiled(self, module: Module, where: str) -> bytes:
+    def _compiled(self, module: Module) -> bytes:
         """Without docstrings and asserts (python3 -OO)."""
         source = module.source()
-        name = os.path.join(self._folder, where, module.place)
+        name = self._place(f"{self._library}/{module.place}")
         code = compile(source, name, "exec", dont_inherit=True, optimize=2)
         return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + importlib.util.source_hash(source) + marshal.dumps(code)
 
@@ -98,11 +96,8 @@ class _Bundle:
         return os.path.join(self._folder, name)
 
     def _write(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        """Readable for every user that an image may have, whatever umask there is."""
         place = self._place(name)
-        for folder in (self._folder, os.path.dirname(os.path.dirname(place)), os.path.dirname(place)):
-            os.makedirs(folder, exist_ok=True)
-            os.chmod(folder, 0o755)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
         with open(place, "wb") as file:
             file.write(content)
         os.chmod(place, mode)

@@ -94,19 +94,17 @@ def _loaded() -> list[Module]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Of a module that puts another one in its place, as collections.abc does, its own."""
+    """Of a module that puts another one in its place, as collections.abc does, its own.
+
+    And that of os though it is frozen: by its file an interpreter knows its library.
+    """
+    if name == "os":
+        return PathFinder.find_spec(name, [STANDARD])
     spec: ModuleSpec | None = getattr(sys.modules[name], "__spec__", None)
     if spec is not None and spec.name == name:
         return spec
     folders = getattr(sys.modules.get(name.rpartition(".")[0]), "__path__", None)
     return PathFinder.find_spec(name, folders) if folders else None
-
-
-def before_archives() -> set[str]:
-    """The modules that this Python loads before it can read a zip archive."""
-    program = "import sys, zlib; print(*(module.__spec__.name for module in sys.modules.values() if module.__spec__))"
-    done = subprocess.run([sys.executable, "-IS", "-c", program], capture_output=True, text=True, check=True)
-    return {"os", *done.stdout.split()}  # os: by its file an interpreter knows its library
 
 
 def loader() -> str:
