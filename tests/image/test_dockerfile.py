@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -123,3 +124,16 @@ def test_the_dockerfile_of_the_repository_is_made_alike():
     assert f"ENTRYPOINT {json.dumps(LOADER)}\n" in text
     assert f"CMD {json.dumps([*LOADER, 'health'])}\n" in text
     assert re.search(r"^ARG IMAGE=", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "before", "after"), [
+    ("nginx", "server {\n    listen       80;\n    listen  [::]:80;\n    server_name  localhost;\n",
+     "server {\n    listen       127.0.0.1:8081;\n    server_name  localhost;\n"),
+    ("httpd", "# Listen 80 is\nListen 80\n", "# Listen 80 is\nListen 127.0.0.1:8081\n")])
+def test_a_port_in_a_file_is_moved_there(name, before, after, tmp_path):
+    """The files as these images have them."""
+    file = tmp_path / "file"
+    file.write_text(before)
+    subprocess.run([*known.find(name).run[:-1], str(file)], check=True)
+    assert file.read_text() == after
+    assert known.find(name).port == 8081
