@@ -35,7 +35,8 @@ PRESET = """FROM {image}
 ENV WRAPPER_SIDECAR=wrapper.presets.prometheus SITE_CONFIGURATION=/etc/site.json SITE_INTERVAL=1s
 ENV ALERTMANAGER_COMMAND="/bin/alertmanager --storage.path=/prometheus/alertmanager"
 COPY site.json /etc/site.json
-CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus", "--web.enable-lifecycle"]
+CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus", "--web.enable-lifecycle", \
+     "--rules.alert.resend-delay=1s"]
 """
 CONFIGURATION = """
 global: {scrape_interval: 1s, evaluation_interval: 1s}
