@@ -16,7 +16,7 @@ RUN ["python3", "-m", "wrapper", "bundle", "/opt/wrapper"]
 FROM ${IMAGE}
 COPY --from=wrapper /opt/wrapper /opt/wrapper
 EXPOSE 8080
-HEALTHCHECK --start-period=60s CMD ["/opt/wrapper/lib/ld.so", "--library-path", "/opt/wrapper/lib", "/opt/wrapper/bin/python3", "-IS", "-m", "wrapper", "health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/opt/wrapper/lib/ld.so", "--library-path", "/opt/wrapper/lib", "/opt/wrapper/bin/python3", "-IS", "-m", "wrapper", "health"]
 # The image's own would be inherited: httpd has SIGWINCH, which the wrapper passes on, and docker stop would kill it.
 # What the service itself wants to be stopped with is --stop-signal, or `docker run --stop-signal`: TERM, INT or QUIT.
 STOPSIGNAL SIGTERM

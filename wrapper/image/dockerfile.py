@@ -58,7 +58,7 @@ def lines(name: str, config: Any, podmans_healthcheck: Any = None) -> Iterator[s
     if signal not in ("SIGTERM", "15"):
         yield f"ENV WRAPPER_STOP_SIGNAL={signal}"
     if not (config.get("Healthcheck") or podmans_healthcheck):
-        yield f"HEALTHCHECK --start-period=60s CMD {_array([*bundle.command(), 'health', '--ready'])}"
+        yield f"HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD {_array([*bundle.command(), 'health', '--ready'])}"
     options = [word for variable in (image.variables if image is not None else ()) for word in ("--env", variable)]
     entrypoint = [*(config.get("Entrypoint") or ()), *(image.words if image is not None else ())]
     yield f"ENTRYPOINT {_array([*bundle.command(), *options, '--', *entrypoint])}"
