@@ -122,7 +122,7 @@ def test_the_dockerfile_of_the_repository_is_made_alike():
     text = (ROOT / "Dockerfile").read_text()
     assert dockerfile.STAGES.format(image="${IMAGE}") in text
     assert f"ENTRYPOINT {json.dumps(LOADER)}\n" in text
-    assert f"CMD {json.dumps([*LOADER, 'health'])}\n" in text
+    assert f"HEALTHCHECK {dockerfile.PACE} CMD {json.dumps([*LOADER, 'health'])}\n" in text
     assert re.search(r"^ARG IMAGE=", text, re.MULTILINE)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wrapper.image.known import Known
 
 WRAPPER_PORT = 8080  # where the service cannot be moved, and does not have it
+PACE = "--interval=10s --timeout=5s --start-period=60s"  # Compose waits for the first of them
 STAGES = f"""\
 FROM python:3-slim AS wrapper
 COPY wrapper /src/wrapper
@@ -58,9 +59,10 @@ def lines(name: str, config: Any, podmans_healthcheck: Any = None) -> Iterator[s
     if signal not in ("SIGTERM", "15"):
         yield f"ENV WRAPPER_STOP_SIGNAL={signal}"
     if not (config.get("Healthcheck") or podmans_healthcheck):
-        yield f"HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD {_array([*bundle.command(), 'health', '--ready'])}"
-    options = [word for variable in (image.variables if image is not None else ()) for word in ("--env", variable)]
-    entrypoint = [*(config.get("Entrypoint") or ()), *(image.words if image is not None else ())]
+        yield f"HEALTHCHECK {PACE} CMD {_array([*bundle.command(), 'health', '--ready'])}"
+    moved = image or known.Known(0)
+    options = [word for variable in moved.variables for word in ("--env", variable)]
+    entrypoint = [*(config.get("Entrypoint") or ()), *moved.words]
     yield f"ENTRYPOINT {_array([*bundle.command(), *options, '--', *entrypoint])}"
     if config.get("Cmd"):  # an ENTRYPOINT takes away the CMD that came with the image (Dockerfile reference)
         yield f"CMD {_array(config['Cmd'])}"
