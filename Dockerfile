@@ -1,38 +1,25 @@
-# The wrapper, added to any image that has Python 3.9 or newer:
+# The wrapper in front of any image's service, whether the image has a Python, a shell and a libc or not:
 #
 #     docker build --build-arg IMAGE=my/service:1.2 --tag my/service:1.2-wrapped .
-#     docker run -p 8080:8080 my/service:1.2-wrapped --upstream 127.0.0.1:3000 -- /run.sh
+#     docker run -p 8080:8080 my/service:1.2-wrapped --upstream 127.0.0.1:3000 /run.sh
 #
-# An image without Python gets it first, in a Dockerfile of two lines (Alpine: `apk add --no-cache python3`):
+# With the image's own entrypoint, its CMD and its port as they were (this file cannot know them, `inspect` does):
 #
-#     FROM grafana/grafana
-#     USER root
-#     RUN apk add --no-cache python3
-#     USER grafana
+#     docker inspect my/service:1.2 | python3 -m wrapper dockerfile | docker build --tag my/service:1.2-wrapped -f - .
 ARG IMAGE=python:3-slim
 
-# The same image compiles, so that the bytecode is its own Python's; as root, which the final image need not be.
-# No RUN here needs a shell: the image may be distroless.
-FROM ${IMAGE} AS package
-USER 0
-COPY wrapper /opt/wrapper/wrapper
-# `python3 /opt/wrapper` is the wrapper, wherever it is called.
-COPY wrapper/__main__.py /opt/wrapper/__main__.py
-COPY --chmod=755 entry.sh /opt/wrapper/entry.sh
-# unchecked-hash (PEP 552): a start reads no source file, compares no time and never writes.
-RUN ["python3", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "/opt/wrapper/wrapper"]
+FROM python:3-slim AS wrapper
+COPY wrapper /src/wrapper
+WORKDIR /src
+RUN ["python3", "-m", "wrapper", "bundle", "/opt/wrapper"]
 
-# User, working folder, environment and everything else stay as the image has them.
 FROM ${IMAGE}
-COPY --from=package /opt/wrapper /opt/wrapper
-# For `python3 -m wrapper` and sidecars' tests; the service does not see it.
-ENV PYTHONPATH=/opt/wrapper${PYTHONPATH:+:$PYTHONPATH}
+COPY --from=wrapper /opt/wrapper /opt/wrapper
 EXPOSE 8080
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python3", "/opt/wrapper/__main__.py", "health", "--ready"]
-# The base image's own would be inherited: httpd has SIGWINCH, which the wrapper passes on, and docker stop would kill it.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["/opt/wrapper/lib/ld.so", "--library-path", "/opt/wrapper/lib", "/opt/wrapper/bin/python3", "-IS", "-m", "wrapper", "health", "--ready"]
+# The image's own would be inherited: httpd has SIGWINCH, which the wrapper passes on, and docker stop would kill it.
 # What the service itself wants to be stopped with is --stop-signal, or `docker run --stop-signal`: TERM, INT or QUIT.
 STOPSIGNAL SIGTERM
-# Without a shell in the image: ENTRYPOINT ["python3", "/opt/wrapper/__main__.py"], which is all that entry.sh does.
-# An image of your own goes on from here: FROM this one, settings as ENV WRAPPER_UPSTREAM=127.0.0.1:3000, and
-# CMD ["--", "/run.sh"]; what `docker run IMAGE ...` is given then stands in the place of CMD.
-ENTRYPOINT ["/opt/wrapper/entry.sh"]
+# User, working folder, environment and volumes stay the image's. Settings are ENV WRAPPER_UPSTREAM=127.0.0.1:3000 and
+# so on, in an image of your own FROM this one. For people there is /opt/wrapper/entry.sh, where there is a shell.
+ENTRYPOINT ["/opt/wrapper/lib/ld.so", "--library-path", "/opt/wrapper/lib", "/opt/wrapper/bin/python3", "-IS", "-m", "wrapper"]

@@ -22,6 +22,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["wrapper", "wrapper.*"]),
     package_data={"wrapper": ["py.typed"], "wrapper.sidecar": ["*.html"]},
+    entry_points={"console_scripts": ["wrapper = wrapper.__main__:start"]},
     python_requires=">=3.9",
     install_requires=[],
     extras_require={

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
 PORTS = itertools.cycle(range(10000 + os.getpid() % 80 * 100, 10100 + os.getpid() % 80 * 100))
+# What is tested: `TESTED_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
+PROGRAM = shlex.split(os.environ.get("TESTED_PROGRAM") or f"{sys.executable} -m tests.guarded")
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
 
 
@@ -66,8 +69,7 @@ class Wrapper:
     """
 
     def __init__(self, *options: str, command: list[str], environment: dict[str, str] | None = None,
-                 wait: bool = True, under: tuple[str, ...] | list[str] = (),
-                 program: list[str] | tuple[str, ...] = (sys.executable, "-m", "tests.guarded"), **popen) -> None:
+                 wait: bool = True, under: tuple[str, ...] | list[str] = (), program=PROGRAM, **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
         self.control = os.path.join(self.folder, "control.sock")
@@ -170,7 +172,7 @@ def _ask(connection, method, path, body, headers):
 
 def run(*words: str, **options) -> subprocess.CompletedProcess:
     """`python3 -m wrapper WORDS`, to its end."""
-    return subprocess.run([sys.executable, "-m", "wrapper", *words], cwd=ROOT, capture_output=True, text=True,
+    return subprocess.run([*PROGRAM, *words], cwd=ROOT, capture_output=True, text=True,
                           timeout=PATIENCE, **options)
 
 

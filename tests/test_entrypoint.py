@@ -860,7 +860,18 @@ def test_nobody_who_reads_is_no_reason_for_a_traceback(words, closed):
 def test_help_is_given_wherever_it_is_asked_for(words):
     done = run(*words.split())
     assert (done.returncode, "--stop-timeout" in done.stdout) == (0, True)
-    assert "true: not found" not in run("--", "--help", "{port}").stdout
+    behind = run("--listen", f"127.0.0.1:{free_port()}", "--env", "P={port}", "printf", "%s", "--help")
+    assert behind.stdout == "--help"
+
+
+def test_a_service_that_reads_its_port_from_a_variable_restarts_in_overlap():
+    """As grafana does with GF_SERVER_HTTP_PORT."""
+    command = ["sh", "-c", f'exec {sys.executable} -u {SERVICES}/plain.py "$GF_SERVER_HTTP_PORT"']
+    with Wrapper("--env", "GF_SERVER_HTTP_PORT={port}", "--restart-mode", "overlap", command=command) as wrapper:
+        before = wrapper.get("/")
+        done = run("ctl", "--control", wrapper.control, "restart")
+        assert done.returncode == 0, done.stderr
+        assert wrapper.get("/") != before
 
 
 def test_help_and_version():

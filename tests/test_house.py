@@ -30,7 +30,7 @@ TOP_LEVEL = {"wrapper", "tests", "Dockerfile", "entry.sh", "setup.py", "LICENSE"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("entrypoint", "preflight"),
+    ("entrypoint", "preflight", "image"),
     ("presets", "testing"),
     ("__init__",),  # the names that sidecar authors import
     ("sidecar",),

@@ -14,6 +14,7 @@ import pytest
 
 from tests.running import Wrapper, wait_until
 from wrapper import settings
+from wrapper.image import bundle, dockerfile
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 # Who may ask, and what is answered; which paths there are comes from the router.
@@ -95,16 +96,37 @@ def shell_commands() -> list[list[str]]:
 
 
 def test_every_wrapper_command_has_good_settings():
-    """`docker run IMAGE WORDS` gives the same words to the entrypoint."""
     found = 0
     for words in shell_commands():
-        image = words.index("grafana-wrapped") if words[:2] == ["docker", "run"] else None
         while "=" in words[0]:
             del words[0]  # a variable before the command
-        if words[:3] == ["python3", "-m", "wrapper"] or image is not None:
-            settings.read(words[3:] if image is None else words[image + 1:], {})
+        if words[:3] == ["python3", "-m", "wrapper"] and words[3] not in ("bundle", "dockerfile"):
+            settings.read(words[3:], {})
             found += 1
     assert found >= 4
+
+
+def test_the_image_of_the_recipe_needs_no_words():
+    """What `dockerfile` writes for the image that the README wraps is enough to start it."""
+    recipe = [words for words in shell_commands() if words[0] == "docker"]
+    image = next(words[2] for words in recipe if words[1] == "pull")
+    assert recipe[-1][-1] == "grafana-wrapped", "docker run with no further word"
+    lines = "\n".join(dockerfile.lines(image, {"Entrypoint": ["/run.sh"]}))
+    entrypoint = json.loads(re.search("^ENTRYPOINT (.*)", lines, re.MULTILINE)[1])
+    variables = dict(re.findall(r"(WRAPPER_\w+)=(\S+)", lines))
+    chosen = settings.read(entrypoint[len(bundle.command()):], variables)
+    port = recipe[-1][recipe[-1].index("-p") + 1].partition(":")[2]
+    assert (chosen.listen.port, chosen.command) == (int(port), ("/run.sh",))
+
+
+def test_every_setting_of_the_manifests_exists():
+    blocks = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(r'name: (WRAPPER_\w+), value: (?:"(.*?)"|([^"}]*))}', "".join(blocks))
+    pairs = [(name, quoted or plain) for name, quoted, plain in found]
+    assert len(pairs) == "".join(blocks).count("WRAPPER_") > 0
+    chosen = settings.read(["--upstream", "127.0.0.1:1", "serve"], dict(pairs))
+    assert not settings.strangers(dict(pairs))
+    assert chosen.config_check == ("promtool", "check", "config", "{file}")
 
 
 def test_the_ten_line_sidecar_works_as_pasted(tmp_path):

@@ -42,6 +42,35 @@ def test_what_follows_the_dashes_is_the_services():
     assert read("--", "serve", "{port}", "--hold", "--").command == ("serve", "{port}", "--hold", "--")
 
 
+@pytest.mark.parametrize("argv", [
+    ("serve", "{port}", "--hold", "-x"), ("--", "serve", "{port}", "--hold", "-x")])
+def test_options_end_at_the_first_word_that_is_none(argv):
+    """As with env(1), timeout(1) and tini."""
+    chosen = read("--hold", "5s", "--h2c", *argv)
+    assert (chosen.hold, chosen.h2c, chosen.command) == (5.0, True, ("serve", "{port}", "--hold", "-x"))
+
+
+@pytest.mark.parametrize(("argv", "is_ours"), [
+    (("--help",), True), (("--h2c", "-h"), True), (("--hold", "5s", "--help"), True), (("--nope", "--help"), True),
+    (("--h2c", "serve", "--help"), False), (("--hold", "5s", "serve", "-h"), False), (("--", "--help"), False)])
+def test_help_behind_the_options_is_the_services(argv, is_ours):
+    assert settings.asks_for_help(argv) is is_ours
+
+
+def test_variables_for_the_service():
+    assert read("--env", "A=1", "--env", "B=x=y {port}", "serve").env == (("A", "1"), ("B", "x=y {port}"))
+    assert read("serve", WRAPPER_ENV="A=1, 2\nP={port}").env == (("A", "1, 2"), ("P", "{port}"))
+    for text in ("A", "=1"):
+        assert "expected NAME=VALUE" in faults("--env", text, *COMMAND)[0]
+
+
+def test_a_port_in_a_variable_is_as_good_as_one_in_the_command():
+    chosen = read("--env", "P={port}", "--restart-mode", "overlap", "serve")
+    assert (chosen.upstream, chosen.restart_mode) == (None, "overlap")
+    assert "--upstream: missing" in faults("--env", "P=1", "serve")[0]
+    assert "unix" in faults("--env", "P={port}", "--upstream", "unix:/s", "serve")[0]
+
+
 def test_every_fault_is_listed_with_its_origin():
     found = faults("--stop-timout", "6s", "--hold", "soon", WRAPPER_MAX_HEADER="9q")
     assert any("did you mean --stop-timeout" in fault for fault in found)

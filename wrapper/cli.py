@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-from wrapper.errors import BadSettings, CannotStart
+from wrapper.errors import BadSettings, CannotMake, CannotStart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
     from wrapper.signals import Signals
 
-USAGE = """usage: python3 -m wrapper [OPTION]... -- COMMAND [ARG]...   run COMMAND behind the wrapper
+USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMMAND behind the wrapper
        python3 -m wrapper ctl [--control PATH] [--json] VERB   steer the running wrapper; ctl --help lists the verbs
        python3 -m wrapper health [--control PATH] [--ready]    exit 0 where all is well, 1 where not
-       python3 -m wrapper check [OPTION]... -- COMMAND         print what is set, or --all, and every fault; exit 0 or 2
+       python3 -m wrapper check [OPTION]... [--] COMMAND       print what is set, or --all, and every fault; exit 0 or 2
+       python3 -m wrapper bundle FOLDER [MODULE]...            Python and the wrapper in one folder, for any image
+       python3 -m wrapper bundle FILE.pyz                      the wrapper in one file, for any Python
+       python3 -m wrapper dockerfile [INSPECT.json]            a Dockerfile around what `docker inspect` shows
        python3 -m wrapper --version | --help
 """
 
+VERBS = ("check", "bundle", "dockerfile")
 IMAGE_FILES = frozenset({"wrapper", "entry.sh", "__main__.py", "__pycache__"})  # of the folder our Dockerfile makes
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
@@ -42,10 +46,12 @@ def main(argv: Sequence[str]) -> int:
         from wrapper.ctl import ctl  # start-up: a run does without it
 
         return ctl.main(argv[1:])
-    if _wants_help(argv):
+    if _wants_help(argv[1:] if verb in VERBS else argv):
         return say(help_lines())
     if verb == "check":
         return check(argv[1:])
+    if verb in ("bundle", "dockerfile"):
+        return make(verb, argv[1:])
     from wrapper import signals  # first of all, so that a run is deaf for as short a time as can be
 
     signals.plug_closed_stdio()
@@ -53,13 +59,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _wants_help(argv: Sequence[str]) -> bool:
-    """Anywhere among the options; behind `--` it is the service's word."""
-    for word in argv:
-        if word == "--":
-            return False
-        if word in ("--help", "-h"):
-            return True
-    return False
+    if "--help" not in argv and "-h" not in argv:
+        return False
+    from wrapper import settings  # start-up: a run does without it
+
+    return settings.asks_for_help(argv)
 
 
 def say(lines: Iterable[str], status: int = 0) -> int:
@@ -142,6 +146,29 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(place)):
         yield (f"--config-file={place}: --config-source is a folder, so this must be one too: end it with /, or name "
                "one of the source's files with --config-select")
+
+
+def make(verb: str, words: Sequence[str]) -> int:
+    """Make what an image needs: a bundle, a program in one file, or a Dockerfile."""
+    try:
+        if verb == "dockerfile":
+            from wrapper.image import dockerfile  # start-up: a run does without it
+
+            return say([dockerfile.of(words)])
+        if not words:
+            raise CannotMake("bundle: name the folder, or the FILE.pyz, that it is to be")
+        if words[0].endswith(".pyz"):
+            from wrapper.image import archive  # start-up: as above
+
+            archive.program(words[0])
+        else:
+            from wrapper.image import bundle  # start-up: as above
+
+            bundle.make(words[0], words[1:])
+    except (CannotMake, OSError) as error:
+        complain([str(error)])
+        return CannotMake.exit_status
+    return 0
 
 
 def _refuse(error: BadSettings) -> int:

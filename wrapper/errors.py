@@ -1,7 +1,7 @@
 """Every way the wrapper says no, with the status it says it with.
 
-A `Refusal` becomes an HTTP answer in one place (`server.py`); a `CannotStart` or a `BadSettings` becomes an exit
-status in one place (`cli.py`). Nothing here touches a socket or a process.
+A `Refusal` becomes an HTTP answer in one place (`server.py`); a `CannotStart`, `CannotMake` or `BadSettings` becomes an
+exit status in one place (`cli.py`). Nothing here touches a socket or a process.
 """
 
 from __future__ import annotations
@@ -152,6 +152,12 @@ class CannotStart(Exception):
         super().__init__(message)
         self.exit_status = exit_status
         self.public = public or message
+
+
+class CannotMake(Exception):
+    """A part of an image cannot be made of what was given."""
+
+    exit_status = 1
 
 
 class BadSettings(Exception):

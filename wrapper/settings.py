@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from wrapper import address, values
 from wrapper.errors import BadSettings
+from wrapper.text import program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: 
 
 
 class Settings:
-    """Every setting with its value, frozen; `command` is what follows `--`.
+    """Every setting with its value, frozen; `command` is what follows the options, behind `--` or not.
 
     `origins` says where each value is from, `texts` how it was written there.
     """
@@ -89,7 +90,7 @@ class Settings:
     upstream: Address | None = option(
         address.parse, None, "ADDR",
         "where the service listens inside the container: `HOST:PORT` or `unix:PATH`; "
-        "default a free loopback port when COMMAND holds `{port}`, otherwise required")
+        "default a free loopback port when COMMAND or `--env` holds `{port}`, otherwise required")
     prefix: str = option(values.prefix, "/sidecar", "PATH", "the wrapper's own paths live under it")
     sidecar: tuple[str, ...] = option(
         values.text, None, "MODULE or FILE.py", "sidecar code of yours; may be given more than once", many=",")
@@ -160,6 +161,10 @@ class Settings:
     exit_status: tuple[tuple[int, int], ...] = option(
         values.exit_statuses, None, "A=B",
         "after a planned stop only: exit B where the service exited A; may be given more than once", many=",")
+    env: tuple[tuple[str, str], ...] = option(
+        values.variable, None, "NAME=VALUE",
+        "a variable for the service, over what the wrapper inherited; `{port}` in it is replaced; may be given more "
+        "than once", many="\n")
     helper: tuple[tuple[str, str, tuple[str, ...]], ...] = option(
         values.helper, None, "NAME=/ROUTE=COMMAND",
         "a second service, answered under its own path; may be given more than once", many="\n")
@@ -246,7 +251,7 @@ def table() -> tuple[Option, ...]:
 
 def read(argv: Sequence[str], environment: Mapping[str, str],
          inspect: Callable[[Mapping[str, Any]], Iterable[str]] | None = None) -> Settings:
-    """Settings from the command line (what follows `--` is the service's command) and the environment.
+    """Settings from the command line (what follows the options is the service's command) and the environment.
 
     Flag beats variable beats default. `inspect` is given the values, None where bad, and yields faults that only a look
     at the machine shows. Raises: BadSettings with every fault, not only the first.
@@ -272,19 +277,26 @@ def read(argv: Sequence[str], environment: Mapping[str, str],
 
 
 def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]], tuple[str, ...], set[str]]:
-    """The texts given for each option, the service's command, and the options whose value is missing."""
+    """The texts given for each option, the service's command, and the options whose value is missing.
+
+    Options end at `--` or at the first word that is none, as with env(1), timeout(1) and tini.
+    """
     rows = {row.flag: row for row in table()}
     given: dict[str, list[str]] = {}
     bad: set[str] = set()
     words = list(argv)
     while words:
+        if not words[0].startswith("-"):
+            break
         word = words.pop(0)
         if word == "--":
             break
         flag, equals, text = word.partition("=")
         row = rows.get(flag)
         if row is None:
-            faults.append(_unknown(word, flag, rows))
+            faults.append(_unknown(flag, rows))
+            if not equals and words and not words[0].startswith("-"):
+                words.pop(0)  # its value, more likely than the command
             continue
         if not equals and row.is_switch:
             text = "true"
@@ -298,13 +310,24 @@ def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]]
     return given, tuple(words), bad
 
 
-def _unknown(word: str, flag: str, rows: Mapping[str, Option]) -> str:
-    if not word.startswith("-"):
-        return f"{word}: not an option; the service's command goes behind --, as in: wrapper [OPTION]... -- COMMAND"
+def _unknown(flag: str, rows: Mapping[str, Option]) -> str:
     import difflib  # start-up: only the road to a fault pays for it
 
     near = difflib.get_close_matches(flag, rows, 1)
     return f"{flag}: no such option" + (f", did you mean {near[0]}?" if near else "; see --help")
+
+
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether `--help` or `-h` is among the options; behind them it is the service's word."""
+    switches = {row.flag for row in table() if row.is_switch}
+    is_value = False
+    for word in argv:
+        if word in ("--help", "-h"):
+            return True
+        if word == "--" or not (is_value or word.startswith("-")):
+            return False
+        is_value = word.startswith("-") and "=" not in word and word not in switches
+    return False
 
 
 def _texts(row: Option, given: Sequence[str], environment: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
@@ -344,17 +367,18 @@ def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
 
 def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Faults that no option has alone, each with the options it is about."""
-    has_port = any("{port}" in word for word in command)
+    has_port = any("{port}" in word for word in [*command, *(value for _, value in filter(None, chosen["env"]))])
     upstream, prefix = chosen["upstream"], chosen["prefix"]
     if not command:
-        yield (), "COMMAND: missing; say what to run behind --, as in: wrapper --upstream 127.0.0.1:3000 -- /run.sh"
+        yield (), f"COMMAND: missing; say what to run, as in: {program()} --upstream 127.0.0.1:3000 /run.sh"
     elif upstream is None and not has_port:
-        yield ("upstream",), "--upstream: missing; say where the service listens, or put {port} into COMMAND"
+        yield (("upstream", "env"), "--upstream: missing; say where the service listens, or put {port} into COMMAND or "
+               "--env")
     if has_port and upstream is not None and upstream.is_unix:
-        yield ("upstream",), "--upstream: a unix socket has no port to put in the place of {port} in COMMAND"
+        yield ("upstream",), "--upstream: a unix socket has no port to put in the place of {port}"
     if chosen["restart_mode"] == "overlap" and (upstream is not None or not has_port):
-        yield (("restart_mode", "upstream"), "--restart-mode=overlap: needs {port} in COMMAND and no --upstream, so "
-               "that two runs can be up at once")
+        yield (("restart_mode", "upstream", "env"), "--restart-mode=overlap: needs {port} in COMMAND or --env and no "
+               "--upstream, so that two runs can be up at once")
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_source", "config_file"),
                        ("config_file", "config_source")):
         if chosen[one] is not None and chosen[other] is None:

@@ -22,4 +22,8 @@ def program() -> str:
     first = sys.argv[0]
     if os.path.basename(first) == "__main__.py" and not getattr(sys.modules["__main__"], "__package__", None):
         return f"python3 {first}"  # started as a file
+    if first.endswith(".pyz"):
+        return f"python3 {first}"
+    if f"{sys.prefix}/lib/" in first and first.endswith(".pyc"):
+        return f"{sys.prefix}/entry.sh"  # a bundle's, see image/bundle.py
     return "wrapper" if first.endswith("/wrapper") else "python3 -m wrapper"

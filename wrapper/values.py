@@ -166,6 +166,14 @@ def exit_statuses(text: str) -> tuple[int, int]:
     return int(ours), int(theirs)
 
 
+def variable(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`: an environment variable."""
+    name, equals, value = text.partition("=")
+    if not name or not equals or "\0" in text:
+        raise ValueError("expected NAME=VALUE")
+    return name, value
+
+
 def networks(text: str) -> tuple[str, ...]:
     """`10.0.0.0/8,::1`: networks or single addresses, or the word `unix` for peers on a unix socket."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())

@@ -7,16 +7,22 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import time
 import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = ("podman", "runc", "mmdebstrap")
+NEEDED = {"podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "gcc": "gcc libc6-dev",
+          "musl-gcc": "musl-tools", "busybox": "busybox-static"}  # program: what to install for it
 PACKAGES = "python3-minimal,libpython3-stdlib"
 SUITE = "trixie"
 SHELLS = {"sh", "bash", "dash", "rbash"}
+STAGE = "docker.io/library/python:3-slim"  # what the Dockerfile takes its Python from
+PREFIX = "localhost/wrapper-test"
+WRAPPER = ("/opt/wrapper/lib/ld.so", "--library-path", "/opt/wrapper/lib", "/opt/wrapper/bin/python3", "-IS",
+           "-m", "wrapper")
 # The limits that a host may set lower than podman's defaults, and the run time that needs no systemd.
 CONTAINERS_CONF = """
 [containers]
@@ -48,18 +54,18 @@ class Podman:
         self.environment = {**os.environ, "CONTAINERS_CONF": str(conf)}
         self.started = []
 
-    def __call__(self, *words, timeout=120, check=True):
-        done = subprocess.run(["podman", *words], env=self.environment, stdin=subprocess.DEVNULL,
+    def __call__(self, *words, timeout=120, check=True, input=""):
+        done = subprocess.run(["podman", *words], env=self.environment, input=input,
                               capture_output=True, text=True, timeout=timeout, check=False)
         assert not check or done.returncode == 0, f"podman {' '.join(words)}: {done.returncode}\n{done.stderr}"
         return done
 
-    def run(self, *words):
+    def run(self, *words, port=8080):
         """A container in the background."""
         # Without systemd nobody triggers health checks; the tests do it themselves.
         container = self("run", "--detach", "--health-interval=disable", *words).stdout.strip()
         self.started.append(container)
-        return Container(self, container)
+        return Container(self, container, port)
 
     def once(self, *words):
         """A container that is expected to end by itself, and all that it said."""
@@ -67,13 +73,16 @@ class Podman:
 
 
 class Container:
-    def __init__(self, podman, name):
+    """`port`: the one inside that is published."""
+
+    def __init__(self, podman, name, port=8080):
         self.podman = podman
         self.name = name
+        self.port = port
 
     @property
     def address(self):
-        return self.podman("port", self.name, "8080").stdout.split()[0]
+        return self.podman("port", self.name, str(self.port)).stdout.split()[0]
 
     def get(self, path):
         with urllib.request.urlopen(f"http://{self.address}{path}", timeout=5) as answer:
@@ -87,6 +96,10 @@ class Container:
 
     def execute(self, *words):
         return self.podman("exec", self.name, *words, check=False)
+
+    def wrapper(self, *words):
+        """A verb, as it is called where there is no shell."""
+        return self.execute(*WRAPPER, *words)
 
     def logs(self):
         done = self.podman("logs", self.name)
@@ -127,10 +140,25 @@ def without_shell(source):
     return path
 
 
-def build(podman, tar, name):
-    """The repository's own Dockerfile on top of an imported image."""
-    podman("import", str(tar), f"localhost/wrapper-test/{name}-base")
-    image = f"localhost/wrapper-test/{name}"
-    podman("build", "--isolation=chroot", "--network=host", "--format=docker", "--pull=never",
-           "--build-arg", f"IMAGE=localhost/wrapper-test/{name}-base", "--tag", image, str(ROOT), timeout=600)
+def build(podman, text, name, context=ROOT):
+    """An image from the text of a Dockerfile."""
+    image = f"{PREFIX}/{name}"
+    podman("build", "--isolation=chroot", "--network=host", "--format=docker", "--pull=never", "--tag", image,
+           "--file", "-", str(context), timeout=600, input=text)
     return image
+
+
+def wrap(podman, base, name):
+    """The repository's own Dockerfile around an image."""
+    image = f"{PREFIX}/{name}"
+    podman("build", "--isolation=chroot", "--network=host", "--format=docker", "--pull=never",
+           "--build-arg", f"IMAGE={base}", "--tag", image, str(ROOT), timeout=600)
+    return image
+
+
+def wrap_as_it_is(podman, base, name):
+    """What the README's recipe does: inspect, generate, build."""
+    shown = podman("inspect", base).stdout
+    done = subprocess.run([sys.executable, "-m", "wrapper", "dockerfile"], cwd=ROOT, input=shown, capture_output=True,
+                          text=True, check=True)
+    return build(podman, done.stdout, name)

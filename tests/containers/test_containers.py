@@ -12,12 +12,11 @@ import signal
 import time
 
 import pytest
-from tests.containers.engine import wait_until
+from tests.containers.engine import WRAPPER, wait_until
 
 pytestmark = pytest.mark.container
 
 SERVICE = ("--", "python3", "/srv/service.py", "{port}")
-DISTROLESS = ("--entrypoint", '["python3", "/opt/wrapper/__main__.py"]')
 
 
 def test_the_service_answers_on_the_published_port_and_the_wrapper_is_pid_1(image, run):
@@ -25,18 +24,18 @@ def test_the_service_answers_on_the_published_port_and_the_wrapper_is_pid_1(imag
     status = container.wait_running()
     assert f"hello from pid {status['pid']} " in container.get("/")
     words = container.execute("cat", "/proc/1/cmdline").stdout.split("\0")
-    assert words[:2] == ["python3", "/opt/wrapper/__main__.py"], "entry.sh must leave no shell behind"
+    assert tuple(words[:len(WRAPPER)]) == WRAPPER
 
 
 def test_health_and_ready_are_told_by_exit_status(image, run, podman):
     container = run(image, *SERVICE)
     container.wait_running()
     assert podman("healthcheck", "run", container.name, check=False).returncode == 0, "the Dockerfile's HEALTHCHECK"
-    assert container.execute("python3", "-m", "wrapper", "health").returncode == 0
-    assert container.execute("python3", "-m", "wrapper", "health", "--ready").returncode == 0
-    assert container.execute("python3", "-m", "wrapper", "ctl", "stop").returncode == 0
-    assert container.execute("python3", "-m", "wrapper", "health").returncode == 0
-    assert container.execute("python3", "-m", "wrapper", "health", "--ready").returncode == 1
+    assert container.wrapper("health").returncode == 0
+    assert container.wrapper("health", "--ready").returncode == 0
+    assert container.wrapper("ctl", "stop").returncode == 0
+    assert container.wrapper("health").returncode == 0
+    assert container.wrapper("health", "--ready").returncode == 1
 
 
 def test_stop_ends_it_in_time_with_the_status_of_the_service(image, run, podman):
@@ -89,16 +88,16 @@ def test_orphans_of_an_exec_are_reaped(image, run):
     ("--user", "1000:1000"),
     ("--user", "1000:1000", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
     ("--read-only",),
-    ("--read-only", "--read-only-tmpfs=false"),
+    ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     ("--init",),
     ("--network", "none"),
 ], ids=["non-root", "locked down", "read-only", "read-only without tmpfs", "behind an init", "no network"])
 def test_it_runs_as_restricted_as_the_image_wants(image, run, options):
     container = run(image, *SERVICE, options=options)
-    ctl = ("python3", "-m", "wrapper", "ctl", "status", "--json")
-    status = wait_until(lambda: (done := container.execute(*ctl)).returncode == 0 and json.loads(done.stdout))
+    ctl = ("ctl", "status", "--json")
+    status = wait_until(lambda: (done := container.wrapper(*ctl)).returncode == 0 and json.loads(done.stdout))
     assert status["state"] in ("starting", "running")
-    wait_until(lambda: container.execute("python3", "-m", "wrapper", "health", "--ready").returncode == 0)
+    wait_until(lambda: container.wrapper("health", "--ready").returncode == 0)
 
 
 def test_settings_come_from_the_environment_of_the_image(image, run):
@@ -125,7 +124,7 @@ def test_what_cannot_start_ends_the_container_with_the_usual_status(image, podma
 
 
 def test_a_start_writes_nothing_into_the_image(image, run, podman):
-    """Bytecode is part of the image: PEP 552, unchecked hashes."""
+    """Bytecode is part of the bundle: PEP 552, unchecked hashes."""
     container = run(image, *SERVICE)
     container.wait_running()
     changes = podman("diff", container.name).stdout.split("\n")
@@ -133,14 +132,14 @@ def test_a_start_writes_nothing_into_the_image(image, run, podman):
 
 
 def test_without_a_shell_ctl_and_health_work(distroless, run):
-    container = run(distroless, *SERVICE, options=DISTROLESS)
+    container = run(distroless, *SERVICE)
     first = container.wait_running()
     assert container.execute("sh", "-c", "true").returncode != 0, "this image must have no shell"
-    assert container.execute("python3", "-m", "wrapper", "health").returncode == 0
-    assert container.execute("python3", "-m", "wrapper", "ctl", "restart").returncode == 0
+    assert container.wrapper("health").returncode == 0
+    assert container.wrapper("ctl", "restart").returncode == 0
     second = container.wait_running()
     assert second["pid"] != first["pid"]
-    assert "running" in container.execute("python3", "-m", "wrapper", "ctl", "status").stdout
+    assert "running" in container.wrapper("ctl", "status").stdout
 
 
 # A terminal: podman's own end of it is a pseudo terminal of ours.

@@ -25,6 +25,15 @@ def test_the_port_rule(environment, upstream, port):
         assert spy.command == ["serve", "--port=5"]
 
 
+def test_variables_come_over_the_environment_with_the_port_in_them():
+    spy, environment = Spy(), {"PORT": "80", "KEPT": "1", "OVER": "2"}
+    variables = (("OVER", "at {port}"), ("PORT", "{port}0"))
+    launcher = Launcher(["serve"], tcp("127.0.0.1", 5), environment, spy, None, variables=variables)
+    launcher.launch(launcher.choose_address(), None, None)
+    assert spy.environment == {"KEPT": "1", "OVER": "at 5", "PORT": "50"}
+    assert environment == {"PORT": "80", "KEPT": "1", "OVER": "2"}
+
+
 def test_a_chosen_port_is_a_new_one_each_time():
     launcher = Launcher(["serve", "{port}"], None, {}, Spy(), None)
     assert launcher.choose_address() != launcher.choose_address()

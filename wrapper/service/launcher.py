@@ -27,17 +27,19 @@ class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
-    `is_background`: the run gets neither stdin nor the terminal.
+    `is_background`: the run gets neither stdin nor the terminal. `variables` come over the environment.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
-                 spawner: Spawner, output: Output | None, *, is_background: bool = False) -> None:
+                 spawner: Spawner, output: Output | None, *, is_background: bool = False,
+                 variables: Sequence[tuple[str, str]] = ()) -> None:
         self._command = tuple(command)
         self._upstream = upstream
         self._environment = environment
         self._spawner = spawner
         self._output = output
         self._is_background = is_background
+        self._variables = tuple(variables)
         self._port = 0  # of the latest run
 
     @property
@@ -87,11 +89,14 @@ class Launcher:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, place: Address) -> Mapping[str, str]:
-        """Untouched, but for PORT: a service that reads it to know where to listen must find the inner port there.
+        """Untouched, but for --env and PORT: a service that reads that to know where to listen finds the inner port.
 
         What a helper leaves behind is told from what the service does by a variable.
         """
-        environment = {**self._environment, HELPER_VARIABLE: "1"} if self._is_background else self._environment
-        if "PORT" not in environment or place.is_unix:
-            return environment
-        return {**environment, "PORT": str(place.port)}
+        port = str(place.port)
+        changes = {name: text.replace(PLACEHOLDER, port) for name, text in self._variables}
+        if "PORT" in self._environment and not place.is_unix:
+            changes = {"PORT": port, **changes}
+        if self._is_background:
+            changes[HELPER_VARIABLE] = "1"
+        return {**self._environment, **changes} if changes else self._environment

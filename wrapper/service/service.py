@@ -68,7 +68,7 @@ class Service:
         self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.output = Output(around.board, name) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
-                            is_background=name != MAIN)
+                            is_background=name != MAIN, variables=settings.env if name == MAIN else ())
         lifecycle = Lifecycle(
             name, self.life, self.gate, launcher,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),

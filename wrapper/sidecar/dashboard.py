@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
+import pkgutil
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wrapper.sidecar.metrics import Family
     from wrapper.sidecar.site import Site
 
-PAGE = os.path.join(os.path.dirname(__file__), "dashboard.html")
+PAGE = "dashboard.html"
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 PAGE_HEADERS = (
     ("Cache-Control", "no-cache"), ("X-Frame-Options", "DENY"), ("Referrer-Policy", "no-referrer"),
@@ -91,8 +91,10 @@ class Dashboard:
 
 
 def _read() -> str:
-    with open(PAGE, encoding="utf-8") as file:
-        return file.read()
+    """Asked of the package's loader, because the package may be part of a zip archive."""
+    content = pkgutil.get_data(__name__.rpartition(".")[0], PAGE)
+    assert content is not None, "loaders of files and archives have data"
+    return content.decode()
 
 
 class Page:

@@ -1,0 +1,113 @@
+"""`python3 -m wrapper bundle`: Python and the wrapper in one folder, for an image that has no Python, or another libc.
+
+It is started by its own loader, which is told where its libraries are: no variable is set that the service would get.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import marshal
+import os
+import sys
+
+from wrapper.errors import CannotMake
+from wrapper.image import survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wrapper.image.survey import Module
+
+FOLDER = "/opt/wrapper"  # where it stands in an image
+UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: a start reads no source file, compares no time and never writes
+ENTRY = """#!/bin/sh
+# The wrapper by a short name, for people: docker exec CONTAINER {folder}/entry.sh ctl status
+exec {command} "$@"
+"""
+
+
+def command(folder: str = FOLDER) -> list[str]:
+    """The words that start the wrapper of a bundle, without a shell; the service's Python variables are not for it."""
+    return [f"{folder}/lib/ld.so", "--library-path", f"{folder}/lib", f"{folder}/bin/python3", "-IS", "-m", "wrapper"]
+
+
+def make(folder: str, more: Sequence[str] = ()) -> None:
+    """Fill a new folder; `more`: modules of the standard library that a sidecar needs beside the usual ones.
+
+    Raises: CannotMake, OSError.
+    """
+    try:
+        modules, loader = survey.modules(more), survey.loader()
+    except (ImportError, RuntimeError) as error:
+        raise CannotMake(f"bundle: {error}") from error
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise CannotMake(f"bundle: {folder} is not empty; name a new folder")
+    before = os.umask(0o022)  # readable for every user that an image may have
+    try:
+        bundle = _Bundle(os.path.abspath(folder))
+        bundle.put_modules(modules)
+        bundle.put_programs(loader)
+    finally:
+        os.umask(before)
+
+
+class _Bundle:
+    """The layout is the one that an interpreter looks for around itself."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+        self._native: list[str] = []
+        os.makedirs(self._place(f"{self._library}/lib-dynload"))
+
+    def put_modules(self, modules: Sequence[Module]) -> None:
+        """Compiled, each a file of its own: out of a compressed archive two threads cannot import at a time."""
+        for module in modules:
+            if module.is_native:
+                self._copy(module.path, f"{self._library}/lib-dynload/{os.path.basename(module.path)}")
+                self._native.append(module.path)
+            else:
+                self._write(f"{self._library}/{module.place}c", self._compiled(module))
+        from wrapper.image import archive  # after the survey, which takes what it finds in memory
+
+        for name, content in archive.files():
+            if not name.endswith(".py"):
+                self._write(f"{self._library}/{name}", content)
+
+    def put_programs(self, loader: str) -> None:
+        """The interpreter, the loader, and every library that something here asks for."""
+        interpreter = os.path.realpath(sys.executable)
+        self._copy(interpreter, "bin/python3", 0o755)
+        self._copy(loader, "lib/ld.so", 0o755)
+        for name, path in survey.libraries(loader, [interpreter, *self._native]).items():
+            self._copy(path, f"lib/{name}")
+        entry = ENTRY.format(folder=self._folder, command=" ".join(command(self._folder)))
+        self._write("entry.sh", entry.encode(), 0o755)
+
+    def _compiled(self, module: Module) -> bytes:
+        """Without docstrings and asserts (python3 -OO)."""
+        source = module.source()
+        name = self._place(f"{self._library}/{module.place}")
+        code = compile(source, name, "exec", dont_inherit=True, optimize=2)
+        return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + importlib.util.source_hash(source) + marshal.dumps(code)
+
+    def _place(self, name: str) -> str:
+        return os.path.join(self._folder, name)
+
+    def _write(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        place = self._place(name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(place, "wb") as file:
+            file.write(content)
+        os.chmod(place, mode)
+
+    def _copy(self, source: str, name: str, mode: int = 0o644) -> None:
+        """Without symbols, where this machine can strip them."""
+        import shutil  # as above
+        import subprocess
+
+        with open(source, "rb") as file:
+            self._write(name, file.read(), mode)
+        if shutil.which("strip"):
+            subprocess.run(["strip", "--strip-unneeded", self._place(name)], check=False, stderr=subprocess.DEVNULL)

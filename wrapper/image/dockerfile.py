@@ -1,0 +1,113 @@
+"""`python3 -m wrapper dockerfile`: from what `docker inspect IMAGE` prints to a Dockerfile that wraps that image.
+
+The image's interface stays: its entrypoint goes behind ours; its CMD, user, folder, volumes and signals stay its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from wrapper.errors import CannotMake
+from wrapper.image import bundle, known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from wrapper.image.known import Known
+
+WRAPPER_PORT = 8080  # where the service cannot be moved, and does not have it
+PACE = "--interval=10s --timeout=5s --start-period=60s"  # Compose waits for the first of them
+STAGES = f"""\
+FROM python:3-slim AS wrapper
+COPY wrapper /src/wrapper
+WORKDIR /src
+RUN ["python3", "-m", "wrapper", "bundle", "{bundle.FOLDER}"]
+
+FROM {{image}}
+COPY --from=wrapper {bundle.FOLDER} {bundle.FOLDER}"""
+
+
+def of(words: Sequence[str]) -> str:
+    """The Dockerfile for what a file holds, or stdin. Raises: CannotMake, OSError."""
+    try:
+        if words and words[0] != "-":
+            with open(words[0], encoding="utf-8") as file:
+                found = json.load(file)
+        else:
+            found = json.load(sys.stdin)
+        image = found[0] if isinstance(found, list) else found
+        return "\n".join(lines(_name(image), image["Config"] or {}, image.get("Healthcheck")))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise CannotMake("dockerfile: expected what docker inspect IMAGE prints") from None
+
+
+def _name(image: Any) -> str:
+    names = [*(image.get("RepoTags") or ()), *(image.get("RepoDigests") or ())]
+    return str(names[0] if names else image["Id"])
+
+
+def lines(name: str, config: Any, podmans_healthcheck: Any = None) -> Iterator[str]:
+    """The lines for an image, from its `Config`."""
+    yield f"# {name} with the wrapper as its entrypoint. The build's context is a checkout of the wrapper."
+    yield STAGES.format(image=name)
+    image = known.find(name) or _by_its_port(config)
+    yield from _moves(image) if image is not None else _keeps(_ports(config))
+    signal = str(config.get("StopSignal") or "SIGTERM")
+    if signal not in ("SIGTERM", "15"):
+        yield f"ENV WRAPPER_STOP_SIGNAL={signal}"
+    if not (config.get("Healthcheck") or podmans_healthcheck):
+        yield f"HEALTHCHECK {PACE} CMD {_array([*bundle.command(), 'health', '--ready'])}"
+    moved = image or known.Known(0)
+    options = [word for variable in moved.variables for word in ("--env", variable)]
+    entrypoint = [*(config.get("Entrypoint") or ()), *moved.words]
+    yield f"ENTRYPOINT {_array([*bundle.command(), *options, '--', *entrypoint])}"
+    if config.get("Cmd"):  # an ENTRYPOINT takes away the CMD that came with the image (Dockerfile reference)
+        yield f"CMD {_array(config['Cmd'])}"
+
+
+def _array(words: Sequence[str]) -> str:
+    return json.dumps(list(words), ensure_ascii=False)
+
+
+def _by_its_port(config: Any) -> Known | None:
+    """An image that has PORT among its own variables reads it."""
+    variables = dict(variable.partition("=")[::2] for variable in config.get("Env") or ())
+    port = str(variables.get("PORT", ""))
+    return known.Known(int(port), variables=("PORT={port}",)) if port.isdigit() else None
+
+
+def _ports(config: Any) -> list[int]:
+    names = [name.partition("/") for name in config.get("ExposedPorts") or ()]
+    return sorted(int(number) for number, _, protocol in names if protocol in ("tcp", ""))
+
+
+def _moves(image: Known) -> Iterator[str]:
+    """The wrapper has the image's port, and the service another."""
+    how = " ".join(image.variables or image.words or image.run)
+    yield f"# The wrapper takes port {image.exposed}, the service {image.port or 'a free one'}: {how or 'see below'}"
+    if image.note:
+        yield f"# {image.note}"
+    yield f"ENV WRAPPER_LISTEN=:{image.exposed}"
+    if image.port:
+        yield f"ENV WRAPPER_UPSTREAM=127.0.0.1:{image.port}"
+    if image.ready:
+        yield f"ENV WRAPPER_READY_PATH={image.ready}"
+    if image.run:
+        yield f"RUN {_array(image.run)}"
+
+
+def _keeps(ports: Sequence[int]) -> Iterator[str]:
+    """The service keeps its port, because it is not known how it moves."""
+    ours = next(port for port in range(WRAPPER_PORT, 65536) if port not in ports)
+    if not ports:
+        yield "# The image exposes no port: say where its service listens."
+        yield f"# ENV WRAPPER_LISTEN=:{ours} WRAPPER_UPSTREAM=127.0.0.1:3000"
+        return
+    yield f"# The service keeps port {ports[0]}, and the wrapper is at {ours}. If a flag or a variable moves it,"
+    yield f"# the wrapper can have {ports[0]}: write WRAPPER_LISTEN=:{ports[0]} without WRAPPER_UPSTREAM, and below"
+    yield '# "--env", "ITS_VARIABLE={port}" before the "--", or "--its-flag={port}" behind its entrypoint.'
+    yield f"ENV WRAPPER_LISTEN=:{ours} WRAPPER_UPSTREAM=127.0.0.1:{ports[0]}"
+    yield f"EXPOSE {ours}"
