@@ -364,6 +364,29 @@ def test_the_line_that_says_serving_names_the_control_socket():
         wrapper.wait_line(f"control={wrapper.control}")
 
 
+def test_a_unix_socket_as_the_exposed_port_is_for_its_owner_and_group_only(tmp_path):
+    place = tmp_path / "port"
+    process = subprocess.Popen([sys.executable, "-m", "wrapper", "--listen", f"unix:{place}", "--control",
+                                tmp_path / "control", "--", *service("plain")], cwd=ROOT, preexec_fn=lambda: os.umask(0))
+    try:
+        wait_until(place.exists)
+        assert place.stat().st_mode & 0o777 == 0o660
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_requests_are_paused_and_resumed_without_touching_the_service():
+    with Wrapper(command=service("plain")) as wrapper, Raw(wrapper.port, b"") as client:
+        pid = wrapper.status()["pid"]
+        assert run("ctl", "--control", wrapper.control, "pause", "--reason", "a migration").returncode == 0
+        client.send(get())
+        wait_until(lambda: wrapper.status()["held"] == 1)
+        assert run("ctl", "--control", wrapper.control, "resume").returncode == 0
+        assert client.read_answer()[0] == 200
+        assert wrapper.status()["pid"] == pid
+
+
 def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
     change = f"""
 from wrapper.front import server

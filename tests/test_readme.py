@@ -31,6 +31,8 @@ ANSWERS = {
     "GET /api/traffic": "JSON: what the page plots, second by second",
     "POST /api/config": "look at the sources now",
     "POST /api/signal": "pass on `?name=HUP`",
+    "POST /api/pause": "hold every relayed request, `?for=30s` at most, `?reason=TEXT`; the service is not touched",
+    "POST /api/resume": "let them through again",
     "POST /api/start": "202 with the status; `?wait=1` answers when it is done; 409 when busy",
     "POST /api/stop": "the same",
     "POST /api/restart": "the same",

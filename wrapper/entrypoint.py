@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from wrapper.signals import Signals
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+UNIX_MODE = 0o660  # of a unix socket as the exposed port: for its owner and group, whatever the umask
 LISTENER_FAILED = 1  # exit status
 WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port with --listen",
             errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
@@ -104,7 +105,7 @@ class Entrypoint:
 
     def _listen(self) -> socket.socket:
         try:
-            return sockets.listen(self._settings.listen)
+            return sockets.listen(self._settings.listen, UNIX_MODE)
         except OSError as error:
             way_out = WAYS_OUT.get(error.errno or 0, "choose another address with --listen")
             raise CannotStart(f"cannot listen at {self._settings.listen}: {error.strerror or error}; {way_out}",

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from tests.running import wait_until
 from tests.sidecar.parts import make_request, make_service, make_site
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.problems import Problem
@@ -348,3 +349,36 @@ def test_streams_are_bounded_because_each_costs_a_thread(target):
         site.answer(make_request("GET", target, headers=headers))
     with pytest.raises(Unavailable):
         site.answer(make_request("GET", target, headers=headers))
+
+
+# Pause and resume
+
+
+def test_requests_are_held_until_they_are_let_through_again(site):
+    status, body = act(site, "/sidecar/api/pause?reason=a+migration")
+    assert status == 200 and body["paused"].startswith("a migration")
+    assert act(site, "/sidecar/api/resume")[1]["paused"] is None
+
+
+def test_a_pause_ends_by_itself(site):
+    assert act(site, "/sidecar/api/pause?for=10ms")[0] == 200
+    wait_until(lambda: not site.services[0].gate.paused)
+
+
+@pytest.mark.parametrize("text", ["0", "x", "-1s"])
+def test_a_pause_of_no_length_is_a_bad_request(site, text):
+    with pytest.raises(BadRequest, match=f"for={text}"):
+        act(site, f"/sidecar/api/pause?for={text}")
+    assert not site.services[0].gate.paused
+
+
+def test_only_operators_pause(site):
+    with pytest.raises(Forbidden):
+        ask(site, "POST", "/sidecar/api/pause")
+
+
+def test_readyz_asks_no_token_file(site, monkeypatch):
+    """It is answered on the loop, where nothing may wait for a disk."""
+    monkeypatch.setattr(site.access, "knows", lambda request: pytest.fail("a token was looked for"))
+    with pytest.raises(Unavailable):
+        site.answer(make_request("GET", "/sidecar/readyz", headers=[("Authorization", "Bearer x")]))

@@ -101,6 +101,11 @@ def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
         action.add_argument("--no-wait", action="store_true", help="only ask for it")
         action.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the state is")
         action.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    pause = verb("pause", _steer, "hold every request without touching the service, for 30s at most")
+    pause.add_argument("--for", dest="span", default="", metavar="D", help="for how long; default and most 30s")
+    pause.add_argument("--reason", default="", metavar="TEXT", help="why; those that wait too long are told")
+    for steered in (pause, verb("resume", _steer, "let them through again")):
+        steered.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
     signal = verb("signal", _signal, "pass a signal on to the service")
     signal.add_argument("name", help="HUP, USR1, ...")
     signal.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
@@ -233,6 +238,15 @@ def _events(options: argparse.Namespace) -> int:
 
 
 # To do
+
+def _steer(options: argparse.Namespace) -> int:
+    """What is done at once, and shows in the status."""
+    query = {"for": getattr(options, "span", ""), "reason": getattr(options, "reason", ""), **_whose(options)}
+    client = _client(options)
+    status = client.ask("POST", f"api/{options.action}", **{key: value for key, value in query.items() if value})
+    _tell_peer(options, client)
+    return _tell_end(options, status, None)
+
 
 def _signal(options: argparse.Namespace) -> int:
     client = _client(options)

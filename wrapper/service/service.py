@@ -79,7 +79,8 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """The record, with how many requests are on the road and how many wait. Holds no argument and no secret."""
-        return {**self.life.snapshot(), "in_flight": self.gate.in_flight, "held": self.gate.held}
+        return {**self.life.snapshot(), "in_flight": self.gate.in_flight, "held": self.gate.held,
+                "paused": self.gate.paused or None}
 
     def readiness(self) -> str | None:
         """None while requests are served, or held for a planned restart; else why not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from wrapper import __version__, values
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 ACTIONS = ("start", "stop", "restart", "reload")
 PROBED = ("healthz", "readyz")  # by orchestrators, which bring no token
+PAUSE_MAX = 30.0  # seconds that requests are held for an operator at most
 DEFAULT_LINES = 100
 BODY_LIMIT = 64 * 1024  # bytes of what an action says about itself
 REASON_LENGTH = 200  # characters of a reason that are kept
@@ -63,6 +65,8 @@ class Api:
         yield Route("GET", f"{prefix}/api/logs", self._logs, is_guarded=True)
         yield Route("POST", f"{prefix}/api/config", self._look_now, is_guarded=True)
         yield Route("POST", f"{prefix}/api/signal", self._signal, is_guarded=True)
+        yield Route("POST", f"{prefix}/api/pause", self._pause, is_guarded=True)
+        yield Route("POST", f"{prefix}/api/resume", self._resume, is_guarded=True)
         for kind in ACTIONS:
             yield Route("POST", f"{prefix}/api/{kind}", self._action(kind), is_guarded=True)
 
@@ -76,7 +80,8 @@ class Api:
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
-        stale = [status for status in self._config_status(request) if status.get("stale_since")]
+        # For all alike, without a look at any token: it is answered on the loop, where nothing may wait for a disk.
+        stale = [status for status in self._config_outline() if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
                         "sidecars": self._sidecars()})
 
@@ -99,10 +104,13 @@ class Api:
 
     def _config_status(self, request: Request) -> list[dict[str, Any]]:
         """What became of the last look, but for strangers not why."""
-        found = [subscription.status() for subscription in list(self._subscriptions)]
         if self._access.knows(request):
-            return found
-        return [{**status, "last_result": status["last_result"].partition(":")[0]} for status in found]
+            return [subscription.status() for subscription in list(self._subscriptions)]
+        return self._config_outline()
+
+    def _config_outline(self) -> list[dict[str, Any]]:
+        return [{**status, "last_result": status["last_result"].partition(":")[0]}
+                for status in (subscription.status() for subscription in list(self._subscriptions))]
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
@@ -133,14 +141,37 @@ class Api:
     def _action(self, kind: str) -> Answer:
         def act(request: Request) -> Response:
             service, is_awaited = self._service(request), _is_on(request, "wait")
-            ticket = service.controller.ask(kind, _reason(request))
+            job = service.controller.ask(kind, _reason(request))
             if not is_awaited:
                 return as_json(self._status_of(service), 202)
-            if ticket.wait():
+            if job.wait():
                 return as_json(self._status_of(service))
-            return as_json({**self._status_of(service), "error": ticket.error, "status": 500}, 500)
+            return as_json({**self._status_of(service), "error": job.error, "status": 500}, 500)
 
         return act
+
+    def _pause(self, request: Request) -> Response:
+        """Hold every request for `?for=` at most, without touching the service; a timer ends it."""
+        service, text = self._service(request), request.query.get("for", f"{PAUSE_MAX:g}s")
+        try:
+            seconds = values.positive_duration(text)
+        except ValueError as error:
+            raise BadRequest(f"for={text}: {error}") from None
+        number = service.gate.pause(_reason(request))
+        timer = threading.Timer(min(seconds, PAUSE_MAX), service.gate.resume, [number])
+        timer.daemon = True
+        timer.name = "end of a pause"
+        try:
+            timer.start()
+        except RuntimeError as error:  # "can't start new thread"
+            service.gate.resume(number)
+            raise Unavailable(f"cannot pause, no thread can be had to end it: {error}") from None
+        return as_json(self._status_of(service))
+
+    def _resume(self, request: Request) -> Response:
+        service = self._service(request)
+        service.gate.resume()
+        return as_json(self._status_of(service))
 
     def _signal(self, request: Request) -> Response:
         service = self._service(request)
