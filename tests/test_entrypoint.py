@@ -367,7 +367,8 @@ def test_the_line_that_says_serving_names_the_control_socket():
 def test_a_unix_socket_as_the_exposed_port_is_for_its_owner_and_group_only(tmp_path):
     place = tmp_path / "port"
     process = subprocess.Popen([sys.executable, "-m", "wrapper", "--listen", f"unix:{place}", "--control",
-                                tmp_path / "control", "--", *service("plain")], cwd=ROOT, preexec_fn=lambda: os.umask(0))
+                                tmp_path / "control", "--", *service("plain")], cwd=ROOT,
+                               preexec_fn=lambda: os.umask(0))
     try:
         wait_until(place.exists)
         assert place.stat().st_mode & 0o777 == 0o660
