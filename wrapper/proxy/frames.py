@@ -12,7 +12,7 @@ CLOSE_CODES = {"restart": 1012, "shutdown": 1001}
 
 
 def close_frame(code: int, is_masked: bool) -> bytes:
-    """A Close frame with a status code; whoever speaks as a client must mask (section 5.3)."""
+    """A Close frame with a status code; the one who speaks as a client must mask (section 5.3)."""
     payload = struct.pack("!H", code)
     if not is_masked:
         return b"\x88\x02" + payload

@@ -1,7 +1,7 @@
 """What becomes of fields on their way through: hop-by-hop, framing, forwarded, Via. Pure.
 
 RFC 9110 sections 6.5 (trailers), 7.6 (forwarding), 7.8 (Upgrade); RFC 7239 (Forwarded). Sections are raw bytes as
-`http1` judged them, so a line nobody has to look at is never taken apart.
+`http1` judged them, so a line that no rule is about is never taken apart.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[
 
 
 def _is_forwarded(name: bytes) -> bool:
-    """X-Forwarded-Port, -Prefix, -User and all the others: what whoever stands before us says of the client."""
+    """X-Forwarded-Port, -Prefix, -User and all the others: what a front proxy says of the client."""
     return name.replace(b"_", b"-").startswith(b"x-forwarded-")
 
 
@@ -232,7 +232,7 @@ _date = (0, b"")  # the present second and its line; replaced as one, so that no
 
 
 def _date_line() -> bytes:
-    """RFC 9110 section 6.6.1: whoever forwards an answer without a Date records when it came."""
+    """RFC 9110 section 6.6.1: one who forwards an answer without a Date records when it came."""
     global _date
     now = int(time.time())
     if _date[0] != now:
