@@ -19,8 +19,6 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 class Passthrough(Traveller):
     """One HTTP/2 connection on its way. Nothing can be said to its client in words that HTTP/2 would understand."""
 
-    __slots__ = ()
-
     def run(self) -> Steps:
         """Hold it at the gate where need be, then tunnel it until both sides have ended. Raises: ClientGone."""
         try:

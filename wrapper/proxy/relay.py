@@ -63,35 +63,31 @@ class Exchange(Traveller):
     After `travel`, `keep` says whether the client's connection may carry another.
     """
 
-    __slots__ = ("_began", "_has_heard", "_has_sent", "_hungry_at", "_may_end", "_payload", "_personal", "_sends",
-                 "_upload", "body", "connection", "first_byte", "head", "is_answered", "is_replayed", "keep",
-                 "looks_whole", "peer", "port", "sent", "status")
+    status = 0
+    sent = 0
+    first_byte = 0.0  # when the response of the service began, on the monotonic clock
+    is_answered = False
+    is_replayed = False
+    looks_whole = False  # an end is how the response is framed, so a break has to be told from it
+    connection: Connection | None = None
+    _began = _hungry_at = 0.0
+    _payload: bytes | None = None  # of the body, as it goes out along with the head
+    _sends = 0
+    _has_sent = False  # the latest of them
+    _has_heard = False  # something of a response had come before its connection broke
+    _may_end = False
+    _upload: Upload | None = None
 
     def __init__(self, task: Task, client: Stream, head: RequestHead, body: RequestBody, peer: Peer, gate: Gate,
                  port: Port, personal: dict[Upstream, Connection]) -> None:
         """`personal`: connections to the service that belong to this client, because it has been logged in on them."""
         super().__init__(task, client, gate)
         self.port = port
-        self._personal = personal
         self.head = head
         self.body = body
         self.peer = peer
         self.keep = head.keep
-        self.status = 0
-        self.sent = 0
-        self.first_byte = 0.0  # when the response of the service began, on the monotonic clock
-        self.is_answered = False
-        self.is_replayed = False
-        self.looks_whole = False  # an end is how the response is framed, so a break has to be told from it
-        self.connection: Connection | None = None
-        self._began = 0.0
-        self._hungry_at = 0.0
-        self._payload: bytes | None = None  # of the body, as it goes out along with the head
-        self._sends = 0
-        self._has_sent = False  # the latest of them
-        self._has_heard = False  # something of a response had come before its connection broke
-        self._may_end = False
-        self._upload: Upload | None = None
+        self._personal = personal
 
     # The road
 
@@ -164,7 +160,7 @@ class Exchange(Traveller):
         """Send the request and read the head of the response; once more where a kept connection was stale."""
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
         if self._payload is None:
-            self._payload = yield from self._first_body()
+            self._payload = b"" if self.body.is_done else (yield from self._first_body())
         request = headers.request_head(self.head, self.peer, upstream.host) + self._payload
         connection = self._personal.pop(upstream, None)
         if connection is None or not connection.resume():
@@ -206,7 +202,7 @@ class Exchange(Traveller):
     def _first_body(self) -> Steps:
         """What of the body can go along with the head, framed."""
         body, head = self.body, self.head
-        if body.is_done or head.expects or (head.length > SHORT_BODY and not self.client.rest):
+        if head.expects or (head.length > SHORT_BODY and not self.client.rest):
             return b""
         payload = yield from body.read_within(REST_TIMEOUT, SHORT_BODY)
         if not head.is_chunked:
@@ -302,7 +298,9 @@ class Exchange(Traveller):
         self.is_answered = True
         self.first_byte = self.loop.now
         if reader.is_done and not is_chunked:
-            yield from self._send(block + arrived)
+            self.sent += len(block) + len(arrived)
+            if not self.client.send(block + arrived):
+                yield from self.client.flush()
         else:
             if headers.is_event_stream(answer.fields):
                 self.stay()

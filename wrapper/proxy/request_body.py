@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class RequestBody:
     """The body of one request. `is_done` when it has been read to its end; `patience` is how long a stall may last."""
 
-    __slots__ = ("_chunked", "_left", "_patience", "_stream", "before_wait", "end", "is_awaited", "is_done", "received",
-                 "trailers")
+    received = 0
+    trailers = b""
+    end = NEVER  # when all of it must be there, on the monotonic clock
+    is_awaited = False  # more of it is waited for now, or was in vain
+    before_wait: Callable[[], object] = bool  # called before the first wait: where 100 Continue goes out
 
     def __init__(self, stream: Stream, head: RequestHead, max_trailers: int, patience: float) -> None:
         self._stream = stream
@@ -30,11 +33,6 @@ class RequestBody:
         self._chunked = Chunked(max_trailers) if head.is_chunked else None
         self._left = head.length
         self.is_done = not head.has_body
-        self.received = 0
-        self.trailers = b""
-        self.end = NEVER  # when all of it must be there, on the monotonic clock
-        self.is_awaited = False  # more of it is waited for now, or was in vain
-        self.before_wait: Callable[[], object] = bool  # called before the first wait: where 100 Continue goes out
 
     @property
     def left(self) -> int:

@@ -18,18 +18,17 @@ class Cut(Exception):
 class Traveller:
     """Something on its way through `gate` to a run of the service, for the client at `client`."""
 
-    __slots__ = ("_task", "_verdict", "_warning", "client", "gate", "going", "held", "lane", "loop")
+    lane: Lane | None = None
+    held = 0.0  # seconds it has waited at the gate
+    going = ""  # why it should end soon
+    _verdict: Notice | None = None
+    _warning: Notice | None = None
 
     def __init__(self, task: Task, client: Stream, gate: Gate) -> None:
         self.loop = client.loop
         self.client = client
         self.gate = gate
-        self.lane: Lane | None = None
-        self.held = 0.0  # seconds it has waited at the gate
-        self.going = ""  # why it should end soon
         self._task = task
-        self._verdict: Notice | None = None
-        self._warning: Notice | None = None
 
     # For the gate, from any thread
 
@@ -60,11 +59,8 @@ class Traveller:
 
     def enter(self) -> Steps:
         """The lane to take, after a wait where that is needed. Raises: the gate's refusal; ClientGone."""
-        lane = self.gate.admit(self)
-        if lane is None:
-            lane = yield from self._wait_at_gate()
-        self.lane = lane
-        return lane
+        self.lane = self.gate.admit(self) or (yield from self._wait_at_gate())
+        return self.lane
 
     def _wait_at_gate(self) -> Steps:
         began, self._verdict = self.loop.now, Notice(self.loop)
