@@ -40,7 +40,7 @@ def assert_all_work(container):
     for path in ("/sidecar/healthz", "/sidecar/readyz", "/sidecar/", "/sidecar/metrics"):
         assert container.get(path)
     for words in (("health",), ("health", "--ready"), ("ctl", "status"), ("ctl", "restart")):
-        done = container.execute("python3", "-m", "wrapper", *words)
+        done = container.wrapper(*words)
         assert done.returncode == 0, (words, done)
 
 
@@ -84,6 +84,6 @@ def test_500_clients_of_own_paths_leave_processes_to_the_service(image, run, pat
                    for head in heads if not head.startswith(b"HTTP/1.1 200 "))
         assert served == CLIENTS or wait_until(lambda: limits(container))
         for words in (("health",), ("health", "--ready"), ("ctl", "status"), ("ctl", "restart")):
-            done = container.execute("python3", "-m", "wrapper", *words)
+            done = container.wrapper(*words)
             assert done.returncode == 0, (words, done)
     wait_until(lambda: container.get("/sidecar/"))

@@ -199,3 +199,10 @@ def test_a_container_s_limit_on_processes_leaves_most_of_them_to_the_service(tmp
     monkeypatch.setattr(workers_room, "PIDS_MAX", (str(tmp_path / "pids.max"), str(tmp_path / "none")))
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert workers_room.share(512) == most
+
+
+def test_half_of_the_threads_stay_for_what_is_soon_over():
+    subject = Workers("test", 4)
+    assert [subject.begin_stay() for _ in range(3)] == [True, True, False]
+    subject.end_stay()
+    assert subject.begin_stay()

@@ -149,6 +149,7 @@ class OwnExchange:
         self._is_head = head.method == b"HEAD"
         self._minor = head.minor
         self._has_begun = False
+        self._is_stream = False  # its pieces go out as they come
         self.keep = head.keep and not port.is_closing
         self.is_broken = False  # it ended before its end
         self.status = 0
@@ -234,7 +235,7 @@ class OwnExchange:
     def _work(self) -> None:
         talk, response = self._talk, None
         try:
-            response = self._port.site.answer(self._request)
+            response = self._admitted(self._port.site.answer(self._request))
             talk.tell("answer", response)
         except BaseException as error:  # noqa: BLE001  sys.exit() in a sidecar is its own affair
             talk.tell("failed", _spoken(error))
@@ -243,10 +244,20 @@ class OwnExchange:
         if response is not None:
             self._stream(response)
 
+    def _admitted(self, response: Response | None) -> Response | None:
+        """Raises: Unavailable for a stream where streams have half of all threads already."""
+        self._is_stream = (response is not None and response.is_streamed and not self._is_head
+                           and not has_no_body(response.status))
+        if self._is_stream and not self._port.workers.begin_stay():
+            assert response is not None
+            response.close()
+            raise Unavailable("there are too many streams already")
+        return response
+
     def _stream(self, response: Response) -> None:
         """Hand over the pieces as they come, and close what they come from."""
         try:
-            if response.is_streamed and not self._is_head and not has_no_body(response.status):
+            if self._is_stream:
                 for piece in response.pieces():
                     for at in range(0, len(piece) or 1, TURN_SIZE):  # an empty one asks whether the client is there
                         self._talk.put(piece[at:at + TURN_SIZE])
@@ -257,6 +268,8 @@ class OwnExchange:
             self._talk.tell("end", _spoken(error))
         finally:
             response.close()
+            if self._is_stream:
+                self._port.workers.end_stay()
 
     # Back on the loop
 
