@@ -43,7 +43,7 @@ class Workers:
             self.submit(_do_nothing, is_new=True)
 
     def begin_stay(self) -> bool:
-        """True where the caller's thread may be taken for as long as a client likes: half of them stay for the others."""
+        """True where this thread may be taken for as long as a client likes: half of them stay for the others."""
         with self._lock:
             if self._staying >= self._most // 2:
                 return False
