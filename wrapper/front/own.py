@@ -251,6 +251,7 @@ class OwnExchange:
         if self._is_stream and not self._port.workers.begin_stay():
             assert response is not None
             response.close()
+            self._loop.post(self._port.shortage.note, "threads", self._loop)
             raise Unavailable("there are too many streams already")
         return response
 
