@@ -7,7 +7,7 @@ from subprocess import DEVNULL
 
 from wrapper import address, sockets
 from wrapper.service.probe import is_free
-from wrapper.service.process import HELPER_VARIABLE
+from wrapper.service.process import HELPER_VARIABLE, Process, Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from wrapper.address import Address
     from wrapper.service.output import Output
-    from wrapper.service.process import Process, Spawner
 
 PLACEHOLDER = "{port}"
 LAST_LINES = 20  # of the output, in a problem
@@ -41,10 +40,7 @@ class Launcher:
         self._is_background = is_background
         self._variables = tuple(variables)
         self._port = 0  # of the latest run
-
-    @property
-    def draws_ports(self) -> bool:
-        return self._upstream is None
+        self.draws_ports = upstream is None
 
     def last_lines(self) -> list[str]:
         """The last lines of the service's output, where it is kept."""
@@ -69,15 +65,13 @@ class Launcher:
                                "on_leader_end": on_leader_end}
         if self._is_background:
             how["stdin"] = DEVNULL
-        if self._output is None:
-            return self._spawner.spawn(command, self._environment_at(place), on_end, **how)
-        stdout, stderr = self._output.streams()
+        streams = () if self._output is None else self._output.streams()
+        how.update(zip(("stdout", "stderr"), streams))
         try:
-            return self._spawner.spawn(command, self._environment_at(place), on_end, stdout=stdout, stderr=stderr,
-                                       **how)
+            return self._spawner.spawn(command, self._environment_at(place), on_end, **how)
         finally:
-            os.close(stdout)
-            os.close(stderr)
+            for stream in streams:
+                os.close(stream)
 
     def other_addresses(self, place: Address) -> tuple[Address, ...]:
         """Where the service may listen as well with the same port, where that is its own."""

@@ -14,10 +14,10 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job
-from wrapper.service.probe import Health, is_free, report_squatter
-from wrapper.service.process import cannot_start
+from wrapper.service.probe import Health, Probe, is_free, report_squatter
+from wrapper.service.process import Process, cannot_start
 from wrapper.service.run import Run, Stopping
-from wrapper.service.state import State
+from wrapper.service.state import Life, State
 from wrapper.service.wakeup import ENDING, WakeUp
 from wrapper.values import signal_name
 
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.launcher import Launcher
-    from wrapper.service.probe import Probe
-    from wrapper.service.process import Process
     from wrapper.service.restart import RestartPolicy
-    from wrapper.service.state import Life
     from wrapper.settings import Settings
 
 KILLED = 128 + signal.SIGKILL  # exit status

@@ -9,18 +9,16 @@ import errno
 import socket
 
 from wrapper import sockets
-from wrapper.address import LOOPBACK
+from wrapper.address import LOOPBACK, Address
 from wrapper.deadline import Deadline
-from wrapper.service.state import State
+from wrapper.service.state import Life, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.address import Address
     from wrapper.problems import Board
     from wrapper.service.run import Run
-    from wrapper.service.state import Life
     from wrapper.service.wakeup import WakeUp
     from wrapper.settings import Settings
 
@@ -48,11 +46,13 @@ class Probe:
             with sockets.connect(address, PROBE_TIMEOUT) as connection:
                 if self._path is None:
                     return None
-                return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
+                status = status_of(connection, "GET", self._path, address, PROBE_TIMEOUT)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             return f"{NOTHING_LISTENS} at {address}: {error}"
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
+        is_good = any(first <= status <= last for first, last in self._statuses)
+        return None if is_good else f"{self._path} answers {status}"
 
     def fault_of(self, run: Run) -> str | None:
         """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
@@ -85,11 +85,6 @@ class Probe:
             run.process.ended.wait(deadline.sooner(pause))
             pause = min(pause * 1.5, LONGEST_LOOK)
         return "the wrapper is shutting down"
-
-    def _judge(self, status: int) -> str | None:
-        if any(first <= status <= last for first, last in self._statuses):
-            return None
-        return f"{self._path} answers {status}"
 
 
 class Health:

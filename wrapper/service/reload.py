@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from wrapper import sockets
 from wrapper.service import probe
-from wrapper.service.process import cannot_signal
+from wrapper.service.process import Process, cannot_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
     from wrapper.address import Address
-    from wrapper.service.process import Process
 
 SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer
 RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call

@@ -8,8 +8,8 @@ import time
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.service import procfs
-from wrapper.service.process import KILL_TIMEOUT, cannot_signal
-from wrapper.service.state import State
+from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
+from wrapper.service.state import Life, State
 from wrapper.service.wakeup import in_thread
 from wrapper.values import signal_name
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
-    from wrapper.service.process import Process
-    from wrapper.service.state import Life
     from wrapper.service.wakeup import WakeUp
     from wrapper.settings import Settings
 
