@@ -192,20 +192,14 @@ class Controller:
         yield _now(not self._jobs.is_empty), self._do_job
         yield _now(lifecycle.stopping.old_has_ended), lifecycle.stopping.record_old_end
         yield _now(restarts.undecided is not None), lifecycle.decide
-        yield restarts.next_start_in(), self._start_again
-        yield lifecycle.health.live_probe_in(lifecycle.run), self._probe_live
+        yield restarts.next_start_in(), lambda: self._guard("start again", lifecycle.start_again)
+        yield lifecycle.health.live_probe_in(lifecycle.run), lambda: self._guard("probe", lifecycle.probe_live)
         yield lifecycle.health.ready_probe_in(lifecycle.run), lifecycle.probe_ready
 
     def _do_job(self) -> None:
         job = self._jobs.take()
         assert job is not None
         self._carry_out(job, self._actions[job.kind])
-
-    def _start_again(self) -> None:
-        self._guard("start again", self._lifecycle.start_again)
-
-    def _probe_live(self) -> None:
-        self._guard("probe", self._lifecycle.probe_live)
 
     def _carry_out(self, job: Job, action: Callable[[Job], str | None]) -> None:
         job.error = self._guard(job.kind, lambda: action(job))

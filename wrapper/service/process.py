@@ -5,6 +5,7 @@ The only room that knows pids, beside the reaper's. Nothing polls: a thread slee
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -148,7 +149,10 @@ class Process(Ending):
         self._send(signal.SIGKILL, to_group=True)
         with self._lock:
             self._popen.wait()  # 0 where other code has collected it meanwhile, so its answer does not count
-            self.returncode = UNKNOWN if found is None else _returncode(found)
+            if found is None:
+                self.returncode = UNKNOWN
+            else:
+                self.returncode = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self.ended.set()
         self._on_end(self)
 
@@ -358,10 +362,8 @@ class Spawner:
 
 def _send_each(pids: set[int], number: int) -> None:
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def cannot_signal(error: OSError) -> str:
@@ -379,12 +381,6 @@ def _cannot_start(name: str, error: OSError) -> CannotStart:
 
 def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
     return CannotStart(f"cannot run {name!r}: {cause}", exit_status, f"the command cannot be run: {cause}")
-
-
-def _returncode(found: Any) -> int:
-    """Popen's, from what waitid(2) says: the status, or the negative number of the signal."""
-    status: int = found.si_status
-    return status if found.si_code == os.CLD_EXITED else -status
 
 
 def cannot_start(error: Exception) -> CannotStart:
