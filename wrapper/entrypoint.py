@@ -47,7 +47,7 @@ WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port wit
             errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
             errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
-ANSWER_LOOK = 0.01  # seconds between two looks whether all that is answered is out, at the very end
+ANSWER_INTERVAL = 0.01  # seconds between two polls whether all responses are out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
@@ -169,16 +169,15 @@ class Entrypoint:
         from wrapper.sidecar.control import ControlServer  # start-up: as above
 
         assert self._site is not None
-        places = [self._settings.control] if self._settings.control else candidates()
-        for place in places:
+        for path in [self._settings.control] if self._settings.control else candidates():
             try:
-                self._control = ControlServer.at(place, self._site, self._settings)
+                self._control = ControlServer.at(path, self._site, self._settings)
                 self._control.start()
-                return place
+                return path
             except OSError as error:
-                cause = f"{place}: {error.strerror or error}"
+                cause = f"{path}: {error.strerror or error}"
                 if error.errno == errno.EADDRINUSE:
-                    log.warning("another wrapper, or another program, has a place for the control socket", path=place)
+                    log.warning("another wrapper, or another program, has a place for the control socket", path=path)
         self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
                            "with --control")
         return None
@@ -194,7 +193,8 @@ class Entrypoint:
 
     def _hear(self, deadline: Deadline) -> None:
         """One message, or what is due."""
-        message = self._inbox.get(_sooner(deadline, self._next_reaping))
+        due = self._next_reaping.remaining()
+        message = self._inbox.get(deadline.remaining() if due is None else deadline.sooner(due))
         if message is None:
             self._reap()
         elif message[0] == "over":
@@ -292,16 +292,10 @@ class Entrypoint:
                 service.controller.signal(signal.SIGKILL)
 
     def _await_answers(self) -> None:
-        """Who was held, or on the road when the service fell, hears so; who asked the sidecar gets its answer."""
+        """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
         servers = [server for server in (self._server, self._control) if server is not None]
         while any(server.is_answering for server in servers) and not self._drained.has_passed():
-            self._hear(Deadline(ANSWER_LOOK))
-
-
-def _sooner(one: Deadline, other: Deadline) -> float | None:
-    """Seconds until the first of two, None for never."""
-    left = other.remaining()
-    return one.remaining() if left is None else one.sooner(left)
+            self._hear(Deadline(ANSWER_INTERVAL))
 
 
 def _make_upstream(address: Address) -> gate.Upstream:

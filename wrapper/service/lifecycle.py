@@ -34,7 +34,7 @@ KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
 LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
 MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
-PORT_INTERVAL = 0.5  # seconds between two looks whether a port is free again
+PORT_INTERVAL = 0.5  # seconds between two polls whether a port is free again
 PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
 
 
@@ -69,18 +69,17 @@ class Lifecycle:
 
     def start(self, job: Job) -> str | None:
         self.restarts.reset()
-        return self._bring_up(job) if self.run is None else self._state_of_run()
+        if self.run is None:
+            return self._bring_up(job)
+        if self.is_late:
+            self.probe_ready()
+        return self.life.reason if self.is_late else None
 
     def start_again(self) -> str | None:
         """Start after an exit; the pauses of the restart policy go on."""
         self.life.count_restart("exit")
         self.restarts.forget()
         return self._bring_up(Job("start", "again after an exit"))
-
-    def _state_of_run(self) -> str | None:
-        if self.is_late:
-            self.probe_ready()
-        return self.life.reason if self.is_late else None
 
     def turn_to_starting(self, reason: str) -> None:
         self.gate.hold("the service is starting")

@@ -12,6 +12,7 @@ from wrapper import sockets
 from wrapper.address import LOOPBACK, Address
 from wrapper.deadline import Deadline
 from wrapper.service.state import Life, State
+from wrapper.service.wakeup import ENDING, WakeUp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 
     from wrapper.problems import Board
     from wrapper.service.run import Run
-    from wrapper.service.wakeup import WakeUp
     from wrapper.settings import Settings
 
-FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
+FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
 READY_INTERVAL = 10.0  # seconds between two probes of a service that is ready, as kubelet's default
 LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
 SILENCE = 5.0  # seconds after which it is said where the service listens instead
 NOTHING_LISTENS = "nothing listens"
-PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
+PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
 
@@ -70,7 +70,7 @@ class Probe:
 
         `on_silence` is called once, with the fault, where it takes `SILENCE` seconds.
         """
-        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_LOOK
+        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_INTERVAL
         while not is_over():
             fault = self.fault_of(run)
             if run.has_ended:
@@ -83,8 +83,8 @@ class Probe:
                 silence = Deadline(None)
                 on_silence(fault)
             run.process.ended.wait(deadline.sooner(pause))
-            pause = min(pause * 1.5, LONGEST_LOOK)
-        return "the wrapper is shutting down"
+            pause = min(pause * 1.5, LONGEST_INTERVAL)
+        return ENDING
 
 
 class Health:
@@ -179,7 +179,7 @@ def status_of(connection: socket.socket, method: str, path: str, address: Addres
         status = int(words[1])
         if not 100 <= status < 200 or status == SWITCHING_PROTOCOLS:
             return status
-        # The answer is still to come (RFC 9110 section 15.2).
+        # The final response is still to come (RFC 9110 section 15.2).
         head = _read_to(b"\r\n\r\n", head, connection, deadline).partition(b"\r\n\r\n")[2]
 
 

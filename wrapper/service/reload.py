@@ -17,7 +17,7 @@ RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
 
 
 def by_signal(number: int, settle: float = 0.0) -> Callable[[Process, Address], str | None]:
-    """A signal has no answer: a service that does not live on for `settle` seconds was ended by it."""
+    """A signal has no response: a service that does not live on for `settle` seconds was ended by it."""
 
     def send(process: Process, _: Address) -> str | None:
         try:
