@@ -56,7 +56,7 @@ class Launcher:
 
     def launch(self, address: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
                beside: bool = False) -> Process:
-        """Start a run that is to listen at `address`. `beside` another, it leaves the terminal to that, see `take_over`.
+        """Start a run that is to listen there. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, see `Spawner.spawn`.
         """

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.address import Address
-    from wrapper.service.procfs import Stat
 
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
@@ -66,7 +65,7 @@ class Ending:
 class Family:
     """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
 
-    def __init__(self, leader: int, adopted: Callable[[Mapping[int, Stat]], set[int]]) -> None:
+    def __init__(self, leader: int, adopted: Callable[[Mapping[int, procfs.Stat]], set[int]]) -> None:
         self.leader = leader
         self._adopted = adopted
         self._started: dict[int, int] = {}  # of those that were seen: a later process of that number is another one
@@ -115,7 +114,7 @@ class Process(Ending):
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],
-                 adopted: Callable[[Process, Mapping[int, Stat]], set[int]], *, is_helper: bool = False,
+                 adopted: Callable[[Process, Mapping[int, procfs.Stat]], set[int]], *, is_helper: bool = False,
                  on_leader_end: Callable[[Process], None] | None = None) -> None:
         self.pid = popen.pid
         self.ended = threading.Event()
@@ -344,7 +343,7 @@ class Spawner:
         with self._lock:
             return self._reaper.look(self._running)
 
-    def _left_by(self, process: Process, table: Mapping[int, Stat]) -> set[int]:
+    def _left_by(self, process: Process, table: Mapping[int, procfs.Stat]) -> set[int]:
         """The orphans that came to us and that this run, and no later one, has left behind."""
         if not self._adopts:
             return set()
