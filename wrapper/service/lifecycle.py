@@ -140,7 +140,7 @@ class Lifecycle:
                 return cannot
         if fault is None:
             self._reuses_port = self._reuses_port or not run.port_was_free
-            self._serve(run)
+            self._serve(run, "ready")
         elif self.wake_up.ending is None:
             if run.has_ended:
                 self.record_fall()
@@ -161,12 +161,14 @@ class Lifecycle:
     def _probe_until_ready(self, run: Run, job: Job) -> str | None:
         return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
 
-    def _serve(self, run: Run) -> None:
+    def _serve(self, run: Run, reason: str) -> Lane | None:
+        """Let the gate lead to the run; returns the lane that was open before."""
         run.ready_since = time.monotonic()
         # First: whatever reads "running" finds the gate open, and no problem that is gone.
-        self.gate.open(run.address, run.process)
+        before = self.gate.open(run.address, run.process)
         self._resolve()
-        self.life.enter(State.RUNNING, "ready")
+        self.life.enter(State.RUNNING, reason)
+        return before
 
     def _resolve(self) -> None:
         for key in PROBLEM_KEYS:
@@ -184,7 +186,7 @@ class Lifecycle:
         assert run is not None
         was_late, fault = self.is_late, self.health.probe_ready(run)
         if was_late and fault is None:
-            self._serve(run)
+            self._serve(run, "ready")
         elif was_late and not run.has_ended and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
 
@@ -265,13 +267,10 @@ class Lifecycle:
         if (fault := self._probe_until_ready(new, job)) is not None:
             self._dismiss(new, old)
             return self._keep_serving(fault)
-        new.ready_since = time.monotonic()
         self.run = new
         self.life.begin(new.process)
         self._launcher.take_over(new.process)
-        old.lane = self.gate.open(new.address, new.process)
-        self._resolve()
-        self.life.enter(State.RUNNING, f"the next run took over: {job.reason}")
+        old.lane = self._serve(new, f"the next run took over: {job.reason}")
         self.stopping.old = old
         self.stopping.retire(old)
         return None
