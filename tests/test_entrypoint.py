@@ -132,7 +132,7 @@ def test_fault_signals_from_outside_are_the_services_not_ours(number):
 
 
 def test_a_signal_at_the_very_beginning_is_not_lost():
-    """From the moment that Python runs our first line; before that the kernel drops what nobody handles."""
+    """From the moment that Python runs our first line; before that the kernel drops what has no handler."""
     for delay in (0.0, 0.02, 0.05):
         with Wrapper(command=service("plain"), wait=False) as wrapper:
             wait_until(lambda wrapper=wrapper: catches_term(wrapper.process.pid))
@@ -873,7 +873,7 @@ def test_what_is_no_setting_is_said_as_the_log_is_set():
 
 @pytest.mark.parametrize("words", ["check -- true {port}", "--help", "--version", "--nope", "check --nope"])
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", ">/dev/full 2>/dev/full"])
-def test_nobody_who_reads_is_no_reason_for_a_traceback(words, closed):
+def test_a_reader_that_left_is_no_reason_for_a_traceback(words, closed):
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m wrapper {words} {closed}"], cwd=ROOT, timeout=20,
                           stderr=subprocess.PIPE)
     assert done.returncode == (2 if "nope" in words else 0)

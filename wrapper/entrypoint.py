@@ -23,6 +23,7 @@ from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.run import LAST_STOP_TIMEOUT
 from wrapper.service.service import MAIN, Helper, Service, Surroundings
+from wrapper.service.wakeup import in_thread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -46,7 +47,7 @@ WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port wit
             errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
             errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
-ANSWER_LOOK = 0.01  # seconds between two looks whether all that is answered is out, at the very end
+ANSWER_INTERVAL = 0.01  # seconds between two polls whether all responses are out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
@@ -69,7 +70,8 @@ class Entrypoint:
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,
                                     lambda *_: self._inbox.put(("helper",)))
-        self._service = Service(MAIN, settings.command, settings.upstream, self._around, self._main_is_over)
+        self._service = Service(MAIN, settings.command, settings.upstream, self._around,
+                                lambda *over: self._inbox.put(("over", *over)))
         self._helpers = [Helper(name, command, None, self._around, route=route)
                          for name, route, command in settings.helper]
         self._site: Site | None = None
@@ -167,24 +169,20 @@ class Entrypoint:
         from wrapper.sidecar.control import ControlServer  # start-up: as above
 
         assert self._site is not None
-        places = [self._settings.control] if self._settings.control else candidates()
-        for place in places:
+        for path in [self._settings.control] if self._settings.control else candidates():
             try:
-                self._control = ControlServer.at(place, self._site, self._settings)
+                self._control = ControlServer.at(path, self._site, self._settings)
                 self._control.start()
-                return place
+                return path
             except OSError as error:
-                cause = f"{place}: {error.strerror or error}"
+                cause = f"{path}: {error.strerror or error}"
                 if error.errno == errno.EADDRINUSE:
-                    log.warning("another wrapper, or another program, has a place for the control socket", path=place)
+                    log.warning("another wrapper, or another program, has a place for the control socket", path=path)
         self._board.report("control", f"no control socket, ctl and health will not work: {cause}; choose one "
                            "with --control")
         return None
 
     # Until the end
-
-    def _main_is_over(self, exit_status: int, planned: bool) -> None:
-        self._inbox.put(("over", exit_status, planned))
 
     def _await_end(self) -> int:
         while self._exit_status is None:
@@ -195,17 +193,16 @@ class Entrypoint:
 
     def _hear(self, deadline: Deadline) -> None:
         """One message, or what is due."""
-        message = self._inbox.get(_sooner(deadline, self._next_reaping))
+        due = self._next_reaping.remaining()
+        message = self._inbox.get(deadline.remaining() if due is None else deadline.sooner(due))
         if message is None:
             self._reap()
         elif message[0] == "over":
-            self._exit_status = self._renamed(message[1]) if message[2] else message[1]
+            status, planned = message[1:]
+            # --exit-status renames the end of a planned stop, never that of a crash.
+            self._exit_status = dict(self._settings.exit_status).get(status, status) if planned else status
         elif message[0] == "signal":
             self._on_signal(message[1])
-
-    def _renamed(self, status: int) -> int:
-        """--exit-status renames the end of a planned stop, never that of a crash."""
-        return dict(self._settings.exit_status).get(status, status)
 
     def _on_signal(self, number: int) -> None:
         if number == signal.SIGCHLD:
@@ -213,7 +210,10 @@ class Entrypoint:
         elif number in self._ending:
             self._hear_end(number)
         else:
-            self._pass_on(number)
+            try:
+                self._service.controller.signal(number)
+            except Refusal as error:
+                log.warning(str(error))
 
     def _reap(self) -> None:
         self._next_reaping = Deadline(self._spawner.reap_orphans())
@@ -248,30 +248,17 @@ class Entrypoint:
     def _tell_services(self, number: int) -> None:
         """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
         if self._end is None:
-            self._end = Deadline(self._settings.drain_timeout + self._stop_timeout() + SPARE)
+            given = self._settings.stop_timeout
+            self._end = Deadline(self._settings.drain_timeout + (LAST_STOP_TIMEOUT if given is None else given) + SPARE)
         for service in self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
-
-    def _stop_timeout(self) -> float:
-        given = self._settings.stop_timeout
-        return LAST_STOP_TIMEOUT if given is None else given
 
     def _services(self) -> list[Service]:
         return list(self._site.services) if self._site is not None else [self._service, *self._helpers]
 
     def _stop_listening(self) -> None:
-        if self._server is None:
-            return
-        try:
-            threading.Thread(target=self._server.stop, name="server-stop", daemon=True).start()
-        except RuntimeError:  # no thread to be had: then here
-            self._server.stop()
-
-    def _pass_on(self, number: int) -> None:
-        try:
-            self._service.controller.signal(number)
-        except Refusal as error:
-            log.warning(str(error))
+        if self._server is not None:
+            in_thread(self._server.stop, "server-stop")
 
     def _close(self) -> None:
         """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
@@ -305,16 +292,10 @@ class Entrypoint:
                 service.controller.signal(signal.SIGKILL)
 
     def _await_answers(self) -> None:
-        """Who was held, or on the road when the service fell, hears so; who asked the sidecar gets its answer."""
+        """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
         servers = [server for server in (self._server, self._control) if server is not None]
         while any(server.is_answering for server in servers) and not self._drained.has_passed():
-            self._hear(Deadline(ANSWER_LOOK))
-
-
-def _sooner(one: Deadline, other: Deadline) -> float | None:
-    """Seconds until the first of two, None for never."""
-    left = other.remaining()
-    return one.remaining() if left is None else one.sooner(left)
+            self._hear(Deadline(ANSWER_INTERVAL))
 
 
 def _make_upstream(address: Address) -> gate.Upstream:

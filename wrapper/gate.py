@@ -49,10 +49,6 @@ BATCH_INTERVAL = 0.010  # seconds between two batches: 1,000 held requests are t
 CUT_TIMEOUT = 1.0  # seconds that exchanges whose connections were cut get to leave
 
 
-def _ignore() -> None:
-    return None
-
-
 class Lane:
     """The road to one run of the service: its upstream, and who is on it."""
 
@@ -79,13 +75,13 @@ class Gate:
     """
 
     def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int,
-                 in_flight_max: int | None = None, doubt: Callable[[], None] = _ignore) -> None:
+                 in_flight_max: int | None = None, doubt: Callable[[], None] = lambda: None) -> None:
         self._make_upstream = make_upstream
         self.hold_timeout = hold_timeout
         self._hold_max = hold_max
         self._in_flight_max = in_flight_max
         self.doubt = doubt
-        self._paused = ""  # why everything is held though the lane may be open
+        self.paused = ""  # why everything is held though the lane may be open; empty where it is not
         self._pauses = 0
         # Guards everything below; held only for a few lines, never over a call out of this room.
         self._lock = threading.Lock()
@@ -118,7 +114,7 @@ class Gate:
 
     def _has_room(self, lane: Lane) -> bool:
         assert self._lock.locked()
-        if self._paused:
+        if self.paused:
             return False
         return self._in_flight_max is None or len(lane.inside) - len(lane.lasting) < self._in_flight_max
 
@@ -139,7 +135,7 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
             if isinstance(verdict, Lane):
                 return verdict
-            reason = self._paused or (self._reason if self._lane is None else "the service is busy")
+            reason = self.paused or (self._reason if self._lane is None else "the service is busy")
             raise verdict or GatewayTimeout(f"{reason}; this request was held for {held:.1f} s")
 
     def forget(self, traveller: Traveller) -> Lane | None:
@@ -195,35 +191,26 @@ class Gate:
         """Hold every request from now on, whatever the service does; returns the number to `resume` with."""
         with self._lock:
             self._pauses += 1
-            self._paused = reason
+            self.paused = reason
             return self._pauses
 
     def resume(self, number: int | None = None) -> None:
         """Let them through again; with the number of a pause only where that is still the latest one."""
         with self._lock:
             if number is None or number == self._pauses:
-                self._paused = ""
-            first = self._first_to_release()
-        if first is not None:
-            first.loop.spawn(self._release(first.loop), "gate")
-
-    @property
-    def paused(self) -> str:
-        """Why everything is held; empty where it is not."""
-        return self._paused
+                self.paused = ""
+        self._begin_release()
 
     # For the controller
 
     def open(self, address: Address, run: Run | None = None) -> Lane | None:
-        """Send everybody to this run of the service from now on; returns the lane that was open before."""
+        """Send all requests to this run of the service from now on; returns the lane that was open before."""
         lane = Lane(self._make_upstream(address), run)
         with self._lock:
             before, self._lane, self._refusal = self._lane, lane, ""
-            first = self._first_to_release()
-        if first is not None:
-            first.loop.spawn(self._release(first.loop), "gate")
+        self._begin_release()
         if run is not None and run.ended.is_set():
-            self.lose(run, "the service has ended")  # whoever said so may have come before us
+            self.lose(run, "the service has ended")  # that may have been told before the lane was open
         return before
 
     def hold(self, reason: str) -> Lane | None:
@@ -236,7 +223,7 @@ class Gate:
     def lose(self, run: Run, reason: str) -> None:
         """The run has ended: if the open lane leads there, it is shut and newcomers wait.
 
-        Nothing needs to be drained: whoever is on that lane sees its connection break.
+        Nothing needs to be drained: the exchanges on that lane see their connections break.
         """
         with self._lock:
             lane = self._lane
@@ -292,20 +279,20 @@ class Gate:
         return in_time
 
     def hurry(self) -> None:
-        """End every drain now, and those to come: whoever asked us to end has asked again."""
+        """End every drain now, and those to come: the wrapper was told to end a second time."""
         with self._lock:
             self._hurried = True
             self._changed.notify_all()
 
     # The release of those that were held: a task on the loop of the first of them
 
-    def _first_to_release(self) -> Traveller | None:
-        """None where there is nothing to release, or that is under way."""
-        assert self._lock.locked()
-        if self._is_releasing or not self._held or self._lane is None:
-            return None
-        self._is_releasing = True
-        return next(iter(self._held))
+    def _begin_release(self) -> None:
+        with self._lock:
+            if self._is_releasing or not self._held or self._lane is None:
+                return
+            self._is_releasing = True
+            loop = next(iter(self._held)).loop
+        loop.spawn(self._release(loop), "gate")
 
     def _release(self, loop: Loop) -> Steps:
         """In order, a few at first and then more: all in one instant would knock a fresh service over."""

@@ -29,7 +29,7 @@ def test_restarts_that_are_asked_for_together_become_one_more(live):
 
 
 def test_who_sees_what_came_of_an_action_may_ask_for_the_next(live):
-    """The action's own end may come later than the state that everybody waits for."""
+    """The action's own end may come later than the state that the test waits for."""
     life = live("--ready-timeout", "20s")
     asked = []
 
@@ -94,7 +94,7 @@ def test_status_never_waits_for_an_action(live):
     assert not job.is_done
 
 
-def test_an_exit_nobody_asked_for_is_over_with_its_status(live):
+def test_an_exit_that_was_not_asked_for_is_over_with_its_status(live):
     life = live(command=[sys.executable, "-c", "raise SystemExit(7)", "{port}"])
     assert life.controller.over.wait(10)
     assert life.overs == [(7, False)]

@@ -46,7 +46,7 @@ def test_output_passes_unchanged(output):
     assert got == data
 
 
-def test_a_line_of_any_length_blocks_nobody_and_the_newest_100_kib_are_kept(output):
+def test_a_line_of_any_length_blocks_no_writer_and_the_newest_100_kib_are_kept(output):
     got = []
 
     def drain():
@@ -132,7 +132,7 @@ def test_a_silent_grandchild_and_a_dead_reader_are_not_waited_for(output, monkey
     streams = output.streams()
     output.finish(Deadline(60.0))  # nothing is written, and the pipes stay open
     os.write(streams[0], b"z" * 500_000)
-    output.finish(Deadline(0.05))  # nobody reads
+    output.finish(Deadline(0.05))  # it is not read
     for each in streams:
         os.close(each)
     got = 0

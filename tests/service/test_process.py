@@ -163,7 +163,7 @@ def test_what_cannot_be_run_is_126_or_127(spawner, command, status, word):
     assert error.value.exit_status == status
 
 
-def test_a_process_that_nobody_can_watch_does_not_live_on(spawner, monkeypatch):
+def test_a_process_that_cannot_be_watched_does_not_live_on(spawner, monkeypatch):
     pids = []
 
     def no_thread(process):

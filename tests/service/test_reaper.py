@@ -1,4 +1,4 @@
-"""reaper.py: orphans are collected, and nobody's status is taken."""
+"""reaper.py: orphans are collected, and no status that other code waits for is taken."""
 
 from __future__ import annotations
 

@@ -13,19 +13,18 @@ from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
 from wrapper.service.process import cannot_signal, cannot_start
 from wrapper.service.state import HALFWAY, State
+from wrapper.service.wakeup import ENDING
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Callable, Optional
+    from typing import Callable
 
     from wrapper.address import Address
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.lifecycle import Lifecycle
-
-    Row = tuple[Optional[float], Callable[[], object]]
 
 INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
 NOW, NEVER = 0.0, None  # when something is due
@@ -144,7 +143,7 @@ class Controller:
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
         self._lifecycle.hear_signal(number)
-        self._jobs.close("the wrapper is shutting down")
+        self._jobs.close(ENDING)
 
     @property
     def is_serving(self) -> bool:
@@ -183,29 +182,23 @@ class Controller:
         else:
             self._lifecycle.wake_up.pause(seconds)
 
-    def _table(self) -> Iterator[Row]:
+    def _table(self) -> Iterator[tuple[float | None, Callable[[], object]]]:
         """What may be next, the most urgent first: the seconds until it is due, and what is done then."""
         lifecycle, restarts = self._lifecycle, self._restarts
         yield _now(self._is_main and restarts.final_status is not None), self._give_up
-        yield _now(self._is_ending()), self._end
+        yield _now(self._is_ending()), lambda: self._finish(*lifecycle.end())
         yield _now(lifecycle.run is not None and lifecycle.run.has_ended), lifecycle.record_fall
         yield _now(not self._jobs.is_empty), self._do_job
         yield _now(lifecycle.stopping.old_has_ended), lifecycle.stopping.record_old_end
         yield _now(restarts.undecided is not None), lifecycle.decide
-        yield restarts.next_start_in(), self._start_again
-        yield lifecycle.health.live_probe_in(lifecycle.run), self._probe_live
+        yield restarts.next_start_in(), lambda: self._guard("start again", lifecycle.start_again)
+        yield lifecycle.health.live_probe_in(lifecycle.run), lambda: self._guard("probe", lifecycle.probe_live)
         yield lifecycle.health.ready_probe_in(lifecycle.run), lifecycle.probe_ready
 
     def _do_job(self) -> None:
         job = self._jobs.take()
         assert job is not None
         self._carry_out(job, self._actions[job.kind])
-
-    def _start_again(self) -> None:
-        self._guard("start again", self._lifecycle.start_again)
-
-    def _probe_live(self) -> None:
-        self._guard("probe", self._lifecycle.probe_live)
 
     def _carry_out(self, job: Job, action: Callable[[Job], str | None]) -> None:
         job.error = self._guard(job.kind, lambda: action(job))
@@ -231,9 +224,6 @@ class Controller:
         self._lifecycle.stopping.hasten_old()
         self._lifecycle.stopping.record_old_end()
         self._finish(self._restarts.final_status, planned=False)
-
-    def _end(self) -> None:
-        self._finish(*self._lifecycle.end())
 
     def _finish(self, exit_status: int, planned: bool) -> None:
         self._lifecycle.run = None

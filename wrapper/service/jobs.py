@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 
     ReloadAction = Callable[[Process, Address], "str | None"]
 
-# Which unfinished jobs a new one may wait behind; all others conflict with it. Changes of configuration come in bursts,
-# so a restart, a reload or a barrier always fits behind a start and behind each other.
-_AFTER_CHANGES = frozenset({"start", "restart", "reload", "barrier"})
-MAY_FOLLOW = {"start": frozenset[str](), "stop": frozenset[str](), "restart": _AFTER_CHANGES, "reload": _AFTER_CHANGES,
-              "barrier": _AFTER_CHANGES}
+# Changes of configuration come in bursts, so these wait behind a start and behind each other; all else conflicts.
+PATIENT = frozenset({"restart", "reload", "barrier"})
 
 
 class Job:
@@ -83,7 +80,7 @@ class JobQueue:
                 if other.covers(job):
                     return other
             for other in unsettled:
-                if other.kind not in MAY_FOLLOW[job.kind]:
+                if job.kind not in PATIENT or other.kind == "stop":
                     raise Busy(f"cannot {job.kind}: a {other.kind} is under way ({other.reason})")
             self._jobs.append(job)
             return job

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from subprocess import DEVNULL
 
-from wrapper import address, sockets
+from wrapper import sockets
+from wrapper.address import LOOPBACK, Address, tcp
 from wrapper.service.probe import is_free
-from wrapper.service.process import HELPER_VARIABLE
+from wrapper.service.process import HELPER_VARIABLE, Process, Spawner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
-    from wrapper.address import Address
     from wrapper.service.output import Output
-    from wrapper.service.process import Process, Spawner
 
 PLACEHOLDER = "{port}"
 LAST_LINES = 20  # of the output, in a problem
@@ -41,10 +40,7 @@ class Launcher:
         self._is_background = is_background
         self._variables = tuple(variables)
         self._port = 0  # of the latest run
-
-    @property
-    def draws_ports(self) -> bool:
-        return self._upstream is None
+        self.draws_ports = upstream is None
 
     def last_lines(self) -> list[str]:
         """The last lines of the service's output, where it is kept."""
@@ -54,48 +50,46 @@ class Launcher:
         if self._upstream is not None:
             return self._upstream
         before = self._port
-        while self._port == before or not is_free(address.tcp(LOOPBACK_6, self._port)):
+        while self._port == before or not is_free(tcp(LOOPBACK_6, self._port)):
             self._port = sockets.free_port()
-        return address.tcp(address.LOOPBACK, self._port)
+        return tcp(LOOPBACK, self._port)
 
-    def launch(self, place: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
+    def launch(self, address: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
                beside: bool = False) -> Process:
-        """Start a run that is to listen at `place`. `beside` another, it leaves the terminal to that, see `take_over`.
+        """Start a run that is to listen there. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, see `Spawner.spawn`.
         """
-        command = [word.replace(PLACEHOLDER, str(place.port)) for word in self._command]
+        command = [word.replace(PLACEHOLDER, str(address.port)) for word in self._command]
         how: dict[str, Any] = {"is_background": self._is_background or beside, "is_helper": self._is_background,
                                "on_leader_end": on_leader_end}
         if self._is_background:
             how["stdin"] = DEVNULL
-        if self._output is None:
-            return self._spawner.spawn(command, self._environment_at(place), on_end, **how)
-        stdout, stderr = self._output.streams()
+        streams = () if self._output is None else self._output.streams()
+        how.update(zip(("stdout", "stderr"), streams))
         try:
-            return self._spawner.spawn(command, self._environment_at(place), on_end, stdout=stdout, stderr=stderr,
-                                       **how)
+            return self._spawner.spawn(command, self._environment_at(address), on_end, **how)
         finally:
-            os.close(stdout)
-            os.close(stderr)
+            for stream in streams:
+                os.close(stream)
 
-    def other_addresses(self, place: Address) -> tuple[Address, ...]:
+    def other_addresses(self, address: Address) -> tuple[Address, ...]:
         """Where the service may listen as well with the same port, where that is its own."""
-        return (address.tcp(LOOPBACK_6, place.port),) if self.draws_ports else ()
+        return (tcp(LOOPBACK_6, address.port),) if self.draws_ports else ()
 
     def take_over(self, process: Process) -> None:
         """The run that was started beside another is the one that counts from now on."""
         if not self._is_background:
             self._spawner.bring_to_foreground(process)
 
-    def _environment_at(self, place: Address) -> Mapping[str, str]:
+    def _environment_at(self, address: Address) -> Mapping[str, str]:
         """Untouched, but for --env and PORT: a service that reads that to know where to listen finds the inner port.
 
         What a helper leaves behind is told from what the service does by a variable.
         """
-        port = str(place.port)
+        port = str(address.port)
         changes = {name: text.replace(PLACEHOLDER, port) for name, text in self._variables}
-        if "PORT" in self._environment and not place.is_unix:
+        if "PORT" in self._environment and not address.is_unix:
             changes = {"PORT": port, **changes}
         if self._is_background:
             changes[HELPER_VARIABLE] = "1"

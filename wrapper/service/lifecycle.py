@@ -14,10 +14,10 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job
-from wrapper.service.probe import Health, is_free, report_squatter
-from wrapper.service.process import cannot_start
+from wrapper.service.probe import Health, Probe, is_free, report_squatter
+from wrapper.service.process import Process, cannot_start
 from wrapper.service.run import Run, Stopping
-from wrapper.service.state import State
+from wrapper.service.state import Life, State
 from wrapper.service.wakeup import ENDING, WakeUp
 from wrapper.values import signal_name
 
@@ -27,17 +27,14 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.launcher import Launcher
-    from wrapper.service.probe import Probe
-    from wrapper.service.process import Process
     from wrapper.service.restart import RestartPolicy
-    from wrapper.service.state import Life
     from wrapper.settings import Settings
 
 KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
 LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
 MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
-PORT_INTERVAL = 0.5  # seconds between two looks whether a port is free again
+PORT_INTERVAL = 0.5  # seconds between two polls whether a port is free again
 PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
 
 
@@ -72,18 +69,17 @@ class Lifecycle:
 
     def start(self, job: Job) -> str | None:
         self.restarts.reset()
-        return self._bring_up(job) if self.run is None else self._state_of_run()
+        if self.run is None:
+            return self._bring_up(job)
+        if self.is_late:
+            self.probe_ready()
+        return self.life.reason if self.is_late else None
 
     def start_again(self) -> str | None:
         """Start after an exit; the pauses of the restart policy go on."""
         self.life.count_restart("exit")
         self.restarts.forget()
         return self._bring_up(Job("start", "again after an exit"))
-
-    def _state_of_run(self) -> str | None:
-        if self.is_late:
-            self.probe_ready()
-        return self.life.reason if self.is_late else None
 
     def turn_to_starting(self, reason: str) -> None:
         self.gate.hold("the service is starting")
@@ -144,7 +140,7 @@ class Lifecycle:
                 return cannot
         if fault is None:
             self._reuses_port = self._reuses_port or not run.port_was_free
-            self._serve(run)
+            self._serve(run, "ready")
         elif self.wake_up.ending is None:
             if run.has_ended:
                 self.record_fall()
@@ -165,12 +161,14 @@ class Lifecycle:
     def _probe_until_ready(self, run: Run, job: Job) -> str | None:
         return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
 
-    def _serve(self, run: Run) -> None:
+    def _serve(self, run: Run, reason: str) -> Lane | None:
+        """Let the gate lead to the run; returns the lane that was open before."""
         run.ready_since = time.monotonic()
         # First: whatever reads "running" finds the gate open, and no problem that is gone.
-        self.gate.open(run.address, run.process)
+        before = self.gate.open(run.address, run.process)
         self._resolve()
-        self.life.enter(State.RUNNING, "ready")
+        self.life.enter(State.RUNNING, reason)
+        return before
 
     def _resolve(self) -> None:
         for key in PROBLEM_KEYS:
@@ -188,7 +186,7 @@ class Lifecycle:
         assert run is not None
         was_late, fault = self.is_late, self.health.probe_ready(run)
         if was_late and fault is None:
-            self._serve(run)
+            self._serve(run, "ready")
         elif was_late and not run.has_ended and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
 
@@ -269,13 +267,10 @@ class Lifecycle:
         if (fault := self._probe_until_ready(new, job)) is not None:
             self._dismiss(new, old)
             return self._keep_serving(fault)
-        new.ready_since = time.monotonic()
         self.run = new
         self.life.begin(new.process)
         self._launcher.take_over(new.process)
-        old.lane = self.gate.open(new.address, new.process)
-        self._resolve()
-        self.life.enter(State.RUNNING, f"the next run took over: {job.reason}")
+        old.lane = self._serve(new, f"the next run took over: {job.reason}")
         self.stopping.old = old
         self.stopping.retire(old)
         return None

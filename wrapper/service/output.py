@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -55,10 +56,8 @@ class Output:
 
     def _pipe(self, descriptor: int, name: str) -> int:
         reading, writing = os.pipe()
-        try:
+        with contextlib.suppress(OSError):  # over the user's share: the default of 64 KiB is slower, not wrong
             fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
-        except OSError:
-            pass  # over the user's share: the default of 64 KiB is slower, not wrong
         try:
             self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor), f"{self._source}-{name}"))
         except RuntimeError:
@@ -83,11 +82,10 @@ class Output:
                 poller.register(descriptor, select.POLLOUT)
                 poller.poll()
             except OSError as error:
+                self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
                 if error.errno == errno.ENOSPC:
-                    self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
                     return True  # there may be room again for the next piece
                 log.warning("cannot pass the service's output on", cause=error.strerror, descriptor=descriptor)
-                self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
                 return False
         return True
 

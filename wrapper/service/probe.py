@@ -9,28 +9,26 @@ import errno
 import socket
 
 from wrapper import sockets
-from wrapper.address import LOOPBACK
+from wrapper.address import LOOPBACK, Address
 from wrapper.deadline import Deadline
-from wrapper.service.state import State
+from wrapper.service.state import Life, State
+from wrapper.service.wakeup import ENDING, WakeUp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.address import Address
     from wrapper.problems import Board
     from wrapper.service.run import Run
-    from wrapper.service.state import Life
-    from wrapper.service.wakeup import WakeUp
     from wrapper.settings import Settings
 
-FIRST_LOOK, LONGEST_LOOK = 0.010, 0.250  # seconds between two looks
+FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
 READY_INTERVAL = 10.0  # seconds between two probes of a service that is ready, as kubelet's default
 LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
 SILENCE = 5.0  # seconds after which it is said where the service listens instead
 NOTHING_LISTENS = "nothing listens"
-PROBE_TIMEOUT = 2.0  # seconds one look may take; a service that accepts and stays silent is not ready
+PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
 
@@ -48,11 +46,13 @@ class Probe:
             with sockets.connect(address, PROBE_TIMEOUT) as connection:
                 if self._path is None:
                     return None
-                return self._judge(status_of(connection, "GET", self._path, address, PROBE_TIMEOUT))
+                status = status_of(connection, "GET", self._path, address, PROBE_TIMEOUT)
         except (ConnectionRefusedError, FileNotFoundError) as error:
             return f"{NOTHING_LISTENS} at {address}: {error}"
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
+        is_good = any(first <= status <= last for first, last in self._statuses)
+        return None if is_good else f"{self._path} answers {status}"
 
     def fault_of(self, run: Run) -> str | None:
         """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
@@ -70,7 +70,7 @@ class Probe:
 
         `on_silence` is called once, with the fault, where it takes `SILENCE` seconds.
         """
-        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_LOOK
+        deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_INTERVAL
         while not is_over():
             fault = self.fault_of(run)
             if run.has_ended:
@@ -83,13 +83,8 @@ class Probe:
                 silence = Deadline(None)
                 on_silence(fault)
             run.process.ended.wait(deadline.sooner(pause))
-            pause = min(pause * 1.5, LONGEST_LOOK)
-        return "the wrapper is shutting down"
-
-    def _judge(self, status: int) -> str | None:
-        if any(first <= status <= last for first, last in self._statuses):
-            return None
-        return f"{self._path} answers {status}"
+            pause = min(pause * 1.5, LONGEST_INTERVAL)
+        return ENDING
 
 
 class Health:
@@ -184,7 +179,7 @@ def status_of(connection: socket.socket, method: str, path: str, address: Addres
         status = int(words[1])
         if not 100 <= status < 200 or status == SWITCHING_PROTOCOLS:
             return status
-        # The answer is still to come (RFC 9110 section 15.2).
+        # The final response is still to come (RFC 9110 section 15.2).
         head = _read_to(b"\r\n\r\n", head, connection, deadline).partition(b"\r\n\r\n")[2]
 
 

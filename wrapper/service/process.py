@@ -5,6 +5,7 @@ The only room that knows pids, beside the reaper's. Nothing polls: a thread slee
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.address import Address
-    from wrapper.service.procfs import Stat
 
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
 # A signal that ends goes to the whole group, as a terminal's does; any other to the one process, as without a wrapper:
 # gunicorn's workers die of the HUP that its master takes as a reload.
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL})
-SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.1  # seconds between two looks at what is about to end
+SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.005, 0.1  # seconds between two polls of what is about to end
 KILL_TIMEOUT = 5.0  # seconds for what was killed to be seen to end; a process in the kernel may take longer
 REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
 HELPER_VARIABLE = "WRAPPER_HELPER"  # in the environment of a helper and of all it starts
@@ -65,7 +65,7 @@ class Ending:
 class Family:
     """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
 
-    def __init__(self, leader: int, adopted: Callable[[Mapping[int, Stat]], set[int]]) -> None:
+    def __init__(self, leader: int, adopted: Callable[[Mapping[int, procfs.Stat]], set[int]]) -> None:
         self.leader = leader
         self._adopted = adopted
         self._started: dict[int, int] = {}  # of those that were seen: a later process of that number is another one
@@ -92,7 +92,7 @@ class Family:
 
     def end_rest(self, deadline: Callable[[], Deadline]) -> None:
         """End what the leader has left: TERM to what was not told yet, SIGKILL at the deadline, which may move."""
-        pause, killed = SHORTEST_LOOK, None
+        pause, killed = SHORTEST_INTERVAL, None
         while (rest := self.members()) and not (killed is not None and killed.has_passed()):
             if deadline().has_passed():
                 killed = killed or Deadline(KILL_TIMEOUT)
@@ -101,7 +101,7 @@ class Family:
                 _send_each(rest - self._told, signal.SIGTERM)
                 self._told |= rest
             time.sleep(pause)  # not all of them are our children, so nothing tells of their end
-            pause = min(pause * 1.5, LONGEST_LOOK)
+            pause = min(pause * 1.5, LONGEST_INTERVAL)
         if rest:
             log.warning("what the service left behind cannot be ended", pids=" ".join(map(str, sorted(rest))))
 
@@ -114,7 +114,7 @@ class Process(Ending):
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],
-                 adopted: Callable[[Process, Mapping[int, Stat]], set[int]], *, is_helper: bool = False,
+                 adopted: Callable[[Process, Mapping[int, procfs.Stat]], set[int]], *, is_helper: bool = False,
                  on_leader_end: Callable[[Process], None] | None = None) -> None:
         self.pid = popen.pid
         self.ended = threading.Event()
@@ -148,7 +148,10 @@ class Process(Ending):
         self._send(signal.SIGKILL, to_group=True)
         with self._lock:
             self._popen.wait()  # 0 where other code has collected it meanwhile, so its answer does not count
-            self.returncode = UNKNOWN if found is None else _returncode(found)
+            if found is None:
+                self.returncode = UNKNOWN
+            else:
+                self.returncode = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self.ended.set()
         self._on_end(self)
 
@@ -210,7 +213,7 @@ class Process(Ending):
         """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: PermissionError.
         """
         while not self._deadline.has_passed():
-            if self.ended.wait(self._deadline.sooner(LONGEST_LOOK)):
+            if self.ended.wait(self._deadline.sooner(LONGEST_INTERVAL)):
                 return True
         self._send(signal.SIGKILL, to_group=True)
         if not self.ended.wait(KILL_TIMEOUT):
@@ -227,8 +230,7 @@ class Spawner:
     """Starts processes as the wrapper itself was started, and reaps orphans without stealing a status.
 
     `mask`: the signals it must find blocked. `ignored`: those it must find ignored. `descriptors`: its RLIMIT_NOFILE,
-    None where that is ours. `adopts`: orphans that come to this
-    process are taken for what the services have left behind.
+    None where that is ours. `adopts`: orphans that come to this process are taken for what the services left behind.
     """
 
     def __init__(self, mask: frozenset[int] = frozenset(), ignored: frozenset[int] = frozenset(),
@@ -238,7 +240,10 @@ class Spawner:
         self._ignored = ignored
         self._descriptors = descriptors
         self._terminal = _holds_terminal()
-        self._folder, self._umask = _folder(), _umask()  # sidecar code may change ours, and means itself
+        self._folder = _folder()  # sidecar code may change ours, and means itself
+        # The same; only setting it tells what it was: a strict one, for what others may create this very moment.
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
         self._foreground: Process | None = None  # the run that has the terminal, guarded by the lock below
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
@@ -284,26 +289,22 @@ class Spawner:
                 _try_to_give_terminal(os.getpgrp())  # Ctrl-C must reach a process that heeds it
 
     def _popen(self, command: Sequence[str], environment: Mapping[str, str],
-               streams: dict[str, Any]) -> subprocess.Popen[bytes]:
+               how: dict[str, Any]) -> subprocess.Popen[bytes]:
         assert self._lock.locked()
+        how = {"umask": self._umask, **how}
+        if self._folder is not None and _folder() not in (None, self._folder):
+            how.setdefault("cwd", self._folder)  # unsaid while it is ours: not every path to one may be walked again
         # The child inherits this thread's mask.
         before = signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         try:
             # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
-            return subprocess.Popen(command, env=environment, close_fds=False, **{**self._place(), **streams})
+            return subprocess.Popen(command, env=environment, close_fds=False, **how)
         except OSError as error:
             raise _cannot_start(command[0], error) from error
         except ValueError as error:  # a NUL byte in a word of the command
             raise _refused(command[0], str(error), NOT_EXECUTABLE) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _place(self) -> dict[str, Any]:
-        """Working folder and umask as they came. The folder stays unsaid while it is ours: not every path to one may
-        be walked again.
-        """
-        has_moved = self._folder is not None and _folder() not in (None, self._folder)
-        return {"umask": self._umask, **({"cwd": self._folder} if has_moved else {})}
 
     def _group(self, gets_terminal: bool) -> dict[str, Any]:
         """How the process gets a group of its own.
@@ -342,7 +343,7 @@ class Spawner:
         with self._lock:
             return self._reaper.look(self._running)
 
-    def _left_by(self, process: Process, table: Mapping[int, Stat]) -> set[int]:
+    def _left_by(self, process: Process, table: Mapping[int, procfs.Stat]) -> set[int]:
         """The orphans that came to us and that this run, and no later one, has left behind."""
         if not self._adopts:
             return set()
@@ -358,10 +359,8 @@ class Spawner:
 
 def _send_each(pids: set[int], number: int) -> None:
     for pid in pids:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-        except (ProcessLookupError, PermissionError):
-            pass
 
 
 def cannot_signal(error: OSError) -> str:
@@ -381,12 +380,6 @@ def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
     return CannotStart(f"cannot run {name!r}: {cause}", exit_status, f"the command cannot be run: {cause}")
 
 
-def _returncode(found: Any) -> int:
-    """Popen's, from what waitid(2) says: the status, or the negative number of the signal."""
-    status: int = found.si_status
-    return status if found.si_code == os.CLD_EXITED else -status
-
-
 def cannot_start(error: Exception) -> CannotStart:
     """Any other cause: no descriptor, no memory, no thread."""
     return CannotStart(f"cannot start the service: {error}", NOT_EXECUTABLE)
@@ -398,13 +391,6 @@ def _folder() -> str | None:
         return os.getcwd()
     except OSError:
         return None
-
-
-def _umask() -> int:
-    """Only setting it tells what it was; a strict one, for what others may create this very moment."""
-    found = os.umask(0o077)
-    os.umask(found)
-    return found
 
 
 def _holds_terminal() -> bool:

@@ -7,6 +7,7 @@ are looked at, and a while passes for those that sidecar code may still ask for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -43,7 +44,8 @@ class Reaper:
             return FOREIGN_GRACE
         due = {pid: since + self._grace(pid) for pid, since in seen.items()}
         for pid in [pid for pid in due if due[pid] <= now]:
-            _collect(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
             self._inherited.discard(pid)
             del seen[pid], due[pid]
         self._since = seen
@@ -65,21 +67,9 @@ def _adopted() -> list[int]:
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
     except OSError:
-        return [int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _is_ours(int(entry))]
-
-
-def _is_ours(pid: int) -> bool:
-    known = procfs.stat(pid)
-    return known is not None and known.parent == os.getpid()
+        return [pid for pid, known in procfs.processes().items() if known.parent == os.getpid()]
 
 
 def _is_zombie(pid: int) -> bool:
     known = procfs.stat(pid)
     return known is not None and known.state == "Z"
-
-
-def _collect(pid: int) -> None:
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from wrapper import sockets
 from wrapper.service import probe
-from wrapper.service.process import cannot_signal
+from wrapper.service.process import Process, cannot_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
     from wrapper.address import Address
-    from wrapper.service.process import Process
 
 SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer
 RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
 
 
 def by_signal(number: int, settle: float = 0.0) -> Callable[[Process, Address], str | None]:
-    """A signal has no answer: a service that does not live on for `settle` seconds was ended by it."""
+    """A signal has no response: a service that does not live on for `settle` seconds was ended by it."""
 
     def send(process: Process, _: Address) -> str | None:
         try:

@@ -23,33 +23,24 @@ class RestartPolicy:
         # Guards what follows: the controller's thread and the one that tries a configuration both write it.
         self._lock = threading.Lock()
         self._pause = self._first
-        self._is_on_trial = False
+        self.is_on_trial = False
         self._undecided: int | None = None  # the exit status of what fell on trial
         self._next_start: Deadline | None = None
-        self._final_status: int | None = None
-
-    @property
-    def is_on_trial(self) -> bool:
-        return self._is_on_trial
+        self.final_status: int | None = None  # the exit status of what is not started again; None while there is hope
 
     def begin_trial(self) -> None:
         with self._lock:
-            self._is_on_trial = True
+            self.is_on_trial = True
 
     def end_trial(self) -> None:
         with self._lock:
-            self._is_on_trial = False
+            self.is_on_trial = False
 
     @property
     def undecided(self) -> int | None:
         """The exit status of what a trial that is over has left ended."""
         with self._lock:
-            return None if self._is_on_trial else self._undecided
-
-    @property
-    def final_status(self) -> int | None:
-        """The exit status of what is not started again; None while there is hope."""
-        return self._final_status
+            return None if self.is_on_trial else self._undecided
 
     def next_start_in(self) -> float | None:
         """Seconds until the next start is due, None while none is."""
@@ -59,7 +50,7 @@ class RestartPolicy:
     def forget(self) -> None:
         """The service is started or stopped: an earlier exit needs no decision any more."""
         with self._lock:
-            self._undecided = self._next_start = self._final_status = None
+            self._undecided = self._next_start = self.final_status = None
 
     def reset(self) -> None:
         """The same, on request: the pauses begin again with the first one."""
@@ -70,11 +61,11 @@ class RestartPolicy:
     def record_exit(self, exit_status: int, ready_seconds: float) -> float | None:
         """Seconds until the next start after an exit; None where there is none, or where a trial's end decides that."""
         with self._lock:
-            self._undecided = exit_status if self._is_on_trial else None
-            if self._is_on_trial:
+            self._undecided = exit_status if self.is_on_trial else None
+            if self.is_on_trial:
                 return None
             if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):
-                self._final_status = exit_status
+                self.final_status = exit_status
                 return None
             return self._schedule(ready_seconds)
 

@@ -8,8 +8,8 @@ import time
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.service import procfs
-from wrapper.service.process import KILL_TIMEOUT, cannot_signal
-from wrapper.service.state import State
+from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
+from wrapper.service.state import Life, State
 from wrapper.service.wakeup import in_thread
 from wrapper.values import signal_name
 
@@ -18,16 +18,13 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
-    from wrapper.service.process import Process
-    from wrapper.service.state import Life
     from wrapper.service.wakeup import WakeUp
     from wrapper.settings import Settings
-
 
 STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
 LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s
 HUNG_STOP_TIMEOUT = 2.0  # the same for a service that hangs, while requests are held
-LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its answers to reach clients, at the container's end
+LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its responses to reach clients, at the container's end
 
 
 class Run:
@@ -193,10 +190,10 @@ class Stopping:
 
     def hear_signal(self, number: int, run: Run | None, *, is_second: bool) -> None:
         """The wrapper is to end: what is being stopped has no more time than then, and a second signal is passed on."""
-        for each in (run, self.old):
-            was_stopping = each is not None and each.process.is_stopping
-            if each is not None and (is_second or was_stopping):
+        for each in filter(None, (run, self.old)):
+            was_stopping = each.process.is_stopping
+            if is_second or was_stopping:
                 each.begin_stop(number, self._given_or(LAST_STOP_TIMEOUT))
-            if each is not None and is_second and was_stopping:
+            if is_second and was_stopping:
                 with contextlib.suppress(PermissionError):
                     each.process.signal(number)

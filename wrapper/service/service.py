@@ -37,14 +37,14 @@ class Surroundings:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], spawner: Spawner, feed: Feed, board: Board,
                  make_upstream: Callable[[Address], gate.Upstream],
-                 on_helper_over: Callable[[int, bool], None] | None = None) -> None:
+                 on_helper_over: Callable[[int, bool], None] = lambda *_: None) -> None:
         self.settings = settings
         self.environment = environment
         self.spawner = spawner
         self.feed = feed
         self.board = board
         self.make_upstream = make_upstream
-        self.on_helper_over = on_helper_over or _ignore
+        self.on_helper_over = on_helper_over  # a helper's end ends nothing else
 
 
 class Service:
@@ -108,10 +108,6 @@ class Helper(Service):
             self.controller.launch_aside()
         except CannotStart as error:
             self.around.board.report(self.name, str(error))
-
-
-def _ignore(exit_status: int, planned: bool) -> None:
-    """The end of a helper ends nothing else."""
 
 
 def _reload(settings: Settings) -> ReloadAction | None:

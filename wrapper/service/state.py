@@ -40,7 +40,6 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.FAILED: frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.STOPPED, State.BACKOFF}),
 }
 
-
 HALFWAY = frozenset({State.STARTING, State.DRAINING, State.STOPPING})  # where no action may leave the service
 
 
