@@ -69,8 +69,7 @@ class Site:
         self.stage = Stage(folder, "--config-source", str(self.source), "--config-file",
                            str(self.place) + ("/" if place.endswith("/") else ""), "--config-action", "none",
                            "--config-min-interval", "0s", *options)
-        self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription(
-            self.stage.around.settings)
+        self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription()
 
     def look(self):
         for _ in range(2):  # what was written just now counts when it has been still for a look

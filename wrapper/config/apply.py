@@ -6,6 +6,7 @@ service goes on with what worked before.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from wrapper import cause
@@ -59,7 +60,8 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                         step="settings")]
     with service.changing:
         try:
-            problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
+            problems, change = _prepared(service, files, check, None, action=action, ready_timeout=ready_timeout,
+                                         probe=probe, mode=mode, handle=handle, reason=reason)
             if change is None:
                 return problems
             return change.leave() if is_stopped(service) else change.bring_into_force()
@@ -67,18 +69,15 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
 
 
-def _prepared(service: Service, files: Mapping[str, Content], check: Check, action: Action,
-              ready_timeout: float | None, probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str,
-              deadline: Deadline | None = None) -> tuple[list[Problem], Change | None]:
+def _prepared(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline | None,
+              **how: Any) -> tuple[list[Problem], Change | None]:
     """Files that are checked and in place, or why not; neither where they are in force already."""
     change = None
     try:
-        _refuse_unknown(ready_timeout, probe, mode)
-        act = actions.of(action, service, handle, reason, ready_timeout)
-        change = Change(service, files, act, probe, handle, ready_timeout, mode)
+        change = Change(service, files, **how)
         if change.is_in_force:
             return [], None
-        change.prepare(check, deadline)
+        change.prepare(check, deadline or Deadline(None))
     except (Fault, ValueError) as error:
         return [_problem(error, change)], None
     return [], change
@@ -91,17 +90,19 @@ def apply_first(service: Service, files: Mapping[str, Content], check: Check, ac
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        return _prepared(service, files, check, action, None, None, mode, service, reason, deadline)
+        return _prepared(service, files, check, deadline, action=action, mode=mode, handle=service, reason=reason)
 
 
 class Change:
-    """One transaction with one service. Raises: Fault where a file cannot be read."""
+    """One transaction with one service. Raises: Fault where a file cannot be read; ValueError for no good argument."""
 
-    def __init__(self, service: Service, files: Mapping[str, Content], act: Act, probe: Callable[..., Any] | None,
-                 handle: Any, ready_timeout: float | None, mode: int | None = None) -> None:
+    def __init__(self, service: Service, files: Mapping[str, Content], action: Action, handle: Any, reason: str, *,
+                 ready_timeout: float | None = None, probe: Callable[..., Any] | None = None,
+                 mode: int | None = None) -> None:
+        _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
+        self._act = actions.of(action, service, handle, reason, ready_timeout)
         self.transaction = Transaction(files, journal.index_folder(make=True), mode) if files else None
-        self._act = act
         self._probe = probe
         self._handle = handle
         self._ready_timeout = ready_timeout
@@ -113,13 +114,13 @@ class Change:
         is_change = self.transaction is None or self.transaction.is_change
         return not is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
 
-    def prepare(self, check: Check, deadline: Deadline | None = None) -> None:
+    def prepare(self, check: Check, deadline: Deadline) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
         if self.transaction is None:
             return
         staged = self.transaction.stage()
         try:
-            self._check(check, staged, deadline or Deadline(None))
+            self._check(check, staged, deadline)
         except BaseException:
             self.transaction.undo()
             raise
@@ -163,7 +164,7 @@ class Change:
         """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
         with self._service.changing:
             if generation(self._service) == 0:
-                self._await_states(State.STOPPED)  # it has not been started yet; later STOPPED is for somebody to end
+                self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
             self._await_states(*UNDER_WAY)
             try:
                 return self._conclude(self._fault(Act(self._service, "", None, actions.SIGNAL_SETTLE)))
@@ -223,7 +224,7 @@ class Change:
         return Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
-        """Where somebody restarts the service meanwhile its next run counts; a stopped one reads the files later.
+        """Where the service is restarted meanwhile its next run counts; a stopped one reads the files later.
 
         Raises: Fault.
         """
@@ -241,7 +242,7 @@ class Change:
         """Wait for the end of states that pass by themselves."""
         feed = self._service.around.feed
         while not self._service.controller.over.is_set():
-            known = feed.last  # before the look, so that no turn in between is missed
+            known = feed.last  # before the look, so that no transition in between is missed
             if self._service.life.state not in passing:
                 return
             feed.after(known, 1.0)
@@ -259,23 +260,20 @@ class Change:
         if is_stopped(self._service):
             return
         is_same_run = generation(self._service) == self._generation and self._service.life.state is State.RUNNING
-        if is_same_run and (isinstance(self._act, actions.Restart) or self._fault_of_old() is None):
-            return  # where a restart changed nothing, the run that goes on never saw the new files
+        if is_same_run and self._act.kind == "restart":
+            return  # the run that goes on never saw the new files
+        with contextlib.suppress(Fault):
+            if is_same_run:
+                self._act.carry_out()
+                self._must_be_ready(self._act.settle, self._deadline())
+                return
         try:
-            ticket = self._service.controller.ask("restart", "the configuration that worked before is back")
+            job = self._service.controller.ask("restart", "the configuration that worked before is back")
         except Busy:
             return  # it is being stopped, or the wrapper ends: the next start reads the files that are back
-        ticket.wait()
-        if ticket.error is not None:
-            raise Fault("rollback", f"the service does not start with the files that were there before: {ticket.error}")
-
-    def _fault_of_old(self) -> Fault | None:
-        try:
-            self._act.carry_out()
-            self._must_be_ready(self._act.settle, self._deadline())
-            return None
-        except Fault as fault:
-            return fault
+        job.wait()
+        if job.error is not None:
+            raise Fault("rollback", f"the service does not start with the files that were there before: {job.error}")
 
 
 def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
