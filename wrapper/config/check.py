@@ -1,4 +1,4 @@
-"""The check command: may this new file be used? The wrapper's own spawner runs it, so that nobody takes its status."""
+"""The check command: may this new file be used? Only the wrapper's own spawner can run it and see its status."""
 
 from __future__ import annotations
 

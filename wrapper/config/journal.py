@@ -111,8 +111,7 @@ class Journal:
         for other in others:
             file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                _write_line(file, {"lead": lead.path, "files": self._files_in(other)})
-                os.fsync(file)
+                _append(file, {"lead": lead.path, "files": self._files_in(other)})
             finally:
                 os.close(file)
         self.sync()
@@ -171,16 +170,16 @@ class Journal:
             folder.sync()
 
     def append(self, entry: dict[str, Any]) -> None:
-        _write_line(self._file, entry)
-        os.fsync(self._file)
+        _append(self._file, entry)
 
 
-def _write_line(file: int, entry: dict[str, Any]) -> None:
+def _append(file: int, entry: dict[str, Any]) -> None:
     import json  # start-up: only a transaction needs it
 
     line = json.dumps(entry).encode() + b"\n"
     if os.write(file, line) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk takes a part first
+    os.fsync(file)
 
 
 def is_ours(name: str) -> bool:
@@ -371,7 +370,7 @@ def index_folder(*, make: bool) -> str | None:
 
 
 def _enlist(index: str, journal: str) -> str | None:
-    # A name for this transaction alone: whoever drops an entry that leads nowhere must not drop the next one's.
+    # A name for this transaction alone: a repair that drops an entry which leads nowhere must not drop the next one's.
     entry = os.path.join(index, f"{os.getpid()}-{time.time_ns()}-{os.urandom(4).hex()}")
     try:
         os.symlink(journal, entry)
