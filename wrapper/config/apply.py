@@ -64,7 +64,7 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                                          probe=probe, mode=mode, handle=handle, reason=reason)
             if change is None:
                 return problems
-            return change.leave() if is_stopped(service) else change.bring_into_force()
+            return change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
 
@@ -142,18 +142,11 @@ class Change:
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
-    def leave(self) -> list[Problem]:
-        """Keep the files for a service that reads them when it is started again."""
-        try:
-            return self._keep()
-        finally:
-            self._service.controller.end_trial()
-
     def bring_into_force(self) -> list[Problem]:
-        """Act and verify; keep the files, or put them back."""
+        """Act and verify; keep the files, or put them back. A stopped service reads them when it is started again."""
         self._service.controller.begin_trial()
         try:
-            return self._conclude(self._fault(self._act))
+            return self._keep() if is_stopped(self._service) else self._conclude(self._fault(self._act))
         except BaseException:
             self._conclude(Fault("internal", "a fault of the wrapper"))
             raise
