@@ -232,19 +232,19 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
     Returns the files put back. One repair at a time on a machine: the locks of the journals do not tell one that is
     being mended from one whose transaction is under way, and a repair that skips the first must not find it half done.
     """
-    turn = None if index is None else _await_turn(index)
+    lock = None if index is None else _lock_index(index)
     try:
         restored = []
         for path in paths:  # a file, or a folder with folders
             for folder in [place for place, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
                 restored += _repair_at(folder)
-        return restored if turn is None or index is None else restored + _repair_known(index, turn)
+        return restored if lock is None or index is None else restored + _repair_known(index, lock)
     finally:
-        if turn is not None:
-            os.close(turn)
+        if lock is not None:
+            os.close(lock)
 
 
-def _await_turn(index: str) -> int | None:
+def _lock_index(index: str) -> int | None:
     """The lock of the index; None where it cannot be had, which must not keep a service from starting."""
     with contextlib.suppress(OSError):
         file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
@@ -288,10 +288,10 @@ def _journals(folder: Folder) -> list[str]:
     return found
 
 
-def _repair_known(index: str, turn: int) -> list[str]:
+def _repair_known(index: str, lock: int) -> list[str]:
     """Mend what the entries of the index point to, and drop those where nothing is there any more."""
     restored = []
-    for name in os.listdir(turn):
+    for name in os.listdir(lock):
         with contextlib.suppress(OSError):  # its transaction has just dropped it
             entry = os.path.join(index, name)
             restored += _repair_at(os.path.dirname(os.readlink(entry)))

@@ -41,7 +41,7 @@ OWNER = "wrapper"  # the author of our silences; all others are left alone
 ROUTE = "/alertmanager"
 SILENCE_DAYS = 3650  # Alertmanager knows no silence without an end; ours end when the site says so
 RECONCILE_INTERVAL = 60.0  # seconds between two looks whether our silences are still there
-NOBODY = "nobody"  # the receiver of alerts that no notifier asks for
+UNROUTED = "nobody"  # the receiver of alerts that no notifier asks for
 
 Matchers = frozenset[tuple[str, str]]
 
@@ -58,14 +58,14 @@ def yaml(document: Any) -> str:
 
 def alertmanager_file(site: Mapping[str, Any]) -> str:
     """Receivers and routes for the site's notifiers, in their order. Raises: ValueError."""
-    receivers, routes = [{"name": NOBODY}], []
+    receivers, routes = [{"name": UNROUTED}], []
     for number, notifier in enumerate(site.get("notifiers") or []):
         name = f"{number}-{notifier.get('type')}"
         receivers.append({"name": name, **receiver(notifier, site.get("smtp") or {})})
         severity = notifier.get("severity")
         routes.append({"receiver": name, "continue": True,
                        **({"matchers": [f"severity={json.dumps(severity, ensure_ascii=False)}"]} if severity else {})})
-    route = {"receiver": NOBODY, "group_by": ["alertname"], "routes": routes}
+    route = {"receiver": UNROUTED, "group_by": ["alertname"], "routes": routes}
     return yaml({"route": route, "receivers": receivers})
 
 
