@@ -13,7 +13,6 @@ from wrapper.config.transaction import Fault
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.service import reload
-from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,14 +132,3 @@ def call(address: Address, method: str, path: str) -> tuple[int, str]:
         return response.status, response.read(RESPONSE_BYTES).decode("utf-8", "replace")
     finally:
         connection.close()
-
-
-def generation(service: Service) -> int:
-    """How many runs of the service there were so far."""
-    number: int = service.life.snapshot()["generation"]
-    return number
-
-
-def is_stopped(service: Service) -> bool:
-    """True where the service was stopped on purpose: it reads its files when it is started again."""
-    return service.life.state is State.STOPPED

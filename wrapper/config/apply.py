@@ -13,7 +13,7 @@ from wrapper import cause
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config import journal
-from wrapper.config.action import Act, generation, is_stopped
+from wrapper.config.action import Act
 from wrapper.config.bounded import matter_of_caller, verdict
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
@@ -101,18 +101,24 @@ class Change:
                  mode: int | None = None) -> None:
         _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
+        self._life = service.life
         self._act = actions.of(action, service, handle, reason, ready_timeout)
         self.transaction = Transaction(files, journal.index_folder(make=True), mode) if files else None
         self._probe = probe
         self._handle = handle
         self._ready_timeout = ready_timeout
-        self._generation = generation(service)
+        self._first_run = self._run
+
+    @property
+    def _run(self) -> int:
+        """The number of the latest run of the service; 0 before its first start."""
+        return int(self._life.snapshot()["generation"])
 
     @property
     def is_in_force(self) -> bool:
         """True where the files say this already, to a service that is up or has not looked yet."""
         is_change = self.transaction is None or self.transaction.is_change
-        return not is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
+        return not is_change and self._life.state not in (State.FAILED, State.BACKOFF)
 
     def prepare(self, check: Check, deadline: Deadline) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
@@ -146,7 +152,7 @@ class Change:
         """Act and verify; keep the files, or put them back. A stopped service reads them when it is started again."""
         self._service.controller.begin_trial()
         try:
-            return self._keep() if is_stopped(self._service) else self._conclude(self._fault(self._act))
+            return self._keep() if self._life.state is State.STOPPED else self._conclude(self._fault(self._act))
         except BaseException:
             self._conclude(Fault("internal", "a fault of the wrapper"))
             raise
@@ -156,7 +162,7 @@ class Change:
     def settle(self) -> list[Problem]:
         """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
         with self._service.changing:
-            if generation(self._service) == 0:
+            if self._run == 0:
                 self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
             self._await_states(*UNDER_WAY)
             try:
@@ -221,12 +227,12 @@ class Change:
 
         Raises: Fault.
         """
-        run = generation(self._service)
+        run = self._run
         while (fault := self._service.controller.verify(settle, deadline.remaining() or 0.001)) is not None:
             self._await_states(*UNDER_WAY)
-            if is_stopped(self._service):
+            if self._life.state is State.STOPPED:
                 return
-            run, before = generation(self._service), run
+            run, before = self._run, run
             if run == before:
                 raise Fault("ready", fault)
             settle = 0.0
@@ -236,7 +242,7 @@ class Change:
         feed = self._service.around.feed
         while not self._service.controller.over.is_set():
             known = feed.last  # before the look, so that no transition in between is missed
-            if self._service.life.state not in passing:
+            if self._life.state not in passing:
                 return
             feed.after(known, 1.0)
 
@@ -244,15 +250,15 @@ class Change:
         output = self._service.output
         if output is None:
             return []
-        has_ended = self._service.life.snapshot()["pid"] is None
+        has_ended = self._life.snapshot()["pid"] is None
         output.finish(Deadline(LAST_WORDS_TIMEOUT if has_ended else WORDS_TIMEOUT))
         return output.lines(LAST_LINES)
 
     def _mend(self) -> None:
         """Have the service go on with the files that are back. Raises: Fault."""
-        if is_stopped(self._service):
+        if self._life.state is State.STOPPED:
             return
-        is_same_run = generation(self._service) == self._generation and self._service.life.state is State.RUNNING
+        is_same_run = self._run == self._first_run and self._life.state is State.RUNNING
         if is_same_run and self._act.kind == "restart":
             return  # the run that goes on never saw the new files
         with contextlib.suppress(Fault):
@@ -283,17 +289,10 @@ def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
 def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool = False) -> Problem:
     if not isinstance(error, Fault):
         return Problem(str(error), step="settings")
-    details: dict[str, Any] = {"step": error.step}
-    if error.output:
-        details["output"] = error.output
+    details: dict[str, Any] = {"step": error.step, "output": error.output, "rolled_back": rolled_back,
+                               "retry": error.retry}
     message = ("the new configuration is undone: " if rolled_back else "") + error.message
     if change is not None and change.transaction is not None:
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
         message += change.transaction.doubt if error.step in ("action", "ready") else ""
-    if rolled_back:
-        details["rolled_back"] = True
-    if error.retry:
-        details["retry"] = True
-    return Problem(message, **details)
-
-
+    return Problem(message, **{name: value for name, value in details.items() if value})

@@ -214,5 +214,3 @@ def before_start(settings: Settings, service: Service) -> Subscription | None:
     subscription = declared.subscription()
     subscription.first(Deadline(settings.config_wait), declared.first)
     return subscription
-
-

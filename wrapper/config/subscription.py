@@ -309,7 +309,8 @@ class Subscription:
 
     def _bring(self, value: Any) -> list[Problem]:
         """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""
-        timer = threading.Timer(SLOW_SECONDS, self._report_slow)
+        message = f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s"
+        timer = threading.Timer(SLOW_SECONDS, self._board.report, (self._key, message, "slow"))
         timer.daemon = True
         timer.name = f"config-{self.name}-slow"
         timer.start()
@@ -320,9 +321,6 @@ class Subscription:
         finally:
             timer.cancel()
             self._board.resolve(self._key, "slow")
-
-    def _report_slow(self) -> None:
-        self._board.report(self._key, f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s", "slow")
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
         """Note how a change went. One whose content is not to blame is tried again."""
