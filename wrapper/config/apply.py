@@ -60,16 +60,14 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                         step="settings")]
     with service.changing:
         try:
-            problems, change = _prepared(service, files, check, None, action=action, ready_timeout=ready_timeout,
-                                         probe=probe, mode=mode, handle=handle, reason=reason)
-            if change is None:
-                return problems
-            return change.bring_into_force()
+            problems, change = _prepared(service, files, check, Deadline(None), action=action, probe=probe, mode=mode,
+                                         ready_timeout=ready_timeout, handle=handle, reason=reason)
+            return problems if change is None else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
 
 
-def _prepared(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline | None,
+def _prepared(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline,
               **how: Any) -> tuple[list[Problem], Change | None]:
     """Files that are checked and in place, or why not; neither where they are in force already."""
     change = None
@@ -77,7 +75,7 @@ def _prepared(service: Service, files: Mapping[str, Content], check: Check, dead
         change = Change(service, files, **how)
         if change.is_in_force:
             return [], None
-        change.prepare(check, deadline or Deadline(None))
+        change.prepare(check, deadline)
     except (Fault, ValueError) as error:
         return [_problem(error, change)], None
     return [], change
