@@ -44,7 +44,7 @@ class Server:
                 pass
 
     def close(self):
-        # A close alone leaves the thread in accept, and a restarted accept is for whoever has the number by then.
+        # A close alone leaves the thread in accept, and a restarted accept is for the next owner of the number.
         with contextlib.suppress(OSError):  # a test closed it itself
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()

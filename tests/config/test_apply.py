@@ -256,7 +256,7 @@ def test_what_ends_the_service_when_it_is_told_is_not_tried_again(stage):
     assert "retry" not in only(stage.apply("fatal", action="POST /-/reload")).details
 
 
-def test_a_call_that_nobody_takes_is_tried_again(stage, monkeypatch):
+def test_a_call_that_is_refused_is_tried_again(stage, monkeypatch):
     def refuse(*_):
         raise actions.Unsent("Connection refused")
 
@@ -290,16 +290,16 @@ def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(("verb", "state"), [("restart", State.RUNNING), ("stop", State.STOPPED)])
-def test_an_end_that_somebody_asked_for_is_not_the_configurations_fault(stage, monkeypatch, verb, state):
+def test_an_end_that_was_asked_for_is_not_the_configurations_fault(stage, monkeypatch, verb, state):
     monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
-    tickets = []
-    thread = threading.Thread(target=lambda: tickets.append(stage.apply("new", action="signal:HUP")))
+    results = []
+    thread = threading.Thread(target=lambda: results.append(stage.apply("new", action="signal:HUP")))
     thread.start()
     # The reload itself refuses a stop; what comes behind it is meant.
     wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._jobs.is_empty)
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(10)
-    assert tickets == [[]]
+    assert results == [[]]
     assert stage.state is state
     assert stage.file.read_text() == "new"
 
@@ -324,7 +324,7 @@ def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, mo
     stage.stop()
 
 
-def test_a_restart_that_somebody_asks_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
+def test_a_restart_that_is_asked_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
     """--restart never would otherwise end the container with files that were to be put back."""
     monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
     found = []
@@ -392,7 +392,7 @@ def test_an_action_of_the_authors_that_raises_is_a_fault(stage):
 
 @pytest.mark.parametrize("how", ["probe", "action"])
 def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
-    """Everybody may read the board, and messages hold what the code was called with."""
+    """All may read the board, and messages hold what the code was called with."""
 
     def leak(service):
         raise RuntimeError("login with secret-1 failed")
@@ -405,7 +405,7 @@ def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
 
 @pytest.mark.parametrize("how", ["probe", "action"])
 def test_an_authors_code_that_hangs_is_late_and_the_change_is_undone(stage, how):
-    """Nobody mends a service that falls while a change is on trial, so a trial must end."""
+    """A service that falls is not restarted while a change is on trial, so a trial must end."""
     free = threading.Event()
     problem = only(stage.apply("new", ready_timeout=1, **{"action": "signal:HUP", how: lambda service: free.wait(20)}))
     free.set()
@@ -474,7 +474,7 @@ def test_the_files_of_a_service_that_is_gone_for_good_stay_as_they_were(stage):
     assert stage.file.read_text() == "old"
 
 
-def test_an_action_nobody_knows_is_named(stage):
+def test_an_unknown_action_is_named(stage):
     assert "no such action: 'dance'" in only(stage.apply("new", action="dance")).message
     assert stage.file.read_text() == "old"
 

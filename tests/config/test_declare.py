@@ -54,7 +54,7 @@ def test_no_value_is_in_a_fault():
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "", ".", "..", "a//b", "a/", "x\0y",
                                   ".a.yml.wrapper-journal", "sub/.a.yml.wrapper-old"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(name):
-    """Whoever answers for the source may fill the folder, and write nowhere else; nor what a repair would believe."""
+    """The owner of the source may fill the folder, and write nowhere else; nor what a repair would believe."""
     with pytest.raises(ValueError, match="no name of a file inside the folder"):
         declare._inside(name)
     assert declare._inside("sub/.a.yml") == "sub/.a.yml"
@@ -69,8 +69,7 @@ class Site:
         self.stage = Stage(folder, "--config-source", str(self.source), "--config-file",
                            str(self.place) + ("/" if place.endswith("/") else ""), "--config-action", "none",
                            "--config-min-interval", "0s", *options)
-        self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription(
-            self.stage.around.settings)
+        self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription()
 
     def look(self):
         for _ in range(2):  # what was written just now counts when it has been still for a look
@@ -176,7 +175,7 @@ def test_a_source_that_is_written_in_place_is_one_change_when_it_is_whole(tmp_pa
 
 
 def test_what_was_rejected_has_one_hash_everywhere(tmp_path):
-    """Whoever reads the problem and whoever asks for the subscription must know that they speak of the same."""
+    """A reader of the problem and one of the subscription must know that they speak of the same."""
     site = Site(tmp_path, "place", "--config-check", "false {file}")
     site.source.write_text("no good")
     assert site.look()

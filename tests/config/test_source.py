@@ -66,7 +66,7 @@ def test_a_tag_goes_to_the_url_that_gave_it(serve):
     assert ["If-None-Match" in head for head in first.heads + other.heads] == [False, False, False, True]
 
 
-def test_a_304_that_nobody_asked_for_is_no_answer(serve):
+def test_a_304_that_was_not_asked_for_is_no_answer(serve):
     assert "answers 304" in refused(serve(answer("", "304 Not Modified")).url)
 
 
@@ -98,7 +98,7 @@ def test_the_timeout_counts_while_a_name_is_resolved(monkeypatch):
     held = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: held.wait(20) and [])
     begin = time.monotonic()
-    assert "no whole answer within 0.1 s" in refused("http://nobody-answers/", timeout=0.1)
+    assert "no whole answer within 0.1 s" in refused("http://no-answer/", timeout=0.1)
     assert time.monotonic() - begin < 5
     held.set()
 
@@ -108,7 +108,7 @@ def test_a_name_that_there_is_not_is_said(monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    assert refused("http://nobody/") == "http://nobody/: Name or service not known"
+    assert refused("http://unknown/") == "http://unknown/: Name or service not known"
 
 
 @pytest.mark.parametrize("make", [lambda held: lambda: held.wait(20), None])
@@ -183,7 +183,7 @@ def test_a_redirect_leads_to_http_only(serve, place):
     assert "no http or https URL" in refused(serve(answer("", "302 Found", f"Location: {place}")).url)
 
 
-def test_nobody_there():
+def test_no_server_there():
     assert "Connection refused" in refused(f"http://127.0.0.1:{free_port()}/")
 
 
@@ -376,7 +376,7 @@ def test_a_file_in_a_folder_as_kubernetes_mounts_it(tmp_path):
 def test_a_link_that_leads_nowhere_is_no_file(tmp_path):
     """An editor's lock is such a link, and must not keep the folder from being read."""
     (tmp_path / "a").write_text("a")
-    (tmp_path / ".#a").symlink_to("somebody@host.123:1")
+    (tmp_path / ".#a").symlink_to("user@host.123:1")
     assert look(str(tmp_path)).content == {"a": b"a"}
 
 

@@ -337,7 +337,7 @@ def test_the_first_value_is_brought_before_the_watch_begins(make):
 
     stage.subscription.first(Deadline(5), bring)
     assert brought == ["one"]
-    assert stage.status["hash_applied"] is None, "nobody knows yet whether the service starts with it"
+    assert stage.status["hash_applied"] is None, "it is not known yet whether the service starts with it"
     stage.subscription.start()
     assert rest.wait(5)
     stage.settle(1)

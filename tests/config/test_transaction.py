@@ -392,9 +392,9 @@ def test_a_change_that_is_not_made_leaves_the_file_itself(files):
     transaction = begin(files)
     with open(files[0], "a") as file:
         file.write(" and more")
-    files[2].write_text("somebody else's")
+    files[2].write_text("another's")
     transaction.undo()
-    assert contents(files) == ["old a and more", "old b", "somebody else's"]
+    assert contents(files) == ["old a and more", "old b", "another's"]
     assert os.stat(files[0]).st_ino == before
 
 
@@ -632,7 +632,7 @@ def test_the_next_transaction_repairs_what_it_finds(files):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_whoever_changes_one_of_the_files_repairs_all_of_them_before_it_reads_any(files, tmp_path, number):
+def test_a_change_of_one_of_the_files_repairs_all_of_them_before_it_reads_any(files, tmp_path, number):
     """Else its own way back would lead to what the crash has left, or one version too far."""
     abandon(files)
     transaction = Transaction({str(files[number]): "next"}, None)
@@ -659,7 +659,7 @@ def test_a_transaction_that_is_under_way_is_left_alone(files):
     transaction.keep()
 
 
-def test_the_index_finds_journals_whose_paths_nobody_knows(files, tmp_path):
+def test_the_index_finds_journals_whose_paths_are_unknown(files, tmp_path):
     index = tmp_path / "index"
     index.mkdir(mode=0o700)
     abandon(files, str(index))
@@ -683,7 +683,7 @@ def test_the_index_knows_a_transaction_before_anything_that_takes_time(files, tm
     assert listing(index) == []
 
 
-def test_a_journal_of_somebody_else_is_left_alone(files, tmp_path):
+def test_a_journal_of_another_user_is_left_alone(files, tmp_path):
     """In a folder that others can write to, a journal would make us put their files in place."""
     abandon(files)
     os.chown(journal_in(tmp_path), 12, 34)
@@ -724,14 +724,14 @@ def test_the_journal_holds_no_content(files, tmp_path):
     transaction.undo()
 
 
-def test_an_index_that_changes_meanwhile_harms_nobody(files, tmp_path, monkeypatch):
+def test_an_index_that_changes_meanwhile_does_no_harm(files, tmp_path, monkeypatch):
     """Several wrappers on one machine share it."""
     monkeypatch.setattr(journal.os, "listdir", lambda index: ["gone"])
     assert repair([], str(tmp_path)) == []
 
 
 def test_repair_waits_for_the_repair_of_another_wrapper(files, tmp_path, monkeypatch):
-    """Wrappers on one machine share the index: a service must not start while somebody else puts its files back."""
+    """Wrappers on one machine share the index: a service must not start while another wrapper puts its files back."""
     index = tmp_path / "index"
     index.mkdir(mode=0o700)
     abandon(files, str(index))

@@ -13,7 +13,6 @@ from wrapper.config.transaction import Fault
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.service import reload
-from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +26,8 @@ if TYPE_CHECKING:
     Action = Union[str, Callable[..., Any], None]
 
 CALL_TIMEOUT = 30.0  # seconds the service may take for one call; Prometheus reads all its rules within it
-ANSWER_BYTES = 16 * 1024  # of an answer that says what is wrong
-SIGNAL_SETTLE = 1.0  # seconds in which a service that a signal kills is seen to fall; a signal has no answer
+RESPONSE_BYTES = 16 * 1024  # of a response that says what is wrong
+SIGNAL_SETTLE = 1.0  # seconds in which a service that a signal kills is seen to fall; a signal has no response
 CALL_SETTLE = 0.2  # the same, behind a call that was answered
 
 
@@ -37,63 +36,37 @@ class Unsent(Exception):
 
 
 class Act:
-    """One way to make the service take its files. `settle`: seconds it must live on before it counts as ready."""
+    """One way to make the service take its files: `kind` of job for its controller; None: it looks at them by itself.
 
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float) -> None:
-        self._service = service
-        self._reason = reason
-        self._ready_timeout = ready_timeout
+    `reload`: how to reload a service that is up, in the controller's thread. `work`: the same in the caller's thread,
+    as it may take long; "barrier" only says when no job runs and the service is up; it raises Fault. `settle`: seconds
+    the service must live on before it counts as ready.
+    """
+
+    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float,
+                 kind: str | None = None, reload: ReloadAction | None = None,
+                 work: Callable[[], None] | None = None) -> None:
+        self.kind = kind
         self.settle = settle
+        self._controller = service.controller
+        self._job = reason, reload, ready_timeout
+        self._work = work
 
     def carry_out(self) -> None:
-        """Raises: Fault. Nothing here: the service looks at its files by itself."""
-
-    def _ask(self, kind: str, **how: Any) -> bool:
-        """Have the controller do something, and wait for its end; False where it started a run, which reads its files.
-
-        Raises: Fault.
-        """
+        """Tell the service, and wait until it has taken its files. Raises: Fault."""
+        if self.kind is None:
+            return
+        reason, reload, ready_timeout = self._job
         try:
-            job = self._service.controller.ask(kind, self._reason, ready_timeout=self._ready_timeout, **how)
+            job = self._controller.ask(self.kind, reason, reload=reload, ready_timeout=ready_timeout)
         except Busy as error:
             raise Fault("action", error.message, retry=True) from error
         job.wait()
         if job.error is not None:
             raise Fault("action", job.error)
-        if job.has_started_run:
+        if job.has_started_run:  # which has read its files
             self.settle = 0.0
-        return not job.has_started_run
-
-
-class Restart(Act):
-    def carry_out(self) -> None:
-        self._ask("restart")
-
-
-class Reload(Act):
-    """The service's own way, see --reload-signal and --reload-path; without one a restart."""
-
-    def carry_out(self) -> None:
-        self._ask("reload")
-
-
-class Tell(Act):
-    """A way of its own to reload a service that is up: `how`, in the controller's thread, or `work`, in the caller's.
-
-    `work` may take long, so the controller only says when no job runs and the service is up; it raises Fault.
-    """
-
-    def __init__(self, service: Service, reason: str, ready_timeout: float | None, settle: float,
-                 how: ReloadAction | None = None, work: Callable[[], None] | None = None) -> None:
-        super().__init__(service, reason, ready_timeout, settle)
-        self._how = how
-        self._work = work
-
-    def carry_out(self) -> None:
-        """A service that was down has been started by now, and has read its files."""
-        if self._how is not None:
-            self._ask("reload", reload=self._how)
-        elif self._ask("barrier") and self._work is not None:
+        elif self._work is not None:
             self._work()
 
 
@@ -126,21 +99,21 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
     how = service, reason, ready_timeout
     if callable(action):
         timeout = ready_timeout or service.around.settings.ready_timeout
-        return Tell(*how, CALL_SETTLE, work=partial(_run, service, action, handle, timeout))
+        return Act(*how, CALL_SETTLE, "barrier", work=partial(_run, service, action, handle, timeout))
     if action is None or action == "none":
         return Act(*how, SIGNAL_SETTLE)
     if action == "restart":
-        return Restart(*how, 0.0)
+        return Act(*how, 0.0, "restart")
     if action == "reload":
-        return Reload(*how, SIGNAL_SETTLE)
+        return Act(*how, SIGNAL_SETTLE, "reload")
     if not isinstance(action, str):
         raise ValueError(f"no such action: {action!r}")  # noqa: TRY004  as for any other that there is not
     if action.startswith("signal:"):
-        return Tell(*how, SIGNAL_SETTLE, reload.by_signal(values.signal_number(action[len("signal:"):])))
+        return Act(*how, SIGNAL_SETTLE, "reload", reload.by_signal(values.signal_number(action[len("signal:"):])))
     asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)
     if asked is None:
         raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
-    return Tell(*how, CALL_SETTLE, work=partial(_call, service, asked[1], asked[2]))
+    return Act(*how, CALL_SETTLE, "barrier", work=partial(_call, service, asked[1], asked[2]))
 
 
 def call(address: Address, method: str, path: str) -> tuple[int, str]:
@@ -155,18 +128,7 @@ def call(address: Address, method: str, path: str) -> tuple[int, str]:
         except OSError as error:
             raise Unsent(error.strerror or str(error)) from error
         connection.request(method, path, headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status, answer.read(ANSWER_BYTES).decode("utf-8", "replace")
+        response = connection.getresponse()
+        return response.status, response.read(RESPONSE_BYTES).decode("utf-8", "replace")
     finally:
         connection.close()
-
-
-def generation(service: Service) -> int:
-    """How many runs of the service there were so far."""
-    number: int = service.life.snapshot()["generation"]
-    return number
-
-
-def is_stopped(service: Service) -> bool:
-    """True where somebody stopped the service: it reads its files when it is started again."""
-    return service.life.state is State.STOPPED

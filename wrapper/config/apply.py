@@ -6,13 +6,14 @@ service goes on with what worked before.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from wrapper import cause
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config import journal
-from wrapper.config.action import Act, generation, is_stopped
+from wrapper.config.action import Act
 from wrapper.config.bounded import matter_of_caller, verdict
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
@@ -59,23 +60,19 @@ def apply(service: Service, files: Mapping[str, Content], check: Check = None, a
                         step="settings")]
     with service.changing:
         try:
-            problems, change = _prepared(service, files, check, action, ready_timeout, probe, mode, handle, reason)
-            if change is None:
-                return problems
-            return change.leave() if is_stopped(service) else change.bring_into_force()
+            problems, change = _prepared(service, files, check, Deadline(None), action=action, probe=probe, mode=mode,
+                                         ready_timeout=ready_timeout, handle=handle, reason=reason)
+            return problems if change is None else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
 
 
-def _prepared(service: Service, files: Mapping[str, Content], check: Check, action: Action,
-              ready_timeout: float | None, probe: Callable[..., Any] | None, mode: int | None, handle: Any, reason: str,
-              deadline: Deadline | None = None) -> tuple[list[Problem], Change | None]:
+def _prepared(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline,
+              **how: Any) -> tuple[list[Problem], Change | None]:
     """Files that are checked and in place, or why not; neither where they are in force already."""
     change = None
     try:
-        _refuse_unknown(ready_timeout, probe, mode)
-        act = actions.of(action, service, handle, reason, ready_timeout)
-        change = Change(service, files, act, probe, handle, ready_timeout, mode)
+        change = Change(service, files, **how)
         if change.is_in_force:
             return [], None
         change.prepare(check, deadline)
@@ -91,35 +88,43 @@ def apply_first(service: Service, files: Mapping[str, Content], check: Check, ac
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        return _prepared(service, files, check, action, None, None, mode, service, reason, deadline)
+        return _prepared(service, files, check, deadline, action=action, mode=mode, handle=service, reason=reason)
 
 
 class Change:
-    """One transaction with one service. Raises: Fault where a file cannot be read."""
+    """One transaction with one service. Raises: Fault where a file cannot be read; ValueError for no good argument."""
 
-    def __init__(self, service: Service, files: Mapping[str, Content], act: Act, probe: Callable[..., Any] | None,
-                 handle: Any, ready_timeout: float | None, mode: int | None = None) -> None:
+    def __init__(self, service: Service, files: Mapping[str, Content], action: Action, handle: Any, reason: str, *,
+                 ready_timeout: float | None = None, probe: Callable[..., Any] | None = None,
+                 mode: int | None = None) -> None:
+        _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
+        self._life = service.life
+        self._act = actions.of(action, service, handle, reason, ready_timeout)
         self.transaction = Transaction(files, journal.index_folder(make=True), mode) if files else None
-        self._act = act
         self._probe = probe
         self._handle = handle
         self._ready_timeout = ready_timeout
-        self._generation = generation(service)
+        self._first_run = self._run
+
+    @property
+    def _run(self) -> int:
+        """The number of the latest run of the service; 0 before its first start."""
+        return int(self._life.snapshot()["generation"])
 
     @property
     def is_in_force(self) -> bool:
         """True where the files say this already, to a service that is up or has not looked yet."""
         is_change = self.transaction is None or self.transaction.is_change
-        return not is_change and self._service.life.state not in (State.FAILED, State.BACKOFF)
+        return not is_change and self._life.state not in (State.FAILED, State.BACKOFF)
 
-    def prepare(self, check: Check, deadline: Deadline | None = None) -> None:
+    def prepare(self, check: Check, deadline: Deadline) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
         if self.transaction is None:
             return
         staged = self.transaction.stage()
         try:
-            self._check(check, staged, deadline or Deadline(None))
+            self._check(check, staged, deadline)
         except BaseException:
             self.transaction.undo()
             raise
@@ -141,18 +146,11 @@ class Change:
         for command in checks.commands(check, staged):
             checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
-    def leave(self) -> list[Problem]:
-        """Keep the files for a service that reads them when it is started again."""
-        try:
-            return self._keep()
-        finally:
-            self._service.controller.end_trial()
-
     def bring_into_force(self) -> list[Problem]:
-        """Act and verify; keep the files, or put them back."""
+        """Act and verify; keep the files, or put them back. A stopped service reads them when it is started again."""
         self._service.controller.begin_trial()
         try:
-            return self._conclude(self._fault(self._act))
+            return self._keep() if self._life.state is State.STOPPED else self._conclude(self._fault(self._act))
         except BaseException:
             self._conclude(Fault("internal", "a fault of the wrapper"))
             raise
@@ -162,8 +160,8 @@ class Change:
     def settle(self) -> list[Problem]:
         """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
         with self._service.changing:
-            if generation(self._service) == 0:
-                self._await_states(State.STOPPED)  # it has not been started yet; later STOPPED is for somebody to end
+            if self._run == 0:
+                self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
             self._await_states(*UNDER_WAY)
             try:
                 return self._conclude(self._fault(Act(self._service, "", None, actions.SIGNAL_SETTLE)))
@@ -223,16 +221,16 @@ class Change:
         return Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
-        """Where somebody restarts the service meanwhile its next run counts; a stopped one reads the files later.
+        """Where the service is restarted meanwhile its next run counts; a stopped one reads the files later.
 
         Raises: Fault.
         """
-        run = generation(self._service)
+        run = self._run
         while (fault := self._service.controller.verify(settle, deadline.remaining() or 0.001)) is not None:
             self._await_states(*UNDER_WAY)
-            if is_stopped(self._service):
+            if self._life.state is State.STOPPED:
                 return
-            run, before = generation(self._service), run
+            run, before = self._run, run
             if run == before:
                 raise Fault("ready", fault)
             settle = 0.0
@@ -241,8 +239,8 @@ class Change:
         """Wait for the end of states that pass by themselves."""
         feed = self._service.around.feed
         while not self._service.controller.over.is_set():
-            known = feed.last  # before the look, so that no turn in between is missed
-            if self._service.life.state not in passing:
+            known = feed.last  # before the look, so that no transition in between is missed
+            if self._life.state not in passing:
                 return
             feed.after(known, 1.0)
 
@@ -250,32 +248,29 @@ class Change:
         output = self._service.output
         if output is None:
             return []
-        has_ended = self._service.life.snapshot()["pid"] is None
+        has_ended = self._life.snapshot()["pid"] is None
         output.finish(Deadline(LAST_WORDS_TIMEOUT if has_ended else WORDS_TIMEOUT))
         return output.lines(LAST_LINES)
 
     def _mend(self) -> None:
         """Have the service go on with the files that are back. Raises: Fault."""
-        if is_stopped(self._service):
+        if self._life.state is State.STOPPED:
             return
-        is_same_run = generation(self._service) == self._generation and self._service.life.state is State.RUNNING
-        if is_same_run and (isinstance(self._act, actions.Restart) or self._fault_of_old() is None):
-            return  # where a restart changed nothing, the run that goes on never saw the new files
+        is_same_run = self._run == self._first_run and self._life.state is State.RUNNING
+        if is_same_run and self._act.kind == "restart":
+            return  # the run that goes on never saw the new files
+        with contextlib.suppress(Fault):
+            if is_same_run:
+                self._act.carry_out()
+                self._must_be_ready(self._act.settle, self._deadline())
+                return
         try:
-            ticket = self._service.controller.ask("restart", "the configuration that worked before is back")
+            job = self._service.controller.ask("restart", "the configuration that worked before is back")
         except Busy:
             return  # it is being stopped, or the wrapper ends: the next start reads the files that are back
-        ticket.wait()
-        if ticket.error is not None:
-            raise Fault("rollback", f"the service does not start with the files that were there before: {ticket.error}")
-
-    def _fault_of_old(self) -> Fault | None:
-        try:
-            self._act.carry_out()
-            self._must_be_ready(self._act.settle, self._deadline())
-            return None
-        except Fault as fault:
-            return fault
+        job.wait()
+        if job.error is not None:
+            raise Fault("rollback", f"the service does not start with the files that were there before: {job.error}")
 
 
 def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
@@ -292,17 +287,10 @@ def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
 def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool = False) -> Problem:
     if not isinstance(error, Fault):
         return Problem(str(error), step="settings")
-    details: dict[str, Any] = {"step": error.step}
-    if error.output:
-        details["output"] = error.output
+    details: dict[str, Any] = {"step": error.step, "output": error.output, "rolled_back": rolled_back,
+                               "retry": error.retry}
     message = ("the new configuration is undone: " if rolled_back else "") + error.message
     if change is not None and change.transaction is not None:
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
         message += change.transaction.doubt if error.step in ("action", "ready") else ""
-    if rolled_back:
-        details["rolled_back"] = True
-    if error.retry:
-        details["retry"] = True
-    return Problem(message, **details)
-
-
+    return Problem(message, **{name: value for name, value in details.items() if value})

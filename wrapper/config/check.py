@@ -1,4 +1,4 @@
-"""The check command: may this new file be used? The wrapper's own spawner runs it, so that nobody takes its status."""
+"""The check command: may this new file be used? Only the wrapper's own spawner can run it and see its status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Mapping
-from subprocess import SubprocessError
+from subprocess import DEVNULL, SubprocessError
 
 from wrapper import poll
 from wrapper.config.transaction import Fault
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, Union
 
-    from wrapper.service.process import Process, Spawner
+    from wrapper.service.process import Spawner
 
     Command = Union[str, Sequence[str]]
     Check = Union[Command, Mapping[str, Command], Callable[[dict[str, str]], Any], None]
@@ -78,7 +78,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
         raise Fault("check", f"the check cannot run: {error.strerror}", retry=True) from error
     try:
         listener = Listener(reading)
-        process = _spawn(command, environment, spawner, writing)
+        process = spawner.spawn(command, environment, lambda _: None, is_background=True,
+                                stdin=DEVNULL, stdout=writing, stderr=writing)
     except (CannotStart, OSError, RuntimeError, SubprocessError) as error:
         raise Fault("check", f"the check cannot run: {error}", retry=True) from error
     finally:
@@ -92,15 +93,6 @@ def run(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner
     if process.exit_status != 0:
         raise Fault("check", f"{name} rejects the new file with status {process.exit_status}", listener.lines())
     listener.lines()
-
-
-def _spawn(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner, writing: int) -> Process:
-    silence = os.open(os.devnull, os.O_RDONLY)
-    try:
-        return spawner.spawn(command, environment, lambda _: None, is_background=True,
-                             stdin=silence, stdout=writing, stderr=writing)
-    finally:
-        os.close(silence)
 
 
 class Listener:

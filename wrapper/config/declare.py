@@ -42,20 +42,19 @@ class Declared:
 
     def __init__(self, settings: Settings, service: Service) -> None:
         assert settings.config_file is not None
+        self._settings = settings
         self._service = service
         self._place = settings.config_file
         self._name = os.path.basename(self._place.rstrip("/"))
-        self._reason = f"configuration {self._name}"
         self._path = tuple(settings.config_select.split(".")) if settings.config_select else ()
         self._template = settings.config_template
-        self._check = settings.config_check
-        self._action = settings.config_action
-        self._mode = settings.config_mode
+        self._how: dict[str, Any] = {"check": settings.config_check, "action": settings.config_action,
+                                     "mode": settings.config_mode, "reason": f"configuration {self._name}"}
         self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
-    def subscription(self, settings: Settings) -> Subscription:
+    def subscription(self) -> Subscription:
+        settings, around = self._settings, self._service.around
         assert settings.config_source is not None
-        around = self._service.around
         origin = source.of(settings.config_source, timeout=settings.config_timeout,
                            token_file=settings.config_token_file)
         if self._template is not None:
@@ -68,16 +67,14 @@ class Declared:
         files, problems = self._rendered(value)
         if problems:
             return problems, None
-        problems, change = apply_first(self._service, files, self._check, self._action, deadline, mode=self._mode,
-                                       reason=self._reason)
+        problems, change = apply_first(self._service, files, deadline=deadline, **self._how)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
 
     def _bring(self, value: Any) -> list[Problem]:
         files, problems = self._rendered(value)
-        return problems or self._noted(
-            files, apply(self._service, files, self._check, self._action, mode=self._mode, reason=self._reason))
+        return problems or self._noted(files, apply(self._service, files, **self._how))
 
     def _rendered(self, value: Any) -> tuple[Files, list[Problem]]:
         try:
@@ -214,8 +211,6 @@ def before_start(settings: Settings, service: Service) -> Subscription | None:
     if settings.config_source is None:
         return None
     declared = Declared(settings, service)
-    subscription = declared.subscription(settings)
+    subscription = declared.subscription()
     subscription.first(Deadline(settings.config_wait), declared.first)
     return subscription
-
-

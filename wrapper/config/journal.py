@@ -111,8 +111,7 @@ class Journal:
         for other in others:
             file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
-                _write_line(file, {"lead": lead.path, "files": self._files_in(other)})
-                os.fsync(file)
+                _append(file, {"lead": lead.path, "files": self._files_in(other)})
             finally:
                 os.close(file)
         self.sync()
@@ -171,16 +170,16 @@ class Journal:
             folder.sync()
 
     def append(self, entry: dict[str, Any]) -> None:
-        _write_line(self._file, entry)
-        os.fsync(self._file)
+        _append(self._file, entry)
 
 
-def _write_line(file: int, entry: dict[str, Any]) -> None:
+def _append(file: int, entry: dict[str, Any]) -> None:
     import json  # start-up: only a transaction needs it
 
     line = json.dumps(entry).encode() + b"\n"
     if os.write(file, line) < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a full disk takes a part first
+    os.fsync(file)
 
 
 def is_ours(name: str) -> bool:
@@ -233,19 +232,19 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
     Returns the files put back. One repair at a time on a machine: the locks of the journals do not tell one that is
     being mended from one whose transaction is under way, and a repair that skips the first must not find it half done.
     """
-    turn = None if index is None else _await_turn(index)
+    lock = None if index is None else _lock_index(index)
     try:
         restored = []
         for path in paths:  # a file, or a folder with folders
             for folder in [place for place, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
                 restored += _repair_at(folder)
-        return restored if turn is None or index is None else restored + _repair_known(index, turn)
+        return restored if lock is None or index is None else restored + _repair_known(index, lock)
     finally:
-        if turn is not None:
-            os.close(turn)
+        if lock is not None:
+            os.close(lock)
 
 
-def _await_turn(index: str) -> int | None:
+def _lock_index(index: str) -> int | None:
     """The lock of the index; None where it cannot be had, which must not keep a service from starting."""
     with contextlib.suppress(OSError):
         file = os.open(index, os.O_RDONLY | os.O_DIRECTORY)
@@ -289,10 +288,10 @@ def _journals(folder: Folder) -> list[str]:
     return found
 
 
-def _repair_known(index: str, turn: int) -> list[str]:
+def _repair_known(index: str, lock: int) -> list[str]:
     """Mend what the entries of the index point to, and drop those where nothing is there any more."""
     restored = []
-    for name in os.listdir(turn):
+    for name in os.listdir(lock):
         with contextlib.suppress(OSError):  # its transaction has just dropped it
             entry = os.path.join(index, name)
             restored += _repair_at(os.path.dirname(os.readlink(entry)))
@@ -371,7 +370,7 @@ def index_folder(*, make: bool) -> str | None:
 
 
 def _enlist(index: str, journal: str) -> str | None:
-    # A name for this transaction alone: whoever drops an entry that leads nowhere must not drop the next one's.
+    # A name for this transaction alone: a repair that drops an entry which leads nowhere must not drop the next one's.
     entry = os.path.join(index, f"{os.getpid()}-{time.time_ns()}-{os.urandom(4).hex()}")
     try:
         os.symlink(journal, entry)

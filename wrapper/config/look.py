@@ -39,13 +39,10 @@ def document(look: Look, *, must_be_json: bool) -> Any:
             return _text(look.content) if is_too_much else json.loads(look.content)
         except (ValueError, RecursionError) as error:
             if look.is_json or must_be_json:
-                raise CannotLook(f"what it holds is not JSON: {_brief(error)}") from error
+                place = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else None
+                # Without content, which `str(error)` may hold.
+                raise CannotLook(f"what it holds is not JSON: {place or type(error).__name__}") from error
     return _text(look.content)
-
-
-def _brief(error: Exception) -> str:
-    """What the JSON reader says, which names places and no content."""
-    return f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else type(error).__name__
 
 
 def _text(content: bytes) -> str | bytes:

@@ -83,7 +83,8 @@ class Path:
 
     def _found(self, state: tuple[str | None, Any], contents: dict[str, bytes]) -> Look:
         """What stands there now; still where the last look saw it too, or where all of it changed in one step."""
-        is_young = self._is_young()
+        newest = max((modified for _, _, _, modified, _ in state[1]), default=0)  # nanoseconds
+        is_young = time.time() - newest / 1e9 < YOUNG_SECONDS
         is_still = state == self._last or state[0] is not None or (self._last is None and not is_young)
         self._last = state
         self._refuse_emptied(contents)
@@ -106,10 +107,6 @@ class Path:
         return link, [(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                       for path, status in self._files()]
 
-    def _is_young(self) -> bool:
-        newest = max((status.st_mtime for _, status in self._files()), default=0.0)
-        return time.time() - newest < YOUNG_SECONDS
-
     def _contents(self) -> dict[str, bytes]:
         """By name; a single file's name is "."."""
         contents, size = {}, 0
@@ -124,8 +121,10 @@ class Path:
         status = os.stat(self._path)
         if stat.S_ISDIR(status.st_mode):
             yield from _files_under(self._path, DEPTH_MAX)
-        else:
-            yield self._path, _regular(self._path, status)
+        elif stat.S_ISREG(status.st_mode):
+            yield self._path, status
+        else:  # a pipe would block for ever
+            raise CannotLook(f"{self._path}: neither a file nor a folder")
 
 
 def _files_under(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
@@ -151,12 +150,6 @@ def is_passing(name: str) -> bool:
     """
     return name.startswith(".") or name.endswith(("~", ".swp", ".tmp")) or name == "4913" or (
         name.startswith("#") and name.endswith("#"))
-
-
-def _regular(path: str, status: os.stat_result) -> os.stat_result:
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
-        raise CannotLook(f"{path}: neither a file nor a folder")
-    return status
 
 
 # A callable

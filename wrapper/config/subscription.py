@@ -10,6 +10,7 @@ import functools
 import random
 import threading
 import time
+from collections import namedtuple
 
 from wrapper import cause
 from wrapper.config.look import CannotLook, document, fingerprint
@@ -37,17 +38,12 @@ RESTLESS_LOOKS = 10  # in a row, after which a source that is always being writt
 REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
 
 
-class Pace:
-    """Seconds: between two looks, the longest wait by chance before a change, and between two changes."""
-
-    def __init__(self, every: float = 5.0, splay: float = 0.0, min_interval: float = 0.0) -> None:
-        self.every = every
-        self.splay = splay
-        self.min_interval = min_interval
+# Seconds: between two looks, the longest wait by chance before a change, and between two changes.
+Pace = namedtuple("Pace", "every splay min_interval", defaults=(0.0, 0.0))
 
 
 class Record:
-    """What a subscription has seen and done. The watcher writes, anybody reads."""
+    """What a subscription has seen and done. The watcher writes, any thread reads."""
 
     def __init__(self) -> None:
         # Guards all the rest, so that a reader never sees half a look.
@@ -144,7 +140,7 @@ class Subscription:
         self._next_change = Deadline(0)
         self._before_watching: Callable[[], Any] | None = None
 
-    # For whoever subscribes
+    # For the subscriber
 
     def first(self, deadline: Deadline, bring: Callable[[Any, Deadline], Any]) -> None:
         """Look until the source answers or the deadline has passed, in the caller's thread, and have `bring` apply it.
@@ -231,7 +227,8 @@ class Subscription:
         return due.sooner(max(self._pending_due.remaining() or 0, self._next_change.remaining() or 0))
 
     def _pause(self) -> float:
-        every, failures = self._pace.every, self._record.failed_looks
+        every: float = self._pace.every
+        failures = self._record.failed_looks
         if self._restless_looks:
             return min(every, STILL_SECONDS)
         if failures >= QUIET_FAILURES:
@@ -312,7 +309,8 @@ class Subscription:
 
     def _bring(self, value: Any) -> list[Problem]:
         """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""
-        timer = threading.Timer(SLOW_SECONDS, self._report_slow)
+        message = f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s"
+        timer = threading.Timer(SLOW_SECONDS, self._board.report, (self._key, message, "slow"))
         timer.daemon = True
         timer.name = f"config-{self.name}-slow"
         timer.start()
@@ -323,9 +321,6 @@ class Subscription:
         finally:
             timer.cancel()
             self._board.resolve(self._key, "slow")
-
-    def _report_slow(self) -> None:
-        self._board.report(self._key, f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s", "slow")
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
         """Note how a change went. One whose content is not to blame is tried again."""

@@ -35,42 +35,36 @@ class Timed:
     def __init__(self, raw: socket.socket, deadline: Deadline) -> None:
         self._raw = raw
         self._deadline = deadline
-        self._users = 1  # http.client closes the connection while its reader reads on, as with a socket's own files
 
     def sendall(self, data: bytes) -> None:
-        self._raw.settimeout(self._left())
+        self.set_timeout()
         self._raw.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        self._users += 1
-        return io.BufferedReader(_Reader(self))
-
-    def recv_into(self, buffer: Any) -> int:
-        self._raw.settimeout(self._left())
-        return self._raw.recv_into(buffer)
+        return io.BufferedReader(_Reader(self, self._raw.makefile("rb", buffering=0)))
 
     def close(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            self._raw.close()
+        self._raw.close()
 
-    def _left(self) -> float:
+    def set_timeout(self) -> None:
+        """Give the next wait what is left. Raises: TimeoutError where nothing is."""
         if self._deadline.has_passed():
             raise TimeoutError("timed out")
-        return self._deadline.remaining() or 0.001
+        self._raw.settimeout(self._deadline.remaining() or 0.001)
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, timed: Timed) -> None:
+    def __init__(self, timed: Timed, raw: Any) -> None:
         self._timed = timed
+        self._raw = raw
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        return self._timed.recv_into(buffer)
+    def readinto(self, buffer: Any) -> Any:
+        self._timed.set_timeout()
+        return self._raw.readinto(buffer)
 
     def close(self) -> None:
-        if not self.closed:
-            super().close()
-            self._timed.close()
+        self._raw.close()
+        super().close()

@@ -26,7 +26,7 @@ NEW_MODE = 0o644  # of a file that was not there before: a service that has drop
 
 
 class Fault(Exception):
-    """Why a change is not applied: the step that failed, a sentence, and the last lines of whoever knows more.
+    """Why a change is not applied: the step that failed, a sentence, and the last lines of what knows more.
 
     `retry` is true where the content is not to blame, so that the same content may do at another time.
     """

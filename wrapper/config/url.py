@@ -1,9 +1,10 @@
-"""A URL as a source: asked with If-None-Match, bounded in time and size, its credentials shown to nobody."""
+"""A URL as a source: asked with If-None-Match, bounded in time and size, its credentials kept to itself."""
 
 from __future__ import annotations
 
 import base64
 import http.client
+import re
 import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
@@ -125,12 +126,12 @@ class _Connection(http.client.HTTPConnection):
     """A connection to a URL's origin, on which every single wait counts against one deadline."""
 
     def __init__(self, url: str, deadline: Deadline) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        scheme, host, port = _origin(url)
+        if scheme not in ("http", "https") or not host:
             raise CannotLook(f"redirects to what is no http or https URL: {without_credentials(url)}")
-        self._is_secure = parts.scheme == "https"
+        self._is_secure = scheme == "https"
         self._deadline = deadline
-        super().__init__(parts.hostname, parts.port or (443 if self._is_secure else 80))
+        super().__init__(host, port)
 
     def connect(self) -> None:
         raw: Any = _dial(self.host, self.port, self._deadline)
@@ -183,12 +184,12 @@ def _token(path: str) -> str:
         raise CannotLook(f"cannot read the token: {error.strerror}: {path}") from error
     except UnicodeDecodeError:
         token = ""
-    if not token or not token.isascii() or any(c <= " " or c == "\x7f" for c in token):
+    if not re.fullmatch(r"[!-~]+", token):
         raise CannotLook(f"{path} holds no token: it must be one line of ASCII without spaces")  # RFC 6750 section 2.1
     return token
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def _origin(url: str) -> tuple[str, str | None, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -197,6 +198,6 @@ def _target(url: str) -> str:
     """Raises: ValueError for a URL whose port is no number, or that holds spaces or control characters."""
     parts = urlsplit(url)
     parts.port  # noqa: B018  raises where it is no number
-    if not url.isascii() or any(c <= " " or c == "\x7f" for c in url):
+    if not re.fullmatch(r"[!-~]*", url):
         raise ValueError("the URL holds characters that must be percent-encoded")
     return urlunsplit(SplitResult("", "", parts.path or "/", parts.query, ""))

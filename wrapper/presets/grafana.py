@@ -21,7 +21,7 @@ Data sources that people made by hand are left alone, and so are dashboards with
 | SITE_TOKEN_FILE | none | a file with the bearer token for it |
 | SITE_INTERVAL | 5s | between two looks |
 | GRAFANA_PRISTINE | /etc/grafana/grafana.ini | the settings that come with the image; only read |
-| GRAFANA_SETTINGS | /etc/grafana/site.ini | those plus the site's; this sidecar writes it, and nobody else |
+| GRAFANA_SETTINGS | /etc/grafana/site.ini | those plus the site's; this sidecar alone writes it |
 | GRAFANA_USER, GRAFANA_PASSWORD_FILE | admin, none | who asks the API; without a file the password is `admin` |
 """
 

@@ -21,7 +21,7 @@ prometheus.yml names the rule file, and Alertmanager at the exposed port with `p
 | SITE_CONFIGURATION | required | URL or path of the document |
 | SITE_TOKEN_FILE | none | a file with the bearer token for it |
 | SITE_INTERVAL | 5s | between two looks |
-| PROMETHEUS_RULES | /etc/prometheus/rules/site.yml | the rule file this sidecar writes, and nobody else |
+| PROMETHEUS_RULES | /etc/prometheus/rules/site.yml | the rule file that this sidecar alone writes |
 | ALERTMANAGER_CONFIG | /etc/alertmanager/alertmanager.yml | the same for Alertmanager |
 | ALERTMANAGER_COMMAND | alertmanager | its program and further options; empty: no Alertmanager |
 """
@@ -37,11 +37,11 @@ from typing import Any
 
 from wrapper import Problem, ServiceHandle, Sidecar
 
-OWNER = "wrapper"  # the author of our silences; those of anybody else are left alone
+OWNER = "wrapper"  # the author of our silences; all others are left alone
 ROUTE = "/alertmanager"
 SILENCE_DAYS = 3650  # Alertmanager knows no silence without an end; ours end when the site says so
 RECONCILE_INTERVAL = 60.0  # seconds between two looks whether our silences are still there
-NOBODY = "nobody"  # the receiver of alerts that no notifier asks for
+UNROUTED = "nobody"  # the receiver of alerts that no notifier asks for
 
 Matchers = frozenset[tuple[str, str]]
 
@@ -58,14 +58,14 @@ def yaml(document: Any) -> str:
 
 def alertmanager_file(site: Mapping[str, Any]) -> str:
     """Receivers and routes for the site's notifiers, in their order. Raises: ValueError."""
-    receivers, routes = [{"name": NOBODY}], []
+    receivers, routes = [{"name": UNROUTED}], []
     for number, notifier in enumerate(site.get("notifiers") or []):
         name = f"{number}-{notifier.get('type')}"
         receivers.append({"name": name, **receiver(notifier, site.get("smtp") or {})})
         severity = notifier.get("severity")
         routes.append({"receiver": name, "continue": True,
                        **({"matchers": [f"severity={json.dumps(severity, ensure_ascii=False)}"]} if severity else {})})
-    route = {"receiver": NOBODY, "group_by": ["alertname"], "routes": routes}
+    route = {"receiver": UNROUTED, "group_by": ["alertname"], "routes": routes}
     return yaml({"route": route, "receivers": receivers})
 
 
