@@ -9,15 +9,11 @@ import importlib.util
 import marshal
 import os
 import sys
+from collections.abc import Sequence
 
 from wrapper.errors import CannotMake
 from wrapper.image import survey
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from wrapper.image.survey import Module
+from wrapper.image.survey import Module
 
 FOLDER = "/opt/wrapper"  # where it stands in an image
 UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: a start reads no source file, compares no time and never writes
