@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wrapper.moment import epoch
-from wrapper.text import one_line
+from wrapper.text import epoch, one_line
 
 GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
 COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
