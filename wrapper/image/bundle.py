@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -100,9 +102,6 @@ class _Bundle:
 
     def _copy(self, source: str, name: str, mode: int = 0o644) -> None:
         """Without symbols, where this machine can strip them."""
-        import shutil  # as above
-        import subprocess
-
         with open(source, "rb") as file:
             self._write(name, file.read(), mode)
         if shutil.which("strip"):
