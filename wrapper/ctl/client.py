@@ -17,7 +17,7 @@ READ_BYTES = 64 * 1024
 
 
 class Refused(Exception):
-    """The wrapper said no; `status` is the HTTP status, `document` the whole answer where it was JSON."""
+    """The wrapper said no; `status` is the HTTP status, `document` the whole response where it was JSON."""
 
     def __init__(self, status: int, message: str, document: Any = None) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class Client:
     def ask(self, method: str, path: str, kind: type = dict, **query: str) -> Any:
         """What is at a path under the prefix: a JSON object, a list of them, or a text, as `kind` says.
 
-        Raises: NoWrapper, also for an answer that is something else; Refused.
+        Raises: NoWrapper, also for a response that is something else; Refused.
         """
         answer = self.open(method, path, **query)
         with _connected():
@@ -55,7 +55,7 @@ class Client:
         return document
 
     def open(self, method: str, path: str, **query: str) -> http.client.HTTPResponse:
-        """The answer with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
+        """The response with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
         connection = self._connect()
         target = f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else "")
         with _connected():

@@ -152,7 +152,7 @@ def _show_json(document: Any) -> None:
     print(json.dumps(document), flush=True)
 
 
-def _answer(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
+def _report(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
     """What the wrapper said, for machines or for people."""
     _show_json(document) if _wants_json(options) else _show(lines)
     return DONE
@@ -193,13 +193,13 @@ def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
 
 def _problems(options: argparse.Namespace) -> int:
     problems = _client(options).get("api/problems", list)
-    return _answer(options, problems, render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
+    return _report(options, problems, render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
 
 
 def _config(options: argparse.Namespace) -> int:
     config = _client(options).ask("POST" if options.look else "GET", "api/config", list)
     lines = render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"]
-    return _answer(options, config, lines)
+    return _report(options, config, lines)
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -248,7 +248,7 @@ def _signal(options: argparse.Namespace) -> int:
     client = _client(options)
     status = client.ask("POST", "api/signal", name=options.name, **_whose(options))
     _tell_peer(options, client)
-    return _answer(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
+    return _report(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
 
 
 def _act(options: argparse.Namespace) -> int:
@@ -279,7 +279,7 @@ def _act(options: argparse.Namespace) -> int:
 def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None) -> int:
     if fault is None:
         pid = f", pid {status['pid']}" if status.get("pid") else ""
-        return _answer(options, status, [f"{_paint().state(status['state'])}{pid}"])
+        return _report(options, status, [f"{_paint().state(status['state'])}{pid}"])
     if _wants_json(options):
         _show_json(status)
     return _fail(f"cannot {options.action}: {fault}")
