@@ -21,7 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["wrapper", "wrapper.*"]),
-    package_data={"wrapper": ["py.typed"], "wrapper.sidecar": ["*.html"]},
+    package_data={"wrapper": ["py.typed"], "wrapper.image": ["*.json"], "wrapper.sidecar": ["*.html"]},
     entry_points={"console_scripts": ["wrapper = wrapper.__main__:start"]},
     python_requires=">=3.9",
     install_requires=[],

@@ -42,12 +42,10 @@ LAYERS = (
     ("http1", "chunked", "poll"),
     ("loop",),
     ("problems", "events", "cause", "ctl"),
-    ("settings", "values", "address", "sockets", "signals", "log", "text", "plain",
-     "moment", "deadline", "errors"),
+    ("settings", "values", "address", "sockets", "signals", "log", "text", "deadline", "errors"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "answer", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline", "moment",
-        "plain")
+PURE = ("text", "http1", "answer", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import sys
 
 import pytest
 
+from tests.sidecar.parts import make_request, make_site
 from wrapper import text
+from wrapper.log import timestamp
+from wrapper.text import dumps
 
 
 @pytest.mark.parametrize(("given", "shown"), [
@@ -23,3 +28,52 @@ def test_the_program_is_named_as_it_was_called(monkeypatch, called, package, wor
     monkeypatch.setattr(sys, "argv", [called])
     monkeypatch.setattr(sys.modules["__main__"], "__package__", package)
     assert text.program() == words
+
+
+class Odd:
+    def __str__(self):
+        raise ValueError
+
+
+def within_itself():
+    inner = {}
+    inner["self"] = inner
+    return inner
+
+
+@pytest.mark.parametrize(("value", "found"), [
+    ({"a": [1, 2.5, None, True, "x"]}, {"a": [1, 2.5, None, True, "x"]}),
+    ({(1, 2): 3}, {"(1, 2)": 3}),
+    ([float("nan"), float("inf")], ["nan", "inf"]),
+    ({"at": datetime.date(2026, 1, 31)}, {"at": "2026-01-31"}),
+    ({"odd": Odd()}, {"odd": "Odd"}),
+    ({(): 10**400}, {"()": 10**400}),
+])
+def test_what_json_does_not_have_becomes_text(value, found):
+    assert json.loads(dumps(value), parse_constant=pytest.fail) == found
+
+
+def test_a_number_that_is_too_long_to_read_is_survived():
+    assert isinstance(json.loads(dumps([10**5000]), parse_int=str)[0], str)
+
+
+def test_what_holds_itself_ends_somewhere():
+    assert json.loads(dumps(within_itself()))
+
+
+@pytest.mark.parametrize("detail", [{(1, 2): 3}, float("nan"), Odd(), within_itself()])
+def test_one_odd_detail_does_not_hide_the_problems(detail):
+    site = make_site()
+    site.around.board.report("sidecar:mine", "it hurts", odd=detail)
+    answer = site.answer(make_request("GET", "/sidecar/api/problems", trusted=True))
+    assert json.loads(answer.whole(), parse_constant=pytest.fail)[0]["message"] == "it hurts"
+
+
+def test_epoch_reads_what_the_log_writes():
+    assert text.epoch("1970-01-01T00:01:00Z") == 60
+    assert text.epoch(timestamp(1769860800)) == 1769860800
+    assert text.epoch(5.5) == 5.5
+
+
+def test_what_is_no_moment_is_none():
+    assert [text.epoch(moment) for moment in (None, "", "soon")] == [None] * 3

@@ -21,7 +21,7 @@ class Address(namedtuple("Address", "host port path")):
         return self.path is not None
 
     def covers(self, other: Address) -> bool:
-        """True where what listens here is what somebody meets who connects to `other` on this machine."""
+        """True where a client that connects to `other` on this machine reaches what listens here."""
         if self.is_unix or other.is_unix:
             return self == other
         everywhere = ("", "0.0.0.0", "::")
@@ -53,9 +53,10 @@ def parse(text: str) -> Address:
     if text.startswith("unix:"):
         return unix(_unix_path(text[len("unix:"):]))
     host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not _is_bracketed(host)):
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or (":" in host and not is_bracketed):
         raise ValueError("expected HOST:PORT, :PORT, [::1]:PORT or unix:PATH")
-    return tcp(host[1:-1] if _is_bracketed(host) else _name(host), _port(port))
+    return tcp(host[1:-1] if is_bracketed else _name(host), _port(port))
 
 
 def _name(host: str) -> str:
@@ -65,10 +66,6 @@ def _name(host: str) -> str:
     except UnicodeError:
         raise ValueError(f"the host {host!r} is not a name") from None
     return host
-
-
-def _is_bracketed(host: str) -> bool:
-    return host.startswith("[") and host.endswith("]")
 
 
 def _unix_path(path: str) -> str:

@@ -87,10 +87,9 @@ def run(argv: Sequence[str], signals: Signals) -> int:
             log.warning(f"{name} is set, but there is no such setting")
         return entrypoint.run(chosen, signals, inherited(os.environ))
     except BadSettings as error:
-        return _refuse(error)
+        return complain(error.faults, error.exit_status)
     except CannotStart as error:
-        complain([str(error)])
-        return error.exit_status
+        return complain([str(error)], error.exit_status)
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
@@ -166,18 +165,12 @@ def make(verb: str, words: Sequence[str]) -> int:
 
             bundle.make(words[0], words[1:])
     except (CannotMake, OSError) as error:
-        complain([str(error)])
-        return CannotMake.exit_status
+        return complain([str(error)], CannotMake.exit_status)
     return 0
 
 
-def _refuse(error: BadSettings) -> int:
-    complain(error.faults)
-    return error.exit_status
-
-
-def complain(faults: Iterable[str]) -> None:
-    """One line each, on stderr, whatever a value holds."""
+def complain(faults: Iterable[str], status: int) -> int:
+    """One line each, on stderr, whatever a value holds; returns `status`."""
     from wrapper.log import log  # start-up: only the road to a fault pays for it
     from wrapper.text import one_line
 
@@ -185,10 +178,11 @@ def complain(faults: Iterable[str]) -> None:
         for fault in faults:
             if log.as_json:
                 log.error(fault)
-                continue
-            os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
+            else:
+                os.write(2, f"wrapper: {one_line(fault)}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # it came closed, or its reader has left
+    return status
 
 
 def check(argv: Sequence[str]) -> int:
@@ -203,11 +197,11 @@ def check(argv: Sequence[str]) -> int:
     try:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
-        return _refuse(error)
+        return complain(error.faults, error.exit_status)
     strangers = [f"warning: {name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
     faults = list(preflight.faults(chosen))
-    complain(faults)
-    return say([*setting_lines(chosen, wants_all), *strangers], BadSettings.exit_status if faults else 0)
+    status = complain(faults, BadSettings.exit_status if faults else 0)
+    return say([*setting_lines(chosen, wants_all), *strangers], status)
 
 
 def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:

@@ -39,7 +39,7 @@ _REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9
 _ORIGIN_LINE = re.compile(rb"(" + TOKEN + rb") (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
 _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
 FIELD = re.compile(TOKEN + rb":" + VALUE)
-# The fields somebody on the road has to look at; a section that names none is passed on as one slice.
+# The fields that the relay has to look at; a section that names none is passed on as one slice.
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
 _CARE = re.compile(
     rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
@@ -51,7 +51,7 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)((?:[/?][^#]*)?)")
 
 
 class Malformed(Exception):
-    """What the other side sent is not HTTP; whoever read it knows with which status to say so."""
+    """What the other side sent is not HTTP; its reader knows with which status to say so."""
 
 
 class Head:
@@ -274,7 +274,7 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None, known
         _bound_fields(data, limit)
     begun = data.rfind(b"\r\n", 0, known) + 2
     if begun > 2 and len(data) < limit and b"\r\n\r\n" not in data[known - 3:]:
-        # All over again for every piece would cost whoever sends bit by bit nothing, and us seconds.
+        # All over again for every piece would cost a client that sends bit by bit nothing, and us seconds.
         _judge_lines(data[begun:].split(b"\r\n"))
         return None
     # RFC 9112 section 2.2: an empty line before the request line is ignored.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from wrapper.log import log, timestamp
-from wrapper.plain import plain
+from wrapper.text import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

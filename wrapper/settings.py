@@ -71,10 +71,7 @@ class Option:
         return values.without_credentials(text) if self.read is values.origin else text
 
 
-def option(read: Callable[[str], Any], default: str | None, unit: str, meaning: str, *,
-           many: str | None = None, is_secret: bool = False) -> Any:
-    """An `Option`, typed as what its attribute holds once the settings are read."""
-    return Option(read, default, unit, meaning, many=many, is_secret=is_secret)
+option: Callable[..., Any] = Option  # typed as what its attribute holds once the settings are read
 
 
 class Settings:
@@ -100,8 +97,7 @@ class Settings:
         "an HTTP path that must answer with `--ready-status`; default none: a TCP connection is enough")
     ready_status: tuple[tuple[int, int], ...] = option(
         values.status_list, "200-399", "LIST", "codes and ranges that mean ready, `200,204,300-399`")
-    ready_timeout: float = option(
-        values.positive_duration, "60s", "D", "how long the service may take to become ready")
+    ready_timeout: float = option(values.positive_duration, "60s", "D", "how long the service may take to become ready")
 
     live_path: str | None = option(
         values.url_path, None, "PATH",
@@ -222,14 +218,12 @@ class Settings:
         values.duration, "0s", "D", "wait up to this long, by chance, before a change is applied, so that a fleet "
         "does not restart at once")
     config_min_interval: float = option(values.duration, "10s", "D", "between two changes that are applied")
-    config_wait: float = option(
-        values.duration, "5s", "D", "how long the first start waits for a source to answer")
+    config_wait: float = option(values.duration, "5s", "D", "how long the first start waits for a source to answer")
     config_token_file: str | None = option(
         values.text, None, "PATH", "a file with the bearer token for a URL source; read at every look")
 
     log_format: str = option(values.one_of("text", "json"), "text", "FORMAT", "the wrapper's own log, on stderr")
-    log_level: str = option(
-        values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "how much of it")
+    log_level: str = option(values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "how much of it")
     access_log: bool = option(values.switch, "false", "", "a line for each request, in the same log")
 
     command: tuple[str, ...]
@@ -264,7 +258,8 @@ def read(argv: Sequence[str], environment: Mapping[str, str],
     for row in table():
         before = len(faults)
         texts[row.name], origins[row.name] = _texts(row, given.get(row.name, []), environment)
-        chosen[row.name] = _choose(row, texts[row.name], origins[row.name], faults)
+        found = [_value(row, text, origins[row.name], faults) for text in texts[row.name]]
+        chosen[row.name] = tuple(found) if row.many is not None else found[-1] if found else None  # the last counts
         if len(faults) > before:
             bad.add(row.name)
     # What has a fault of its own contradicts nothing: one cause, one line.
@@ -285,9 +280,7 @@ def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]]
     given: dict[str, list[str]] = {}
     bad: set[str] = set()
     words = list(argv)
-    while words:
-        if not words[0].startswith("-"):
-            break
+    while words and words[0].startswith("-"):
         word = words.pop(0)
         if word == "--":
             break
@@ -334,23 +327,12 @@ def _texts(row: Option, given: Sequence[str], environment: Mapping[str, str]) ->
     """The texts of one option, and their origin: the flag, the variable or `default`."""
     if given:
         return tuple(given), row.flag
-    if environment.get(row.variable):
-        return tuple(_parts(row, environment[row.variable])), row.variable
+    if text := environment.get(row.variable):
+        parts = [text] if row.many is None else filter(None, map(str.strip, text.split(row.many)))
+        return tuple(parts), row.variable
     if row.name == "listen":
         return ((f":{environment['PORT']}",), "PORT") if environment.get("PORT") else ((":8080",), "default")
     return () if row.default is None else (row.default,), "default"
-
-
-def _parts(row: Option, text: str) -> list[str]:
-    return [text] if row.many is None else [part.strip() for part in text.split(row.many) if part.strip()]
-
-
-def _choose(row: Option, texts: Sequence[str], origin: str, faults: list[str]) -> Any:
-    """The value of one option; of several texts for one value, the last counts."""
-    found = [_value(row, text, origin, faults) for text in texts]
-    if row.many is not None:
-        return tuple(found)
-    return found[-1] if found else None
 
 
 def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:

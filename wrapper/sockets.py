@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): any connection of anybody may be given one of those between
+# Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): the kernel may give any connection one of those between
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
 PORT_TRIES = 50
@@ -65,8 +65,8 @@ def _listen_unix(path: str, mode: int | None) -> socket.socket:
     if os.path.lexists(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Bound beside its place and moved there once it listens: whoever finds the file can connect, and nobody takes it
-    # for one that was left behind.
+    # Bound beside its place and moved there once it listens: a client that finds the file can connect, and no other
+    # wrapper takes it for one that was left behind.
     beside = _name_beside(path)
     try:
         if mode is not None:
@@ -88,18 +88,14 @@ def _name_beside(path: str) -> str:
 
 
 def _remove_stale(path: str) -> None:
-    """A socket file that nobody listens on any more is what a SIGKILL leaves behind; a live one is kept."""
+    """Remove a socket file that no process listens on, which is what a SIGKILL leaves behind; keep a live one."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
-    except OSError:
-        return
-    try:
-        connect(Address("", 0, path), timeout=1.0).close()
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            connect(Address("", 0, path), timeout=1.0).close()
     except ConnectionRefusedError:
         os.unlink(path)
     except OSError:
-        return
+        pass  # there is none, or what it is cannot be known
 
 
 def connect(address: Address, timeout: float | None) -> socket.socket:
@@ -108,7 +104,7 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
     Raises: OSError, TimeoutError among them (socket.timeout on CPython 3.9).
     """
     if address.path is None:
-        # An empty host means "all addresses" to a listener; to whoever connects it is this machine.
+        # An empty host means "all addresses" to a listener, and this machine to a client.
         place = (_name(address.host or "localhost"), address.port)
         connected = socket.create_connection(place, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
         refuse_self(connected, address)
@@ -145,7 +141,7 @@ def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
 
 
 def refuse_self(connected: socket.socket, address: Address) -> None:
-    """A connect to a loopback port nobody listens on can meet itself: simultaneous open (RFC 9293 section 3.5)."""
+    """A connect to a loopback port without a listener can meet itself: simultaneous open (RFC 9293 section 3.5)."""
     if connected.getsockname() == connected.getpeername():
         connected.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens at {address}")
@@ -213,16 +209,16 @@ def raise_limit() -> tuple[int, int] | None:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody has at this moment, and that no connection will be given soon."""
-    for _ in range(PORT_TRIES):
-        port = PORTS.start + int.from_bytes(os.urandom(2), "big") % len(PORTS)
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.bind(("127.0.0.1", port))
-                return port
-        except OSError:
-            continue
+    """A loopback TCP port that is free at this moment, and that no connection will be given soon."""
+    tried = [PORTS.start + int.from_bytes(os.urandom(2), "big") % len(PORTS) for _ in range(PORT_TRIES)]
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
+        for port in tried:
+            try:
+                probe.bind(("127.0.0.1", port))
+                break
+            except OSError:
+                continue
+        else:
+            probe.bind(("127.0.0.1", 0))
         chosen: int = probe.getsockname()[1]
         return chosen

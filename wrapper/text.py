@@ -1,9 +1,17 @@
-"""Text that others wrote, made fit to be shown. Pure."""
+"""Text and values that others wrote, made fit to be shown or read; JSON that every reader takes (RFC 8259). Pure."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BITS_MAX = 10_000  # str() refuses what is very long (CVE-2020-10735)
+DEPTH_MAX = 20  # of what stands in one another; also the end of what holds itself
 
 
 def one_line(text: str) -> str:
@@ -20,10 +28,53 @@ def printable(text: str) -> str:
 def program() -> str:
     """The words that called this program, for messages that say how to call it again."""
     first = sys.argv[0]
-    if os.path.basename(first) == "__main__.py" and not getattr(sys.modules["__main__"], "__package__", None):
-        return f"python3 {first}"  # started as a file
-    if first.endswith(".pyz"):
+    is_in_package = getattr(sys.modules["__main__"], "__package__", None)
+    if first.endswith(".pyz") or (os.path.basename(first) == "__main__.py" and not is_in_package):
         return f"python3 {first}"
     if f"{sys.prefix}/lib/" in first and first.endswith(".pyc"):
         return f"{sys.prefix}/entry.sh"  # a bundle's, see image/bundle.py
     return "wrapper" if first.endswith("/wrapper") else "python3 -m wrapper"
+
+
+def dumps(value: Any) -> str:
+    """JSON, whatever it is made from: what JSON does not have becomes text, so that one odd detail hides no other."""
+    import json  # start-up: a board without problems does without it
+
+    try:
+        return json.dumps(value, default=_shown, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(plain(value))
+
+
+def plain(value: Any, depth: int = DEPTH_MAX) -> Any:
+    """`value` in what JSON has; the rest as the text that it is to people."""
+    if depth and isinstance(value, dict):
+        return {_shown(key): plain(one, depth - 1) for key, one in value.items()}
+    if depth and isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(one, depth - 1) for one in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int) and value.bit_length() < BITS_MAX:
+        return value
+    if isinstance(value, float) and abs(value) < float("inf"):
+        return value
+    return _shown(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  an author's __str__, or a number that is too long
+        return type(value).__name__
+
+
+def epoch(moment: str | float | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 timestamp in UTC; None for what is none, numbers as they are."""
+    import calendar  # start-up: only for what is shown to people
+
+    if isinstance(moment, (int, float)):
+        return moment
+    try:
+        return calendar.timegm(time.strptime((moment or "")[:19], "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None

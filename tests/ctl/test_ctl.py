@@ -65,7 +65,7 @@ def test_status_is_a_table(live):
     assert re.match(rf"service +running for .*, since {CLOCK.strip()}", done.stdout)
     assert f"pid {live.status()['pid']}" in done.stdout
     assert re.search(r"^problems +none$", done.stdout, re.MULTILINE)
-    assert "\x1b" not in done.stdout, "no colours where nobody sees them"
+    assert "\x1b" not in done.stdout, "no colours where no terminal shows them"
 
 
 @pytest.mark.parametrize("words", [("--json", "status"), ("status", "--json")])
@@ -238,7 +238,7 @@ def test_what_contradicts_an_action_under_way_is_1():
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("signal", "NONSENSE"), ("restart", "--service", "nobody")])
+@pytest.mark.parametrize("words", [("signal", "NONSENSE"), ("restart", "--service", "missing")])
 def test_what_the_wrapper_refuses_is_one_line_and_1(live, words):
     done = ctl(live, *words)
     assert done.returncode == 1
@@ -261,7 +261,7 @@ def test_another_prefix_is_no_hindrance():
         assert run("health", "--ready", "--control", wrapper.control).returncode == 0
 
 
-# Nobody there, and bad usage
+# No wrapper there, and bad usage
 
 @pytest.mark.parametrize("words", [("ctl", "status"), ("ctl", "restart"), ("ctl", "logs", "--follow"), ("health",),
                                    ("health", "--ready")])

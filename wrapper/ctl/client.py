@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -16,7 +17,7 @@ READ_BYTES = 64 * 1024
 
 
 class Refused(Exception):
-    """The wrapper said no; `status` is the HTTP status, `document` the whole answer where it was JSON."""
+    """The wrapper said no; `status` is the HTTP status, `document` the whole response where it was JSON."""
 
     def __init__(self, status: int, message: str, document: Any = None) -> None:
         super().__init__(message)
@@ -42,13 +43,11 @@ class Client:
     def ask(self, method: str, path: str, kind: type = dict, **query: str) -> Any:
         """What is at a path under the prefix: a JSON object, a list of them, or a text, as `kind` says.
 
-        Raises: NoWrapper, also for an answer that is something else; Refused.
+        Raises: NoWrapper, also for a response that is something else; Refused.
         """
         answer = self.open(method, path, **query)
-        try:
+        with _connected():
             body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise _gone(error) from error
         document = _document(answer, body)
         inner = document if isinstance(document, list) else []
         if not isinstance(document, kind) or not all(isinstance(one, dict) for one in inner):
@@ -56,16 +55,14 @@ class Client:
         return document
 
     def open(self, method: str, path: str, **query: str) -> http.client.HTTPResponse:
-        """The answer with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
+        """The response with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
         connection = self._connect()
         target = f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else "")
-        try:
+        with _connected():
             connection.request(method, target)
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _refusal(answer.status, _document(answer, answer.read()))
-        except (OSError, http.client.HTTPException) as error:
-            raise _gone(error) from error
         return answer
 
     def events(self, after: str | None = None) -> Iterator[dict[str, Any]]:
@@ -73,17 +70,14 @@ class Client:
 
         The request has been made when this returns. Raises: NoWrapper, Refused.
         """
-        answer = self.open("GET", "api/events", **({} if after is None else {"after": after}))
-        return _events(answer)
+        return _events(self.open("GET", "api/events", **({} if after is None else {"after": after})))
 
     def output(self, in_lines: bool, **query: str) -> Iterator[bytes]:
         """What a service printed last and then prints, as it comes or in whole lines. Raises: NoWrapper, Refused."""
         answer = self.open("GET", "api/logs", follow="1", **query)
-        try:
+        with _connected():
             while piece := answer.readline() if in_lines else answer.read1(READ_BYTES):
                 yield piece
-        except (OSError, http.client.HTTPException) as error:
-            raise _gone(error) from error
 
     def _connect(self) -> http.client.HTTPConnection:
         """Raises: NoWrapper."""
@@ -96,12 +90,10 @@ class Client:
 
 def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
     """The JSON of each `data:` line (WHATWG HTML, section 9.2.6); the wrapper writes one for each event."""
-    try:
+    with _connected():
         while line := answer.readline():
             if line.startswith(b"data:"):
                 yield json.loads(line[len(b"data:"):])
-    except (OSError, http.client.HTTPException) as error:
-        raise _gone(error) from error
 
 
 def _document(answer: http.client.HTTPResponse, body: bytes) -> Any:
@@ -120,7 +112,12 @@ def _refusal(status: int, document: Any) -> Refused:
     return Refused(status, str(document).strip() or f"the wrapper answers {status}")
 
 
-def _gone(error: Exception) -> NoWrapper:
-    if isinstance(error, socket.timeout):  # TimeoutError since CPython 3.10
-        return NoWrapper("the wrapper does not answer in time")
-    return NoWrapper(f"the wrapper went away: {error or type(error).__name__}")
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """Raises: NoWrapper where the connection breaks, or nothing comes in time."""
+    try:
+        yield
+    except socket.timeout as error:  # TimeoutError since CPython 3.10
+        raise NoWrapper("the wrapper does not answer in time") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise NoWrapper(f"the wrapper went away: {error or type(error).__name__}") from error

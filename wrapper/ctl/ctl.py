@@ -88,34 +88,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
-    def verb(name: str, run: Any, meaning: str) -> argparse.ArgumentParser:
+    of_service = argparse.ArgumentParser(add_help=False)
+    of_service.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+
+    def verb(name: str, run: Any, meaning: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[everywhere], help=meaning, description=meaning[0].upper() + meaning[1:] + ".")
+            name, parents=[everywhere, *parents], help=meaning, description=meaning[0].upper() + meaning[1:] + ".")
         parser.set_defaults(run=run)
         return parser
 
     verb("status", _status, "how everything stands").add_argument(
         "--watch", action="store_true", help="draw it again every second until Ctrl-C")
     for name, meaning in ACTIONS.items():
-        action = verb(name, _act, meaning)
+        action = verb(name, _act, meaning, of_service)
         action.add_argument("--no-wait", action="store_true", help="only ask for it")
         action.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the state is")
-        action.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
-    pause = verb("pause", _steer, "hold every request without touching the service, for 30s at most")
+    pause = verb("pause", _steer, "hold every request without touching the service, for 30s at most", of_service)
     pause.add_argument("--for", dest="span", default="", metavar="D", help="for how long; default and most 30s")
     pause.add_argument("--reason", default="", metavar="TEXT", help="why; those that wait too long are told")
-    for steered in (pause, verb("resume", _steer, "let them through again")):
-        steered.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
-    signal = verb("signal", _signal, "pass a signal on to the service")
-    signal.add_argument("name", help="HUP, USR1, ...")
-    signal.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    verb("resume", _steer, "let them through again", of_service)
+    verb("signal", _signal, "pass a signal on to the service", of_service).add_argument("name", help="HUP, USR1, ...")
     verb("problems", _problems, "what is wrong now")
     verb("config", _config, "where configuration comes from and how it went").add_argument(
         "--look", action="store_true", help="look for a change now")
-    logs = verb("logs", _logs, "what the service printed last (needs --capture-output)")
+    logs = verb("logs", _logs, "what the service printed last (needs --capture-output)", of_service)
     logs.add_argument("--lines", "-n", type=_count, default=100, metavar="N", help="default 100")
     logs.add_argument("--follow", "-f", action="store_true", help="go on as more comes, until Ctrl-C")
-    logs.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
     verb("events", _events, "what happened").add_argument(
         "--follow", "-f", action="store_true", help="go on as more happens, until Ctrl-C")
 
@@ -154,6 +152,12 @@ def _show_json(document: Any) -> None:
     print(json.dumps(document), flush=True)
 
 
+def _report(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
+    """What the wrapper said, for machines or for people."""
+    _show_json(document) if _wants_json(options) else _show(lines)
+    return DONE
+
+
 def _whose(options: argparse.Namespace) -> dict[str, Any]:
     return {"service": options.service} if options.service else {}
 
@@ -189,21 +193,13 @@ def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
 
 def _problems(options: argparse.Namespace) -> int:
     problems = _client(options).get("api/problems", list)
-    if _wants_json(options):
-        _show_json(problems)
-    else:
-        _show(render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
-    return DONE
+    return _report(options, problems, render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
 
 
 def _config(options: argparse.Namespace) -> int:
-    client = _client(options)
-    config = client.ask("POST" if options.look else "GET", "api/config", list)
-    if _wants_json(options):
-        _show_json(config)
-    else:
-        _show(render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"])
-    return DONE
+    config = _client(options).ask("POST" if options.look else "GET", "api/config", list)
+    lines = render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"]
+    return _report(options, config, lines)
 
 
 def _logs(options: argparse.Namespace) -> int:
@@ -252,11 +248,7 @@ def _signal(options: argparse.Namespace) -> int:
     client = _client(options)
     status = client.ask("POST", "api/signal", name=options.name, **_whose(options))
     _tell_peer(options, client)
-    if _wants_json(options):
-        _show_json(status)
-    else:
-        _show([f"sent {options.name.upper()} to pid {status.get('pid')}"])
-    return DONE
+    return _report(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
 
 
 def _act(options: argparse.Namespace) -> int:
@@ -285,13 +277,11 @@ def _act(options: argparse.Namespace) -> int:
 
 
 def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None) -> int:
+    if fault is None:
+        pid = f", pid {status['pid']}" if status.get("pid") else ""
+        return _report(options, status, [f"{_paint().state(status['state'])}{pid}"])
     if _wants_json(options):
         _show_json(status)
-    elif fault is None:
-        pid = f", pid {status['pid']}" if status.get("pid") else ""
-        _show([f"{_paint().state(status['state'])}{pid}"])
-    if fault is None:
-        return DONE
     return _fail(f"cannot {options.action}: {fault}")
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping, Sequence
 
 from wrapper.ctl.paths import DEFAULT_PREFIX, NoWrapper, connect, places
 from wrapper.text import one_line, program
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 TIMEOUT = 5.0  # seconds; an orchestrator gives a probe 1 to 30
 READ_BYTES = 64 * 1024

@@ -7,12 +7,9 @@ import os
 import socket
 import struct
 from collections import namedtuple
+from collections.abc import Sequence
 
 from wrapper import address, sockets
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 NAME = "wrapper.sock"
 DEFAULT_PREFIX = "/sidecar"  # what the control socket answers under, whatever --prefix says

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wrapper.moment import epoch
-from wrapper.text import one_line
+from wrapper.text import epoch, one_line
 
 GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
 COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
@@ -42,14 +41,10 @@ def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], c
     rows.append(("", ""))
     rows.append(("problems", paint(GOOD, "none") if not problems else paint(BAD, str(len(problems)))))
     rows += [("", line) for line in problem_lines(problems, paint, now)]
-    rows += [("config" if first else "", line) for first, line in _firsts(config_lines(config, paint, now))]
+    rows += [("" if index else "config", line) for index, line in enumerate(config_lines(config, paint, now))]
     rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}"
                  + (f", {peer}" if peer else "")))
     return aligned(rows)
-
-
-def _firsts(lines: Iterable[str]) -> Iterable[tuple[bool, str]]:
-    return ((index == 0, line) for index, line in enumerate(lines))
 
 
 def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> list[tuple[str, str]]:
@@ -57,18 +52,19 @@ def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> 
     rows = [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
             ("why", one_line(status.get("reason") or "-"))]
     process = f"pid {status['pid']}" if status.get("pid") else "none"
-    rows.append(("process", f"{process}, generation {status['generation']}, {_plural(status['restarts'], 'restart')}"))
+    restarts = f"{status['restarts']} restart" + ("" if status["restarts"] == 1 else "s")
+    rows.append(("process", f"{process}, generation {status['generation']}, {restarts}"))
     if status.get("last_exit"):
-        rows.append(("last exit", _exit(status["last_exit"], paint, now)))
+        last = status["last_exit"]
+        rows.append(("last exit", f"{_exit(last, paint)}, {age(last.get('at'), now)} ago"))
     held = status["held"]
     rows.append(("requests", f"{status['in_flight']} in flight, " + paint(WARN if held else PLAIN, f"{held} held")))
     return rows
 
 
-def _exit(last: Mapping[str, Any], paint: Paint, now: float) -> str:
-    how = f"signal {last['signal']}" if last.get("signal") else f"status {last['status']}"
-    who = "planned" if last.get("planned") else paint(BAD, "by itself")
-    return f"{how}, {who}, {age(last.get('at'), now)} ago"
+def _exit(last: Mapping[str, Any], paint: Paint) -> str:
+    how = f"signal {last['signal']}" if last.get("signal") else f"status {last.get('status')}"
+    return f"{how}, " + ("planned" if last.get("planned") else paint(BAD, "by itself"))
 
 
 def problem_lines(problems: Iterable[Mapping[str, Any]], paint: Paint, now: float) -> list[str]:
@@ -113,8 +109,7 @@ def _told(event: Mapping[str, Any], paint: Paint) -> str:
         turn = f"{event.get('before')} -> {paint.state(str(event.get('state')))}"
         return f"{turn}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
     if kind == "exit":
-        how = f"signal {event['signal']}" if event.get("signal") else f"status {event.get('status')}"
-        return f"the service ended: {how}, " + ("planned" if event.get("planned") else paint(BAD, "by itself"))
+        return f"the service ended: {_exit(event, paint)}"
     if kind in ("problem", "resolved"):
         word = paint(BAD, "problem") if kind == "problem" else paint(GOOD, "problem gone")
         return f"{word}: {one_line(str(event.get('message')))}"
@@ -161,7 +156,3 @@ def span(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit} {whole % size // part:02d}{lesser}"
     return f"{whole}s"
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -23,7 +23,7 @@ from wrapper.__main__ import start
 
 start()
 """
-SUFFIXES = (".py", ".html", ".typed")
+SUFFIXES = (".py", ".html", ".json", ".typed")
 
 
 def program(path: str) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import importlib.util
 import marshal
 import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 
 from wrapper.errors import CannotMake
 from wrapper.image import survey
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from wrapper.image.survey import Module
+from wrapper.image.survey import Module
 
 FOLDER = "/opt/wrapper"  # where it stands in an image
 UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: a start reads no source file, compares no time and never writes
@@ -104,9 +102,6 @@ class _Bundle:
 
     def _copy(self, source: str, name: str, mode: int = 0o644) -> None:
         """Without symbols, where this machine can strip them."""
-        import shutil  # as above
-        import subprocess
-
         with open(source, "rb") as file:
             self._write(name, file.read(), mode)
         if shutil.which("strip"):

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from wrapper.errors import CannotMake
 from wrapper.image import bundle, known
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
-
-    from wrapper.image.known import Known
+from wrapper.image.known import Known
 
 WRAPPER_PORT = 8080  # where the service cannot be moved, and does not have it
 PACE = "--interval=10s --timeout=5s --start-period=60s"  # Compose waits for the first of them
@@ -60,7 +56,7 @@ def lines(name: str, config: Any, podmans_healthcheck: Any = None) -> Iterator[s
         yield f"ENV WRAPPER_STOP_SIGNAL={signal}"
     if not (config.get("Healthcheck") or podmans_healthcheck):
         yield f"HEALTHCHECK {PACE} CMD {_array([*bundle.command(), 'health', '--ready'])}"
-    moved = image or known.Known(0)
+    moved = image or Known(0)
     options = [word for variable in moved.variables for word in ("--env", variable)]
     entrypoint = [*(config.get("Entrypoint") or ()), *moved.words]
     yield f"ENTRYPOINT {_array([*bundle.command(), *options, '--', *entrypoint])}"
@@ -76,7 +72,7 @@ def _by_its_port(config: Any) -> Known | None:
     """An image that has PORT among its own variables reads it."""
     variables = dict(variable.partition("=")[::2] for variable in config.get("Env") or ())
     port = str(variables.get("PORT", ""))
-    return known.Known(int(port), variables=("PORT={port}",)) if port.isdigit() else None
+    return Known(int(port), variables=("PORT={port}",)) if port.isdigit() else None
 
 
 def _ports(config: Any) -> list[int]:

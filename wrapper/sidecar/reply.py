@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import GeneratorType
 
 from wrapper.message import Response
-from wrapper.plain import dumps
+from wrapper.text import dumps
 from wrapper.sidecar import sse
 from wrapper.sidecar.streams import Stream, event
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from wrapper.message import Response
-from wrapper.plain import dumps
+from wrapper.text import dumps
 from wrapper.problems import outlined
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import wrapper
-from wrapper.moment import epoch
+from wrapper.text import epoch
 from wrapper.sidecar.metrics import Family, Sample
 from wrapper.service.state import State
 
