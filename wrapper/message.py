@@ -37,14 +37,20 @@ Ended = namedtuple("Ended", "method target status seconds first_byte held receiv
                    defaults=(None, False))
 
 
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Values by name in lower case, repeated ones joined by ", " (RFC 9110 section 5.3)."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
 class Headers(Mapping):  # type: ignore[type-arg]
-    """Fields by name, in any case; repeated ones joined by ", " (RFC 9110 section 5.3)."""
+    """Fields by name, in any case; repeated ones joined."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._fields: dict[str, str] = {}
-        for name, value in pairs:
-            key = name.lower()
-            self._fields[key] = f"{self._fields[key]}, {value}" if key in self._fields else value
+        self._fields = joined(pairs)
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]
@@ -222,11 +228,7 @@ class Response:
         return not isinstance(self.body, (bytes, bytearray, str))
 
     def pieces(self) -> Iterator[bytes]:
-        if isinstance(self.body, (bytes, bytearray, str)):
-            yield encoded(self.body)
-            return
-        for piece in self.body:
-            yield encoded(piece)
+        return map(encoded, (self.body,) if isinstance(self.body, (bytes, bytearray, str)) else self.body)
 
     def whole(self) -> bytes:
         """The body of a response that is not streamed."""

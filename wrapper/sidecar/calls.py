@@ -27,9 +27,8 @@ MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging 
 class Calls:
     """Requests that one sidecar's code answers, each in a thread that has nothing else to do meanwhile."""
 
-    def __init__(self, guard: Guard, most: int = MOST_CALLS) -> None:
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._most = most
         # Guards how many calls are under way.
         self._lock = threading.Lock()
         self._under_way = 0
@@ -40,8 +39,8 @@ class Calls:
         Raises: the refusals that the work itself chose; Refusal (500) where it failed; Unavailable.
         """
         with self._lock:
-            if self._under_way >= self._most:
-                raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
+            if self._under_way >= MOST_CALLS:
+                raise Unavailable(f"{MOST_CALLS} requests keep the sidecar's code busy already")
             self._under_way += 1
         try:
             return self._run(Call(self._guard, what, timeout), request, work)

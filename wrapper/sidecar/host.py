@@ -11,7 +11,7 @@ from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.log import log
 from wrapper.service.service import Helper
 from wrapper.sidecar.access import StreamPlaces
-from wrapper.sidecar.calls import MOST_CALLS, Calls
+from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
     from wrapper.message import Request, Response
-    from wrapper.sidecar.metrics import Metric
     from wrapper.sidecar.mount import Application
     from wrapper.sidecar.router import Answer
     from wrapper.sidecar.site import Site
@@ -41,21 +40,17 @@ class Host:
     """One sidecar's place in the wrapper."""
 
     def __init__(self, name: str, site: Site) -> None:
-        self._site = site
+        self.site = site
         self._around = site.around
         self.guard = Guard(name, site.around.board)
-        self._calls = Calls(self.guard, MOST_CALLS)
+        self._calls = Calls(self.guard)
         self._places = StreamPlaces(site.access)
-        self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
+        self._main = ServiceHandle(site.services[0].name).bind(site.services[0])
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
         self._watches: list[str] = []
         self._tasks: list[threading.Thread] = []
-        self._hooks = Hooks(self.guard, self._main, site.around.feed)
-
-    def begin(self) -> None:
-        """Everything has been declared: the hooks may be called."""
-        self._hooks.begin()
+        self.hooks = Hooks(self.guard, self._main, site.around.feed)
 
     def announce_end(self) -> None:
         """Tell the tasks and watches that it is over; returns at once."""
@@ -65,7 +60,7 @@ class Host:
 
     def stop(self, deadline: Deadline) -> None:
         """Let the hooks hear of the last exit, and the tasks end that heed `stopping`."""
-        self._hooks.finish(deadline)
+        self.hooks.finish(deadline)
         for task in list(self._tasks):
             task.join(deadline.remaining())
 
@@ -84,10 +79,6 @@ class Host:
 
         return respond
 
-    def add_route(self, route: Route) -> None:
-        """Raises: ValueError where it is taken."""
-        self._site.add(route)
-
     def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool,
                   is_shared: bool) -> None:
         mount = Mount(root, application, self._around.settings, self.guard, self._places)
@@ -97,7 +88,7 @@ class Host:
             response: Response = self._calls.run(what, request, lambda: mount.answer(request), timeout)
             return response
 
-        self._site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
+        self.site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
 
     # In the background
 
@@ -105,11 +96,8 @@ class Host:
         work = fitting(function)
         task = Task(f"task {name}", lambda: work(self._main, self._stopping), self.guard, self._stopping)
         thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
-        thread.start()  # first: whoever stops joins what is on the list, and one without a thread cannot be joined
+        thread.start()  # first: what is on the list is joined at the end, and one that never ran cannot be
         self._tasks.append(thread)
-
-    def add_hook(self, moment: str, name: str, function: Callable[..., Any]) -> None:
-        self._hooks.add(moment, name, function)
 
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
@@ -125,7 +113,7 @@ class Host:
         subscription = Subscription(title, source, on_change, pace, self._around.board,
                                     self._around.feed, select)
         self._subscriptions.append(subscription)
-        self._site.add_subscription(subscription)
+        self.site.add_subscription(subscription)
         subscription.start()
 
     # Services
@@ -135,21 +123,17 @@ class Host:
         """Raises: ValueError where its name or path is taken."""
         helper = Helper(handle.name, command, address.parse(upstream) if upstream else None, self._around, route=route,
                         ready_path=ready_path, restart=restart)
-        self._site.add_service(helper)
-        handle.bind(helper, self._around)
+        self.site.add_service(helper)
+        handle.bind(helper)
         helper.launch()
 
-    # What is wrong, and how much of what there was
+    # What is wrong
 
     def report(self, message: str, key: str, details: dict[str, Any]) -> None:
         self._around.board.report(self.guard.source, message, key, **details)
 
     def resolve(self, key: str) -> None:
         self._around.board.resolve(self.guard.source, key)
-
-    def add_metric(self, metric: Metric) -> None:
-        """Raises: ValueError where its name is taken."""
-        self._site.registry.add(metric)
 
 
 class Task:
