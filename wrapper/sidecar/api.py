@@ -118,7 +118,7 @@ class Api:
 
     def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Bound the streams, which strangers may ask for; those who could end the wrapper anyway are not kept out."""
-        return pieces if request.trusted else Placed(pieces, self._places.of(request).take())
+        return pieces if request.trusted else Placed(pieces, self._places.of(request))
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output

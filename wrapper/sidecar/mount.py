@@ -9,6 +9,7 @@ from wrapper.log import log
 from wrapper.message import Response
 from wrapper.sidecar.environment import Environment
 from wrapper.sidecar.isolation import close
+from wrapper.sidecar.places import Placed
 from wrapper.sidecar.reply import clean, judge_length, length_of
 from wrapper.sidecar.streams import Stream
 
@@ -61,14 +62,13 @@ class Mount:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
         stream = Stream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
-        stream.admit(self._places.of(request))
-        return Response(stream, status, headers)
+        return Response(Placed(stream, self._places.of(request)), status, headers)
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:
     """Raises: ValueError where the body is not as long as it says."""
     if is_head and not body and status not in (204, 304) and length_of(headers) is None:
-        # RFC 9110 section 8.6: nobody knows what GET would get, so there is no length; a stream has none.
+        # RFC 9110 section 8.6: what GET would get is unknown, so there is no length; a stream has none.
         return Response(iter(()), status, headers)
     response = Response(body, status, headers)
     judge_length(response, is_head)

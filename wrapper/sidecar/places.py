@@ -18,47 +18,44 @@ RETRY_AFTER = 5  # seconds
 
 
 class Places:
-    """A number of places; whoever finds none is told to come again."""
+    """A number of places for streams; a client whose stream finds none is told to come again."""
 
     def __init__(self, most: int | None = None) -> None:
         self._most = MOST_STREAMS if most is None else most
-        # Guards how many are taken, and that none is given back twice.
-        self.lock = threading.Lock()
-        self.taken = 0
+        # Guards the streams that have a place; a set, so that none gives back two.
+        self._lock = threading.Lock()
+        self.streams: set[Placed] = set()
 
-    def take(self) -> Place:
+    def take(self, stream: Placed) -> None:
         """Raises: Unavailable where all are taken."""
-        with self.lock:
-            if self.taken >= self._most:
+        with self._lock:
+            if len(self.streams) >= self._most:
                 raise Unavailable(f"{self._most} streams are open already", RETRY_AFTER)
-            self.taken += 1
-        return Place(self)
+            self.streams.add(stream)
 
-
-class Place:
-    """One of the places, until it is given back; once more does nothing."""
-
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._is_taken = True
-
-    def give_back(self) -> None:
-        with self._places.lock:
-            if self._is_taken:
-                self._is_taken = False
-                self._places.taken -= 1
+    def give_back(self, stream: Placed) -> None:
+        with self._lock:
+            self.streams.discard(stream)
 
 
 class Placed:
-    """A stream that has a place until it is closed."""
+    """A stream that has one of `places` until it is closed.
 
-    def __init__(self, pieces: Iterable[Piece], place: Place) -> None:
+    Raises: Unavailable where all are taken; the stream is closed then.
+    """
+
+    def __init__(self, pieces: Iterable[Piece], places: Places) -> None:
         self._pieces = pieces
-        self._place = place
+        self._places = places
+        try:
+            places.take(self)
+        except Unavailable:
+            close(pieces)
+            raise
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self._pieces)
 
     def close(self) -> None:
         close(self._pieces)
-        self._place.give_back()
+        self._places.give_back(self)

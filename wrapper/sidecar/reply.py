@@ -9,6 +9,7 @@ from types import GeneratorType
 from wrapper.message import Response
 from wrapper.plain import dumps
 from wrapper.sidecar import sse
+from wrapper.sidecar.places import Placed
 from wrapper.sidecar.streams import Stream, event
 
 TYPE_CHECKING = False
@@ -30,7 +31,7 @@ NOT_MODIFIED = 304
 def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: bool = False) -> Response:
     """A stream takes one of `places`.
 
-    Raises: TypeError for what nobody can send, ValueError for a field, a length or a status that is none; Unavailable.
+    Raises: TypeError for what cannot be sent, ValueError for a field, a length or a status that is none; Unavailable.
     """
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
     given = body if isinstance(body, Response) else _response(body, guard, what)
@@ -41,11 +42,10 @@ def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: b
         raise ValueError(f"{response.status!r} is no status of an answer")
     if isinstance(response.body, (bytes, bytearray, str)):
         judge_length(response, is_head)
-    elif isinstance(response.body, Stream):
-        response.body.admit(places)
     else:
-        response.body = stream = Stream(response.body, guard, what, length_of(response.headers))
-        stream.admit(places)
+        stream = response.body if isinstance(response.body, Stream) else Stream(
+            response.body, guard, what, length_of(response.headers))
+        response.body = Placed(stream, places)
     return response
 
 

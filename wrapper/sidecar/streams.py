@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from wrapper.errors import Refusal, Unavailable
+from wrapper.errors import Refusal
 from wrapper.message import encoded
 from wrapper.sidecar import sse
 from wrapper.sidecar.isolation import close
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.places import Place, Places
 
 
 class Stream:
@@ -31,17 +30,8 @@ class Stream:
         self._what = what
         self._left = length
         self._encode = encode
-        self._place: Place | None = None
         self._has_begun = False
         self._has_failed = False
-
-    def admit(self, places: Places) -> None:
-        """Raises: Unavailable where too many are open."""
-        try:
-            self._place = places.take()
-        except Unavailable:
-            close(self._source)
-            raise
 
     def __iter__(self) -> Iterator[bytes]:
         self._has_begun = True
@@ -75,8 +65,6 @@ class Stream:
         if self._has_begun and not self._has_failed:
             self._guard.went_well(self._what)
         close(self._source)
-        if self._place is not None:
-            self._place.give_back()
 
 
 def event(item: Any) -> bytes:
