@@ -13,7 +13,7 @@ from tests.sidecar.parts import make_request, make_service, make_site
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.problems import Problem
 from wrapper.service.state import State
-from wrapper.sidecar.places import MOST_STREAMS
+from wrapper.sidecar.streams import MOST_STREAMS
 from wrapper.sidecar.router import Route
 
 FIELDS = {"state", "since", "ready", "pid", "generation", "restarts", "last_exit", "in_flight", "held",

@@ -8,12 +8,11 @@ import time
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
-from wrapper.sidecar.access import StreamPlaces
-from wrapper.sidecar.places import Placed
 from wrapper.plain import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
+from wrapper.sidecar.streams import Placed, StreamPlaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from wrapper.sidecar.isolation import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Callable
 
-    from wrapper.message import Request
+    from wrapper.message import Request, Response
     from wrapper.sidecar.isolation import Guard
 
 MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost
@@ -33,7 +33,8 @@ class Calls:
         self._lock = threading.Lock()
         self._under_way = 0
 
-    def run(self, what: str, request: Request, work: Callable[[], Any], timeout: float | None) -> Any:
+    def run(self, what: str, request: Request, work: Callable[[], Response],
+            timeout: float | None) -> Response:
         """What `work` returns; the client of `request` waits `timeout` seconds for it, None as long as it takes.
 
         Raises: the refusals that the work itself chose; Refusal (500) where it failed; Unavailable.
@@ -48,7 +49,7 @@ class Calls:
             with self._lock:
                 self._under_way -= 1
 
-    def _run(self, call: Call, request: Request, work: Callable[[], Any]) -> Any:
+    def _run(self, call: Call, request: Request, work: Callable[[], Response]) -> Response:
         request.limit_time(call.timeout, call.report_late)
         try:
             result = work()

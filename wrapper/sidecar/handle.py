@@ -157,7 +157,10 @@ class ServiceHandle:
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
-            return Answer(response.status, joined(response.getheaders()), _whole(response))
+            content = response.read(ANSWER_MAX + 1)
+            if len(content) > ANSWER_MAX:
+                raise OSError(f"the response is over {ANSWER_MAX} bytes")
+            return Answer(response.status, joined(response.getheaders()), content)
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
         finally:
@@ -176,11 +179,3 @@ class ServiceHandle:
         """
         return configuration.apply(self.service, files, check, action, ready_timeout, probe, mode=mode, handle=self,
                                    reason=reason)
-
-
-def _whole(response: http.client.HTTPResponse) -> bytes:
-    """Raises: OSError where it is too much."""
-    body = response.read(ANSWER_MAX + 1)
-    if len(body) > ANSWER_MAX:
-        raise OSError(f"the answer is over {ANSWER_MAX} bytes")
-    return body

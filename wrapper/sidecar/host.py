@@ -10,13 +10,13 @@ from wrapper import address
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.log import log
 from wrapper.service.service import Helper
-from wrapper.sidecar.access import StreamPlaces
 from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
+from wrapper.sidecar.streams import StreamPlaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,20 +73,17 @@ class Host:
             request.limit = limit
             is_head = request.method == "HEAD"
             places = self._places.of(request)
-            response: Response = self._calls.run(what, request, lambda: response_of(
+            return self._calls.run(what, request, lambda: response_of(
                 work(request, self._main), self.guard, what, places, is_head), timeout)
-            return response
 
         return respond
 
     def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool,
                   is_shared: bool) -> None:
         mount = Mount(root, application, self._around.settings, self.guard, self._places)
-        what = f"mount {root}"
 
         def respond(request: Request) -> Response:
-            response: Response = self._calls.run(what, request, lambda: mount.answer(request), timeout)
-            return response
+            return self._calls.run(f"mount {root}", request, lambda: mount.answer(request), timeout)
 
         self.site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
 
@@ -94,8 +91,9 @@ class Host:
 
     def add_task(self, name: str, function: Callable[..., Any]) -> None:
         work = fitting(function)
-        task = Task(f"task {name}", lambda: work(self._main, self._stopping), self.guard, self._stopping)
-        thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
+        thread = threading.Thread(
+            target=run_task, args=(f"task {name}", lambda: work(self._main, self._stopping), self.guard,
+                                   self._stopping), name=f"{self.guard.name} task {name}", daemon=True)
         thread.start()  # first: what is on the list is joined at the end, and one that never ran cannot be
         self._tasks.append(thread)
 
@@ -136,41 +134,34 @@ class Host:
         self._around.board.resolve(self.guard.source, key)
 
 
-class Task:
-    """A function that runs until it returns, or the wrapper ends; one that raises is called again."""
+def run_task(what: str, work: Callable[[], Any], guard: Guard, stopping: threading.Event) -> None:
+    """Do `work` until it returns, or the wrapper ends; where it raises, do it again after a pause."""
+    pause = FIRST_PAUSE
+    while not stopping.is_set():
+        ended = threading.Event()
+        if pause > FIRST_PAUSE:
+            start_if_possible(threading.Thread(target=_witness, args=(what, guard, ended), name=f"{what} witness",
+                                               daemon=True))
+        began = time.monotonic()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
+            ended.set()
+            guard.failed(what, error)
+        else:
+            ended.set()
+            guard.went_well(what)
+            return
+        if time.monotonic() - began >= STEADY_SECONDS:
+            pause = FIRST_PAUSE
+        stopping.wait(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
 
-    def __init__(self, what: str, work: Callable[[], Any], guard: Guard, stopping: threading.Event) -> None:
-        self._what = what
-        self._work = work
-        self._guard = guard
-        self._stopping = stopping
 
-    def run(self) -> None:
-        pause = FIRST_PAUSE
-        while not self._stopping.is_set():
-            ended = threading.Event()
-            if pause > FIRST_PAUSE:
-                start_if_possible(threading.Thread(target=self._witness, args=(ended,), name=f"{self._what} witness",
-                                                   daemon=True))
-            began = time.monotonic()
-            try:
-                self._work()
-            except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
-                ended.set()
-                self._guard.failed(self._what, error)
-            else:
-                ended.set()
-                self._guard.went_well(self._what)
-                return
-            if time.monotonic() - began >= STEADY_SECONDS:
-                pause = FIRST_PAUSE
-            self._stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _witness(self, ended: threading.Event) -> None:
-        """A task that goes on for a while after it failed is well again; it cannot say so itself."""
-        if not ended.wait(STEADY_SECONDS):
-            self._guard.went_well(self._what)
+def _witness(what: str, guard: Guard, ended: threading.Event) -> None:
+    """A task that goes on for a while after it failed is well again; it cannot say so itself."""
+    if not ended.wait(STEADY_SECONDS):
+        guard.went_well(what)
 
 
 def start_if_possible(thread: threading.Thread) -> None:

@@ -9,15 +9,14 @@ from types import GeneratorType
 from wrapper.message import Response
 from wrapper.plain import dumps
 from wrapper.sidecar import sse
-from wrapper.sidecar.places import Placed
-from wrapper.sidecar.streams import Stream, event
+from wrapper.sidecar.streams import Placed, Stream, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.places import Places
+    from wrapper.sidecar.streams import Places
 
 # The server frames and dates its answers itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
