@@ -31,7 +31,7 @@ PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"%<>^`{|}')  # what 
 DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
-# `first_byte` is from the end of the request head to the beginning of the answer; `own` where we answered ourselves;
+# `first_byte` is from the end of the request head to the beginning of the response; `own` where we answered ourselves;
 # `head` as it was read, so that what wants more of it pays for it; `replayed`: it travelled twice, its first run ended.
 Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer head replayed",
                    defaults=(None, False))
@@ -141,7 +141,7 @@ class Request:
         return self._reader
 
     def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
-        """For the wrapper: the answer may take `seconds` from now on, None any time; then `late` is called."""
+        """For the wrapper: the response may take `seconds` from now on, None any time; then `late` is called."""
         self._source.limit_time(seconds, late)
 
 
@@ -198,7 +198,7 @@ class Reader:
 
 
 class Response:
-    """An answer of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
+    """A response of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
 
     An iterable with a `close` method is closed at the end, also when the client leaves early. `heartbeat` is sent where
     no piece came for `heartbeat_interval` seconds.

@@ -45,7 +45,7 @@ from wrapper.sidecar.site import Site
 
 PATIENCE = 10.0  # seconds after which a test is told that what it waits for will not come
 TOKEN = "test-token"  # what `token=True` sends
-PROBE = "wrapper"  # the User-Agent of the look whether the service is ready
+PROBE = "wrapper"  # the User-Agent of the probe for readiness
 FAKE_COMMAND = ("a-fake-service", "{port}")
 FIRST_PID = 1_000_000_000  # above every real one (proc(5), pid_max), so that no signal can reach a stranger
 
@@ -251,7 +251,7 @@ class Wrapper:
 
     @contextlib.contextmanager
     def stream(self, path: str, *, token: bool = False) -> Iterator[Iterator[str]]:
-        """The lines of an answer as they come, for streams and server-sent events."""
+        """The lines of a response as they come, for streams and server-sent events."""
         with self._connection() as connection:
             connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"} if token else {})
             response = connection.getresponse()
@@ -282,7 +282,7 @@ class Wrapper:
         end = time.monotonic() + timeout
         while not (value := condition()):
             assert time.monotonic() < end, f"it did not happen in {timeout} s; the problems are {self.problems()}"
-            time.sleep(0.01)  # a test's own look, not a wait of the wrapper's
+            time.sleep(0.01)  # a test's own poll, not a wait of the wrapper's
         return value
 
     def wait_problem(self, text: str = "", timeout: float = PATIENCE) -> dict[str, Any]:
@@ -303,7 +303,8 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
     chosen = settings.read([*_words({"token": TOKEN, "hold": "5s", **options}), "--", *(command or FAKE_COMMAND)], {})
     feed = Feed()
     around = Surroundings(chosen, dict(os.environ), KitSpawner(fake), feed, Board(feed), Upstream)
-    main = Service(MAIN, chosen.command, chosen.upstream, around, _over)
+    # In a test the wrapper outlives its service.
+    main = Service(MAIN, chosen.command, chosen.upstream, around, lambda *_: None)
     site = Site(around, [main])
     server = Server(sockets.listen(address.tcp("127.0.0.1", 0)), site, chosen)
     server.start()
@@ -321,10 +322,6 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
         yield wrapper
     finally:
         _end(loader, site, server)
-
-
-def _over(exit_status: int, planned: bool) -> None:
-    """In a test the wrapper outlives its service."""
 
 
 def _end(loader: Loader, site: Site, server: Server) -> None:

@@ -68,7 +68,7 @@ class Api:
                           ("resume", self._resume), *((kind, self._action(kind)) for kind in ACTIONS)):
             yield Route("POST", f"{prefix}/api/{name}", act, is_guarded=True)
 
-    # To look at
+    # To read
 
     def _healthz(self, request: Request) -> Response:
         return as_json({"healthy": True})
@@ -78,7 +78,7 @@ class Api:
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
-        # For all alike, without a look at any token: it is answered on the loop, where nothing may wait for a disk.
+        # For all alike, without regard to any token: it is answered on the loop, where nothing may wait for a disk.
         stale = [status for status in self._config_outline() if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
                         "sidecars": self._sidecars()})
@@ -101,7 +101,7 @@ class Api:
         return as_json(self._config_status(request))
 
     def _config_status(self, request: Request) -> list[dict[str, Any]]:
-        """What became of the last look, but for strangers not why."""
+        """What became of the last fetch, but for strangers not why."""
         if self._access.knows(request):
             return [subscription.status() for subscription in list(self._subscriptions)]
         return self._config_outline()

@@ -11,7 +11,7 @@ import threading
 from wrapper.config import source as configuration
 from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
-from wrapper.sidecar.declaration import bound, judge_details, judge_mount, judge_service, name_of, seconds, size
+from wrapper.sidecar.declaration import bound, judge_mount, judge_service, name_of, seconds, size
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
 from wrapper.sidecar.router import Route
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Kind = TypeVar("Kind", bound=Metric)
 
 HANDLER_TIMEOUT = "30s"
+RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
 
 
 class Sidecar:
@@ -111,7 +112,7 @@ class Sidecar:
 
     def mount(self, path: str, application: Application, *, guarded: bool = False,
               timeout: Span = HANDLER_TIMEOUT, cross_site: bool = False) -> None:
-        """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`.
+        """Let a WSGI application answer everything under `path`; it must begin its response within `timeout`.
 
         `cross_site`: pages of other sites may ask it too.
         """
@@ -196,7 +197,8 @@ class Sidecar:
 
     def problem(self, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again. `key` tells several of one sidecar apart."""
-        judge_details(details)
+        for name in RESERVED & details.keys():
+            raise ValueError(f"a problem's detail cannot be called {name!r}: the source is the sidecar itself")
         self._declare("problem", lambda host: host.report(message, key, details), is_news=True)
 
     def resolve(self, key: str = "") -> None:

@@ -1,4 +1,4 @@
-"""`service` as sidecar code sees it: look at a service, steer it, talk to it, change its configuration."""
+"""`service` as sidecar code sees it: watch a service, steer it, talk to it, change its configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service
 
 REQUEST_TIMEOUT = 10.0  # seconds
-ANSWER_MAX = 16 * 1024 * 1024  # bytes of an answer that is read whole
+ANSWER_MAX = 16 * 1024 * 1024  # bytes of a response that is read whole
 
 
 class ActionFailed(Exception):
@@ -100,7 +100,7 @@ class ServiceHandle:
         """True as soon as it is ready, False when `timeout` seconds have passed; None waits for ever."""
         deadline, feed = Deadline(timeout), self.service.around.feed
         while True:
-            known = feed.last  # before the look, so that no transition in between is missed
+            known = feed.last  # before the question, so that no transition in between is missed
             if self.is_ready:
                 return True
             if deadline.has_passed():
@@ -145,7 +145,7 @@ class ServiceHandle:
         """Ask the service itself, at its internal address: no gate, no hold, nothing added but Host.
 
         `json`: sent as the body instead of `body`. `timeout`: seconds until the whole answer is there.
-        Raises: OSError where it is not reachable or takes too long; ValueError for an answer that is not HTTP.
+        Raises: OSError where it is not reachable or takes too long; ValueError for a response that is not HTTP.
         """
         if self.address is None:
             raise ConnectionRefusedError(f"the service {self.name!r} has not been started")

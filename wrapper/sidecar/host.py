@@ -165,7 +165,7 @@ def _witness(what: str, guard: Guard, ended: threading.Event) -> None:
 
 
 def start_if_possible(thread: threading.Thread) -> None:
-    """Start one that only looks on: the work it looks at is done without it where no thread can be had."""
+    """Start one that only watches: the work is done without it where no thread can be had."""
     try:
         thread.start()
     except RuntimeError as error:  # "can't start new thread"

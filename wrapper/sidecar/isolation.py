@@ -24,7 +24,7 @@ class Guard:
         self.name = name
         self.source = f"sidecar:{name}"
         self._board = board
-        # What failed last time. A set of its own, so that a call that goes well costs one look and no lock.
+        # What failed last time. A set of its own, so that a call that goes well costs no lock.
         self._failing: set[str] = set()
 
     def failed(self, what: str, error: BaseException, is_import: bool = False) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the answer begins
+WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the response begins
 PORTS = {"http": "80", "https": "443"}
 STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 
@@ -110,7 +110,7 @@ class StartResponse:
 
 
 class Body:
-    """The rest of an application's answer, its first piece before it."""
+    """The rest of an application's response, its first piece before it."""
 
     def __init__(self, first: bytes, rest: Iterator[bytes], pieces: Iterable[bytes]) -> None:
         self._first = first

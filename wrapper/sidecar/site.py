@@ -10,7 +10,7 @@ from wrapper.log import log
 from wrapper.message import literal_path
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
-from wrapper.sidecar.api import Api
+from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
 from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service, Surroundings
 
 
-QUICK = ("healthz", "readyz")  # answered on the loop: no code of an author's, no disk, no lock held for long
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -57,7 +56,8 @@ class Site:
         self.failed: set[str] = set()
         self.prefixes: tuple[str, ...]
         self._set_prefixes()
-        self._quick = frozenset(f"{settings.prefix}/{name}" for name in QUICK)
+        # Answered on the loop: no code of an author's, no disk, no lock held for long.
+        self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
         self._prefix = settings.prefix
         self.failures: dict[str, int] = {}  # requests answered with 502, by the reason
         self._main_gate = services[0].gate
@@ -75,7 +75,7 @@ class Site:
     # For the server
 
     def answer(self, request: Request) -> Response | None:
-        """The answer to a request for an own path; None where the path is the service's after all.
+        """The response to a request for an own path; None where the path is the service's after all.
 
         Raises: Refusal.
         """
@@ -197,7 +197,7 @@ class Site:
             self._set_prefixes()
 
     def _set_prefixes(self) -> None:
-        """While a sidecar loads, every path is looked at for a token that is none of the service's business."""
+        """While a sidecar loads, requests for every path are searched for the token, which the service must not see."""
         self.prefixes = (*self._starts, "/") if self.loading and self.access.has_token else self._starts
 
     def note_loaded(self, word: str, is_loaded: bool) -> None:
