@@ -1,4 +1,4 @@
-"""What went wrong in authors' code: all of it is for the log, and for everybody only its kind and place.
+"""What went wrong in authors' code: all of it is for the log, and for strangers only its kind and place.
 
 What an exception says may hold what the author's code was called with, passwords in URLs among it.
 """
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
-# Raised by an import, their messages name modules, files and lines, as whoever mends it must know them.
+# Raised by an import, their messages name modules, files and lines, as its author must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError)
 CAUSES_MAX = 10  # of one error that are told
 
 
 def tell(what: str, error: BaseException, is_import: bool = False, **facts: Any) -> str:
-    """Log that `what` failed, with all there is to know; returns what everybody may read of it."""
+    """Log that `what` failed, with all there is to know; returns what strangers may read of it."""
     log.error(f"{what} failed", **facts, cause=shown(error), traceback=_traceback(error))
     cause = str(error) if is_import and isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
     return f"{what} failed: {cause}; the traceback is in the log"

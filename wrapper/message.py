@@ -31,20 +31,26 @@ PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"%<>^`{|}')  # what 
 DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
-# `first_byte` is from the end of the request head to the beginning of the answer; `own` where we answered ourselves;
+# `first_byte` is from the end of the request head to the beginning of the response; `own` where we answered ourselves;
 # `head` as it was read, so that what wants more of it pays for it; `replayed`: it travelled twice, its first run ended.
 Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer head replayed",
                    defaults=(None, False))
 
 
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Values by name in lower case, repeated ones joined by ", " (RFC 9110 section 5.3)."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
 class Headers(Mapping):  # type: ignore[type-arg]
-    """Fields by name, in any case; repeated ones joined by ", " (RFC 9110 section 5.3)."""
+    """Fields by name, in any case; repeated ones joined."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._fields: dict[str, str] = {}
-        for name, value in pairs:
-            key = name.lower()
-            self._fields[key] = f"{self._fields[key]}, {value}" if key in self._fields else value
+        self._fields = joined(pairs)
 
     def __getitem__(self, name: str) -> str:
         return self._fields[name.lower()]
@@ -135,7 +141,7 @@ class Request:
         return self._reader
 
     def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
-        """For the wrapper: the answer may take `seconds` from now on, None any time; then `late` is called."""
+        """For the wrapper: the response may take `seconds` from now on, None any time; then `late` is called."""
         self._source.limit_time(seconds, late)
 
 
@@ -192,7 +198,7 @@ class Reader:
 
 
 class Response:
-    """An answer of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
+    """A response of our own: `body` is bytes or str, or an iterable of them whose pieces go out as they come.
 
     An iterable with a `close` method is closed at the end, also when the client leaves early. `heartbeat` is sent where
     no piece came for `heartbeat_interval` seconds.
@@ -222,11 +228,7 @@ class Response:
         return not isinstance(self.body, (bytes, bytearray, str))
 
     def pieces(self) -> Iterator[bytes]:
-        if isinstance(self.body, (bytes, bytearray, str)):
-            yield encoded(self.body)
-            return
-        for piece in self.body:
-            yield encoded(piece)
+        return map(encoded, (self.body,) if isinstance(self.body, (bytes, bytearray, str)) else self.body)
 
     def whole(self) -> bytes:
         """The body of a response that is not streamed."""

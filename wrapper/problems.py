@@ -45,9 +45,10 @@ class Board:
         """Put a problem on the board, or see it again: then the newer message and details count."""
         now, details = timestamp(), plain(details)
         with self._lock:
-            if (source, key) not in self._entries and self._is_full(source):
+            if (source, key) not in self._entries and sum(name == source for name, _ in self._entries) >= MOST:
+                more = self._entries.get((source, MORE))
                 key, details = MORE, {}
-                message = f"and {self._more(source)} more"
+                message = f"and {more['count'] + 1 if more else 1} more"
             entry = self._entries.get((source, key))
             is_news = entry is None or (entry["message"] != message and key != MORE)
             if entry is None:
@@ -68,14 +69,6 @@ class Board:
         if entry is not None:
             log.info(f"problem gone: {entry['message']}", source=source)
             self._feed.publish("resolved", problem=entry["id"], source=source, message=entry["message"])
-
-    def _is_full(self, source: str) -> bool:
-        assert self._lock.locked()
-        return sum(name == source for name, _ in self._entries) >= MOST
-
-    def _more(self, source: str) -> int:
-        entry = self._entries.get((source, MORE))
-        return 1 if entry is None else entry["count"] + 1
 
     def replace(self, source: str, problems: Iterable[Problem]) -> None:
         """Make these the problems of `source`: new ones come, those not named any more go."""

@@ -32,19 +32,20 @@ from typing import Any, Callable, Union
 
 from wrapper import address, settings, sockets
 from wrapper.events import Feed
+from wrapper.message import joined
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server
 from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import MAIN, Service, Surroundings
 from wrapper.sidecar.extension import Sidecar
-from wrapper.sidecar.handle import Answer, ServiceHandle, joined
+from wrapper.sidecar.handle import Answer, ServiceHandle
 from wrapper.sidecar.loader import Loader
 from wrapper.sidecar.site import Site
 
 PATIENCE = 10.0  # seconds after which a test is told that what it waits for will not come
 TOKEN = "test-token"  # what `token=True` sends
-PROBE = "wrapper"  # the User-Agent of the look whether the service is ready
+PROBE = "wrapper"  # the User-Agent of the probe for readiness
 FAKE_COMMAND = ("a-fake-service", "{port}")
 FIRST_PID = 1_000_000_000  # above every real one (proc(5), pid_max), so that no signal can reach a stranger
 
@@ -55,7 +56,7 @@ class FakeService:
     """A service made of answers. `answers`: by "METHOD /path" (or "/path"), or one function for all requests.
 
     An answer is text, bytes, a dict or list (JSON), (status, body), or a function of the request that returns one. A
-    request has `method`, `path` (with its query), `headers` and `body`. What nobody answers is 404.
+    request has `method`, `path` (with its query), `headers` and `body`. What has no answer is 404.
     """
 
     def __init__(self, answers: Mapping[str, Any] | Callable[[Asked], Any] | None = None) -> None:
@@ -79,8 +80,7 @@ class FakeService:
         """Status, body and content type. For the kit itself."""
         if asked.headers.get("User-Agent") != PROBE:
             self.requests.append(asked)
-        path = asked.path.partition("?")[0]
-        found = self.answers
+        found, path = self.answers, asked.path.partition("?")[0]
         if isinstance(found, Mapping):
             found = found.get(f"{asked.method} {path}", found.get(path, (404, "not found\n")))
         if callable(found):
@@ -221,11 +221,11 @@ class KitSpawner(Spawner):
 class Wrapper:
     """A running wrapper, and a client for it. Made by `running`."""
 
-    def __init__(self, around: Surroundings, service: Service, site: Site, server: Server) -> None:
-        self.service = ServiceHandle(service.name).bind(service, around)
+    def __init__(self, site: Site, server: Server) -> None:
+        self.service = ServiceHandle(MAIN).bind(site.services[0])
         self.port: int = server.socket.getsockname()[1]
         self.site = site
-        self._around = around
+        self._around = site.around
 
     # Requests, through the exposed port
 
@@ -238,7 +238,7 @@ class Wrapper:
             fields.setdefault("Content-Type", "application/json")
         if token:
             fields["Authorization"] = f"Bearer {TOKEN}"
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
+        with self._connection() as connection:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
             return Answer(response.status, joined(response.getheaders()), response.read())
@@ -251,12 +251,15 @@ class Wrapper:
 
     @contextlib.contextmanager
     def stream(self, path: str, *, token: bool = False) -> Iterator[Iterator[str]]:
-        """The lines of an answer as they come, for streams and server-sent events."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
+        """The lines of a response as they come, for streams and server-sent events."""
+        with self._connection() as connection:
             connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"} if token else {})
             response = connection.getresponse()
             assert response.status == 200, (response.status, response.read())
             yield (line.decode("utf-8", "replace").rstrip("\r\n") for line in response)
+
+    def _connection(self) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE))
 
     # What is known
 
@@ -279,7 +282,7 @@ class Wrapper:
         end = time.monotonic() + timeout
         while not (value := condition()):
             assert time.monotonic() < end, f"it did not happen in {timeout} s; the problems are {self.problems()}"
-            time.sleep(0.01)  # a test's own look, not a wait of the wrapper's
+            time.sleep(0.01)  # a test's own poll, not a wait of the wrapper's
         return value
 
     def wait_problem(self, text: str = "", timeout: float = PATIENCE) -> dict[str, Any]:
@@ -300,12 +303,13 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
     chosen = settings.read([*_words({"token": TOKEN, "hold": "5s", **options}), "--", *(command or FAKE_COMMAND)], {})
     feed = Feed()
     around = Surroundings(chosen, dict(os.environ), KitSpawner(fake), feed, Board(feed), Upstream)
-    main = Service(MAIN, chosen.command, chosen.upstream, around, _over)
+    # In a test the wrapper outlives its service.
+    main = Service(MAIN, chosen.command, chosen.upstream, around, lambda *_: None)
     site = Site(around, [main])
     server = Server(sockets.listen(address.tcp("127.0.0.1", 0)), site, chosen)
     server.start()
     loader = Loader(site)
-    wrapper = Wrapper(around, main, site, server)
+    wrapper = Wrapper(site, server)
     try:
         main.controller.launch()
         for number, sidecar in enumerate(sidecars):
@@ -318,10 +322,6 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
         yield wrapper
     finally:
         _end(loader, site, server)
-
-
-def _over(exit_status: int, planned: bool) -> None:
-    """In a test the wrapper outlives its service."""
 
 
 def _end(loader: Loader, site: Site, server: Server) -> None:

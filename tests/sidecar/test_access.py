@@ -111,7 +111,7 @@ def test_a_file_that_is_written_over_in_place_is_read_again(board, tmp_path):
 
 
 def test_a_token_file_is_looked_at_when_the_wrapper_starts(board, tmp_path):
-    """Not only when somebody tries it."""
+    """Not only when a client tries it."""
     Access(None, str(tmp_path / "missing"), board)
     assert "token file" in board.list()[0]["message"]
 

@@ -98,7 +98,7 @@ def test_a_request_that_ends_with_the_wrapper_is_logged():
 
 
 def test_a_reader_that_stalls_costs_lines_not_time(monkeypatch, capfd):
-    """The road must not wait for whoever reads stderr."""
+    """The road must not wait for the reader of stderr."""
     monkeypatch.setattr(accesslog, "WAITING_MAX", 10)
     reading, writing = os.pipe()
     log = AccessLog(as_json=False, descriptor=writing)

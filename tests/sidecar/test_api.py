@@ -13,7 +13,7 @@ from tests.sidecar.parts import make_request, make_service, make_site
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.problems import Problem
 from wrapper.service.state import State
-from wrapper.sidecar.places import MOST_STREAMS
+from wrapper.sidecar.streams import MOST_STREAMS
 from wrapper.sidecar.router import Route
 
 FIELDS = {"state", "since", "ready", "pid", "generation", "restarts", "last_exit", "in_flight", "held",
@@ -244,7 +244,7 @@ def test_helpers_are_named_in_the_query(site):
     assert act(site, "/sidecar/api/stop?service=mail")[0] == 202
     assert asked == ["stop"]
     with pytest.raises(NotFound):
-        act(site, "/sidecar/api/stop?service=nobody")
+        act(site, "/sidecar/api/stop?service=unknown")
 
 
 def test_two_services_cannot_have_one_name_or_one_path(site):
@@ -341,7 +341,7 @@ def test_streams_are_bounded_because_each_costs_a_thread(target):
     with pytest.raises(Unavailable) as refusal:
         site.answer(make_request("GET", target, headers=headers))
     assert dict(refusal.value.headers)["Retry-After"]
-    assert site.answer(make_request("GET", target, trusted=True)), "whoever steers the wrapper is not kept out"
+    assert site.answer(make_request("GET", target, trusted=True)), "the operator is not kept out"
     for stream in streams[:2]:
         stream.close()
         stream.close()

@@ -131,9 +131,10 @@ def test_a_call_that_goes_well_takes_its_problem_away(calls, board):
     assert not board.list()
 
 
-def test_hanging_calls_do_not_pile_up(guard):
+def test_hanging_calls_do_not_pile_up(guard, monkeypatch):
     """The place of a call is taken until it returns, whether its client still waits or not."""
-    calls = Calls(guard, most=2)
+    monkeypatch.setattr("wrapper.sidecar.calls.MOST_CALLS", 2)
+    calls = Calls(guard)
     hanging = [Hanging(calls) for _ in range(2)]
     hanging[0].asked.late()
     with pytest.raises(Unavailable):

@@ -73,8 +73,8 @@ def test_the_scrape_is_text_0_0_4_and_holds_every_family(site):
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
     names = set(re.findall(r"^# TYPE (\S+)", response.body, re.MULTILINE))
     assert names >= {
-        "wrapper_request_duration_seconds", "wrapper_request_first_byte_seconds", "wrapper_request_size_bytes",
-        "wrapper_response_size_bytes", "wrapper_request_held_seconds", "wrapper_requests_in_flight",
+        "wrapper_request_duration_seconds", "wrapper_request_first_byte_seconds", "wrapper_request_bytes_total",
+        "wrapper_response_bytes_total", "wrapper_request_held_seconds", "wrapper_requests_in_flight",
         "wrapper_requests_held", "wrapper_upstream_connections", "wrapper_service_restarts_total",
         "wrapper_service_state", "wrapper_service_generation", "wrapper_problems", "wrapper_process_threads",
         "wrapper_process_cpu_seconds_total", "wrapper_process_resident_memory_bytes", "wrapper_process_open_fds",

@@ -300,7 +300,7 @@ def slow_client(port, path):
 
 def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, monkeypatch):
     """RFC 9110 section 15.5.9: that is the client's fault, no problem of the handler's."""
-    monkeypatch.setattr("wrapper.sidecar.host.MOST_CALLS", 3)
+    monkeypatch.setattr("wrapper.sidecar.calls.MOST_CALLS", 3)
 
     @sidecar.route("POST", "/x", timeout=0.05)
     def x(request):

@@ -35,7 +35,7 @@ def test_one_failure_is_one_line_of_the_log(guard, capfd):
 
 
 def test_what_a_client_asked_for_is_not_on_the_board(guard):
-    """Everybody reads the board; only what an import says names nothing but modules and files."""
+    """Strangers read the board; only what an import says names nothing but modules and files."""
     def fail():
         raise FileNotFoundError(2, "No such file", "/home/of-another-client")
 

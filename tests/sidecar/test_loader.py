@@ -13,7 +13,6 @@ from tests.running import Wrapper, service, wait_until
 from tests.sidecar.parts import make_request, make_site
 from wrapper.errors import Unavailable
 from wrapper.service.state import State
-from wrapper.sidecar.isolation import NoSidecar
 from wrapper.sidecar.loader import Loader, sidecars, title
 
 HELLO = """
@@ -162,7 +161,7 @@ def put(file, text):
 
 
 def test_a_token_is_not_relayed_while_the_path_it_is_for_may_still_come(slow):
-    """The service would get the token of whoever steers the wrapper."""
+    """The service would get the token of the operator."""
     site, loader, word, go_on = slow
     assert "/admin/rotate".startswith(site.prefixes)
     with pytest.raises(Unavailable) as refusal:
@@ -200,7 +199,7 @@ def test_an_import_that_hangs_counts_as_failed_until_it_ends(slow, monkeypatch):
 
 
 def test_no_sidecar_says_what_to_write(loader, tmp_path):
-    with pytest.raises(NoSidecar, match=r"sidecar = Sidecar\(\)"):
+    with pytest.raises(ImportError, match=r"sidecar = Sidecar\(\)"):
         loader.load(write(tmp_path, "empty.py", ""))
 
 

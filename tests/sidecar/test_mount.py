@@ -16,9 +16,10 @@ from wrapper.errors import Refusal
 from wrapper.http1 import read_request
 from wrapper.message import Request
 from wrapper.sidecar import mount
-from wrapper.sidecar.access import Access, StreamPlaces
+from wrapper.sidecar.access import Access
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
+from wrapper.sidecar.streams import StreamPlaces
 from wrapper.testing import running
 
 TEXT = ("Content-Type", "text/plain")

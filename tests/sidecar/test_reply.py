@@ -10,7 +10,7 @@ from wrapper.events import Feed
 from wrapper.message import Response
 from wrapper.problems import Board
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.places import Places
+from wrapper.sidecar.streams import Places
 from wrapper.sidecar.reply import response_of
 
 

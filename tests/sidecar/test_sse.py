@@ -65,7 +65,7 @@ def test_what_is_no_id_is_no_id():
 
 
 def test_silence_is_broken_now_and_then(monkeypatch):
-    """Else nobody notices that the client is gone."""
+    """Else it would not be noticed that the client is gone."""
     monkeypatch.setattr(sse, "HEARTBEAT_INTERVAL", 0.01)
     _, second = islice(stream(Feed()).pieces(0, True), 2)
     assert second == b": \n\n"

@@ -13,9 +13,8 @@ from wrapper.problems import Board
 from wrapper.sidecar import sse
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.places import Places
 from wrapper.sidecar.reply import response_of
-from wrapper.sidecar.streams import event
+from wrapper.sidecar.streams import Places, event
 from wrapper.testing import running
 
 
@@ -167,10 +166,10 @@ def test_a_stream_that_goes_out_has_its_place_until_it_is_over(answer, places):
     response = answer(Response(iter(["a", "b"])))
     pieces = response.pieces()
     next(pieces)
-    assert places.taken == 1
+    assert len(places.streams) == 1
     assert list(pieces) == [b"b"]
     response.close()
-    assert places.taken == 0
+    assert not places.streams
 
 
 def test_a_stream_that_finds_no_place_is_closed(answer):
@@ -191,7 +190,7 @@ def test_a_stream_that_finds_no_place_is_closed(answer):
 
 
 def test_a_generator_that_waits_keeps_its_place_until_it_comes_back(monkeypatch):
-    monkeypatch.setattr("wrapper.sidecar.places.MOST_STREAMS", 1)
+    monkeypatch.setattr("wrapper.sidecar.streams.MOST_STREAMS", 1)
     go_on, sidecar = threading.Event(), Sidecar()
 
     @sidecar.route("GET", "/ticks")

@@ -1,8 +1,7 @@
-"""traffic.py: every exchange is counted, by whichever thread, and the last minutes are kept."""
+"""traffic.py: every exchange is counted, by all threads, and the last minutes are kept."""
 
 from __future__ import annotations
 
-import gc
 import threading
 import timeit
 
@@ -43,16 +42,20 @@ def test_methods_that_clients_invent_are_counted_together():
     assert samples(counted)['wrapper_requests_total{to="service",method="other",code="2xx"}'] == 1000
 
 
-def test_times_and_sizes_fall_into_their_buckets():
+def test_times_fall_into_their_buckets_and_bytes_are_summed():
     counted = Traffic()
     counted.observe(ended(seconds=0.5, first_byte=0.005, received=0, sent=1024))
+    counted.observe(ended(seconds=1.5, first_byte=1.5, received=70, sent=6))
+    counted.observe(ended(received=3, sent=5, own=True))
     found = samples(counted)
     assert found['wrapper_request_duration_seconds_bucket{to="service",le="0.25"}'] == 0
     assert found['wrapper_request_duration_seconds_bucket{to="service",le="0.5"}'] == 1
-    assert found['wrapper_request_duration_seconds_sum{to="service"}'] == 0.5
+    assert found['wrapper_request_duration_seconds_sum{to="service"}'] == 2
     assert found['wrapper_request_first_byte_seconds_bucket{to="service",le="0.005"}'] == 1
-    assert found['wrapper_request_size_bytes_bucket{to="service",le="256"}'] == 1
-    assert found['wrapper_response_size_bytes_bucket{to="service",le="1024"}'] == 1
+    assert found['wrapper_request_bytes_total{to="service"}'] == 70
+    assert found['wrapper_response_bytes_total{to="service"}'] == 1030
+    assert found['wrapper_request_bytes_total{to="sidecar"}'] == 3
+    assert found['wrapper_response_bytes_total{to="sidecar"}'] == 5
 
 
 def test_only_those_that_were_held_count_as_held():
@@ -70,17 +73,14 @@ def test_the_length_of_an_upgraded_connection_is_no_duration():
     assert samples(counted)['wrapper_request_duration_seconds_count{to="service"}'] == 0
 
 
-def test_many_threads_lose_no_count_and_leave_no_shard_behind():
+def test_many_threads_lose_no_count():
     counted = Traffic()
-    for _ in range(5):
-        threads = [threading.Thread(target=lambda: [counted.observe(ended()) for _ in range(1000)]) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        gc.collect()
+    threads = [threading.Thread(target=lambda: [counted.observe(ended()) for _ in range(5000)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert samples(counted)['wrapper_requests_total{to="service",method="GET",code="2xx"}'] == 40_000
-    assert len(counted._shards) <= 16, "the shard of a thread that ended goes to the next one"
 
 
 def test_a_moment_holds_what_was_relayed_only():

@@ -12,7 +12,6 @@ import threading
 
 from wrapper.errors import Forbidden, Unauthorized
 from wrapper.sidecar import tokens
-from wrapper.sidecar.places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,17 +92,6 @@ class Access:
         else:
             self._board.report("access", f"the token file {fault if token is None else 'is weak: ' + fault}")
         return token
-
-
-class StreamPlaces:
-    """Places for streams: strangers must not be able to take those of an operator."""
-
-    def __init__(self, access: Access) -> None:
-        self._access = access
-        self._strangers, self._operators = Places(), Places()
-
-    def of(self, request: Request) -> Places:
-        return self._operators if self._access.knows(request) else self._strangers
 
 
 def _holds(request: Request, token: bytes) -> bool:

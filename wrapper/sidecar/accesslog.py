@@ -11,10 +11,10 @@ import os
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrapper.http1 import split_fields
-from wrapper.log import STDERR, log
+from wrapper.log import STDERR, log, timestamp
 from wrapper.text import one_line
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WAITING_MAX = 10_000  # exchanges that may wait for the writer: a few MiB
 GATHER_INTERVAL = 0.05  # seconds in which the writer lets lines gather: 20 writes a second, however busy the road is
-END_TIMEOUT = 0.5  # seconds for the last lines: whoever stops the container waits for it
+END_TIMEOUT = 0.5  # seconds for the last lines: the container's stop waits for it
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: what is longer may be torn apart by another line (pipe(7))
 NO_VALUE = "-"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -39,7 +39,7 @@ class AccessLog:
         self._waiting: SimpleQueue[tuple[float, Ended] | None] = SimpleQueue()  # None is the end
         self._is_ending = threading.Event()
         self._is_over = threading.Event()
-        # Guards the number of exchanges nobody will read of.
+        # Guards the number of exchanges that no line tells of.
         self._lock = threading.Lock()
         self._dropped = 0
         threading.Thread(target=self._write_all, name="access-log", daemon=True).start()
@@ -78,7 +78,7 @@ class AccessLog:
             except Empty:
                 break
             if fact is None:
-                self._waiting.put(None)  # for whoever called this
+                self._waiting.put(None)  # for the caller
                 break
             line = self._bytes(fact)
             size += len(piece[-1])
@@ -115,13 +115,12 @@ def combined_line(moment: float, ended: Ended) -> str:
 
 def json_line(moment: float, ended: Ended) -> str:
     said = _said(ended)
-    document: dict[str, Any] = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)), "level": "info", "message": "request",
+    return json.dumps({
+        "time": timestamp(moment), "level": "info", "message": "request",
         "peer": ended.peer, "method": ended.method, "target": ended.target, "status": ended.status,
         "seconds": round(ended.seconds, 6), "first_byte": round(ended.first_byte, 6), "held": round(ended.held, 6),
         "received": ended.received, "sent": ended.sent, "to": "sidecar" if ended.own else "service",
-        "referer": said.get("referer"), "user_agent": said.get("user-agent")}
-    return json.dumps(document)
+        "referer": said.get("referer"), "user_agent": said.get("user-agent")})
 
 
 def _said(ended: Ended) -> dict[str, str]:

@@ -8,23 +8,24 @@ import time
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
-from wrapper.sidecar.access import StreamPlaces
-from wrapper.sidecar.places import Placed
 from wrapper.text import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
+from wrapper.sidecar.streams import Placed, StreamPlaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any, Callable, Protocol
+    from typing import Any, Callable, Protocol, TypeVar
 
     from wrapper.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
     from wrapper.sidecar.access import Access
     from wrapper.sidecar.router import Answer
+
+    Value = TypeVar("Value")
 
     class Subscription(Protocol):
         """A source of configuration that is watched."""
@@ -63,14 +64,11 @@ class Api:
                              ("api/events", self._events)):
             yield Route("GET", f"{prefix}/{path}", answer, is_probed=path in PROBED)
         yield Route("GET", f"{prefix}/api/logs", self._logs, is_guarded=True)
-        yield Route("POST", f"{prefix}/api/config", self._look_now, is_guarded=True)
-        yield Route("POST", f"{prefix}/api/signal", self._signal, is_guarded=True)
-        yield Route("POST", f"{prefix}/api/pause", self._pause, is_guarded=True)
-        yield Route("POST", f"{prefix}/api/resume", self._resume, is_guarded=True)
-        for kind in ACTIONS:
-            yield Route("POST", f"{prefix}/api/{kind}", self._action(kind), is_guarded=True)
+        for name, act in (("config", self._look_now), ("signal", self._signal), ("pause", self._pause),
+                          ("resume", self._resume), *((kind, self._action(kind)) for kind in ACTIONS)):
+            yield Route("POST", f"{prefix}/api/{name}", act, is_guarded=True)
 
-    # To look at
+    # To read
 
     def _healthz(self, request: Request) -> Response:
         return as_json({"healthy": True})
@@ -80,7 +78,7 @@ class Api:
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
-        # For all alike, without a look at any token: it is answered on the loop, where nothing may wait for a disk.
+        # For all alike, without regard to any token: it is answered on the loop, where nothing may wait for a disk.
         stale = [status for status in self._config_outline() if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
                         "sidecars": self._sidecars()})
@@ -103,7 +101,7 @@ class Api:
         return as_json(self._config_status(request))
 
     def _config_status(self, request: Request) -> list[dict[str, Any]]:
-        """What became of the last look, but for strangers not why."""
+        """What became of the last fetch, but for strangers not why."""
         if self._access.knows(request):
             return [subscription.status() for subscription in list(self._subscriptions)]
         return self._config_outline()
@@ -118,18 +116,14 @@ class Api:
         return event_stream(self._placed(request, pieces))
 
     def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
-        """Everybody may look, so there is a bound; it keeps nobody out who could end the wrapper anyway."""
-        return pieces if request.trusted else Placed(pieces, self._places.of(request).take())
+        """Bound the streams, which strangers may ask for; those who could end the wrapper anyway are not kept out."""
+        return pieces if request.trusted else Placed(pieces, self._places.of(request))
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output
         if output is None:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
-        text = request.query.get("lines", str(DEFAULT_LINES))
-        try:
-            count = values.count(text)
-        except ValueError as error:
-            raise BadRequest(f"lines={text}: {error}") from None
+        count = _value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
             return Response(self._placed(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
@@ -152,11 +146,8 @@ class Api:
 
     def _pause(self, request: Request) -> Response:
         """Hold every request for `?for=` at most, without touching the service; a timer ends it."""
-        service, text = self._service(request), request.query.get("for", f"{PAUSE_MAX:g}s")
-        try:
-            seconds = values.positive_duration(text)
-        except ValueError as error:
-            raise BadRequest(f"for={text}: {error}") from None
+        service = self._service(request)
+        seconds = _value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration)
         number = service.gate.pause(_reason(request))
         timer = threading.Timer(min(seconds, PAUSE_MAX), service.gate.resume, [number])
         timer.daemon = True
@@ -223,15 +214,18 @@ def _follow(output: Output, count: int) -> Iterator[bytes]:
         yield piece
 
 
-def _is_on(request: Request, name: str) -> bool:
-    """`?name`, `?name=1` and the like; a flag that is absent is off."""
-    text = request.query.get(name)
-    if text is None:
-        return False
+def _value(request: Request, name: str, default: str, parse: Callable[[str], Value]) -> Value:
+    """What a parameter of the query says. Raises: BadRequest."""
+    text = request.query.get(name, default)
     try:
-        return text == "" or values.switch(text)
+        return parse(text)
     except ValueError as error:
         raise BadRequest(f"{name}={text}: {error}") from None
+
+
+def _is_on(request: Request, name: str) -> bool:
+    """`?name`, `?name=1` and the like; a flag that is absent is off."""
+    return _value(request, name, "off", lambda text: text == "" or values.switch(text))
 
 
 def _fact(request: Request, name: str) -> str | None:

@@ -16,9 +16,9 @@ from wrapper.sidecar.isolation import close
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Callable
 
-    from wrapper.message import Request
+    from wrapper.message import Request, Response
     from wrapper.sidecar.isolation import Guard
 
 MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost
@@ -27,21 +27,21 @@ MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging 
 class Calls:
     """Requests that one sidecar's code answers, each in a thread that has nothing else to do meanwhile."""
 
-    def __init__(self, guard: Guard, most: int = MOST_CALLS) -> None:
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._most = most
         # Guards how many calls are under way.
         self._lock = threading.Lock()
         self._under_way = 0
 
-    def run(self, what: str, request: Request, work: Callable[[], Any], timeout: float | None) -> Any:
+    def run(self, what: str, request: Request, work: Callable[[], Response],
+            timeout: float | None) -> Response:
         """What `work` returns; the client of `request` waits `timeout` seconds for it, None as long as it takes.
 
         Raises: the refusals that the work itself chose; Refusal (500) where it failed; Unavailable.
         """
         with self._lock:
-            if self._under_way >= self._most:
-                raise Unavailable(f"{self._most} requests keep the sidecar's code busy already")
+            if self._under_way >= MOST_CALLS:
+                raise Unavailable(f"{MOST_CALLS} requests keep the sidecar's code busy already")
             self._under_way += 1
         try:
             return self._run(Call(self._guard, what, timeout), request, work)
@@ -49,7 +49,7 @@ class Calls:
             with self._lock:
                 self._under_way -= 1
 
-    def _run(self, call: Call, request: Request, work: Callable[[], Any]) -> Any:
+    def _run(self, call: Call, request: Request, work: Callable[[], Response]) -> Response:
         request.limit_time(call.timeout, call.report_late)
         try:
             result = work()

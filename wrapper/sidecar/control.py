@@ -1,4 +1,4 @@
-"""The control socket: the wrapper's own paths, without a token, for whoever may open it."""
+"""The control socket: the wrapper's own paths, without a token, for processes that may open it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     Span = Union[float, str, None]
 
 POLICY = values.one_of("never", "on-failure", "always")
-RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
 
 
 def seconds(span: float | str) -> float:
@@ -80,9 +79,3 @@ def judge_service(name: str, command: Sequence[str], route: str, upstream: str |
     if route:
         values.prefix(route)
     POLICY(restart)
-
-
-def judge_details(details: dict[str, Any]) -> None:
-    """Raises: ValueError."""
-    for name in RESERVED & details.keys():
-        raise ValueError(f"a problem's detail cannot be called {name!r}: the source is the sidecar itself")

@@ -11,7 +11,7 @@ import threading
 from wrapper.config import source as configuration
 from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
-from wrapper.sidecar.declaration import bound, judge_details, judge_mount, judge_service, name_of, seconds, size
+from wrapper.sidecar.declaration import bound, judge_mount, judge_service, name_of, seconds, size
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
 from wrapper.sidecar.router import Route
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     Kind = TypeVar("Kind", bound=Metric)
 
 HANDLER_TIMEOUT = "30s"
+RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
 
 
 class Sidecar:
@@ -45,7 +46,7 @@ class Sidecar:
         self.name = name
         # Guards what is below: a declaration is carried out once by each host there is.
         self._lock = threading.Lock()
-        self._declared: list[tuple[str, Callable[[Host], None]]] = []
+        self._declared: list[tuple[str, Callable[[Host], object]]] = []
         self._host: Host | None = None
         self._metrics: dict[str, Metric] = {}
         self._services: set[str] = set()
@@ -61,7 +62,7 @@ class Sidecar:
             self._host, declared = host, list(self._declared)
         for what, action in declared:
             host.guard.attempt(what, lambda action=action: action(host))  # type: ignore[misc]
-        host.begin()
+        host.hooks.begin()
 
     def retire(self) -> None:
         """Have no host any more; another one may come, and counts anew. For the test kit."""
@@ -70,24 +71,17 @@ class Sidecar:
             for metric in self._metrics.values():
                 metric.reset()
 
-    def _declare(self, what: str, action: Callable[[Host], None]) -> None:
+    def _declare(self, what: str, action: Callable[[Host], object], is_news: bool = False) -> None:
+        """Carry out `action` now, or once there is a host; every later host does it too, unless it was only news."""
         with self._lock:
             host = self._host
             if host is None:
                 self._declared.append((what, action))
                 return
         action(host)
-        with self._lock:
-            self._declared.append((what, action))  # one that was refused is not tried again by the next host
-
-    def _tell(self, what: str, action: Callable[[Host], None]) -> None:
-        """News: remembered only until there is a host."""
-        with self._lock:
-            host = self._host
-            if host is None:
+        if not is_news:  # nor is one tried again that was refused
+            with self._lock:
                 self._declared.append((what, action))
-        if host is not None:
-            action(host)
 
     # Requests
 
@@ -106,29 +100,26 @@ class Sidecar:
             name_of(handler, may_yield=True)  # a handler that is none is said here
 
             def declare(host: Host) -> None:
-                host.add_route(Route(method, path, host.answer(what, handler, seconds, most), guarded,
-                                     is_shared=cross_site))
+                host.site.add(Route(method, path, host.answer(what, handler, seconds, most), guarded,
+                                    is_shared=cross_site))
 
             self._declare(what, declare)
             return handler
 
         what = f"{method} {path}"
-        Route(method, path, _nobody)  # a malformed path is said here, at the author's line
+        Route(method, path, _unanswered)  # a malformed path is said here, at the author's line
         return take
 
     def mount(self, path: str, application: Application, *, guarded: bool = False,
               timeout: Span = HANDLER_TIMEOUT, cross_site: bool = False) -> None:
-        """Let a WSGI application answer everything under `path`; it must begin its answer within `timeout`.
+        """Let a WSGI application answer everything under `path`; it must begin its response within `timeout`.
 
         `cross_site`: pages of other sites may ask it too.
         """
         seconds, root = bound(timeout), judge_mount(path, application)
-        Route("GET", root, _nobody)
+        Route("GET", root, _unanswered)
 
-        def declare(host: Host) -> None:
-            host.add_mount(root, application, seconds, guarded, cross_site)
-
-        self._declare(f"mount {path}", declare)
+        self._declare(f"mount {path}", lambda host: host.add_mount(root, application, seconds, guarded, cross_site))
 
     # In the background
 
@@ -180,7 +171,7 @@ class Sidecar:
 
     def _hook(self, moment: str, function: Handler) -> Handler:
         name = name_of(function)
-        self._declare(f"on_{moment} {name}", lambda host: host.add_hook(moment, name, function))
+        self._declare(f"on_{moment} {name}", lambda host: host.hooks.add(moment, name, function))
         return function
 
     # Services
@@ -206,12 +197,13 @@ class Sidecar:
 
     def problem(self, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again. `key` tells several of one sidecar apart."""
-        judge_details(details)
-        self._tell("problem", lambda host: host.report(message, key, details))
+        for name in RESERVED & details.keys():
+            raise ValueError(f"a problem's detail cannot be called {name!r}: the source is the sidecar itself")
+        self._declare("problem", lambda host: host.report(message, key, details), is_news=True)
 
     def resolve(self, key: str = "") -> None:
         """Take a problem off the board again."""
-        self._tell("resolve", lambda host: host.resolve(key))
+        self._declare("resolve", lambda host: host.resolve(key), is_news=True)
 
     def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
         """A number that only rises, on `/sidecar/metrics`: `.inc(amount, label=value)`."""
@@ -232,10 +224,10 @@ class Sidecar:
             present = self._metrics.setdefault(metric.name, metric)
         present.judge_second(metric)
         if present is metric:
-            self._declare(f"metric {metric.name}", lambda host: host.add_metric(metric))
+            self._declare(f"metric {metric.name}", lambda host: host.site.registry.add(metric))
         return present  # type: ignore[return-value]  # the same kind, as judged
 
 
-def _nobody(request: Request) -> Response:
+def _unanswered(request: Request) -> Response:
     """Stands in where a route is only judged."""
     raise NotImplementedError

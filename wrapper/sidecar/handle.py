@@ -1,4 +1,4 @@
-"""`service` as sidecar code sees it: look at a service, steer it, talk to it, change its configuration."""
+"""`service` as sidecar code sees it: watch a service, steer it, talk to it, change its configuration."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from wrapper import values
 from wrapper.config import apply as configuration
 from wrapper.config.timed import Connection
 from wrapper.deadline import Deadline
+from wrapper.message import joined
 from wrapper.service.state import State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Callable
 
     from wrapper.address import Address
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from wrapper.config.check import Check
     from wrapper.config.transaction import Content
     from wrapper.problems import Problem
-    from wrapper.service.service import Service, Surroundings
+    from wrapper.service.service import Service
 
 REQUEST_TIMEOUT = 10.0  # seconds
-ANSWER_MAX = 16 * 1024 * 1024  # bytes of an answer that is read whole
+ANSWER_MAX = 16 * 1024 * 1024  # bytes of a response that is read whole
 
 
 class ActionFailed(Exception):
@@ -59,11 +60,9 @@ class ServiceHandle:
     def __init__(self, name: str) -> None:
         self.name = name
         self._service: Service | None = None
-        self._around: Surroundings | None = None
 
-    def bind(self, service: Service, around: Surroundings) -> ServiceHandle:
-        """From now on the handle is good for something. For the wrapper itself."""
-        self._around = around
+    def bind(self, service: Service) -> ServiceHandle:
+        """Make the handle one for `service`, which runs from now on. For the wrapper itself."""
         self._service = service
         return self
 
@@ -76,12 +75,6 @@ class ServiceHandle:
         if self._service is None:
             raise RuntimeError(f"the service {self.name!r} is not there yet: use its handle from on_start on")
         return self._service
-
-    @property
-    def around(self) -> Surroundings:
-        if self._around is None:
-            raise RuntimeError(f"the service {self.name!r} is not there yet: use its handle from on_start on")
-        return self._around
 
     # Look
 
@@ -105,9 +98,9 @@ class ServiceHandle:
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """True as soon as it is ready, False when `timeout` seconds have passed; None waits for ever."""
-        deadline, feed = Deadline(timeout), self.around.feed
+        deadline, feed = Deadline(timeout), self.service.around.feed
         while True:
-            known = feed.last  # before the look, so that no turn in between is missed
+            known = feed.last  # before the question, so that no transition in between is missed
             if self.is_ready:
                 return True
             if deadline.has_passed():
@@ -134,9 +127,9 @@ class ServiceHandle:
         self._act("reload", reason, wait)
 
     def _act(self, kind: str, reason: str, wait: bool) -> None:
-        ticket = self.service.controller.ask(kind, reason)
-        if wait and not ticket.wait():
-            raise ActionFailed(f"cannot {kind} {self.name}: {ticket.error}")
+        job = self.service.controller.ask(kind, reason)
+        if wait and not job.wait():
+            raise ActionFailed(f"cannot {kind} {self.name}: {job.error}")
 
     def signal(self, name: str | int) -> None:
         """Send a signal, such as "HUP", to its process group.
@@ -152,20 +145,22 @@ class ServiceHandle:
         """Ask the service itself, at its internal address: no gate, no hold, nothing added but Host.
 
         `json`: sent as the body instead of `body`. `timeout`: seconds until the whole answer is there.
-        Raises: OSError where it is not reachable or takes too long; ValueError for an answer that is not HTTP.
+        Raises: OSError where it is not reachable or takes too long; ValueError for a response that is not HTTP.
         """
-        address = self.address
-        if address is None:
+        if self.address is None:
             raise ConnectionRefusedError(f"the service {self.name!r} has not been started")
         fields = dict(headers or {})
         if json is not None:
             body = json_module.dumps(json)
             fields.setdefault("Content-Type", "application/json")
-        connection = Connection(address, Deadline(timeout))
+        connection = Connection(self.address, Deadline(timeout))
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()
-            return Answer(response.status, joined(response.getheaders()), _whole(response))
+            content = response.read(ANSWER_MAX + 1)
+            if len(content) > ANSWER_MAX:
+                raise OSError(f"the response is over {ANSWER_MAX} bytes")
+            return Answer(response.status, joined(response.getheaders()), content)
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
         finally:
@@ -184,20 +179,3 @@ class ServiceHandle:
         """
         return configuration.apply(self.service, files, check, action, ready_timeout, probe, mode=mode, handle=self,
                                    reason=reason)
-
-
-def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Values by name in lower case, repeated ones joined by ", " (RFC 9110 section 5.3)."""
-    found: dict[str, str] = {}
-    for name, value in fields:
-        key = name.lower()
-        found[key] = f"{found[key]}, {value}" if key in found else value
-    return found
-
-
-def _whole(response: http.client.HTTPResponse) -> bytes:
-    """Raises: OSError where it is too much."""
-    body = response.read(ANSWER_MAX + 1)
-    if len(body) > ANSWER_MAX:
-        raise OSError(f"the answer is over {ANSWER_MAX} bytes")
-    return body

@@ -10,13 +10,13 @@ from wrapper import address
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.log import log
 from wrapper.service.service import Helper
-from wrapper.sidecar.access import StreamPlaces
-from wrapper.sidecar.calls import MOST_CALLS, Calls
+from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
+from wrapper.sidecar.streams import StreamPlaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
     from wrapper.message import Request, Response
-    from wrapper.sidecar.metrics import Metric
     from wrapper.sidecar.mount import Application
     from wrapper.sidecar.router import Answer
     from wrapper.sidecar.site import Site
@@ -41,21 +40,17 @@ class Host:
     """One sidecar's place in the wrapper."""
 
     def __init__(self, name: str, site: Site) -> None:
-        self._site = site
+        self.site = site
         self._around = site.around
         self.guard = Guard(name, site.around.board)
-        self._calls = Calls(self.guard, MOST_CALLS)
+        self._calls = Calls(self.guard)
         self._places = StreamPlaces(site.access)
-        self._main = ServiceHandle(site.services[0].name).bind(site.services[0], site.around)
+        self._main = ServiceHandle(site.services[0].name).bind(site.services[0])
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
         self._watches: list[str] = []
         self._tasks: list[threading.Thread] = []
-        self._hooks = Hooks(self.guard, self._main, site.around.feed)
-
-    def begin(self) -> None:
-        """Everything has been declared: the hooks may be called."""
-        self._hooks.begin()
+        self.hooks = Hooks(self.guard, self._main, site.around.feed)
 
     def announce_end(self) -> None:
         """Tell the tasks and watches that it is over; returns at once."""
@@ -65,7 +60,7 @@ class Host:
 
     def stop(self, deadline: Deadline) -> None:
         """Let the hooks hear of the last exit, and the tasks end that heed `stopping`."""
-        self._hooks.finish(deadline)
+        self.hooks.finish(deadline)
         for task in list(self._tasks):
             task.join(deadline.remaining())
 
@@ -78,38 +73,29 @@ class Host:
             request.limit = limit
             is_head = request.method == "HEAD"
             places = self._places.of(request)
-            response: Response = self._calls.run(what, request, lambda: response_of(
+            return self._calls.run(what, request, lambda: response_of(
                 work(request, self._main), self.guard, what, places, is_head), timeout)
-            return response
 
         return respond
-
-    def add_route(self, route: Route) -> None:
-        """Raises: ValueError where it is taken."""
-        self._site.add(route)
 
     def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool,
                   is_shared: bool) -> None:
         mount = Mount(root, application, self._around.settings, self.guard, self._places)
-        what = f"mount {root}"
 
         def respond(request: Request) -> Response:
-            response: Response = self._calls.run(what, request, lambda: mount.answer(request), timeout)
-            return response
+            return self._calls.run(f"mount {root}", request, lambda: mount.answer(request), timeout)
 
-        self._site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
+        self.site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
 
     # In the background
 
     def add_task(self, name: str, function: Callable[..., Any]) -> None:
         work = fitting(function)
-        task = Task(f"task {name}", lambda: work(self._main, self._stopping), self.guard, self._stopping)
-        thread = threading.Thread(target=task.run, name=f"{self.guard.name} task {name}", daemon=True)
-        thread.start()  # first: whoever stops joins what is on the list, and one without a thread cannot be joined
+        thread = threading.Thread(
+            target=run_task, args=(f"task {name}", lambda: work(self._main, self._stopping), self.guard,
+                                   self._stopping), name=f"{self.guard.name} task {name}", daemon=True)
+        thread.start()  # first: what is on the list is joined at the end, and one that never ran cannot be
         self._tasks.append(thread)
-
-    def add_hook(self, moment: str, name: str, function: Callable[..., Any]) -> None:
-        self._hooks.add(moment, name, function)
 
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
@@ -125,7 +111,7 @@ class Host:
         subscription = Subscription(title, source, on_change, pace, self._around.board,
                                     self._around.feed, select)
         self._subscriptions.append(subscription)
-        self._site.add_subscription(subscription)
+        self.site.add_subscription(subscription)
         subscription.start()
 
     # Services
@@ -135,11 +121,11 @@ class Host:
         """Raises: ValueError where its name or path is taken."""
         helper = Helper(handle.name, command, address.parse(upstream) if upstream else None, self._around, route=route,
                         ready_path=ready_path, restart=restart)
-        self._site.add_service(helper)
-        handle.bind(helper, self._around)
+        self.site.add_service(helper)
+        handle.bind(helper)
         helper.launch()
 
-    # What is wrong, and how much of what there was
+    # What is wrong
 
     def report(self, message: str, key: str, details: dict[str, Any]) -> None:
         self._around.board.report(self.guard.source, message, key, **details)
@@ -147,50 +133,39 @@ class Host:
     def resolve(self, key: str) -> None:
         self._around.board.resolve(self.guard.source, key)
 
-    def add_metric(self, metric: Metric) -> None:
-        """Raises: ValueError where its name is taken."""
-        self._site.registry.add(metric)
+
+def run_task(what: str, work: Callable[[], Any], guard: Guard, stopping: threading.Event) -> None:
+    """Do `work` until it returns, or the wrapper ends; where it raises, do it again after a pause."""
+    pause = FIRST_PAUSE
+    while not stopping.is_set():
+        ended = threading.Event()
+        if pause > FIRST_PAUSE:
+            start_if_possible(threading.Thread(target=_witness, args=(what, guard, ended), name=f"{what} witness",
+                                               daemon=True))
+        began = time.monotonic()
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
+            ended.set()
+            guard.failed(what, error)
+        else:
+            ended.set()
+            guard.went_well(what)
+            return
+        if time.monotonic() - began >= STEADY_SECONDS:
+            pause = FIRST_PAUSE
+        stopping.wait(pause)
+        pause = min(pause * 2, LONGEST_PAUSE)
 
 
-class Task:
-    """A function that runs until it returns, or the wrapper ends; one that raises is called again."""
-
-    def __init__(self, what: str, work: Callable[[], Any], guard: Guard, stopping: threading.Event) -> None:
-        self._what = what
-        self._work = work
-        self._guard = guard
-        self._stopping = stopping
-
-    def run(self) -> None:
-        pause = FIRST_PAUSE
-        while not self._stopping.is_set():
-            ended = threading.Event()
-            if pause > FIRST_PAUSE:
-                start_if_possible(threading.Thread(target=self._witness, args=(ended,), name=f"{self._what} witness",
-                                                   daemon=True))
-            began = time.monotonic()
-            try:
-                self._work()
-            except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
-                ended.set()
-                self._guard.failed(self._what, error)
-            else:
-                ended.set()
-                self._guard.went_well(self._what)
-                return
-            if time.monotonic() - began >= STEADY_SECONDS:
-                pause = FIRST_PAUSE
-            self._stopping.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
-
-    def _witness(self, ended: threading.Event) -> None:
-        """A task that goes on for a while after it failed is well again; it cannot say so itself."""
-        if not ended.wait(STEADY_SECONDS):
-            self._guard.went_well(self._what)
+def _witness(what: str, guard: Guard, ended: threading.Event) -> None:
+    """A task that goes on for a while after it failed is well again; it cannot say so itself."""
+    if not ended.wait(STEADY_SECONDS):
+        guard.went_well(what)
 
 
 def start_if_possible(thread: threading.Thread) -> None:
-    """Start one that only looks on: the work it looks at is done without it where no thread can be had."""
+    """Start one that only watches: the work is done without it where no thread can be had."""
     try:
         thread.start()
     except RuntimeError as error:  # "can't start new thread"

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
 
 
-class NoSidecar(ImportError):
-    """A module that was named as a sidecar holds none."""
-
-
 class Guard:
     """Tells what went wrong in the code of one sidecar, and that it went well again."""
 
@@ -28,11 +24,11 @@ class Guard:
         self.name = name
         self.source = f"sidecar:{name}"
         self._board = board
-        # What failed last time. A set of its own, so that a call that goes well costs one look and no lock.
+        # What failed last time. A set of its own, so that a call that goes well costs no lock.
         self._failing: set[str] = set()
 
     def failed(self, what: str, error: BaseException, is_import: bool = False) -> None:
-        """The log gets all of it; the board, which everybody reads, only the kind: messages may hold secrets."""
+        """The log gets all of it; the board, which strangers may read, only the kind: messages may hold secrets."""
         self.report(what, cause.tell(what, error, is_import, sidecar=self.name))
 
     def report(self, what: str, message: str) -> None:
@@ -56,7 +52,7 @@ class Guard:
 
 
 def close(result: Any) -> None:
-    """End what a result may still hold open; that it cannot be ended is nobody's business any more."""
+    """End what a result may still hold open; where it cannot be ended, only the log says so."""
     try:
         getattr(result, "close", bool)()
     except BaseException as error:  # noqa: BLE001  # authors' code again
@@ -64,7 +60,7 @@ def close(result: Any) -> None:
 
 
 def fitting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, called with as many of the arguments as it needs: nobody must name what they do not use.
+    """`function`, called with as many of the arguments as it needs: authors need not name what they do not use.
 
     A parameter with a default is the author's own, as in `lambda request, path=path: ...` in a loop.
     """

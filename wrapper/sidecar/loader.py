@@ -15,7 +15,7 @@ from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.host import Host
-from wrapper.sidecar.isolation import Guard, NoSidecar
+from wrapper.sidecar.isolation import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from wrapper.sidecar.site import Site
 
-END_TIMEOUT = 0.5  # seconds to hear of the last exit and to end: whoever stops the container waits for it
+END_TIMEOUT = 0.5  # seconds to hear of the last exit and to end: the container's stop waits for it
 LOAD_TIMEOUT = 30.0  # seconds after which an import that has not ended is a problem
 
 
@@ -41,7 +41,9 @@ class Loader:
     def start(self, words: Iterable[str]) -> None:
         """Load what the words name; returns at once."""
         for word in words:
-            self._start_one(word)
+            loaded, guard = threading.Event(), Guard(word, self._site.around.board)
+            for work, name in ((self._load, "load"), (self._watch, "load-watch")):
+                threading.Thread(target=work, args=(word, guard, loaded), name=f"{name} {word}", daemon=True).start()
 
     def announce_end(self) -> None:
         """The wrapper shuts down: tasks and watches have as long to end as the service has. Returns at once."""
@@ -61,12 +63,6 @@ class Loader:
             host.stop(deadline)
             sidecar.retire()
 
-    def _start_one(self, word: str) -> None:
-        loaded = threading.Event()
-        guard = Guard(word, self._site.around.board)
-        for work, name in ((self._load, "load"), (self._watch, "load-watch")):
-            threading.Thread(target=work, args=(word, guard, loaded), name=f"{name} {word}", daemon=True).start()
-
     def _watch(self, word: str, guard: Guard, loaded: threading.Event) -> None:
         if not loaded.wait(LOAD_TIMEOUT):
             self._site.note_loaded(word, False)
@@ -80,10 +76,13 @@ class Loader:
             log.info("sidecar loaded", sidecar=word)
 
     def load(self, word: str) -> None:
-        """Load what `word` names, in this thread. Raises: NoSidecar, whatever the import does."""
-        found = sidecars(module_of(word))
+        """Load what `word` names, in this thread.
+
+        Raises: ImportError for a module without a sidecar, and all that an import may.
+        """
+        found = sidecars(_from_file(word) if is_file(word) else importlib.import_module(word))
         if not found:
-            raise NoSidecar(f"{word} holds no Sidecar; it needs a line such as: sidecar = Sidecar()")
+            raise ImportError(f"{word} holds no Sidecar; it needs a line such as: sidecar = Sidecar()")
         for variable, sidecar in found:
             name = sidecar.name or (title(word) if len(found) == 1 else f"{title(word)}.{variable}")
             self.bring_to_life(sidecar, name)
@@ -110,11 +109,6 @@ def title(word: str) -> str:
 
 def is_file(word: str) -> bool:
     return word.endswith(".py") or os.sep in word
-
-
-def module_of(word: str) -> ModuleType:
-    """Raises: whatever the import does."""
-    return _from_file(word) if is_file(word) else importlib.import_module(word)
 
 
 def _from_file(path: str) -> ModuleType:

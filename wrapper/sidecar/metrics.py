@@ -47,7 +47,7 @@ class Series:
     """A row of numbers for each set of label values of one metric."""
 
     def __init__(self) -> None:
-        # Guards the rows, and that whoever changes one does so where the metric has its series now.
+        # Guards the rows, and that a change is made where the metric has its series now.
         self.lock = threading.Lock()
         self.rows: dict[tuple[str, ...], list[float]] = {}
         self.dropped = 0  # observations for label sets over SERIES_MAX
@@ -89,9 +89,6 @@ class Metric:
             raise ValueError(f"{self.name}: the label {error} is missing") from None
         if len(labels) != len(self.labels):
             raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
-        self._change_at(key, change)
-
-    def _change_at(self, key: tuple[str, ...], change: Callable[[list[float]], None]) -> None:
         while True:
             series = self._series
             with series.lock:
@@ -135,7 +132,7 @@ class Metric:
         return self._series.dropped
 
     def _number(self, value: Any) -> float:
-        """Raises: ValueError, at the author's line: in a scrape it would be everybody's."""
+        """Raises: ValueError, at the author's line: in a scrape it would spoil all the others."""
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError) as error:
@@ -315,6 +312,6 @@ def number(value: float) -> str:
     """As Go's strconv.ParseFloat reads it; whole numbers without a point."""
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    if value == int(value) if not math.isnan(value) else False:
-        return str(int(value)) if abs(value) < 2**53 else repr(float(value))
-    return "NaN" if math.isnan(value) else repr(float(value))
+    if math.isnan(value):
+        return "NaN"
+    return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(float(value))

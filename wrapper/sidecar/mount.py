@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from wrapper.log import log
 from wrapper.message import Response
-from wrapper.sidecar.environment import Environment
+from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import clean, judge_length, length_of
-from wrapper.sidecar.streams import Stream
+from wrapper.sidecar.streams import Placed, Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     from wrapper.message import Request
     from wrapper.settings import Settings
-    from wrapper.sidecar.access import StreamPlaces
     from wrapper.sidecar.isolation import Guard
+    from wrapper.sidecar.streams import StreamPlaces
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
-WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the answer begins
+WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the response begins
+PORTS = {"http": "80", "https": "443"}
 STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 
 
@@ -61,14 +62,13 @@ class Mount:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
         stream = Stream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
-        stream.admit(self._places.of(request))
-        return Response(stream, status, headers)
+        return Response(Placed(stream, self._places.of(request)), status, headers)
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:
     """Raises: ValueError where the body is not as long as it says."""
     if is_head and not body and status not in (204, 304) and length_of(headers) is None:
-        # RFC 9110 section 8.6: nobody knows what GET would get, so there is no length; a stream has none.
+        # RFC 9110 section 8.6: what GET would get is unknown, so there is no length; a stream has none.
         return Response(iter(()), status, headers)
     response = Response(body, status, headers)
     judge_length(response, is_head)
@@ -110,7 +110,7 @@ class StartResponse:
 
 
 class Body:
-    """The rest of an application's answer, its first piece before it."""
+    """The rest of an application's response, its first piece before it."""
 
     def __init__(self, first: bytes, rest: Iterator[bytes], pieces: Iterable[bytes]) -> None:
         self._first = first
@@ -144,3 +144,57 @@ class ErrorLog:
     def flush(self) -> None:
         if self._rest:
             self.write("\n")
+
+
+class Environment:
+    """What an application learns of a request: the `environ` of PEP 3333, named after CGI (RFC 3875); `errors` is its
+    `wsgi.errors`."""
+
+    def __init__(self, root: str, settings: Settings, errors: Any) -> None:
+        self._root = root
+        self._is_secure = bool(settings.tls_cert)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._errors = errors
+
+    def of(self, request: Request) -> dict[str, Any]:
+        scheme = "https" if self._is_secure and not request.trusted else "http"
+        name, port = _parted(request.host)
+        environment = {
+            "REQUEST_METHOD": request.method, "SCRIPT_NAME": _bytes_as_text(self._root),
+            "PATH_INFO": _bytes_as_text(request.path[len(self._root):]), "QUERY_STRING": request.query_string,
+            "SERVER_NAME": name or "localhost", "SERVER_PORT": port or PORTS[scheme],
+            "SERVER_PROTOCOL": f"HTTP/{request.version}", "REMOTE_ADDR": request.peer or "",
+            "wsgi.version": (1, 0), "wsgi.url_scheme": scheme, "wsgi.input": request.stream(),
+            # Not of the PEP, but what every server says whose input ends with the body, chunked or not.
+            "wsgi.input_terminated": True,
+            "wsgi.errors": self._errors, "wsgi.multithread": True, "wsgi.multiprocess": False,
+            "wsgi.run_once": False}
+        environment.update((_variable(field), value) for field, value in self._fields(request))
+        if request.host:
+            environment["HTTP_HOST"] = request.host
+        return environment
+
+    def _fields(self, request: Request) -> Iterator[tuple[str, str]]:
+        is_believed = self._proxies.trust(request.peer)
+        for field, value in request.headers.items():
+            if "_" in field or field == "transfer-encoding":
+                continue  # it would read as its twin with a hyphen; or it speaks of chunks that are taken apart already
+            if is_believed or not (field == "forwarded" or field.startswith("x-forwarded-")):
+                yield field, value
+
+
+def _parted(host: str) -> tuple[str, str]:
+    """Name and port; an IPv6 address keeps its brackets (RFC 3875 section 4.1.14)."""
+    name, colon, port = host.rpartition(":")
+    return (name, port) if colon and not port.endswith("]") else (host, "")
+
+
+def _variable(field: str) -> str:
+    """RFC 3875 section 4.1: two fields have no prefix."""
+    name = field.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def _bytes_as_text(path: str) -> str:
+    """PEP 3333, "Unicode Issues": text whose every character is one byte of the path."""
+    return path.encode("utf-8", "surrogateescape").decode("latin-1")

@@ -1,7 +1,7 @@
 """Which pages may ask own paths: a browser carries requests of other sites, and names that lead to us by accident.
 
 Fetch Metadata (https://www.w3.org/TR/fetch-metadata/) says where a request comes from, Host under which name it came
-(DNS rebinding), Cross-Origin-Resource-Policy (Fetch standard, section 3.7) who may have the answer.
+(DNS rebinding), Cross-Origin-Resource-Policy (Fetch standard, section 3.7) who may have the response.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Origins:
 
 
 def _is_foreign(request: Request) -> bool:
-    """True for what a page of another site fetches; a link there that is followed shows its answer to people only."""
+    """True for what a page of another site fetches; a link there that is followed shows its response to people only."""
     if request.headers.get("sec-fetch-site") != "cross-site":
         return False
     is_followed = request.headers.get("sec-fetch-mode") == "navigate" and request.method in ("GET", "HEAD")
@@ -54,7 +54,7 @@ def _is_foreign(request: Request) -> bool:
 
 
 def protected(headers: Iterable[tuple[str, str]], route: Route | None) -> list[tuple[str, str]]:
-    """The fields of an answer of ours, and those that keep it from other sites where it has none of that name."""
+    """The fields of a response of ours, and those that keep it from other sites where it has none of that name."""
     fields = list(headers)
     names = {name.lower() for name, _ in fields}
     ours = (NO_SNIFFING,) if route is not None and route.is_shared else (NO_SNIFFING, SAME_ORIGIN)

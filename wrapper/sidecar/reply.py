@@ -1,4 +1,4 @@
-"""From what an author's handler returns to an answer: dict, list, text, bytes, (status, body), Response, generator."""
+"""From what an author's handler returns to a response: dict, list, text, bytes, (status, body), Response, generator."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from types import GeneratorType
 from wrapper.message import Response
 from wrapper.text import dumps
 from wrapper.sidecar import sse
-from wrapper.sidecar.streams import Stream, event
+from wrapper.sidecar.streams import Placed, Stream, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.places import Places
+    from wrapper.sidecar.streams import Places
 
-# The server frames and dates its answers itself; two of these would contradict each other (RFC 9110 section 7.6.1).
+# The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
                         "upgrade"})
 FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -30,29 +30,28 @@ NOT_MODIFIED = 304
 def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: bool = False) -> Response:
     """A stream takes one of `places`.
 
-    Raises: TypeError for what nobody can send, ValueError for a field, a length or a status that is none; Unavailable.
+    Raises: TypeError for what cannot be sent, ValueError for a field, a length or a status that is none; Unavailable.
     """
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
     given = body if isinstance(body, Response) else _response(body, guard, what)
-    # A new one: an author may keep an answer and return it again and again.
+    # A new one: an author may keep a response and return it again and again.
     response = Response(given.body, status or given.status, clean([*given.headers, *headers]))
     response.heartbeat, response.heartbeat_interval = given.heartbeat, given.heartbeat_interval
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
     if isinstance(response.body, (bytes, bytearray, str)):
         judge_length(response, is_head)
-    elif isinstance(response.body, Stream):
-        response.body.admit(places)
     else:
-        response.body = stream = Stream(response.body, guard, what, length_of(response.headers))
-        stream.admit(places)
+        stream = response.body if isinstance(response.body, Stream) else Stream(
+            response.body, guard, what, length_of(response.headers))
+        response.body = Placed(stream, places)
     return response
 
 
 def judge_length(response: Response, is_head: bool) -> None:
     """Raises: ValueError for a whole body that is not as long as its Content-Length says."""
     length, body = length_of(response.headers), response.whole()
-    # RFC 9110 section 8.6: an answer to HEAD, or a 304, has the length of what GET would get.
+    # RFC 9110 section 8.6: a response to HEAD, or a 304, has the length of what GET would get.
     is_absent = not body and (is_head or response.status == NOT_MODIFIED)
     if length not in (None, len(body)) and not is_absent:
         raise ValueError(f"the body has {len(body)} bytes, and its Content-Length is {length}")
@@ -83,7 +82,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
 def clean(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The fields that may go out.
 
-    Raises: ValueError for one that is none: a line break in it would begin another answer.
+    Raises: ValueError for one that is none: a line break in it would begin another response.
     """
     kept = []
     for name, value in headers:

@@ -91,7 +91,7 @@ class Router:
             self._trees = tuple(sorted([*self._trees, (root, route)], key=lambda tree: -len(tree[0])))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route for a path in normal form, and its path parameters; None where the path is nobody's.
+        """The route for a path in normal form, and its path parameters; None where it has none.
 
         A HEAD finds the route of GET (RFC 9110 section 9.3.2). Raises: MethodNotAllowed on a path known for others.
         """

@@ -10,7 +10,7 @@ from wrapper.log import log
 from wrapper.message import literal_path
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
-from wrapper.sidecar.api import Api
+from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
 from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service, Surroundings
 
 
-QUICK = ("healthz", "readyz")  # answered on the loop: no code of an author's, no disk, no lock held for long
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -35,6 +34,8 @@ class Site:
 
     A path is a candidate for `answer` where it begins with one of `prefixes`; the rest goes through `gate(path)`.
     """
+
+    observes = True  # `ended` wants to know of every exchange
 
     def __init__(self, around: Surroundings, services: list[Service]) -> None:
         settings = around.settings
@@ -54,8 +55,9 @@ class Site:
         self.loading: set[str] = set(settings.sidecar)
         self.failed: set[str] = set()
         self.prefixes: tuple[str, ...]
-        self._see_to_prefixes()
-        self._quick = frozenset(f"{settings.prefix}/{name}" for name in QUICK)
+        self._set_prefixes()
+        # Answered on the loop: no code of an author's, no disk, no lock held for long.
+        self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
         self._prefix = settings.prefix
         self.failures: dict[str, int] = {}  # requests answered with 502, by the reason
         self._main_gate = services[0].gate
@@ -72,17 +74,15 @@ class Site:
 
     # For the server
 
-    @property
-    def observes(self) -> bool:
-        """True where somebody wants to know of every exchange."""
-        return bool(self.observers)
-
     def answer(self, request: Request) -> Response | None:
-        """The answer to a request for an own path; None where the path is the service's after all.
+        """The response to a request for an own path; None where the path is the service's after all.
 
         Raises: Refusal.
         """
-        found = self._find(request)
+        try:
+            found = self.router.find(request.method, request.path)
+        except MethodNotAllowed:
+            found = None  # an author's route took one method of a path of the service; the others stay the service's
         if found is None and not self._is_ours(request.path):
             self._keep_token(request)
             return None
@@ -132,14 +132,8 @@ class Site:
         if self.loading and not request.trusted and self.access.holds_token(request):
             raise Unavailable("a sidecar is still loading, and it may be the one that this is for")
 
-    def _find(self, request: Request) -> tuple[Route, dict[str, str]] | None:
-        try:
-            return self.router.find(request.method, request.path)
-        except MethodNotAllowed:
-            return None  # an author's route took one method of a path of the service; the others stay the service's
-
     def _is_ours(self, path: str) -> bool:
-        """True where nobody else could answer: under the prefix, and no helper's route."""
+        """True where no service could answer: under the prefix, and no helper's route."""
         is_under = path == self._prefix or path.startswith(self._prefix + "/")
         return is_under and self.gate(path) is self._main_gate
 
@@ -185,7 +179,7 @@ class Site:
         if self._access_log is not None:
             self._access_log.finish()
 
-    # For whoever adds to it
+    # For sidecars and their loader
 
     def add(self, route: Route) -> None:
         """Raises: ValueError for a path that is taken, or cannot be."""
@@ -200,10 +194,10 @@ class Site:
         with self._lock:
             if not start.startswith(self._starts):
                 self._starts = (*self._starts, start)
-            self._see_to_prefixes()
+            self._set_prefixes()
 
-    def _see_to_prefixes(self) -> None:
-        """While a sidecar loads, every path is looked at for a token that is none of the service's business."""
+    def _set_prefixes(self) -> None:
+        """While a sidecar loads, requests for every path are searched for the token, which the service must not see."""
         self.prefixes = (*self._starts, "/") if self.loading and self.access.has_token else self._starts
 
     def note_loaded(self, word: str, is_loaded: bool) -> None:
@@ -211,7 +205,7 @@ class Site:
         with self._lock:
             self.loading.discard(word)
             (self.failed.discard if is_loaded else self.failed.add)(word)
-            self._see_to_prefixes()
+            self._set_prefixes()
 
     def add_subscription(self, subscription: Any) -> None:
         """A source of configuration that is watched, shown beside the others."""

@@ -72,7 +72,7 @@ class FeedStream:
                 known = event["id"]
             yield b"".join(self._message(event if is_told else outlined(event)) for event in events) or HEARTBEAT
             if events and events[-1]["kind"] == "end":
-                return  # the wrapper ends; a client that comes back finds the next one, or nobody
+                return  # the wrapper ends; a client that comes back finds the next one, or none
 
     def _message(self, event: dict[str, Any]) -> bytes:
         return message(event, event["kind"], f"{self._run}-{event['id']}")

@@ -1,11 +1,12 @@
-"""Answers of authors' code that go out as they come: the pieces of a body, or the events of a generator.
+"""Responses of authors' code that go out as they come: the pieces of a body, or the events of a generator.
 
-Each has the thread of its call for as long as its client likes, so there are only so many. What goes wrong breaks the
-answer off: an end would be a lie. A client that left is noticed at the next piece.
+Each has the thread of its call for as long as its client likes, so there are only so many places for them. What goes
+wrong breaks the response off: an end would be a lie. A client that left is noticed at the next piece.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 
 from wrapper.errors import Refusal, Unavailable
@@ -17,8 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
+    from wrapper.message import Piece, Request
+    from wrapper.sidecar.access import Access
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.places import Place, Places
+
+MOST_STREAMS = 100  # of the wrapper's own, and of each sidecar
+RETRY_AFTER = 5  # seconds
 
 
 class Stream:
@@ -31,17 +36,8 @@ class Stream:
         self._what = what
         self._left = length
         self._encode = encode
-        self._place: Place | None = None
         self._has_begun = False
         self._has_failed = False
-
-    def admit(self, places: Places) -> None:
-        """Raises: Unavailable where too many are open."""
-        try:
-            self._place = places.take()
-        except Unavailable:
-            close(self._source)
-            raise
 
     def __iter__(self) -> Iterator[bytes]:
         self._has_begun = True
@@ -75,8 +71,6 @@ class Stream:
         if self._has_begun and not self._has_failed:
             self._guard.went_well(self._what)
         close(self._source)
-        if self._place is not None:
-            self._place.give_back()
 
 
 def event(item: Any) -> bytes:
@@ -88,3 +82,58 @@ def event(item: Any) -> bytes:
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
         return sse.message(item[1], item[0])
     return sse.message(item)
+
+
+class Places:
+    """A number of places for streams; a client whose stream finds none is told to come again."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most = MOST_STREAMS if most is None else most
+        # Guards the streams that have a place; a set, so that none gives back two.
+        self._lock = threading.Lock()
+        self.streams: set[Placed] = set()
+
+    def take(self, stream: Placed) -> None:
+        """Raises: Unavailable where all are taken."""
+        with self._lock:
+            if len(self.streams) >= self._most:
+                raise Unavailable(f"{self._most} streams are open already", RETRY_AFTER)
+            self.streams.add(stream)
+
+    def give_back(self, stream: Placed) -> None:
+        with self._lock:
+            self.streams.discard(stream)
+
+
+class Placed:
+    """A stream that has one of `places` until it is closed.
+
+    Raises: Unavailable where all are taken; the stream is closed then.
+    """
+
+    def __init__(self, pieces: Iterable[Piece], places: Places) -> None:
+        self._pieces = pieces
+        self._places = places
+        try:
+            places.take(self)
+        except Unavailable:
+            close(pieces)
+            raise
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        close(self._pieces)
+        self._places.give_back(self)
+
+
+class StreamPlaces:
+    """Places for streams: strangers must not be able to take those of an operator."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._strangers, self._operators = Places(), Places()
+
+    def of(self, request: Request) -> Places:
+        return self._operators if self._access.knows(request) else self._strangers

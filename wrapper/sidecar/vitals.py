@@ -48,12 +48,9 @@ def of_services(services: Sequence[Service]) -> Iterator[Family]:
     yield gauge("wrapper_requests_held", "Requests that wait for a service.", lambda status: status["held"])
     yield Family("wrapper_upstream_connections", "gauge", "Connections to a service, idle or with a request.", [
         Sample("", (("service", service.name), ("state", state)), count)
-        for service, status in facts for state, count in (("idle", _idle(service)), ("busy", status["in_flight"]))])
+        for service, status in facts for state, count in (
+            ("idle", getattr(service.gate.upstream, "idle", 0)), ("busy", status["in_flight"]))])
     yield from _counts([service for service, _ in facts])
-
-
-def _idle(service: Service) -> int:
-    return getattr(service.gate.upstream, "idle", 0)
 
 
 def _counts(services: Iterable[Service]) -> Iterator[Family]:
