@@ -84,6 +84,7 @@ class Entrypoint:
         self._delay = Deadline(None)
         self._end: Deadline | None = None  # for all that runs, once it is told to end
         self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
+        self._is_hurried = False  # a second signal to end has come: no answer is waited for
         self._exit_status: int | None = None
 
     def run(self) -> int:
@@ -238,9 +239,10 @@ class Entrypoint:
         is_second = self._end is not None
         self._tell_services(number)
         log.info(f"signal {signal_name(number)}: {'again, passed on at once' if is_second else 'shutting down'}")
-        self._drained = Deadline(0.0 if is_second else self._settings.drain_timeout)
         if is_second:
+            self._is_hurried = True
             return
+        self._drained = Deadline(self._settings.drain_timeout)
         self._stop_listening()
         if self._loader is not None:
             self._loader.announce_end()
@@ -294,7 +296,10 @@ class Entrypoint:
     def _await_answers(self) -> None:
         """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
         servers = [server for server in (self._server, self._control) if server is not None]
-        while any(server.is_answering for server in servers) and not self._drained.has_passed():
+        told = Deadline(SPARE)  # what the services' end means to a client is known only now
+        while any(server.is_answering for server in servers) and not self._is_hurried:
+            if self._drained.has_passed() and told.has_passed():
+                break
             self._hear(Deadline(ANSWER_INTERVAL))
 
 

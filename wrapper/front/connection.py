@@ -59,6 +59,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.personal: dict[Upstream, UpstreamConnection] = {}
         self.has_served = False
         self.is_answering = False  # its client has an answer to come
+        self.exchange: Exchange | None = None  # the latest with the service
         self.last_head: RequestHead | None = None
         self.may_ask_more = True  # the client has not said that the present request is its last
         self.began = 0.0
@@ -252,6 +253,7 @@ class Connection(socketserver.BaseRequestHandler):
         server = self.server
         exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server,
                             self.personal)
+        self.exchange = exchange
         is_broken = False
         try:
             yield from exchange.travel()

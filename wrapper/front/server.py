@@ -101,8 +101,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     @property
     def is_answering(self) -> bool:
-        """True while a client has an answer to come, held ones too."""
-        return any(connection.is_answering for connection in list(self.open_connections))
+        """True while a client has an answer to come, held ones too; what is tunnelled has had its own."""
+        return any(connection.is_answering and not (connection.exchange and connection.exchange.status == 101)
+                   for connection in list(self.open_connections))
 
     def close_connections(self) -> None:
         """Cut whatever is left, and end the threads."""
