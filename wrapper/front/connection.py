@@ -274,6 +274,7 @@ class Connection(socketserver.BaseRequestHandler):
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
         if server.site.observes:
             self._tell_ended(exchange)
+        self.exchange = None  # an idle connection keeps nothing of it
         if is_broken and exchange.looks_whole:
             self._break()
         return exchange.keep and not is_broken
