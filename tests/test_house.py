@@ -322,3 +322,13 @@ def test_the_versions_of_package_and_module_are_one():
     done = subprocess.run([sys.executable, "-m", "wrapper", "--version"], cwd=ROOT, capture_output=True, text=True,
                           check=True)
     assert wrapper.__version__ in done.stdout
+
+
+NO_SUBJECT = re.compile(r"\b(?:whoever|nobody|somebody|anybody|everybody)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", modules(), ids=title)
+def test_a_sentence_names_its_subject(path):
+    """The client, the caller, the service, the loop; the one value that is such a word is a name users see."""
+    text = path.read_text().replace('UNROUTED = "nobody"', "")
+    assert not NO_SUBJECT.findall(text)
