@@ -12,7 +12,7 @@ from wrapper.front.connection import Closing, Connection
 from wrapper.front.error_page import ErrorPage
 from wrapper.front.shortage import Shortage
 from wrapper.log import log
-from wrapper.loop.loop import NEVER, Loop
+from wrapper.loop.loop import NEVER, NEXT_TURN, Loop
 from wrapper.loop.poller import Link
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.loop.workers import Workers, share
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.front.protocols import Site
     from wrapper.loop.loop import Steps
 
-ACCEPTS = 32  # connections taken in one turn; their first requests have mostly come with them
+ACCEPTS = 32  # connections taken in one go, twice a turn; their first requests have mostly come with them
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
 SURPLUS_MAX = 100  # connections there is no room for; with more, those that came first are closed at once
 # Descriptors that no new client gets: those who are there need some to the service, and `sockets.RESERVE` are for us.
@@ -124,11 +124,9 @@ class Server(http.server.ThreadingHTTPServer):
             while True:
                 yield NEVER, link.readable
                 try:
-                    for _ in range(ACCEPTS):
-                        if sockets.is_reserved(self._take(), RESERVE):
-                            break  # those that are closed for it are so in the next turn
-                except BlockingIOError:
-                    pass
+                    if self._take_share():
+                        yield NEXT_TURN
+                        self._take_share()
                 except OSError as error:
                     self.shortage.note("descriptors", loop)
                     self._make_room()
@@ -137,6 +135,16 @@ class Server(http.server.ThreadingHTTPServer):
                     yield (loop.now + ACCEPT_PAUSE,)
         finally:
             link.close()
+
+    def _take_share(self) -> bool:
+        """Take up to ACCEPTS connections; True where more may wait. Raises: OSError where there is no room."""
+        try:
+            for _ in range(ACCEPTS):
+                if sockets.is_reserved(self._take(), RESERVE):
+                    return False  # those that are closed for it are so in the next turn
+        except BlockingIOError:
+            return False
+        return True
 
     def _take(self) -> int:
         """Take one connection; returns its descriptor. Raises: OSError where there is none, or no room for it."""

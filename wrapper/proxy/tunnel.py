@@ -67,23 +67,31 @@ class Tunnel:
                 if way.source.rest:
                     rest, way.source.rest = way.source.rest, b""
                     self._pass_on(way, memoryview(rest))
+            ways = {way.source.link.readable: way for way in (self._up, self._down)}
+            flowing = (NEVER, self._warned, *ways)  # nearly all the time: both ways open, and nothing in arrears
             while not (self._up.has_ended and self._down.has_ended):
-                sources = self._sources()
-                deadline = self._loop.now + END_TIMEOUT if self._up.has_ended or self._down.has_ended else NEVER
-                if not self._go_on((yield (deadline, *sources))):
+                fired = yield flowing if self._is_flowing() else self._wait()
+                if fired in ways and not self._code:
+                    self._move(ways[fired])
+                elif not self._go_on(fired):
                     break
         except Gone:
             pass
 
-    def _sources(self) -> list[Any]:
-        """To read where the bytes can go on, to write where some wait."""
+    def _is_flowing(self) -> bool:
+        up, down = self._up, self._down
+        return not (self._code or up.sink.unsent or down.sink.unsent or up.has_ended or down.has_ended)
+
+    def _wait(self) -> tuple[Any, ...]:
+        """To read where the bytes can go on, to write where some wait; not for ever where one side has ended."""
         sources: list[Any] = [] if self._code else [self._warned]
         for way in (self._up, self._down):
             if way.sink.unsent:
                 sources.append(way.sink.link.writable)
             elif not way.has_ended:
                 sources.append(way.source.link.readable)
-        return sources
+        has_ended = self._up.has_ended or self._down.has_ended
+        return (self._loop.now + END_TIMEOUT if has_ended else NEVER, *sources)
 
     def _go_on(self, fired: Any) -> bool:
         """Do what `fired` asks for; False where the silence after an end was too long."""
