@@ -6,8 +6,11 @@ task yields from `flush` before it sends more, so that nothing piles up.
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.poller import BROKEN, Link
@@ -94,6 +97,14 @@ class Stream:
         raise self._gone("the other side left")
 
     # Out
+
+    def room(self) -> int:
+        """About how many bytes the socket takes now (SIOCOUTQ of tcp(7); half of SO_SNDBUF is for the kernel's own)."""
+        try:
+            waiting = int.from_bytes(fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0\0\0\0"), sys.byteorder)
+            return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2 - waiting
+        except OSError:
+            return 0
 
     def send(self, data: bytes | memoryview) -> bool:
         """True where all of it is on its way; False where some had to be kept, see `flush`. Raises: `gone`."""

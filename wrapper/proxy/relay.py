@@ -8,7 +8,7 @@ from __future__ import annotations
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1 import Malformed
-from wrapper.loop.loop import BUFFER_SIZE, NEVER, NEXT_TURN
+from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
 from wrapper.proxy.request_body import Upload
@@ -352,7 +352,7 @@ class Exchange(Traveller):
             if out:
                 moved += len(out)
                 self.sent += len(out)
-                size = min(2 * size, BUFFER_SIZE) if self.client.send(out) else READ_SIZE
+                size = self._next_size(size) if self.client.send(out) else READ_SIZE
                 if self.client.unsent:
                     yield from self.client.flush()
             if self._may_end and self._is_to_end(tail):
@@ -361,7 +361,7 @@ class Exchange(Traveller):
             if moved >= TURN_SIZE or connection.stream.rest:  # or more very small chunks than one turn may take
                 moved = 0
                 yield NEXT_TURN
-            payload = reader.read_some(self.loop.buffer[:size])
+            payload = reader.read_some(self.loop.large_buffer[:size])
             if payload is None:
                 yield from self._await_body(tail)
                 out = b""
@@ -372,6 +372,12 @@ class Exchange(Traveller):
         if is_chunked:
             out = bytes(out) + last_chunk(headers.trailers(reader.trailers, answer.options))
         yield from self._send(out)
+
+    def _next_size(self, size: int) -> int:
+        """Twice as much as was taken, but little more than the client's socket has room for: that would be kept."""
+        if 2 * size <= BUFFER_SIZE:
+            return 2 * size
+        return min(2 * size, LARGE_SIZE, max(BUFFER_SIZE, self.client.room()))
 
     def _await_body(self, tail: bytes) -> Steps:
         assert self.connection is not None
