@@ -6,8 +6,8 @@ None once the deadline (a moment of `loop.now`, NEVER for none) has passed. Only
 links and sources; other threads call `post`, `spawn`, `interrupt` and `Notice.give`.
 
 Not asyncio: the wrapper is threaded, sidecars are plain functions, and a connection's code reads from top to bottom
-here, where asyncio's fast way is protocols, which are callbacks. A bare relay written so, without gate, deadlines, bodies
-and counting, gives 1.2 to 1.8 times as many small answers (tests/bench/asyncio_road.py): that is the price.
+here, where asyncio's fast way is protocols, which are callbacks. A bare relay written so, without gate, deadlines,
+bodies and counting, gives 1.2 to 1.8 times as many small answers (tests/bench/asyncio_road.py): that is the price.
 """
 
 from __future__ import annotations
