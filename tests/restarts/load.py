@@ -36,6 +36,11 @@ class Noted:
         return [number for number, count in counts.items() if count > 1 + (number in both)]
 
     @property
+    def most(self) -> int:
+        """How often it got one request at the most."""
+        return max(collections.Counter(line[1] for line in self.lines if line[0] == "whole").values())
+
+    @property
     def longest_outage(self) -> float:
         """Seconds between the end of one run and the next one that listened."""
         marks = sorted((float(line[1]), line[0]) for line in self.lines if line[0] in ("up", "down"))

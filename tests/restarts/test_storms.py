@@ -220,8 +220,9 @@ def killed_under_load(folder, mode, seconds):
 
 @MODES
 def test_deaths_at_random_moments_under_load(tmp_path, mode):
+    """What may be repeated travels once more when its run has died before the answer began; never a third time."""
     _, noted, _ = killed_under_load(tmp_path, mode, 3)
-    assert not noted.repeated
+    assert noted.most <= 2
 
 
 @pytest.mark.soak
