@@ -554,8 +554,12 @@ WRONG = "raise RuntimeError('the wrong module')"
 
 @pytest.mark.parametrize("place", ["working folder", "PYTHONPATH"])
 def test_started_as_a_file_it_is_safe_from_every_module_of_the_image(tmp_path, place):
-    """Of what Python itself loads before our first line, `-m` takes many from the working folder; a file does not."""
-    command, app = installed(tmp_path / "opt"), tmp_path / "app"
+    """Of what Python itself loads before our first line, `-m` takes many from the working folder; a file does not.
+
+    In an environment of its own: what an installer put into the tests' one (`pip install -e`) imports such modules.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "python"], check=True)
+    command, app = [str(tmp_path / "python" / "bin" / "python3"), *installed(tmp_path / "opt")[1:]], tmp_path / "app"
     app.mkdir()
     for name in ("wrapper", "types", "runpy", "queue", "signal", "socket", "contextlib", "enum", "warnings", "re"):
         (app / f"{name}.py").write_text(WRONG)
