@@ -10,6 +10,7 @@ import threading
 
 from wrapper.loop.loop import Outcome
 from wrapper.loop.poller import Link
+from wrapper.loop.stream import Stream
 
 PATIENCE = 10.0  # seconds after which a test says that what it waits for will not come
 
@@ -106,4 +107,35 @@ class Pair:
     def close(self):
         told(self.loop, self.link.close)
         self.ours.close()
+        self.theirs.close()
+
+
+class End:
+    """A stream on the loop that breaks as `gone`, and the other end of its connection, `theirs`."""
+
+    def __init__(self, loop, gone):
+        self.loop = loop
+        ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(PATIENCE)
+        self.stream = told(loop, Stream, ours, loop, gone)
+
+    def tell(self, call, *arguments):
+        return told(self.loop, call, *arguments)
+
+    def begin(self, steps):
+        answer = begin(self.loop, steps)[1]
+        settle(self.loop)
+        return answer
+
+    def take(self, count):
+        """So many bytes from the other end."""
+        data = b""
+        while len(data) < count:
+            piece = self.theirs.recv(65536)
+            assert piece, "it ended early"
+            data += piece
+        return data
+
+    def close(self):
+        self.tell(self.stream.close)
         self.theirs.close()

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tests.loop.driving import PATIENCE, begin, done, settle, told
+from tests.loop.driving import PATIENCE, End, done, settle, told
 from wrapper.loop.loop import NEVER
 from wrapper.loop.poller import Notice
 from wrapper.loop.stream import LEAVE_TIMEOUT, ClientGone, Gone, ServiceGone, Stream
@@ -12,37 +12,12 @@ from wrapper.loop.stream import LEAVE_TIMEOUT, ClientGone, Gone, ServiceGone, St
 MUCH = bytes(range(256)) * 20_000  # more than the buffers of a socket take
 
 
-class Ends:
-    def __init__(self, loop, gone):
-        first, self.theirs = socket.socketpair()
-        self.theirs.settimeout(PATIENCE)
-        self.loop = loop
-        self.stream = told(loop, Stream, first, loop, gone)
-
-    def tell(self, call, *arguments):
-        return told(self.loop, call, *arguments)
-
-    def begin(self, steps):
-        answer = begin(self.loop, steps)[1]
-        settle(self.loop)
-        return answer
-
-    def take(self, count):
-        data = b""
-        while len(data) < count:
-            piece = self.theirs.recv(65536)
-            assert piece, "it ended early"
-            data += piece
-        return data
-
-
 @pytest.fixture(params=[ClientGone, ServiceGone])
 def ends(loop, request):
-    made = Ends(loop, request.param)
+    made = End(loop, request.param)
     made.gone = request.param
     yield made
-    told(loop, made.stream.close)
-    made.theirs.close()
+    made.close()
 
 
 # In

@@ -4,12 +4,12 @@ import socket
 
 import pytest
 
-from tests.loop.driving import PATIENCE, begin, done, settle, told
+from tests.loop.driving import End, begin, done, settle, told
 from tests.proxy.road import GET
 from wrapper.chunked import CHUNKS_MAX, chunk, last_chunk
 from wrapper.http1 import MAX_REMEMBERED, Malformed
 from wrapper.loop.loop import NEVER
-from wrapper.loop.stream import TURN_SIZE, ServiceGone, Stream
+from wrapper.loop.stream import TURN_SIZE, ServiceGone
 from wrapper.proxy.answer import ANSWER_HEAD_MAX, Answer
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -17,17 +17,14 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 OPEN = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
-class Service:
+class Service(End):
     def __init__(self, loop):
-        ours, self.sock = socket.socketpair()
-        self.sock.settimeout(PATIENCE)
-        self.loop = loop
-        self.stream = told(loop, Stream, ours, loop, ServiceGone)
+        super().__init__(loop, ServiceGone)
         self.answer = Answer(self.stream)
 
     def head(self, data=b"", method=b"GET"):
         """The next head, once `data` has been sent."""
-        self.sock.sendall(data)
+        self.theirs.sendall(data)
         return done(self.loop, self._head(method))
 
     def _head(self, method):
@@ -56,10 +53,6 @@ class Service:
         self.body()
         return self.answer.can_be_followed()
 
-    def close(self):
-        told(self.loop, self.stream.close)
-        self.sock.close()
-
 
 @pytest.fixture
 def service(loop):
@@ -75,7 +68,7 @@ def test_a_head_is_read_however_it_comes(service):
     assert told(service.loop, service.answer.next_head, b"GET") is None and not service.answer.has_begun
     answer = begin(service.loop, service._head(b"GET"))[1]
     for at in range(len(LENGTH)):
-        service.sock.sendall(LENGTH[at:at + 1])
+        service.theirs.sendall(LENGTH[at:at + 1])
         settle(service.loop)
     head = answer.get()
     assert (head.status, head.length, head.is_chunked) == (200, 5, False)
@@ -84,7 +77,7 @@ def test_a_head_is_read_however_it_comes(service):
 
 def test_interim_answers_come_before_the_final_one(service):
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
-    service.sock.sendall(interim + LENGTH + b"hello")
+    service.theirs.sendall(interim + LENGTH + b"hello")
     assert [service.head().status for _ in range(3)] == [100, 103, 200]
     assert service.body() == b"hello" and service.answer.can_be_followed()
 
@@ -120,23 +113,23 @@ def test_what_is_not_http_is_malformed(service, head):
 
 def test_a_head_without_end_is_malformed(service):
     def send():
-        service.sock.setblocking(False)
+        service.theirs.setblocking(False)
         left = memoryview(b"A: b\r\n" * (ANSWER_HEAD_MAX // 6))
         while left:
             try:
-                left = left[service.sock.send(left):]
+                left = left[service.theirs.send(left):]
             except BlockingIOError:
                 yield (service.loop.now + 0.001,)
 
-    service.sock.sendall(b"HTTP/1.1 200 OK\r\n")
+    service.theirs.sendall(b"HTTP/1.1 200 OK\r\n")
     begin(service.loop, send())
     with pytest.raises(Malformed, match="too large"):
         done(service.loop, service._head(b"GET"))
 
 
 def test_an_end_before_or_within_a_head_is_a_service_that_is_gone(service):
-    service.sock.sendall(LENGTH[:-3])
-    service.sock.shutdown(socket.SHUT_WR)
+    service.theirs.sendall(LENGTH[:-3])
+    service.theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(ServiceGone):
         done(service.loop, service._head(b"GET"))
 
@@ -152,7 +145,7 @@ def test_a_body_ends_where_its_framing_says(service, data, body, is_at_once):
     begin_of_body = data.index(b"\r\n\r\n") + 4
     service.head(data if is_at_once else data[:begin_of_body])
     if not is_at_once:
-        service.sock.sendall(data[begin_of_body:])
+        service.theirs.sendall(data[begin_of_body:])
     assert service.body() == body and service.answer.is_done
     assert service.answer.trailers == (b"X: y\r\n" if b"X: y" in data else b"")
     assert service.answer.can_be_followed()
@@ -160,15 +153,15 @@ def test_a_body_ends_where_its_framing_says(service, data, body, is_at_once):
 
 def test_a_body_without_framing_ends_with_the_connection(service):
     service.head(OPEN + b"hel")
-    service.sock.sendall(b"lo")
-    service.sock.shutdown(socket.SHUT_WR)
+    service.theirs.sendall(b"lo")
+    service.theirs.shutdown(socket.SHUT_WR)
     assert service.body() == b"hello" and not service.answer.can_be_followed()
 
 
 @pytest.mark.parametrize("data", [LENGTH + b"hell", CHUNKED + chunk(b"hello"), CHUNKED + b"5\r\nhell"])
 def test_a_body_that_is_cut_short_does_not_look_whole(service, data):
     service.head(data)
-    service.sock.shutdown(socket.SHUT_WR)
+    service.theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(ServiceGone, match="middle"):
         service.body()
     assert not service.answer.is_done and not service.answer.can_be_followed()
@@ -176,7 +169,7 @@ def test_a_body_that_is_cut_short_does_not_look_whole(service, data):
 
 def test_a_malformed_chunk_is_malformed(service):
     service.head(CHUNKED)
-    service.sock.sendall(b"zz\r\n")
+    service.theirs.sendall(b"zz\r\n")
     with pytest.raises(Malformed):
         service.body()
 
@@ -241,5 +234,5 @@ def test_another_answer_may_follow_only_where_it_can_be_told_from_this_one(servi
 def test_nothing_may_follow_before_the_body_is_over(service):
     service.head(LENGTH + b"hell")
     assert not service.answer.can_be_followed()
-    service.sock.sendall(b"o")
+    service.theirs.sendall(b"o")
     assert service.body() == b"hello" and service.answer.can_be_followed()

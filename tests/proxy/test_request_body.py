@@ -4,12 +4,12 @@ import socket
 
 import pytest
 
-from tests.loop.driving import PATIENCE, begin, done, settle, told
+from tests.loop.driving import PATIENCE, End, begin, done, settle, told
 from wrapper.chunked import chunk
 from wrapper.errors import BadRequest, RequestTimeout
 from wrapper.http1 import read_request
 from wrapper.loop.loop import NEVER, NEXT_TURN
-from wrapper.loop.stream import TURN_SIZE, ClientGone, ServiceGone, Stream
+from wrapper.loop.stream import TURN_SIZE, ClientGone, ServiceGone
 from wrapper.proxy.request_body import RequestBody, Upload
 
 LENGTH = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"
@@ -18,13 +18,11 @@ TRAILERS = CHUNKED.replace(b"\r\n\r\n", b"\r\nConnection: X-Hop\r\n\r\n")
 MUCH = 5 * 1024 * 1024  # more than the buffers of a socket take
 
 
-class Client:
+class Client(End):
     """The request that `data` begins with, and its client's end of the connection."""
 
     def __init__(self, loop, data, patience=30.0):
-        self.loop = loop
-        ours, self.sock = socket.socketpair()
-        self.stream = told(loop, Stream, ours, loop, ClientGone)
+        super().__init__(loop, ClientGone)
         self.head = read_request(data, 65536)
         self.stream.rest = data[self.head.end:]
         self.body = RequestBody(self.stream, self.head, 65536, patience)
@@ -35,15 +33,6 @@ class Client:
             pieces.append(bytes(payload))
             yield NEXT_TURN
         return b"".join(pieces)
-
-    def begin(self, steps):
-        answer = begin(self.loop, steps)[1]
-        settle(self.loop)
-        return answer
-
-    def close(self):
-        told(self.loop, self.stream.close)
-        self.sock.close()
 
 
 @pytest.fixture
@@ -84,7 +73,7 @@ def test_what_follows_a_request_without_body_stays(client):
 def test_the_pieces_of_a_body_are_its_payload(client, head, first, rest):
     made = client(head + first)
     answer = made.begin(made.read_all())
-    made.sock.sendall(rest + b"GET")
+    made.theirs.sendall(rest + b"GET")
     assert answer.get() == b"hello" and made.body.is_done
     # Of a body with length nothing is read beyond its end; of a chunked one that cannot be helped.
     assert made.stream.rest == (b"" if head is LENGTH else b"GET")
@@ -95,7 +84,7 @@ def test_a_body_that_stalls_is_told_from_one_that_ends(client, clock):
     made = client(LENGTH + b"he", patience=10)
     answer = made.begin(made.read_all())
     clock.pass_by(9)
-    made.sock.sendall(b"l")
+    made.theirs.sendall(b"l")
     settle(made.loop)
     clock.pass_by(9)
     assert not made.body.is_done and made.body.is_awaited
@@ -103,7 +92,7 @@ def test_a_body_that_stalls_is_told_from_one_that_ends(client, clock):
     with pytest.raises(RequestTimeout):
         answer.get()
     made = client(LENGTH + b"he")
-    made.sock.shutdown(socket.SHUT_WR)
+    made.theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(ClientGone):
         done(made.loop, made.read_all())
 
@@ -114,7 +103,7 @@ def test_a_body_can_be_given_a_time_to_end_however_its_bytes_drip(client, clock)
     answer = made.begin(made.read_all())
     for _ in range(2):
         clock.pass_by(7)
-        made.sock.sendall(b"1\r\na\r\n")
+        made.theirs.sendall(b"1\r\na\r\n")
         settle(made.loop)
     assert made.body.received == 12
     clock.pass_by(2)
@@ -127,7 +116,7 @@ def test_a_malformed_chunk_is_a_bad_request(client, rest):
     with pytest.raises(BadRequest):
         client(CHUNKED + rest).body.take_arrived()
     made = client(CHUNKED)
-    made.sock.sendall(rest)
+    made.theirs.sendall(rest)
     with pytest.raises(BadRequest):
         done(made.loop, made.read_all())
 
@@ -138,9 +127,9 @@ def test_the_first_wait_is_announced_once(client):
     made.body.before_wait = lambda: said.append(1)
     answer = made.begin(made.read_all())
     assert said == [1]
-    made.sock.sendall(b"he")
+    made.theirs.sendall(b"he")
     settle(made.loop)
-    made.sock.sendall(b"llo")
+    made.theirs.sendall(b"llo")
     assert answer.get() == b"hello" and said == [1]
 
 
@@ -158,7 +147,7 @@ def test_a_client_that_drips_its_body_is_waited_for_once_in_all(client, clock):
     answer = made.begin(made.body.read_within(1.0, 65536))
     for _ in range(2):
         clock.pass_by(0.4)
-        made.sock.sendall(b"x")
+        made.theirs.sendall(b"x")
         settle(made.loop)
     clock.pass_by(0.4)
     assert answer.get() == b"axx" and not made.body.is_done and made.body.received == 3
@@ -174,25 +163,25 @@ def test_no_more_than_about_so_much_is_awaited(client):
 
 def upload_all(made, data):
     """Send from the client's side, on the loop."""
-    made.sock.setblocking(False)
+    made.theirs.setblocking(False)
     at = 0
     while at < len(data):
         try:
-            at += made.sock.send(data[at:])
+            at += made.theirs.send(data[at:])
         except BlockingIOError:
             yield (made.loop.now + 0.001,)
 
 
 def test_a_whole_body_is_not_waited_for_any_longer(client):
     made = client(CHUNKED + b"5\r\nhe")
-    made.sock.sendall(b"llo\r\n0\r\n\r\nGET")
+    made.theirs.sendall(b"llo\r\n0\r\n\r\nGET")
     assert done(made.loop, made.body.read_within(PATIENCE, 65536)) == b"hello"
     assert made.body.is_done and made.stream.rest == b"GET"
 
 
 def test_a_client_that_leaves_within_that_time_is_gone(client):
     made = client(LENGTH + b"he")
-    made.sock.shutdown(socket.SHUT_WR)
+    made.theirs.shutdown(socket.SHUT_WR)
     with pytest.raises(ClientGone):
         done(made.loop, made.body.read_within(PATIENCE, 65536))
 
@@ -200,29 +189,9 @@ def test_a_client_that_leaves_within_that_time_is_gone(client):
 # On its way to the service
 
 
-class Service:
-    def __init__(self, loop):
-        ours, self.sock = socket.socketpair()
-        self.loop = loop
-        self.sock.settimeout(PATIENCE)
-        self.stream = told(loop, Stream, ours, loop, ServiceGone)
-
-    def take(self, count):
-        data = b""
-        while len(data) < count:
-            piece = self.sock.recv(65536)
-            assert piece, "it ended early"
-            data += piece
-        return data
-
-    def close(self):
-        told(self.loop, self.stream.close)
-        self.sock.close()
-
-
 @pytest.fixture
 def service(loop):
-    made = Service(loop)
+    made = End(loop, ServiceGone)
     yield made
     made.close()
 
@@ -239,14 +208,14 @@ def test_an_upload_goes_to_the_service_as_it_was_framed(client, service):
     made = client(LENGTH + b"he")
     sent = upload(made, service)
     assert service.take(2) == b"he" and not sent.is_over
-    made.sock.sendall(b"llo")
+    made.theirs.sendall(b"llo")
     assert service.take(3) == b"llo"
     done(made.loop, ended(sent))
     assert sent.is_over and sent.error is None and made.body.is_done
     made = client(TRAILERS + b"2\r\nhe\r\n")
     sent = upload(made, service)
     assert service.take(7) == b"2\r\nhe\r\n"
-    made.sock.sendall(b"3\r\nllo\r\n0\r\nX-Hop: z\r\nX: y\r\n\r\n")
+    made.theirs.sendall(b"3\r\nllo\r\n0\r\nX-Hop: z\r\nX: y\r\n\r\n")
     rest = b"3\r\nllo\r\n0\r\nX: y\r\n\r\n"
     assert service.take(len(rest)) == rest
     done(made.loop, ended(sent))
@@ -273,19 +242,19 @@ def test_an_upload_that_breaks_never_looks_whole(client, service, rest, kind):
     made = client(CHUNKED + b"2\r\nhe\r\n")
     sent = upload(made, service)
     if rest is None:
-        made.sock.shutdown(socket.SHUT_WR)
+        made.theirs.shutdown(socket.SHUT_WR)
     else:
-        made.sock.sendall(rest)
+        made.theirs.sendall(rest)
     done(made.loop, ended(sent))
     assert isinstance(sent.error, kind)
     told(made.loop, service.stream.finish_writing)
-    assert service.take(7) == b"2\r\nhe\r\n" and service.sock.recv(9) == b""
+    assert service.take(7) == b"2\r\nhe\r\n" and service.theirs.recv(9) == b""
 
 
 def test_an_upload_ends_when_the_service_breaks(client, service):
     made = client(LENGTH.replace(b"5", b"%d" % MUCH))
     sent = upload(made, service)
-    service.sock.close()
+    service.theirs.close()
     begin(made.loop, upload_all(made, b"x" * 1000))
     done(made.loop, ended(sent))
     assert isinstance(sent.error, ServiceGone) and not made.body.is_done
@@ -315,6 +284,6 @@ def test_a_body_in_the_smallest_of_chunks_leaves_the_others_their_turn(client, s
     begin(made.loop, upload_all(made, data + b"0\r\n\r\n"))
     got = b""
     while not got.endswith(b"0\r\n\r\n"):
-        got += service.sock.recv(65536)
+        got += service.theirs.recv(65536)
     done(made.loop, ended(sent))
     assert sent.error is None and made.body.is_done
