@@ -8,19 +8,7 @@ from __future__ import annotations
 
 import re
 
-from wrapper.http1 import (
-    MAX_KEPT_LINES,
-    NO_OPTIONS,
-    SECTION,
-    TOKEN,
-    VALUE,
-    Head,
-    Malformed,
-    content_length,
-    find_care,
-    is_short,
-    tokens,
-)
+from wrapper.http1 import NO_OPTIONS, SECTION, TOKEN, VALUE, Head, Malformed, content_length, tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +32,7 @@ class AnswerHead(Head):
         self.line = line
         self.fields = fields
         self.end = end
-        care = find_care(fields)
-        self._care = care if fields.count(b"\n") <= MAX_KEPT_LINES or is_short(care) else None
+        care = self._find_care()
         self.length: int | None = None  # None: until the connection ends, unless is_chunked
         self.is_chunked = False
         self.keep = minor > 0

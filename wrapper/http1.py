@@ -67,6 +67,12 @@ class Head:
         """The lines that need care, by name."""
         return find_care(self.fields) if self._care is None else self._care
 
+    def _find_care(self) -> Care:
+        """The same for the first time; it is kept where that takes little."""
+        care = find_care(self.fields)
+        self._care = care if self.fields.count(b"\n") <= MAX_KEPT_LINES or is_short(care) else None
+        return care
+
 
 class RequestHead(Head):
     """One request line and its fields, judged."""
@@ -80,8 +86,7 @@ class RequestHead(Head):
         self.minor = minor  # 0 or 1, whatever 1.x was spoken
         self.fields = fields
         self.end = end
-        care = find_care(fields)
-        self._care = care if fields.count(b"\n") <= MAX_KEPT_LINES or is_short(care) else None
+        care = self._find_care()
         self.length = 0  # of the body in bytes; without meaning when is_chunked
         self.is_chunked = False
         self.keep = minor > 0  # RFC 9112 section 9.3
