@@ -312,7 +312,8 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
         if lead is not None and name in _journals(lead) and _Left(lead, name).lead is None:
             restored = _repair_lead(lead, name)
         # The lead goes last: without it all is over but the tidying up. Its volume may come yet, but not for ever.
-        if wanted is not None if lead is None else lead.status(name) is None:
+        is_over = wanted is not None if lead is None else lead.status(name) is None
+        if is_over:
             _tidy(name, left.changes, [folder])
         return restored
     except FileNotFoundError:

@@ -105,8 +105,9 @@ class Exchange(Traveller):
         except Cut:
             raise self._failure("the service is being stopped", Unavailable) from None
         except ServiceGone as error:
-            raise self._failure(*(("the service is being stopped", Unavailable) if self.going
-                                  else (str(error), BadGateway))) from None
+            if self.going:
+                raise self._failure("the service is being stopped", Unavailable) from None
+            raise self._failure(str(error), BadGateway) from None
         except Malformed as error:
             raise self._failure(f"the service's answer is not HTTP: {error}", BadGateway) from None
         finally:
