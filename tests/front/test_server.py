@@ -307,18 +307,19 @@ def few_left(monkeypatch):
 
 def test_clients_leave_a_few_descriptors_to_the_wrapper(road, few_left):
     """Without one, ctl and health are not answered, and no run of the service is started."""
-    go_on = threading.Event()
+    has_come, go_on = threading.Event(), threading.Event()
 
     def script(line):
         while True:
             line.head()
+            has_come.set()
             assert go_on.wait(10)
             line.send(OK)
 
     made = road(script)
     made.service.closed = True  # its scripts end with the test
     line = made.connect().send(GET)
-    wait_until(lambda: made.gate.in_flight)
+    assert has_come.wait(10)  # in flight it is before it has its descriptor to the service
     few_left.set()
     newcomer = made.connect().send(GET)
     head = newcomer.head()
