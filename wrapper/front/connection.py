@@ -240,10 +240,7 @@ class Connection(socketserver.BaseRequestHandler):
         if not (yield from own.run()):
             return None
         if server.site.observes:
-            seconds = self.loop.now - self.began
-            server.site.ended(Ended(
-                head.method.decode("ascii"), head.target.decode("latin-1"), own.status, seconds, seconds, 0.0,
-                body.received, own.sent, True, self.peer.address, head))
+            self._tell_ended(own, head, body, is_own=True)
         if own.is_broken:
             self._break()
         return own.keep
@@ -273,7 +270,7 @@ class Connection(socketserver.BaseRequestHandler):
             if not is_broken:
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
         if server.site.observes:
-            self._tell_ended(exchange)
+            self._tell_ended(exchange, head, body, is_own=False)
         self.exchange = None  # an idle connection keeps nothing of it
         if is_broken and exchange.looks_whole:
             self._break()
@@ -303,11 +300,12 @@ class Connection(socketserver.BaseRequestHandler):
         except NoThread:
             pass  # the client and the metrics hear it all the same
 
-    def _tell_ended(self, exchange: Exchange) -> None:
-        now, head = self.loop.now, exchange.head
+    def _tell_ended(self, exchange: Exchange | OwnExchange, head: RequestHead, body: RequestBody, *,
+                    is_own: bool) -> None:
+        now = self.loop.now
         self.server.site.ended(Ended(
             head.method.decode("ascii"), head.target.decode("latin-1"), exchange.status, now - self.began,
-            (exchange.first_byte or now) - self.began, exchange.held, exchange.body.received, exchange.sent, False,
+            (exchange.first_byte or now) - self.began, exchange.held, body.received, exchange.sent, is_own,
             self.peer.address, head, exchange.is_replayed))
 
     def _say(self, data: bytes) -> Steps:

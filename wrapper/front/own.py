@@ -138,6 +138,9 @@ class Talk:
 class OwnExchange:
     """The answer to a request for one of the wrapper's own paths."""
 
+    first_byte = held = 0.0  # as an `Exchange` has them; here nothing waits at a gate, or is sent twice
+    is_replayed = False
+
     def __init__(self, client: Stream, peer: str | None, port: Port, head: RequestHead, body: RequestBody,
                  path: str) -> None:
         self._client = client
