@@ -23,8 +23,10 @@ class Known(NamedTuple):
     note: str = ""
 
 
+# By the package's name: from an archive, CPython 3.9 sets no __package__ before a module has run.
+_FACTS = json.loads(pkgutil.get_data(__name__.rpartition(".")[0], "known.json") or "")
 # By the last part of an image's name, before its tag.
-IMAGES = {name: Known(**facts) for name, facts in json.loads(pkgutil.get_data(__package__, "known.json") or "").items()}
+IMAGES = {name: Known(**facts) for name, facts in _FACTS.items()}
 
 
 def find(image: str) -> Known | None:
