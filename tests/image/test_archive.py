@@ -50,8 +50,11 @@ def test_it_runs_as_the_package_does(program, tmp_path):
         assert "running" in done.stdout, done.stderr
 
 
-def test_it_makes_a_bundle_as_the_package_does(program, tmp_path):
-    for words in ([sys.executable, str(program)], [sys.executable, "-m", "wrapper"]):
+@pytest.mark.parametrize("package", [["-m", "wrapper"], [
+    "-c", "import sys; sys.intern('['); from wrapper.__main__ import start; start()"]])
+def test_it_makes_a_bundle_as_the_package_does(program, tmp_path, package):
+    """Byte for byte, whatever strings this interpreter, or the one that compiled the package, had interned."""
+    for words in ([sys.executable, str(program)], [sys.executable, *package]):
         subprocess.run([*words, "bundle", str(tmp_path / "bundle")], cwd=ROOT, check=True)
         (tmp_path / "bundle").rename(tmp_path / f"bundle-{len(words)}")
     made = [{path.relative_to(tmp_path / f"bundle-{count}"): path.read_bytes()

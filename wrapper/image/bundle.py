@@ -5,8 +5,6 @@ It is started by its own loader, which is told where its libraries are: no varia
 
 from __future__ import annotations
 
-import importlib.util
-import marshal
 import os
 import shutil
 import subprocess
@@ -18,7 +16,6 @@ from wrapper.image import survey
 from wrapper.image.survey import Module
 
 FOLDER = "/opt/wrapper"  # where it stands in an image
-UNCHECKED_HASH = (1).to_bytes(4, "little")  # PEP 552: a start reads no source file, compares no time and never writes
 ENTRY = """#!/bin/sh
 # The wrapper by a short name, for people: docker exec CONTAINER {folder}/entry.sh ctl status
 exec {command} "$@"
@@ -66,7 +63,8 @@ class _Bundle:
                 self._copy(module.path, f"{self._library}/lib-dynload/{os.path.basename(module.path)}")
                 self._native.append(module.path)
             else:
-                self._write(f"{self._library}/{module.place}c", self._compiled(module))
+                self._write(f"{self._library}/{module.place}", module.source())
+        self._compile([self._place(f"{self._library}/{module.place}") for module in modules if not module.is_native])
         from wrapper.image import archive  # after the survey, which takes what it finds in memory
 
         for name, content in archive.files():
@@ -83,12 +81,16 @@ class _Bundle:
         entry = ENTRY.format(folder=self._folder, command=" ".join(command(self._folder)))
         self._write("entry.sh", entry.encode(), 0o755)
 
-    def _compiled(self, module: Module) -> bytes:
-        """Without docstrings and asserts (python3 -OO)."""
-        source = module.source()
-        name = self._place(f"{self._library}/{module.place}")
-        code = compile(source, name, "exec", dont_inherit=True, optimize=2)
-        return importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + importlib.util.source_hash(source) + marshal.dumps(code)
+    def _compile(self, sources: list[str]) -> None:
+        """Without docstrings and asserts (-OO), by PEP 552's unchecked hashes: a start compares no time.
+
+        A process of its own makes the same bytes of the same sources each time: the order of a set follows the hash
+        seed before CPython 3.11, and marshal tells what strings a process had interned before.
+        """
+        subprocess.run([sys.executable, "-sS", "-m", "compileall", "-qb", "-o2", "--invalidation-mode=unchecked-hash",
+                        self._place(self._library)], check=True, cwd="/", env={**os.environ, "PYTHONHASHSEED": "0"})
+        for source in sources:
+            os.unlink(source)
 
     def _place(self, name: str) -> str:
         return os.path.join(self._folder, name)
