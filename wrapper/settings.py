@@ -150,10 +150,10 @@ class Settings:
         values.one_of("replace", "overlap"), "replace", "MODE",
         "planned restarts: `replace` (stop, then start) or `overlap` (needs `{port}`: the new process is ready "
         "before the old one stops)")
-    reload_signal: int | None = option(
-        values.signal_number, None, "NAME", "what `reload` sends, such as `HUP`; default none: reload restarts")
-    reload_path: str | None = option(
-        values.url_path, None, "PATH", "what `reload` asks of the service with POST, such as `/-/reload`")
+    reload: str = option(
+        values.action, "restart", "ACTION",
+        "what makes the service read its configuration again: `restart`, `signal:HUP`, `POST /-/reload`, or `none` "
+        "where it looks by itself")
     exit_status: tuple[tuple[int, int], ...] = option(
         values.exit_statuses, None, "A=B",
         "after a planned stop only: exit B where the service exited A; may be given more than once", many=",")
@@ -207,9 +207,8 @@ class Settings:
     config_select: str | None = option(values.text, None, "a.b.c", "the part of a JSON source that counts")
     config_check: tuple[str, ...] | None = option(
         values.command, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
-    config_action: str = option(
-        values.action, "restart", "ACTION",
-        "what makes the service take it: `restart`, `reload`, `signal:HUP`, `POST /-/reload` or `none`")
+    config_action: str | None = option(
+        values.action, None, "ACTION", "what makes the service take it, in the words of `--reload`; default the same")
     config_mode: int | None = option(
         values.mode, None, "MODE", "mode of a `--config-file` that is new; default `0644`, else the old file's")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")

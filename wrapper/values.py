@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 LONGEST = 24 * 24 * 3600.0  # seconds: poll(2) counts milliseconds in 31 bits, which is 24.8 days
 BYTES = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "b": 1}
@@ -224,12 +228,21 @@ def helper(text: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def action(text: str) -> str:
-    """What makes a service take its configuration; `config/action.py` says how."""
-    if text.startswith("signal:"):
-        signal_number(text[len("signal:"):])
-    elif text not in ("restart", "reload", "none") and not re.fullmatch(r"[A-Z]+ /[!-~]*", text, re.ASCII):
-        raise ValueError("expected restart, reload, signal:HUP, a call such as POST /-/reload, or none")
+    """What makes a service take its configuration."""
+    action_parts(text)
     return text
+
+
+def action_parts(text: str) -> tuple[str, Any]:
+    """`restart` or `none` with None, `signal` with its number, or the method of a call with its path."""
+    if text in ("restart", "none"):
+        return text, None
+    if text.startswith("signal:"):
+        return "signal", signal_number(text[len("signal:"):])
+    method, _, path = text.partition(" ")
+    if not re.fullmatch(r"[A-Z]+", method) or not re.fullmatch(r"/[!-~]*", path):
+        raise ValueError("expected restart, signal:HUP, a call such as POST /-/reload, or none")
+    return method, path
 
 
 def origin(text: str) -> str:

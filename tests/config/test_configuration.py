@@ -148,7 +148,7 @@ def test_a_template_a_selection_and_a_call(place, serve):
     documents = {"now": {"site": {"smtp": {"host": "a", "rules": [1]}, "other": 1}}}
     server = serve(lambda connection, head: connection.sendall(answer(json.dumps(documents["now"]))))
     with place.wrapper("--config-template", str(place.folder / "template"), "--config-select", "site.smtp",
-                       "--config-action", "POST /-/reload", source=server.url) as wrapper:
+                       "--reload", "POST /-/reload", source=server.url) as wrapper:
         wait_said(wrapper, "host=a\nrules=[1]\n")
         pid = wrapper.status()["pid"]
         documents["now"]["site"]["smtp"]["host"] = "b"
@@ -189,7 +189,8 @@ def test_look_now(place):
 
 
 def test_options_that_make_no_sense_stop_the_start(place):
-    for options in (["--config-action", "dance"], ["--config-source", "gopher://x/"], ["--config-check", "'"]):
+    for options in (["--reload", "dance"], ["--config-action", "reload"], ["--config-source", "gopher://x/"],
+                    ["--config-check", "'"]):
         with place.wrapper(*options, wait=False) as wrapper:
             assert wrapper.end() == 2
             assert options[0] in wrapper.stderr

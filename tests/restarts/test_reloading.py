@@ -23,7 +23,7 @@ def reload(wrapper):
     return wrapper.command("POST", "/sidecar/api/reload?wait=1")
 
 
-@pytest.mark.parametrize("option", [("--reload-signal", "HUP"), ("--reload-path", "/-/reload")], ids=["signal", "path"])
+@pytest.mark.parametrize("option", [("--reload", "signal:HUP"), ("--reload", "POST /-/reload")], ids=["signal", "call"])
 def test_a_reload_keeps_the_run(file, option):
     with Wrapper(*option, command=service("configured", str(file))) as wrapper:
         before = reads(wrapper)
@@ -44,7 +44,7 @@ def test_without_a_way_to_reload_it_is_a_restart(file):
 
 
 def test_a_refused_reload_is_a_problem_and_the_service_goes_on(file):
-    with Wrapper("--reload-path", "/-/reload", command=service("configured", str(file))) as wrapper:
+    with Wrapper("--reload", "POST /-/reload", command=service("configured", str(file))) as wrapper:
         file.write_text("broken")
         status, answer = reload(wrapper)
         assert (status, "answers 500" in answer["error"]) == (500, True)
@@ -56,7 +56,7 @@ def test_a_refused_reload_is_a_problem_and_the_service_goes_on(file):
 
 
 def test_a_reload_that_ends_the_service_is_left_to_the_policy(file):
-    with Wrapper("--reload-signal", "HUP", "--restart", "always", "--backoff", "10ms..20ms",
+    with Wrapper("--reload", "signal:HUP", "--restart", "always", "--backoff", "10ms..20ms",
                  command=service("configured", str(file))) as wrapper:
         file.write_text("fatal")
         reload(wrapper)
@@ -67,7 +67,7 @@ def test_a_reload_that_ends_the_service_is_left_to_the_policy(file):
 
 
 def test_requests_go_on_through_a_reload(file):
-    with Wrapper("--reload-signal", "HUP", command=service("configured", str(file))) as wrapper:
+    with Wrapper("--reload", "signal:HUP", command=service("configured", str(file))) as wrapper:
         for number in range(20):
             assert wrapper.command("POST", "/sidecar/api/reload")[0] == 202
             status, fields, _ = wrapper.request("GET", f"/{number}")

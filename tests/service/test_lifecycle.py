@@ -68,7 +68,7 @@ def test_a_start_of_a_service_that_is_late_says_so(live):
 
 
 def test_a_reload_that_the_service_dies_of_is_no_success(live):
-    life = live("--reload-signal", "HUP", command=[sys.executable, "-c", SILENT, "{port}"])
+    life = live("--reload", "signal:HUP", command=[sys.executable, "-c", SILENT, "{port}"])
     life.wait_state("running")
     assert "it ended with status 129" in life.ask("reload")
 
@@ -114,7 +114,7 @@ def is_listening(address):
 
 
 def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
-    life = live("--reload-path", "/-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
+    life = live("--reload", "POST /-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
     life.wait_state("running")
     job = life.controller.ask("reload", "test")
     wait_until(lambda: life.controller._jobs._jobs[0].is_running)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import re
 from functools import partial
 
 from wrapper import values
@@ -104,16 +103,15 @@ def of(action: Action, service: Service, handle: Any, reason: str, ready_timeout
         return Act(*how, SIGNAL_SETTLE)
     if action == "restart":
         return Act(*how, 0.0, "restart")
-    if action == "reload":
+    if action == "reload":  # the way that --reload names
         return Act(*how, SIGNAL_SETTLE, "reload")
-    if not isinstance(action, str):
-        raise ValueError(f"no such action: {action!r}")  # noqa: TRY004  as for any other that there is not
-    if action.startswith("signal:"):
-        return Act(*how, SIGNAL_SETTLE, "reload", reload.by_signal(values.signal_number(action[len("signal:"):])))
-    asked = re.fullmatch(r"([A-Z]+) (/[!-~]*)", action)
-    if asked is None:
-        raise ValueError(f"no such action: {action!r}; there are restart, reload, signal:HUP, POST /path and none")
-    return Act(*how, CALL_SETTLE, "barrier", work=partial(_call, service, asked[1], asked[2]))
+    try:
+        kind, argument = values.action_parts(str(action))
+    except ValueError as error:
+        raise ValueError(f"no such action: {action!r}; {error}") from error
+    if kind == "signal":
+        return Act(*how, SIGNAL_SETTLE, "reload", reload.by_signal(argument))
+    return Act(*how, CALL_SETTLE, "barrier", work=partial(_call, service, kind, argument))
 
 
 def call(address: Address, method: str, path: str) -> tuple[int, str]:

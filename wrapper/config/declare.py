@@ -48,8 +48,9 @@ class Declared:
         self._name = os.path.basename(self._place.rstrip("/"))
         self._path = tuple(settings.config_select.split(".")) if settings.config_select else ()
         self._template = settings.config_template
-        self._how: dict[str, Any] = {"check": settings.config_check, "action": settings.config_action,
-                                     "mode": settings.config_mode, "reason": f"configuration {self._name}"}
+        self._how: dict[str, Any] = {
+            "check": settings.config_check, "action": settings.config_action or settings.reload,
+            "mode": settings.config_mode, "reason": f"configuration {self._name}"}
         self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
     def subscription(self) -> Subscription:

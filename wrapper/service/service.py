@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.events import Feed
     from wrapper.problems import Board
-    from wrapper.service.jobs import ReloadAction
     from wrapper.service.process import Spawner
     from wrapper.settings import Settings
 
@@ -74,7 +73,7 @@ class Service:
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
             around.board, settings, differences.get("stop_signal", settings.stop_signal),
-            differences.get("live_path", settings.live_path), differences.get("reload", _reload(settings)))
+            differences.get("live_path", settings.live_path), reload.of(differences.get("reload", settings.reload)))
         self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
@@ -101,18 +100,10 @@ class Helper(Service):
                  ready_path: str | None = None, restart: str | None = None) -> None:
         super().__init__(name, command, upstream, around, around.on_helper_over, route=route,
                          ready_path=ready_path, restart=restart or around.settings.restart,
-                         stop_signal=signal.SIGTERM, live_path=None, reload=None)
+                         stop_signal=signal.SIGTERM, live_path=None, reload="restart")
 
     def launch(self) -> None:
         try:
             self.controller.launch_aside()
         except CannotStart as error:
             self.around.board.report(self.name, str(error))
-
-
-def _reload(settings: Settings) -> ReloadAction | None:
-    if settings.reload_path is not None:
-        return reload.by_path(settings.reload_path)
-    if settings.reload_signal is not None:
-        return reload.by_signal(settings.reload_signal, reload.SIGNAL_SETTLE)
-    return None

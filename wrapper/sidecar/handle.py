@@ -123,7 +123,7 @@ class ServiceHandle:
         self._act("restart", reason, wait)
 
     def reload(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
-        """Have it read its configuration again, as --reload-signal or --reload-path say; without them, restart it."""
+        """Have it read its configuration again, in the way that --reload names."""
         self._act("reload", reason, wait)
 
     def _act(self, kind: str, reason: str, wait: bool) -> None:
