@@ -38,6 +38,12 @@ def events(request: Request) -> Iterator[tuple[str, Any]]:
     yield "tick", {"n": 1}
 
 
+@sidecar.route("GET", "/sidecar/wrong")
+def wrong(request: Request) -> list[str]:
+    problems: list[Problem] = sidecar.problems()
+    return [f"{problem.source}: {problem.message}" for problem in problems]
+
+
 @sidecar.task
 def work(service: ServiceHandle, stopping: threading.Event) -> None:
     while not stopping.wait(5):

@@ -21,7 +21,12 @@ UNTOLD = "what it is, is told with the token, or over the control socket"
 
 
 class Problem:
-    """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON."""
+    """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON.
+
+    `source` is where it was found, "" until it has been on the board.
+    """
+
+    source = ""
 
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
         self.message = message
@@ -79,6 +84,16 @@ class Board:
             self.resolve(source, key)
         for key, problem in found.items():
             self.report(source, problem.message, key, **problem.details)
+
+    def problems(self) -> list[Problem]:
+        """The entries as problems, oldest first."""
+        found = []
+        with self._lock:
+            for (source, key), entry in self._entries.items():
+                problem = Problem(entry["message"], key, **entry["details"])
+                problem.source = source
+                found.append(problem)
+        return found
 
     def outline(self) -> list[dict[str, Any]]:
         """What strangers may know: a message may quote what a command printed, and so may a key and the details."""

@@ -565,6 +565,23 @@ def test_problems_come_and_go(sidecar):
         assert wrapper.get("/sidecar/api/problems").json() == []
 
 
+def test_a_sidecar_can_answer_with_the_board(sidecar):
+    """Of all sources, not of its own alone; before and after the wrapper runs there is no board."""
+    @sidecar.route("GET", "/wrong")
+    def wrong(request):
+        return [[problem.source, problem.key, problem.message, problem.details] for problem in sidecar.problems()]
+
+    assert sidecar.problems() == []
+    with running(sidecar) as wrapper:
+        sidecar.problem("the disk is full", "disk", free=0)
+        wrapper.site.around.board.report("service", "it crashed")
+        assert wrapper.get("/wrong").json() == [["sidecar:mine", "disk", "the disk is full", {"free": 0}],
+                                                ["service", "", "it crashed", {}]]
+        sidecar.problems()[0].details.clear()
+        assert sidecar.problems()[0].details == {"free": 0}
+    assert sidecar.problems() == []
+
+
 def test_metrics_of_the_authors_own_are_scraped(sidecar):
     hits = sidecar.counter("mine_hits", "Hits.", ["page"])
     depth = sidecar.gauge("mine_depth", "Depth.")

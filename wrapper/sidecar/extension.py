@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from wrapper.config.source import Source
     from wrapper.message import Request, Response
+    from wrapper.problems import Problem
     from wrapper.sidecar.declaration import Span
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric
@@ -204,6 +205,12 @@ class Sidecar:
     def resolve(self, key: str = "") -> None:
         """Take a problem off the board again."""
         self._declare("resolve", lambda host: host.resolve(key), is_news=True)
+
+    def problems(self) -> list[Problem]:
+        """What is wrong now, oldest first, whatever `source` found it; empty while no wrapper runs."""
+        with self._lock:
+            host = self._host
+        return [] if host is None else host.site.around.board.problems()
 
     def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
         """A number that only rises, on `/sidecar/metrics`: `.inc(amount, label=value)`."""
