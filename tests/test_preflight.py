@@ -67,3 +67,11 @@ def test_a_weak_token_is_the_operators_choice(tmp_path):
     (tmp_path / "token").write_text("sesame\nsesame\n")
     done = run("check", "--token-file", str(tmp_path / "token"), "--", "true", "{port}")
     assert (done.returncode, "more than one line" in done.stderr) == (2, True)
+
+
+def test_two_runs_at_once_are_pointed_out():
+    """Two of them on one data folder may destroy it; a service without one is well served, so it is no fault."""
+    done = run("check", "--restart-mode", "overlap", "--", "true", "{port}")
+    assert done.returncode == 0
+    assert "warning: --restart-mode=overlap: " in done.stdout and "one data folder" in done.stdout
+    assert "warning" not in run("check", "--", "true", "{port}").stdout

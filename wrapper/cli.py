@@ -198,10 +198,11 @@ def check(argv: Sequence[str]) -> int:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
-    strangers = [f"warning: {name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
+    warnings = [f"{name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
+    warnings += preflight.warnings(chosen)
     faults = list(preflight.faults(chosen))
     status = complain(faults, BadSettings.exit_status if faults else 0)
-    return say([*setting_lines(chosen, wants_all), *strangers], status)
+    return say([*setting_lines(chosen, wants_all), *(f"warning: {warning}" for warning in warnings)], status)
 
 
 def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:

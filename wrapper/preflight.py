@@ -32,6 +32,13 @@ def faults(chosen: Settings) -> Iterator[str]:
             yield f"--token-file={chosen.token_file}: {getattr(error, 'strerror', None) or error}"
 
 
+def warnings(chosen: Settings) -> Iterator[str]:
+    """What is allowed and may do harm, one line each."""
+    if chosen.restart_mode == "overlap":
+        yield ("--restart-mode=overlap: in a restart two runs of COMMAND are up at once; where both would write to one "
+               "data folder, that may destroy it, and `replace` is the mode to take")
+
+
 def _program(option: str, command: Sequence[str]) -> Iterator[str]:
     name = command[0]
     if shutil.which(name) is None:
