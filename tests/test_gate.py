@@ -249,6 +249,64 @@ def test_two_lanes_overlap():
     assert new.warned == []
 
 
+class Clock:
+    """A loop whose time is the test's."""
+
+    def __init__(self):
+        self.now, self.tasks = 100.0, []
+
+    def spawn(self, steps, name):
+        self.tasks.append([self.now, steps])
+
+    def advance(self, seconds):
+        end = self.now + seconds
+        while self.tasks and (first := min(self.tasks, key=lambda task: task[0]))[0] <= end:
+            self.now = max(self.now, first[0])
+            try:
+                (first[0],) = next(first[1])
+            except StopIteration:
+                self.tasks.remove(first)
+        self.now = end
+
+
+@pytest.fixture
+def leaving():
+    """A lane that is no longer the open one, with ten that last, one that does not, and one that cannot be told."""
+    subject, clock = gate(), Clock()
+    subject.open(PLACE)
+    travellers = [Traveller(subject).go() for _ in range(12)]
+    for each in travellers:
+        each.loop = clock
+    for each in travellers[:11]:
+        subject.stay(each.lane, each, is_deaf=each is travellers[10])
+    return subject, subject.open(tcp("127.0.0.1", 2)), clock, travellers[:10], travellers[10:]
+
+
+def test_those_that_last_are_told_one_after_the_other(leaving):
+    """Their clients come back as soon as they are told, and not as one crowd."""
+    subject, lane, clock, lasting, others = leaving
+    subject.warn(lane, "restart", 10.0)
+    assert [each.warned for each in others] == [["restart"]] * 2
+    counts = []
+    for _ in range(10):
+        clock.advance(0.5)
+        counts.append(sum(len(each.warned) for each in lasting))
+        clock.advance(0.5)
+    assert counts == list(range(1, 11))
+    assert not clock.tasks
+
+
+def test_the_end_tells_those_at_once_that_were_to_be_told_later(leaving):
+    subject, lane, clock, lasting, others = leaving
+    subject.warn(lane, "restart", 10.0)
+    clock.advance(3.5)
+    subject.warn(lane, "shutdown")
+    clock.advance(20)
+    assert sorted(word for each in lasting for word in each.warned) == ["restart"] * 4 + ["shutdown"] * 6
+    assert [len(each.warned) for each in lasting + others] == [1] * 12
+    assert not clock.tasks
+
+
 def test_a_refusal_is_each_request_s_own():
     """One exception raised for many would gather all their tracebacks, and keep what they hold."""
     subject = gate()

@@ -52,7 +52,7 @@ CUT_TIMEOUT = 1.0  # seconds that exchanges whose connections were cut get to le
 class Lane:
     """The road to one run of the service: its upstream, and who is on it."""
 
-    __slots__ = ("deaf", "inside", "lasting", "run", "upstream")
+    __slots__ = ("deaf", "inside", "lasting", "run", "untold", "upstream")
 
     def __init__(self, upstream: Upstream, run: Run | None) -> None:
         self.upstream = upstream
@@ -60,6 +60,7 @@ class Lane:
         self.inside: set[Traveller] = set()
         self.lasting: set[Traveller] = set()  # those of them that may stay for hours: tunnels, streams of events
         self.deaf: set[Traveller] = set()  # those of them that cannot be told to leave: only the service can end them
+        self.untold: set[Traveller] | None = None  # once it is to end: those inside that have not heard of it yet
 
     @property
     def is_empty(self) -> bool:
@@ -242,18 +243,36 @@ class Gate:
             traveller.proceed()
         return before
 
-    def warn(self, lane: Lane, going: str) -> None:
+    def warn(self, lane: Lane, going: str, spread: float = 0.0) -> None:
         """Begin to drain a lane, which must not be the open one any more: tell its exchanges, drop what is kept idle.
 
-        `going` is "restart" or "shutdown".
+        `going` is "restart" or "shutdown". The clients of those that last connect again as soon as they are told, so
+        they are told at moments spread over `spread` seconds; a later call without it tells the rest at once.
         """
         with self._lock:
             assert lane is not self._lane
-            self._draining.add(lane)
-            inside = list(lane.inside)
+            if lane.untold is None:
+                self._draining.add(lane)
+                lane.untold = lane.inside
+            later = lane.untold & lane.lasting - lane.deaf if spread else set()
+            at_once, lane.untold = lane.untold - later, later
         lane.upstream.close()
-        for traveller in inside:
+        for traveller in at_once:
             traveller.warn(going)
+        if later:
+            loop = next(iter(later)).loop
+            loop.spawn(self._warn_later(loop, lane, going, spread), "gate")
+
+    def _warn_later(self, loop: Loop, lane: Lane, going: str, spread: float) -> Steps:
+        begin, count, told = loop.now, len(lane.untold or ()), 0
+        while True:
+            with self._lock:
+                traveller = lane.untold.pop() if lane.untold else None
+            if traveller is None:
+                return
+            traveller.warn(going)
+            told += 1
+            yield (begin + spread * told / count,)
 
     def await_empty(self, lane: Lane, deadline: Deadline) -> bool:
         """Wait until all exchanges have left the lane; False where some are left at the deadline or after `hurry`."""

@@ -128,7 +128,8 @@ class Settings:
         values.duration, "3s", "D", "how long requests in flight may go on before a planned stop sends its signal; "
         "after it they go on for as long as the service answers them")
     overlap_drain_timeout: float = option(
-        values.duration, "60s", "D", "how long the old run may go on answering what it has after an overlapped restart")
+        values.duration, "60s", "D", "how long the old run may go on answering what it has after an overlapped restart;"
+        " WebSockets and event streams are told to leave at moments spread over the first half of it")
     stop_timeout: float | None = option(
         values.duration, None, "D", "from the stop signal to SIGKILL; "
         "default 6s at the end of the container, 30s in a planned stop or restart; given, it is both")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import re
 import signal
 import threading
@@ -123,7 +125,7 @@ def ended_stream(data):
 
 @MODES
 def test_an_event_stream_ends_cleanly_between_two_events(run, mode):
-    wrapper = run("--restart-mode", mode)
+    wrapper = run("--restart-mode", mode, "--overlap-drain-timeout", "2s")
     clients = [Raw(wrapper.port, get("/events")) for _ in range(8)]
     begun = [client.read_until(b"data: 3\n") for client in clients]
     begin = time.monotonic()
@@ -133,7 +135,7 @@ def test_an_event_stream_ends_cleanly_between_two_events(run, mode):
         client.send(get("/"))  # the connection was not to be closed
         assert client.read_answer()[0] == 200
         client.close()
-    assert time.monotonic() - begin < 2, "the streams took the whole time to drain"
+    assert mode == "overlap" or time.monotonic() - begin < 2, "the streams took the whole time to drain"
 
 
 def test_a_silent_event_stream_ends_cleanly_too(run, tmp_path):
@@ -179,6 +181,35 @@ def test_a_websocket_client_sees_1012_at_a_restart_and_connects_again_at_once(so
             assert again.recv() != first
             again.send("hello again")
             assert again.recv() == "hello again"
+
+
+def test_in_an_overlap_websocket_clients_are_told_one_after_the_other(sockets):
+    """The second of two is told after a quarter of the time, or at the end; until then it goes on."""
+    wrapper = sockets("--restart-mode", "overlap", "--overlap-drain-timeout", "120s")
+    heard = queue.SimpleQueue()
+
+    def read(client):
+        client.recv()
+        try:
+            while True:
+                heard.put(client.recv())
+        except ConnectionClosed as closed:
+            heard.put(closed.rcvd and closed.rcvd.code)
+
+    with connect(f"ws://127.0.0.1:{wrapper.port}/") as one, connect(f"ws://127.0.0.1:{wrapper.port}/") as two:
+        threads = [threading.Thread(target=read, args=(client,)) for client in (one, two)]
+        for thread in threads:
+            thread.start()
+        restart(wrapper)
+        assert heard.get(timeout=20) == 1012
+        for client in (one, two):
+            with contextlib.suppress(ConnectionClosed):
+                client.send("still here")
+        assert heard.get(timeout=20) == "still here"
+        wrapper.process.terminate()
+        assert heard.get(timeout=20) == 1001
+        for thread in threads:
+            thread.join()
 
 
 def test_a_websocket_client_sees_1001_at_the_end(sockets):

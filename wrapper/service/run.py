@@ -38,7 +38,6 @@ class Run:
         self._memory_kills = procfs.memory_kills()
         self.lane: Lane | None = None
         self.ready_since: float | None = None
-        self.was_warned = False  # the drain has begun
         self.was_stopped = False  # its end was asked for
         self.is_immortal = False  # it did not end, and nothing more can be done about it
 
@@ -60,12 +59,10 @@ class Run:
 
     # It leaves: drain, then stop, then cut. What is in flight goes on for as long as the process answers it.
 
-    def drain(self, gate: Gate, going: str, timeout: float) -> None:
-        """Give what is in flight its time before the stop signal. `going`: see `Gate.warn`."""
+    def drain(self, gate: Gate, going: str, timeout: float, spread: float = 0.0) -> None:
+        """Give what is in flight its time before the stop signal. `going`, `spread`: see `Gate.warn`."""
         if self.lane is not None:
-            if not self.was_warned:
-                self.was_warned = True
-                gate.warn(self.lane, going)
+            gate.warn(self.lane, going, spread)
             gate.await_empty(self.lane, Deadline(timeout))
 
     def begin_stop(self, number: int, timeout: float) -> str | None:
@@ -156,7 +153,8 @@ class Stopping:
         """Drain and stop a run in a thread of its own: the run that counts may have to be ended meanwhile."""
 
         def retire() -> None:
-            run.drain(self._gate, "restart", self._settings.overlap_drain_timeout)
+            timeout = self._settings.overlap_drain_timeout
+            run.drain(self._gate, "restart", timeout, timeout / 2)
             deadline = Deadline(self._timeout)
             if (fault := run.stop(self._number, self._timeout)) is not None:
                 self._report(fault)
