@@ -48,7 +48,7 @@ def wrong(request: Request) -> list[str]:
 def work(service: ServiceHandle, stopping: threading.Event) -> None:
     while not stopping.wait(5):
         if service.wait_ready(1):
-            sidecar.resolve("state")
+            sidecar.resolve("state", missing_ok=True)
         else:
             sidecar.problem("not running", key="state", state=service.state)
 

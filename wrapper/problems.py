@@ -24,11 +24,14 @@ class Problem:
     """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON.
 
     `source` is where it was found, "" until it has been on the board.
+    Raises: ValueError where the key is a sentence and the message is a word.
     """
 
     source = ""
 
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
+        if " " in key.strip() and len(message.split()) == 1:
+            raise ValueError(f"{key!r} is no key of a problem: the message comes first, then the key, {message!r}")
         self.message = message
         self.key = key
         self.details = details

@@ -205,7 +205,7 @@ class Settings:
     config_file: str | None = option(values.text, None, "DEST", "the file of the service that it becomes")
     config_template: str | None = option(
         values.text, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
-    config_select: str | None = option(values.text, None, "a.b.c", "the part of a JSON source that counts")
+    config_select: str | None = option(values.dotted, None, "a.b.c", "the part of a JSON source that counts")
     config_check: tuple[str, ...] | None = option(
         values.command, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
     config_action: str | None = option(

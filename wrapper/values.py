@@ -109,10 +109,17 @@ def text(value: str) -> str:
     return value
 
 
+def dotted(value: str) -> str:
+    """Names and positions on the way to a part of a document, with dots in between."""
+    if "" in value.split("."):
+        raise ValueError("expected a path such as a.b.c")
+    return value
+
+
 def url_path(value: str) -> str:
     """An absolute path of visible ASCII characters, as it stands in a request line (RFC 9112 section 3.2.1)."""
     if not value.startswith("/") or not all("!" <= character <= "~" for character in value):
-        raise ValueError("expected a path such as /sidecar, without spaces")
+        raise ValueError("expected a path such as /healthz, without spaces")
     return value
 
 

@@ -240,6 +240,9 @@ def test_a_route_that_is_taken_is_a_problem_and_the_others_stand(sidecar):
     lambda sidecar: sidecar.service("service", ["x", "{port}"]),
     lambda sidecar: [sidecar.service("x", ["x", "{port}"]) for _ in range(2)],
     lambda sidecar: sidecar.problem("it hurts", source="me"),
+    lambda sidecar: sidecar.problem("disk", "the disk is full"),
+    lambda sidecar: sidecar.resolve("dsik"),
+    lambda sidecar: sidecar.watch("/x", select="a..b"),
 ])
 def test_a_malformed_declaration_is_said_at_the_authors_line(sidecar, wrong):
     with pytest.raises(ValueError, match="."):
@@ -505,6 +508,16 @@ def test_a_watch_is_called_with_what_changed(sidecar):
         wrapper.wait_until(lambda: not wrapper.problems())
 
 
+def test_a_watch_selects_by_a_path_too(sidecar):
+    document, seen = {"a": {"b": [1]}}, []
+    sidecar.watch(lambda: dict(document), every=0.01, select="a.b", name="picked")(seen.append)
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: seen == [[1]])
+        document.update(a={"c": 1})
+        message = wrapper.wait_problem()["message"]
+        assert "cannot select a.b: there is no 'b'" in message
+
+
 # Services
 
 
@@ -580,6 +593,23 @@ def test_a_sidecar_can_answer_with_the_board(sidecar):
         sidecar.problems()[0].details.clear()
         assert sidecar.problems()[0].details == {"free": 0}
     assert sidecar.problems() == []
+
+
+def test_a_key_that_no_problem_has_had_is_an_error_unless_it_may_be_missing(sidecar):
+    sidecar.problem("the disk is full", "disk")
+    sidecar.resolve("disk")
+    sidecar.resolve("disk")
+    sidecar.resolve("other", missing_ok=True)
+    with pytest.raises(ValueError, match=r"no problem of this sidecar has had this key, but \['disk'\]"):
+        sidecar.resolve("dsik")
+
+
+def test_a_metric_needs_no_help(sidecar):
+    sidecar.counter("hits").inc()
+    with running(sidecar) as wrapper:
+        lines = wrapper.metrics().splitlines()
+    assert "hits_total 1" in lines and "# TYPE hits_total counter" in lines
+    assert not [line for line in lines if line.startswith("# HELP hits")]
 
 
 def test_metrics_of_the_authors_own_are_scraped(sidecar):

@@ -7,6 +7,7 @@ import os
 import re
 import string
 
+from wrapper import values
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.folder import content_of, find
@@ -46,7 +47,8 @@ class Declared:
         self._service = service
         self._place = settings.config_file
         self._name = os.path.basename(self._place.rstrip("/"))
-        self._path = tuple(settings.config_select.split(".")) if settings.config_select else ()
+        self._select_path = settings.config_select or ""
+        self._part = selection(self._select_path) if self._select_path else lambda document: document
         self._template = settings.config_template
         self._how: dict[str, Any] = {
             "check": settings.config_check, "action": settings.config_action or settings.reload,
@@ -93,7 +95,7 @@ class Declared:
 
     def _read(self, look: Look) -> Any:
         """What is to become the file as it stands is not looked into: JSON that is read and written is another text."""
-        needs_json = bool(self._path or self._template)
+        needs_json = bool(self._select_path or self._template)
         if isinstance(look.content, bytes) and not needs_json and not self._is_folder:
             return look.content
         return document(look, must_be_json=needs_json)
@@ -105,21 +107,19 @@ class Declared:
     def _select(self, document: Any) -> Any:
         """The part that counts; with the template it is to be rendered by, where there is one: both may change."""
         try:
-            found = part(document, self._path)
+            found = self._part(document)
             if self._template is None:
                 return found
             return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
         except (OSError, UnicodeDecodeError) as error:
             raise CannotLook(f"cannot read the template {self._template}: {error}") from error
-        except ValueError as error:
-            raise CannotLook(str(error)) from error
 
     def _files(self, found: Any) -> Files:
         """Raises: ValueError, and OSError where a folder for them cannot be made."""
         if self._template is not None:
             return {self._place: render(found["template"], found["part"])}
         if found is None:
-            raise ValueError(f"there is nothing to write: {'.'.join(self._path) or 'the source'} is null")
+            raise ValueError(f"there is nothing to write: {self._select_path or 'the source'} is null")
         if isinstance(found, dict) and self._is_folder:
             return self._files_inside(found)
         return {self._place: _text(found)}
@@ -160,6 +160,22 @@ def _inside(name: str) -> str:
     if "\0" in name or not {"", ".", ".."}.isdisjoint(parts) or journal.is_ours(parts[-1]):
         raise ValueError("the source holds what is no name of a file inside the folder", name)
     return name
+
+
+def selection(path: str) -> Callable[[Any], Any]:
+    """What takes the part at a path such as `a.b.0` out of a document, and raises CannotLook where it is not there.
+
+    Raises: ValueError for what is no path.
+    """
+    names = tuple(values.dotted(path).split("."))
+
+    def select(document: Any) -> Any:
+        try:
+            return part(document, names)
+        except ValueError as error:
+            raise CannotLook(f"cannot select {path}: {error}") from error
+
+    return select
 
 
 def part(found: Any, path: tuple[str, ...]) -> Any:

@@ -266,13 +266,11 @@ class Subscription:
         return True
 
     def _selected(self, look: Look) -> Any:
-        found = self._read(look)
-        if self._select is None:
-            return found
         try:
-            return self._select(found)
-        except CannotLook:
-            raise
+            found = self._read(look)
+            return self._select(found) if self._select is not None else found
+        except CannotLook as error:
+            raise CannotLook(f"{self._source.name}: {error}") from error
         except BaseException as error:  # the author's code meets a document it was not written for
             raise CannotLook(cause.tell(f"the selection of {self.name}", error)) from error
 

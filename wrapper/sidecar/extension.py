@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 
 from wrapper.config import source as configuration
+from wrapper.config.declare import selection
 from wrapper.config.subscription import Pace
 from wrapper.message import DEFAULT_LIMIT
+from wrapper.problems import Problem
 from wrapper.sidecar.declaration import bound, judge_mount, judge_service, name_of, seconds, size
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 HANDLER_TIMEOUT = "30s"
 RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
+KEYS_MAX = 1000  # of problems that are remembered; beyond that an unknown one is not told from one long gone
 
 
 class Sidecar:
@@ -51,6 +54,7 @@ class Sidecar:
         self._host: Host | None = None
         self._metrics: dict[str, Metric] = {}
         self._services: set[str] = set()
+        self._keys: set[str] = set()  # of the problems there have been
 
     def go_live(self, host: Host) -> None:
         """Carry out what was declared so far, and from now on every declaration at once. For the wrapper itself.
@@ -134,17 +138,18 @@ class Sidecar:
         return function
 
     def watch(self, source: str | Callable[[], Any], *, every: float | str = "5s",
-              select: Callable[[Any], Any] | None = None, name: str = "", timeout: float | str = "10s",
+              select: Callable[[Any], Any] | str | None = None, name: str = "", timeout: float | str = "10s",
               token_file: str | None = None, splay: float | str = 0.0,
               min_interval: float | str = 0.0) -> Callable[[Handler], Handler]:
         """Watch a URL, a file, a folder or a function; `function(value, service)` is called when it changed.
 
-        `select`: the part of a document that counts. The function returns what went wrong (a `Problem`, a sentence,
-        several of them), or nothing where the value is in force now. `timeout` bounds one look; `token_file` holds the
-        bearer token of a URL; `splay` spreads a fleet; `min_interval` is the least time between two changes.
+        `select`: the part of a document that counts, as a function or a path such as `"a.b"`. The function returns what
+        went wrong (a `Problem`, a sentence, several of them), or nothing where the value is in force now. `timeout`
+        bounds one look; `token_file` holds the bearer token of a URL; `splay` spreads a fleet; `min_interval` is the
+        least time between two changes.
         """
         pace = Pace(bound(every) or 0.0, seconds(splay), seconds(min_interval))
-        patience = bound(timeout) or 0.0
+        patience, chosen = bound(timeout) or 0.0, selection(select) if isinstance(select, str) else select
 
         def origin() -> Source:
             return configuration.of(source, timeout=patience, token_file=token_file)
@@ -152,7 +157,7 @@ class Sidecar:
         def take(function: Handler) -> Handler:
             given = name_of(function)
             title = name or given
-            self._declare(f"watch {title}", lambda host: host.add_watch(title, origin(), function, pace, select))
+            self._declare(f"watch {title}", lambda host: host.add_watch(title, origin(), function, pace, chosen))
             return function
 
         origin()  # a malformed source is said here, at the author's line
@@ -197,13 +202,28 @@ class Sidecar:
     # What is wrong, and how much of what there was
 
     def problem(self, message: str, key: str = "", **details: Any) -> None:
-        """Put a problem on the board, or see it again. `key` tells several of one sidecar apart."""
+        """Put a problem on the board, or see it again. `key` tells several of one sidecar apart.
+
+        Raises: ValueError where `key` and `message` stand in each other's place.
+        """
         for name in RESERVED & details.keys():
             raise ValueError(f"a problem's detail cannot be called {name!r}: the source is the sidecar itself")
-        self._declare("problem", lambda host: host.report(message, key, details), is_news=True)
+        problem = Problem(message, key, **details)
+        with self._lock:
+            if len(self._keys) < KEYS_MAX:
+                self._keys.add(key)
+        self._declare("problem", lambda host: host.report(problem), is_news=True)
 
-    def resolve(self, key: str = "") -> None:
-        """Take a problem off the board again."""
+    def resolve(self, key: str = "", *, missing_ok: bool = False) -> None:
+        """Take a problem off the board again; nothing happens where it is off already.
+
+        Raises: ValueError for a key that no problem of this sidecar has had, unless `missing_ok`.
+        """
+        with self._lock:
+            known = sorted(self._keys)
+        if key not in known and not missing_ok and len(known) < KEYS_MAX:
+            raise ValueError(f"resolve({key!r}): no problem of this sidecar has had this key, but {known}; where there "
+                             f"need not have been one, say resolve({key!r}, missing_ok=True)")
         self._declare("resolve", lambda host: host.resolve(key), is_news=True)
 
     def problems(self) -> list[Problem]:
@@ -212,15 +232,15 @@ class Sidecar:
             host = self._host
         return [] if host is None else host.site.around.board.problems()
 
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
+    def counter(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Counter:
         """A number that only rises, on `/sidecar/metrics`: `.inc(amount, label=value)`."""
         return self._metric(Counter(name, help, labels))
 
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
+    def gauge(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Gauge:
         """A number that goes up and down: `.set(value, label=value)`."""
         return self._metric(Gauge(name, help, labels))
 
-    def histogram(self, name: str, help: str, labels: Sequence[str] = (),
+    def histogram(self, name: str, help: str = "", labels: Sequence[str] = (),
                   buckets: Sequence[float] = DEFAULT_BUCKETS) -> Histogram:
         """Values counted by size: `.observe(value, label=value)`."""
         return self._metric(Histogram(name, help, labels, buckets))

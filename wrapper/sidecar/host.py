@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
     from wrapper.message import Request, Response
+    from wrapper.problems import Problem
     from wrapper.sidecar.mount import Application
     from wrapper.sidecar.router import Answer
     from wrapper.sidecar.site import Site
@@ -127,8 +128,8 @@ class Host:
 
     # What is wrong
 
-    def report(self, message: str, key: str, details: dict[str, Any]) -> None:
-        self._around.board.report(self.guard.source, message, key, **details)
+    def report(self, problem: Problem) -> None:
+        self._around.board.report(self.guard.source, problem.message, problem.key, **problem.details)
 
     def resolve(self, key: str) -> None:
         self._around.board.resolve(self.guard.source, key)

@@ -58,7 +58,7 @@ class Metric:
 
     kind = ""
 
-    def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, help: str = "", labels: Sequence[str] = ()) -> None:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a metric: letters, digits and _, not a digit first")
         if name.startswith(OWN_NAMES):
@@ -154,7 +154,7 @@ class Counter(Metric):
 
     kind = "counter"
 
-    def __init__(self, name: str, help: str, labels: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, help: str = "", labels: Sequence[str] = ()) -> None:
         super().__init__(name if name.endswith("_total") else name + "_total", help, labels)
 
     def inc(self, amount: float = 1, **labels: object) -> None:
@@ -193,7 +193,7 @@ class Histogram(Metric):
 
     kind = "histogram"
 
-    def __init__(self, name: str, help: str, labels: Sequence[str] = (),
+    def __init__(self, name: str, help: str = "", labels: Sequence[str] = (),
                  buckets: Sequence[float] = DEFAULT_BUCKETS) -> None:
         bounds = tuple(float(bound) for bound in buckets if bound != math.inf)
         if not bounds or sorted(set(bounds)) != list(bounds):
@@ -287,7 +287,8 @@ def render(families: Iterable[Family]) -> str:
             log.error("a metric cannot be written", name=family.name, cause=repr(error))
             continue
         if samples:
-            lines.append(f"# HELP {family.name} {_escaped_help(family.help)}")
+            if family.help:
+                lines.append(f"# HELP {family.name} {_escaped_help(family.help)}")
             lines.append(f"# TYPE {family.name} {family.kind}")
             lines.extend(samples)
     return "\n".join(lines) + "\n"
