@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+NO_TLS = "this Python has no TLS (its module _ssl); an image gets it with: docker build --build-arg MODULES=ssl"
+
 
 class Refusal(Exception):
     """A request that is answered by the wrapper itself, with `status` and one sentence for people.

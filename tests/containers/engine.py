@@ -140,11 +140,11 @@ def without_shell(source):
     return path
 
 
-def build(podman, text, name, context=ROOT):
+def build(podman, text, name, context=ROOT, *options):
     """An image from the text of a Dockerfile."""
     image = f"{PREFIX}/{name}"
     podman("build", "--isolation=chroot", "--network=host", "--format=docker", "--pull=never", "--tag", image,
-           "--file", "-", str(context), timeout=600, input=text)
+           "--file", "-", *options, str(context), timeout=600, input=text)
     return image
 
 
@@ -156,9 +156,9 @@ def wrap(podman, base, name):
     return image
 
 
-def wrap_as_it_is(podman, base, name):
+def wrap_as_it_is(podman, base, name, *options):
     """What the README's recipe does: inspect, generate, build."""
     shown = podman("inspect", base).stdout
     done = subprocess.run([sys.executable, "-m", "wrapper", "dockerfile"], cwd=ROOT, input=shown, capture_output=True,
                           text=True, check=True)
-    return build(podman, done.stdout, name)
+    return build(podman, done.stdout, name, ROOT, *options)

@@ -87,11 +87,27 @@ def test_what_a_function_imports_is_there(bundle):
 
 def test_a_module_more_is_there_when_it_is_named(bundle, tmp_path):
     folder = tmp_path / "more"
-    assert run("bundle", str(folder), "sqlite3", "lzma").returncode == 0
-    words = ["-c", "import sqlite3, lzma; print(sqlite3.connect(':memory:').execute('select 1').fetchone())"]
+    assert run("bundle", str(folder), "sqlite3", "lzma", "ssl").returncode == 0
+    words = ["-c", "import sqlite3, lzma, ssl, wrapper.front.secure; "
+             "print(sqlite3.connect(':memory:').execute('select 1').fetchone())"]
     for place, status in ((folder, 0), (bundle, 1)):
         python = command(str(place))[:-2]
         assert subprocess.run([*python, *words], stderr=subprocess.DEVNULL).returncode == status
+
+
+def test_without_tls_it_says_how_to_get_it(bundle, tmp_path):
+    """OpenSSL is a third of all bytes, and most containers have their TLS in front of them."""
+    assert not list(bundle.rglob("*libcrypto*"))
+    wrapper = [*command(str(bundle)), "--listen", f"unix:{tmp_path}/s", "--control", f"{tmp_path}/c"]
+    done = subprocess.run([*wrapper, "--tls-cert", "a", "--tls-key", "b", "--", "true", "{port}"],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--tls-cert: this Python has no TLS" in done.stderr
+    assert "--build-arg MODULES=ssl" in done.stderr
+    done = subprocess.run([*wrapper, "--config-source", "https://127.0.0.1:1/", "--config-file", f"{tmp_path}/f",
+                           "--upstream", "127.0.0.1:1", "true"], capture_output=True, text=True)
+    assert done.returncode == 0, "a source that cannot be read stops no service"
+    assert "https: this Python has no TLS" in done.stderr
 
 
 @pytest.mark.parametrize(("words", "cause"), [

@@ -13,10 +13,12 @@ from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
+from wrapper.errors import NO_TLS
 from wrapper.values import without_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from typing import Any
 
 REDIRECTS_MAX = 5  # as many as curl's users are told to allow; a loop ends with them
@@ -129,18 +131,24 @@ class _Connection(http.client.HTTPConnection):
         scheme, host, port = _origin(url)
         if scheme not in ("http", "https") or not host:
             raise CannotLook(f"redirects to what is no http or https URL: {without_credentials(url)}")
-        self._is_secure = scheme == "https"
+        self._context = _tls() if scheme == "https" else None
         self._deadline = deadline
         super().__init__(host, port)
 
     def connect(self) -> None:
         raw: Any = _dial(self.host, self.port, self._deadline)
-        if self._is_secure:
-            import ssl  # start-up: a source without TLS does without its 8 ms
-
+        if self._context is not None:
             raw.settimeout(self._deadline.remaining() or 0.001)
-            raw = ssl.create_default_context().wrap_socket(raw, server_hostname=self.host)
+            raw = self._context.wrap_socket(raw, server_hostname=self.host)
         self.sock: Any = Timed(raw, self._deadline)
+
+
+def _tls() -> ssl.SSLContext:
+    try:
+        import ssl  # start-up: a source without TLS does without its 8 ms
+    except ImportError:
+        raise CannotLook(f"https: {NO_TLS}") from None
+    return ssl.create_default_context()
 
 
 def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:

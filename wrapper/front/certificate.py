@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wrapper.errors import BadSettings, CannotStart
+from wrapper.errors import NO_TLS, BadSettings, CannotStart
 from wrapper.log import log
 from wrapper.loop.stream import ClientGone
 from wrapper.loop.workers import NoThread
@@ -35,8 +35,7 @@ class Certificate:
 
     def __init__(self, certificate: str, key: str | None) -> None:
         if not HAS_TLS:
-            raise CannotStart("--tls-cert: this Python was built without TLS (its module _ssl); serve without, or use "
-                              "another Python", BadSettings.exit_status)
+            raise CannotStart(f"--tls-cert: {NO_TLS}", BadSettings.exit_status)
         self._certificate = certificate
         self._key = key or certificate
         self._read_at = self._changed_at()

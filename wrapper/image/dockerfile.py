@@ -20,7 +20,9 @@ STAGES = f"""\
 FROM python:3-slim AS wrapper
 COPY wrapper /src/wrapper
 WORKDIR /src
-RUN ["python3", "-m", "wrapper", "bundle", "{bundle.FOLDER}"]
+# Modules for sidecars beyond the usual ones: --build-arg MODULES="ssl sqlite3". TLS is 9 MB, and needs ssl.
+ARG MODULES
+RUN python3 -m wrapper bundle {bundle.FOLDER} $MODULES
 
 FROM {{image}}
 COPY --from=wrapper {bundle.FOLDER} {bundle.FOLDER}"""

@@ -23,7 +23,8 @@ BY_NAME = ("_strptime", "encodings.ascii", "encodings.idna", "encodings.latin_1"
 ORDINARY = ("concurrent.futures.thread", "configparser", "csv", "dataclasses", "gzip", "html.parser", "http.cookies",
             "logging", "pathlib", "secrets", "tempfile", "urllib.request", "uuid", "xml.etree.ElementTree")
 LEFT_OUT = ("wrapper.image", "wrapper.testing", "importlib._bootstrap")  # not for a container; frozen in every Python
-DISPENSABLE = ("_bz2", "_lzma", "_uuid")  # what imports them does without; their libraries are large
+# What imports them does without; their libraries are large, OpenSSL's nearly 9 MB.
+DISPENSABLE = ("_bz2", "_hashlib", "_lzma", "_ssl", "_uuid")
 STANDARD = os.path.dirname(os.path.realpath(os.__file__))
 
 
@@ -57,12 +58,9 @@ def modules(more: Sequence[str] = ()) -> list[Module]:
     sys.modules.update(dict.fromkeys(set(DISPENSABLE) - {f"_{name}" for name in more}))  # type: ignore[arg-type]  # None: no such module
     for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
         if not found.name.startswith(LEFT_OUT):
-            importlib.import_module(found.name)
+            _import(found.name)
     for name in (*_imported_late(), *BY_NAME, *ORDINARY):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            pass  # this Python was built, or packaged, without it
+        _import(name)
     for name in more:
         importlib.import_module(name)
     loaded = _loaded()
@@ -72,6 +70,13 @@ def modules(more: Sequence[str] = ()) -> list[Module]:
                               "python3 -m pip install --target FOLDER")
     return [module for module in loaded
             if (module.is_standard or module.is_ours) and not module.name.startswith(LEFT_OUT)]
+
+
+def _import(name: str) -> None:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass  # this Python was built, or packaged, or is to be copied without it or what it needs
 
 
 def _imported_late() -> set[str]:
