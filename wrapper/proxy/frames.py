@@ -35,28 +35,26 @@ class Frames:
 
     def feed(self, data: bytes | memoryview) -> int:
         """Follow `data`; returns the offset in it of the last end of a frame, or -1 where none ends in it."""
-        at, last = 0, -1
-        while at < len(data):
-            if not self._left:
-                if not self._header and at + 6 <= len(data) and (short := data[at + 1] & 0x7F) < 126:
-                    # Nearly all are of this kind, and a flood of the smallest must not keep the loop.
-                    self._left = short
-                    at += 6 if data[at + 1] & 0x80 else 2
-                    if not short:
-                        last = at
-                    continue
-                at = self._feed_header(data, at)
+        size = len(data)
+        at = min(self._left, size)
+        last = at if at == self._left > 0 else -1
+        self._left -= at
+        while at < size:
+            if not self._header and at + 6 <= size and (short := data[at + 1] & 0x7F) < 126:
+                # Nearly all are of this kind, and a flood of the smallest must not keep the loop.
+                end = at + short + (6 if data[at + 1] & 0x80 else 2)
+            else:
+                end = self._feed_header(data, at)
                 if self._header:
                     break
-            taken = min(self._left, len(data) - at)
-            at += taken
-            self._left -= taken
-            if not self._left:
-                last = at
+            if end > size:
+                self._left = end - size
+                break
+            at = last = end
         return last
 
     def _feed_header(self, data: bytes | memoryview, at: int) -> int:
-        """Complete the header as far as `data` goes; when it is whole, `_header` is empty and `_left` known."""
+        """Complete the header as far as `data` goes; when it is whole, `_header` is empty, and the frame's end known."""
         header = self._header + bytes(data[at:at + 14 - len(self._header)])
         size = _header_size(header)
         if size is None or len(header) < size:
@@ -64,8 +62,7 @@ class Frames:
             return len(data)
         used = at + size - len(self._header)
         self._header = b""
-        self._left = _payload_size(header)
-        return used
+        return used + _payload_size(header)
 
 
 def _header_size(header: bytes) -> int | None:

@@ -7,7 +7,7 @@ Nothing is read ahead of what the other side takes; an end of one side is carrie
 from __future__ import annotations
 
 from wrapper.loop.loop import NEVER
-from wrapper.loop.stream import READ_SIZE, Gone
+from wrapper.loop.stream import Gone
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     class Going(Protocol):
         going: str
 
+READ_SIZE = 32 * 1024  # bytes: a flood of the smallest frames in it takes about 5 ms to follow
 END_TIMEOUT = 15.0  # seconds of silence; a peer that never closes its half stays in FIN_WAIT2 for ever
 
 
