@@ -49,7 +49,15 @@ class Subscription:
 def test_a_subscription_that_never_succeeded_has_no_time_of_success():
     found = samples(vitals.of_configuration([Subscription(failures=3, stale_since="2026-01-31T12:00:00Z")]))
     assert found == {'wrapper_config_failures_total{subscription="rules"}': 3,
+                     'wrapper_config_pending{subscription="rules"}': 0,
                      'wrapper_config_stale{subscription="rules"}': 1}
+
+
+def test_replicas_that_differ_can_be_told_apart():
+    """A change that waits for its --config-splay, and what is in force: alertmanager_config_hash does it so too."""
+    found = samples(vitals.of_configuration([Subscription(hash_applied="00000000000f", pending=True)]))
+    assert found['wrapper_config_hash{subscription="rules"}'] == 0xF
+    assert found['wrapper_config_pending{subscription="rules"}'] == 1
 
 
 def test_a_subscription_shows_its_last_success_and_the_age_of_what_is_applied():

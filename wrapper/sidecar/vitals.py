@@ -85,6 +85,10 @@ def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
                  lambda status: status.get("failures", 0))
     yield family("wrapper_config_stale", "gauge", "1 while a configuration cannot be fetched.",
                  lambda status: int(bool(status.get("stale_since"))))
+    yield family("wrapper_config_pending", "gauge", "1 while a change waits for --config-splay or a pause.",
+                 lambda status: int(bool(status.get("pending"))))
+    yield family("wrapper_config_hash", "gauge", "The hash of what is applied, as a number.",
+                 lambda status: int(status["hash_applied"], 16) if status.get("hash_applied") else None)
 
 
 def _age(now: float, since: str | None) -> float | None:
