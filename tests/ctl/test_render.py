@@ -83,3 +83,11 @@ def test_what_does_not_fit_is_cut_from_below_and_at_the_right():
     assert render.fitting(lines, 8, 4) == ["\x1b[31mabcdef\x1b[0mgh", "second", "third", "fourth"]
     assert render.fitting(lines, 4, 3) == ["\x1b[31mabcd\x1b[0m", "seco", "2 mo"]
     assert render.fitting(lines, 80, 1) == lines[:1]
+
+
+@pytest.mark.parametrize(("facts", "line"), [
+    ({"step": "starting", "pid": 12, "reason": "a test"}, "starting the next run, pid 12  a test"),
+    ({"step": "failed", "reason": "it ended with status 9"}, "the next run failed  it ended with status 9")])
+def test_a_restart_that_overlaps_is_told_while_it_happens(facts, line):
+    event = {"kind": "next", "service": "service", "at": "2026-01-31T12:00:00Z", **facts}
+    assert render.event_line(event, PLAIN) == f"2026-01-31 12:00:00Z  {line}"

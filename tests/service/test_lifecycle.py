@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -71,6 +72,26 @@ def test_a_reload_that_the_service_dies_of_is_no_success(live):
     life = live("--reload", "signal:HUP", command=[sys.executable, "-c", SILENT, "{port}"])
     life.wait_state("running")
     assert "it ended with status 129" in life.ask("reload")
+
+
+def test_planned_restarts_and_crashes_are_counted_apart(live):
+    life = live("--restart", "always", "--backoff", "1ms..1ms")
+    life.wait_state("running")
+    assert life.ask("restart") is None
+    os.kill(life.pid(), signal.SIGKILL)
+    wait_until(lambda: life.service.status()["restarts"] == 2)
+    status = life.service.status()
+    assert (status["restarts_planned"], status["crashes"]) == (1, 1)
+    assert (status["last_crash"]["status"], status["last_crash"]["signal"]) == (137, "KILL")
+
+
+def test_the_problem_of_a_crash_has_the_last_output(live):
+    fails = "print('no such file', flush=True); 1 / 0"
+    life = live("--capture-output", command=[sys.executable, "-c", fails, "{port}"])
+    wait_until(lambda: len(life.board))
+    output = life.board.list()[0]["details"]["output"]
+    assert output[0] == "no such file"
+    assert output[-1].startswith("ZeroDivisionError")
 
 
 def test_shut_down_passes_its_own_signal_on(live):
@@ -154,6 +175,25 @@ def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
         os.kill(before, 0)
 
 
+def test_overlap_is_told_while_it_happens(live, tmp_path):
+    flag, begin = tmp_path / "broken", tmp_path / "begin"
+    os.mkfifo(begin)
+    start = f"if [ -e {flag} ]; then read line <{begin}; fi; exec {' '.join(service('plain'))}"
+    life = live("--restart-mode", "overlap", command=["sh", "-c", start])
+    life.wait_state("running")
+    assert life.service.status()["next_run"] is None
+    flag.touch()
+    job = life.controller.ask("restart", "new certificates")
+    beside = wait_until(lambda: life.service.status()["next_run"])
+    assert life.service.life.pids == [life.pid(), beside["pid"]]
+    (told,) = [event for event in life.feed.after(0) if event["kind"] == "next"]
+    assert (told["step"], told["pid"], told["reason"]) == ("starting", beside["pid"], "new certificates")
+    begin.write_text("go\n")
+    assert job.wait(20)
+    assert (life.service.status()["next_run"], life.pid()) == (None, beside["pid"])
+    assert re.fullmatch(r"the next run, ready after \d+\.\d s, took over: new certificates", life.service.life.reason)
+
+
 def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
     flag = tmp_path / "broken"
     life = live("--restart-mode", "overlap", command=service("slow", "0", str(flag)))
@@ -162,6 +202,8 @@ def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
     flag.touch()
     assert "the earlier run goes on" in life.ask("restart")
     assert life.pid() == before
+    assert [event["step"] for event in life.feed.after(0) if event["kind"] == "next"] == ["starting", "failed"]
+    assert life.service.status()["next_run"] is None
     assert life.service.life.state is State.RUNNING
     assert len(life.board) == 1
     flag.unlink()

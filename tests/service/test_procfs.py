@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 from wrapper.address import tcp
 from wrapper.service import procfs
 
@@ -61,3 +63,54 @@ def test_kills_for_memory_are_counted(monkeypatch, tmp_path):
     assert procfs.memory_kills() == 2
     events.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n")
     assert procfs.memory_kills() == 5
+
+
+def test_what_a_tree_of_processes_takes_is_summed():
+    burn = "import os; pid = os.fork(); [None for _ in range(3_000_000)]; pid or os._exit(0); " \
+           "os.wait(); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-S", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          start_new_session=True) as process:
+        process.stdout.readline()
+        alone = procfs.stat(process.pid)
+        cpu, memory = procfs.usage([process.pid])
+        assert cpu == alone.cpu / procfs.TICKS > 0
+        assert memory == alone.memory * procfs.PAGE_BYTES > 1e6
+        process.stdin.write(b"\n")
+    assert procfs.usage([process.pid]) == (0, 0)
+
+
+def test_a_grandchild_counts_in_what_a_tree_takes():
+    with subprocess.Popen(["sh", "-c", "setsid sh -c 'echo $$; exec sleep 60' & wait"], stdout=subprocess.PIPE,
+                          start_new_session=True) as process:
+        grandchild = int(process.stdout.readline())
+        both = procfs.stat(process.pid).memory + procfs.stat(grandchild).memory
+        assert procfs.usage([process.pid])[1] >= both * procfs.PAGE_BYTES
+        os.kill(grandchild, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("max\n", None), ("536870912\n", 2**29), ("9223372036854771712\n", None)])
+def test_the_limit_of_memory_is_read(monkeypatch, tmp_path, text, limit):
+    """cgroup v2, memory.max; v1, memory.limit_in_bytes."""
+    path = tmp_path / "memory.max"
+    path.write_text(text)
+    monkeypatch.setattr(procfs, "MEMORY_LIMITS", (str(tmp_path / "none"), str(path)))
+    assert procfs.memory_limit() == limit
+
+
+@pytest.mark.parametrize("line", [
+    "0::/docker/{}", "0::/system.slice/docker-{}.scope", "0::/machine.slice/libpod-{}.scope/container",
+    "0::/kubepods.slice/kubepods-burstable.slice/cri-containerd-{}.scope",
+    "5:pids:/kubepods/burstable/pod3c51ab3a-0d1f-4d0c-8f6e-0d3a6e2f1c11/{}",
+    "1 2 0:3 /var/lib/docker/containers/{}/hostname /etc/hostname rw - ext4 /dev/sda1 rw",
+    "1 2 0:3 /containers/storage/overlay-containers/{}/userdata/hostname /etc/hostname rw - tmpfs tmpfs rw"])
+def test_the_container_is_known_by_its_cgroup_or_by_what_is_mounted(tmp_path, line):
+    path, name = tmp_path / "file", "ab" * 32
+    path.write_text("0::/\n" + line.format(name) + "\n")
+    assert procfs.container_id([str(tmp_path / "none"), str(path)]) == name[:12]
+
+
+def test_a_layer_of_an_image_is_no_container(tmp_path):
+    path, name = tmp_path / "file", "ab" * 32
+    path.write_text(f"1 2 0:3 / / rw - overlay overlay rw,upperdir=/var/lib/docker/overlay2/{name}/diff\n"
+                    f"1 2 0:3 / / rw - overlay overlay rw,upperdir=/var/lib/containers/storage/overlay/{name}/diff\n")
+    assert procfs.container_id([str(path)]) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from itertools import islice
 
@@ -43,6 +44,14 @@ def test_status_has_every_field_of_the_contract(site):
     assert status == 200
     assert document.keys() >= FIELDS
     assert document["state"] == "stopped"
+
+
+def test_status_says_which_service_this_is_but_no_argument(site):
+    document = ask(site, "GET", "/sidecar/api/status")[1]
+    assert (document["command"], document["restart_mode"], document["upstream"]) == ("true", "replace", None)
+    assert document["host"] == os.uname().nodename
+    assert document["container"] is None or len(document["container"]) == 12
+    assert (document["restarts_planned"], document["crashes"], document["last_crash"]) == (0, 0, None)
 
 
 def test_status_names_helpers(site):

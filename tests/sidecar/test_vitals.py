@@ -38,6 +38,13 @@ def test_restarts_are_there_before_the_first_one():
     assert samples(vitals.of_services(site.services))[name] == 1
 
 
+def test_what_a_service_takes_is_there():
+    found = samples(vitals.of_services(make_site().services))
+    assert found['wrapper_service_crashes_total{service="service"}'] == 0
+    assert found['wrapper_service_resident_memory_bytes{service="service"}'] == 0, "it does not run"
+    assert 'wrapper_service_cpu_seconds_total{service="service"}' in found
+
+
 class Subscription:
     def __init__(self, **facts):
         self._facts = facts

@@ -110,6 +110,10 @@ def _told(event: Mapping[str, Any], paint: Paint) -> str:
         return f"{turn}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
     if kind == "exit":
         return f"the service ended: {_exit(event, paint)}"
+    if kind == "next":
+        is_begun = event.get("step") == "starting"
+        what = f"starting the next run, pid {event.get('pid')}" if is_begun else "the next run failed"
+        return f"{what}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
     if kind in ("problem", "resolved"):
         word = paint(BAD, "problem") if kind == "problem" else paint(GOOD, "problem gone")
         return f"{word}: {one_line(str(event.get('message')))}"

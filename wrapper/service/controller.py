@@ -155,6 +155,11 @@ class Controller:
         self._lifecycle.health.doubt()
 
     @property
+    def restart_mode(self) -> str:
+        """How a restart of the running service is done: replace or overlap."""
+        return "overlap" if self._lifecycle.overlaps else "replace"
+
+    @property
     def address(self) -> Address | None:
         """Where the service listens now."""
         run = self._lifecycle.run

@@ -7,6 +7,7 @@ from subprocess import DEVNULL
 
 from wrapper import sockets
 from wrapper.address import LOOPBACK, Address, tcp
+from wrapper.deadline import Deadline
 from wrapper.service.probe import is_free
 from wrapper.service.process import HELPER_VARIABLE, Process, Spawner
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "{port}"
 LAST_LINES = 20  # of the output, in a problem
+LAST_LINES_TIMEOUT = 0.1  # seconds: requests are held meanwhile, and a grandchild may keep the pipe open
 LOOPBACK_6 = "::1"  # where "localhost" may lead alone, as in Node 17 and later
 
 
@@ -43,8 +45,11 @@ class Launcher:
         self.draws_ports = upstream is None
 
     def last_lines(self) -> list[str]:
-        """The last lines of the service's output, where it is kept."""
-        return [] if self._output is None else self._output.lines(LAST_LINES)
+        """The last lines of the service's output, where it is kept; what is still in the pipe gets a moment."""
+        if self._output is None:
+            return []
+        self._output.finish(Deadline(LAST_LINES_TIMEOUT))
+        return self._output.lines(LAST_LINES)
 
     def choose_address(self) -> Address:
         if self._upstream is not None:

@@ -23,6 +23,8 @@ from wrapper.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
@@ -62,7 +64,7 @@ class Lifecycle:
         self._launcher = launcher
         self._board = board
         self._settings = settings
-        self._overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
+        self.overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
         self._reload = reload
 
     # Start
@@ -196,8 +198,7 @@ class Lifecycle:
         assert run is not None
         if (fault := self.health.probe_live(run)) is None:
             return None
-        lines = self._launcher.last_lines()
-        self._board.report(self.name, fault, "liveness", **({"output": lines} if lines else {}))
+        self._board.report(self.name, fault, "liveness", **self._last_words())
         lane = self.gate.hold(fault)
         if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
             self._follow(fault, self.restarts.schedule(run.ready_seconds))
@@ -246,7 +247,7 @@ class Lifecycle:
             return fault
         self.life.count_restart("planned")
         self.restarts.reset()
-        if self._overlaps and self.run is not None and self.life.state is State.RUNNING:
+        if self.overlaps and self.run is not None and self.life.state is State.RUNNING:
             return self._overlap(job, self.run)
         self.is_restarting = self.run is not None
         if self.run is not None:
@@ -264,13 +265,17 @@ class Lifecycle:
         except CannotStart as error:
             return self._keep_serving(error.public)
         job.has_started_run = True
+        self.life.announce_next(new.process, job.reason)
+        began = time.monotonic()
         if (fault := self._probe_until_ready(new, job)) is not None:
+            self.life.give_up_next(fault)
             self._dismiss(new, old)
             return self._keep_serving(fault)
         self.run = new
         self.life.begin(new.process)
         self._launcher.take_over(new.process)
-        old.lane = self._serve(new, f"the next run took over: {job.reason}")
+        seconds = time.monotonic() - began
+        old.lane = self._serve(new, f"the next run, ready after {seconds:.1f} s, took over: {job.reason}")
         self.stopping.old = old
         self.stopping.retire(old)
         return None
@@ -321,12 +326,12 @@ class Lifecycle:
 
     # When it goes wrong
 
-    def report(self, fault: str) -> None:
-        self._board.report(self.name, fault)
+    def report(self, fault: str, **details: Any) -> None:
+        self._board.report(self.name, fault, **details)
 
-    def fail(self, fault: str) -> None:
+    def fail(self, fault: str, **details: Any) -> None:
         """The service is not as it should be, whether it runs or not; on trial, requests wait for it to be mended."""
-        self.report(fault)
+        self.report(fault, **details)
         if self.restarts.is_on_trial:
             self.gate.hold(f"the service is being mended: {fault}")
         else:
@@ -339,11 +344,17 @@ class Lifecycle:
         run, self.run = self.run, None
         assert run is not None
         self.life.end(run.process, planned=False)
+        details = self._last_words()
         if self._lost_its_port(run):
             fault = f"{run.fault}: another process has its port, {run.address}; it is started with another port"
-            self._follow(fault, self.restarts.schedule(run.ready_seconds))
+            self._follow(fault, self.restarts.schedule(run.ready_seconds), **details)
         else:
-            self._fall(run.fault, run.process.exit_status, run.ready_seconds)
+            self._fall(run.fault, run.process.exit_status, run.ready_seconds, **details)
+
+    def _last_words(self) -> dict[str, list[str]]:
+        """The last output as a detail of a problem; none where it is not kept."""
+        lines = self._launcher.last_lines()
+        return {"output": lines} if lines else {}
 
     def _lost_its_port(self, run: Run) -> bool:
         """True where a port that was drawn went to another process before the service could bind it."""
@@ -353,8 +364,8 @@ class Lifecycle:
         self._port_draws -= 1
         return True
 
-    def _fall(self, fault: str, exit_status: int, ready_seconds: float) -> None:
-        self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds))
+    def _fall(self, fault: str, exit_status: int, ready_seconds: float, **details: Any) -> None:
+        self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds), **details)
 
     def decide(self) -> None:
         """A trial is over that left the service ended."""
@@ -362,12 +373,12 @@ class Lifecycle:
         assert exit_status is not None
         self._fall(self.life.reason, exit_status, 0.0)
 
-    def _follow(self, fault: str, pause: float | None) -> None:
+    def _follow(self, fault: str, pause: float | None, **details: Any) -> None:
         """Go on as the restart policy says: start again after a pause, or not."""
         if pause is None:
-            self.fail(fault)
+            self.fail(fault, **details)
             return
-        self.report(fault)
+        self.report(fault, **details)
         self.gate.hold(f"{fault} and is started again")
         self.life.enter(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import namedtuple
 
@@ -14,19 +15,30 @@ if TYPE_CHECKING:
 
     from wrapper.address import Address
 
+TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc/[pid]/stat
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
 # The first that exists counts: cgroup version 2 as a container sees it, then version 1.
 MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+UNLIMITED = 1 << 60  # bytes: what version 1 says where there is no limit lies above
+CONTAINER_ID = re.compile(  # as Docker, podman, containerd and CRI-O name cgroups and what they mount; not its layers
+    r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/|containers/)([0-9a-f]{64})")
 
 
-class Stat(namedtuple("Stat", "state parent group started")):
-    """Of one process: a letter, two pids, and clock ticks since boot, which tell it from a later one of its number."""
+class Stat(namedtuple("Stat", "state parent group started cpu memory")):
+    """Of one process: a letter, two pids, and clock ticks since boot, which tell it from a later one of its number.
+
+    `cpu`: clock ticks of its own and of the children it has waited for; `memory`: its resident pages.
+    """
 
     __slots__ = ()
     state: str
     parent: int
     group: int
     started: int
+    cpu: int
+    memory: int
 
 
 def stat(pid: int) -> Stat | None:
@@ -34,7 +46,8 @@ def stat(pid: int) -> Stat | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
-        return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]))
+        return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]),
+                    sum(map(int, fields[11:15])), int(fields[21]))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
 
@@ -54,6 +67,17 @@ def with_descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int
         family |= children
         waiting += children
     return family
+
+
+def usage(leaders: Iterable[int]) -> tuple[float, int]:
+    """CPU seconds and resident bytes of these processes, their groups and all their descendants.
+
+    A page that several of them share is counted for each. Raises: OSError, see `stat`.
+    """
+    chosen, table = set(leaders), processes()
+    roots = {pid for pid, known in table.items() if pid in chosen or known.group in chosen}
+    known = [table[pid] for pid in with_descendants(table, roots)]
+    return sum(one.cpu for one in known) / TICKS, sum(one.memory for one in known) * PAGE_BYTES
 
 
 def has_variable(pid: int, name: bytes) -> bool:
@@ -113,3 +137,28 @@ def memory_kills() -> int:
         except OSError:
             continue
     return 0
+
+
+def memory_limit() -> int | None:
+    """Bytes that this container may use; None where it may use all, or its cgroup does not say."""
+    for path in MEMORY_LIMITS:
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdigit() and int(text) < UNLIMITED else None
+    return None
+
+
+def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mountinfo")) -> str | None:
+    """The first 12 digits of this container's id, as `docker ps` and `podman ps` show it; None where nothing tells."""
+    for path in paths:
+        try:
+            with open(path) as file:
+                found = CONTAINER_ID.search(file.read())
+        except OSError:
+            continue
+        if found:
+            return found[1][:12]
+    return None

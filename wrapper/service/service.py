@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 
@@ -57,6 +58,7 @@ class Service:
         settings = around.settings
         self.name = name
         self.route = route
+        self.command = os.path.basename(command[0])
         self.around = around
         # Held through one change of the service's configuration, so that a fault has one change to blame.
         self.changing = threading.Lock()
@@ -77,9 +79,14 @@ class Service:
         self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
-        """The record, with how many requests are on the road and how many wait. Holds no argument and no secret."""
+        """The record, with how many requests are on the road and how many wait. Holds no argument and no secret.
+
+        `command` is the program's name, `upstream` where it listens now, `restart_mode` what a restart will be.
+        """
+        address = self.controller.address
         return {**self.life.snapshot(), "in_flight": self.gate.in_flight, "held": self.gate.held,
-                "paused": self.gate.paused or None}
+                "paused": self.gate.paused or None, "command": self.command,
+                "upstream": None if address is None else str(address), "restart_mode": self.controller.restart_mode}
 
     def readiness(self) -> str | None:
         """None while requests are served, or held for a planned restart; else why not."""

@@ -61,6 +61,9 @@ class Life:
         self._last_exit: dict[str, Any] | None = None
         self._exits: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
+        self._crashes = 0
+        self._last_crash: dict[str, Any] | None = None
+        self._next: dict[str, Any] | None = None  # the run that is started beside the one that counts
         self._generation = 0
         self.unready: str | None = None  # why a running service is not ready at the moment
         self.before_rest: Callable[[], None] = lambda: None
@@ -97,8 +100,20 @@ class Life:
     def begin(self, process: Process) -> None:
         """A new run is the one that counts from now on."""
         with self._lock:
-            self._pid = process.pid
+            self._pid, self._next = process.pid, None
             self._generation += 1
+
+    def announce_next(self, process: Process, reason: str) -> None:
+        """The next run is started beside the one that counts, until it begins or is given up."""
+        with self._lock:
+            self._next = {"pid": process.pid, "since": timestamp()}
+        log.info("starting the next run", service=self._name, pid=process.pid, reason=reason)
+        self._feed.publish("next", service=self._name, step="starting", pid=process.pid, reason=reason)
+
+    def give_up_next(self, fault: str) -> None:
+        with self._lock:
+            self._next = None
+        self._feed.publish("next", service=self._name, step="failed", reason=fault)
 
     def end(self, process: Process, planned: bool) -> None:
         """A run ended; `planned` says whether that was asked for."""
@@ -108,6 +123,8 @@ class Life:
         with self._lock:
             self._last_exit = last_exit
             self._exits[process.exit_status] = self._exits.get(process.exit_status, 0) + 1
+            if not planned:
+                self._crashes, self._last_crash = self._crashes + 1, last_exit
             if self._pid == process.pid:
                 self._pid = None
         log.info("the service ended", service=self._name, pid=process.pid, status=process.exit_status, planned=planned)
@@ -123,9 +140,17 @@ class Life:
         with self._lock:
             return dict(self._restarts), dict(self._exits)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the run that counts, and of the next one beside it."""
+        with self._lock:
+            return [pid for pid in (self._pid, self._next and self._next["pid"]) if pid]
+
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
             return {"state": self._state.value, "since": timestamp(self._since), "reason": self._reason,
                     "ready": self._state is State.RUNNING and self.unready is None,
                     "pid": self._pid, "generation": self._generation,
-                    "restarts": sum(self._restarts.values()), "last_exit": self._last_exit}
+                    "restarts": sum(self._restarts.values()), "last_exit": self._last_exit,
+                    "restarts_planned": self._restarts.get("planned", 0), "crashes": self._crashes,
+                    "last_crash": self._last_crash, "next_run": self._next}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
 from wrapper import __version__, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
+from wrapper.service import procfs
 from wrapper.text import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
@@ -57,6 +59,7 @@ class Api:
         self._access = access
         self._places = StreamPlaces(access)
         self._started = time.monotonic()
+        self._identity = {"host": os.uname().nodename, "container": procfs.container_id()}
 
     def routes(self, prefix: str) -> Iterator[Route]:
         for path, answer in (("healthz", self._healthz), ("readyz", self._readyz), ("api/status", self._status),
@@ -89,9 +92,9 @@ class Api:
     def status(self) -> dict[str, Any]:
         """The main service's record, and what is known of everything around it."""
         helpers = {service.name: service.status() for service in self._services[1:]}
-        return {**self._services[0].status(), "uptime_seconds": round(time.monotonic() - self._started, 3),
-                "problems": len(self._around.board), "version": __version__, "helpers": helpers,
-                "last_event": self._around.feed.last}
+        return {**self._services[0].status(), **self._identity, "problems": len(self._around.board),
+                "uptime_seconds": round(time.monotonic() - self._started, 3), "version": __version__,
+                "helpers": helpers, "last_event": self._around.feed.last}
 
     def _problems(self, request: Request) -> Response:
         board = self._around.board

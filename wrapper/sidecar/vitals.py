@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import wrapper
 from wrapper.text import epoch
 from wrapper.sidecar.metrics import Family, Sample
+from wrapper.service import procfs
 from wrapper.service.state import State
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from wrapper.front.server import Server
     from wrapper.service.service import Service
 
-PAGE_BYTES = resource.getpagesize()
-TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc/[pid]/stat (proc(5))
 
 
 def single(name: str, kind: str, help: str, value: float) -> Family:
@@ -50,7 +49,10 @@ def of_services(services: Sequence[Service]) -> Iterator[Family]:
         Sample("", (("service", service.name), ("state", state)), count)
         for service, status in facts for state, count in (
             ("idle", getattr(service.gate.upstream, "idle", 0)), ("busy", status["in_flight"]))])
+    yield Family("wrapper_service_crashes_total", "counter", "Ends of a service's runs that were not asked for.", [
+        Sample("", (("service", service.name),), status["crashes"]) for service, status in facts])
     yield from _counts([service for service, _ in facts])
+    yield from _usage([service for service, _ in facts])
 
 
 def _counts(services: Iterable[Service]) -> Iterator[Family]:
@@ -64,6 +66,20 @@ def _counts(services: Iterable[Service]) -> Iterator[Family]:
             exits.append(Sample("", (("service", service.name), ("status", str(status))), count))
     yield Family("wrapper_service_restarts_total", "counter", "Restarts, planned or after an exit.", restarts)
     yield Family("wrapper_service_exits_total", "counter", "Ends of a service's runs by exit status.", exits)
+
+
+def _usage(services: Iterable[Service]) -> Iterator[Family]:
+    """What the services take, with all their processes; nothing where there is no /proc."""
+    try:
+        found = [((("service", service.name),), procfs.usage(service.life.pids)) for service in services]
+    except OSError:
+        return
+    yield Family("wrapper_service_cpu_seconds_total", "counter", "CPU time of a service's processes that run.", [
+        Sample("", labels, cpu) for labels, (cpu, _) in found])
+    yield Family("wrapper_service_resident_memory_bytes", "gauge", "Memory of a service's processes.", [
+        Sample("", labels, memory) for labels, (_, memory) in found])
+    if (limit := procfs.memory_limit()) is not None:
+        yield single("wrapper_memory_limit_bytes", "gauge", "Memory that the container may use.", limit)
 
 
 def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
@@ -115,10 +131,10 @@ def of_process() -> Iterator[Family]:
                  round(usage.ru_utime + usage.ru_stime, 6))
     yield single("wrapper_process_threads", "gauge", "Threads of the wrapper.", threading.active_count())
     yield single("wrapper_process_start_time_seconds", "gauge", "When the wrapper started.", START_TIME)
+    if (known := procfs.stat(os.getpid())) is not None:
+        yield single("wrapper_process_resident_memory_bytes", "gauge", "Memory of the wrapper.",
+                     known.memory * procfs.PAGE_BYTES)
     try:
-        with open("/proc/self/statm", "rb") as file:
-            yield single("wrapper_process_resident_memory_bytes", "gauge", "Memory of the wrapper.",
-                         int(file.read().split()[1]) * PAGE_BYTES)
         yield single("wrapper_process_open_fds", "gauge", "Open file descriptors of the wrapper.",
                      len(os.listdir("/proc/self/fd")))
     except OSError:
@@ -129,12 +145,9 @@ def of_process() -> Iterator[Family]:
 
 def _start_time() -> float:
     """Seconds since the epoch, from the age of this process; the moment of import where there is no /proc."""
-    try:
-        with open("/proc/self/stat", "rb") as file:
-            ticks = int(file.read().rpartition(b")")[2].split()[19])  # field 22, counted from behind the name
-        return round(time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / TICKS), 2)
-    except (OSError, AttributeError):
-        return round(time.time(), 2)
+    known = procfs.stat(os.getpid())
+    age = 0.0 if known is None else time.clock_gettime(time.CLOCK_BOOTTIME) - known.started / procfs.TICKS
+    return round(time.time() - age, 2)
 
 
 START_TIME = _start_time()
