@@ -267,7 +267,7 @@ def test_a_fault_of_ours_in_an_action_leaves_nothing_halfway(live, monkeypatch, 
     life.wait_state("running")
     before = life.pid()
 
-    def overflow(lane, going):
+    def overflow(*_):
         monkeypatch.undo()
         raise OverflowError("timestamp too large")
 

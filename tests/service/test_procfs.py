@@ -66,8 +66,8 @@ def test_kills_for_memory_are_counted(monkeypatch, tmp_path):
 
 
 def test_what_a_tree_of_processes_takes_is_summed():
-    burn = "import os; pid = os.fork(); [None for _ in range(3_000_000)]; pid or os._exit(0); " \
-           "os.wait(); print(flush=True); input()"
+    burn = ("import os; pid = os.fork(); [None for _ in range(3_000_000)]; pid or os._exit(0); "
+            "os.wait(); print(flush=True); input()")
     with subprocess.Popen([sys.executable, "-S", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           start_new_session=True) as process:
         process.stdout.readline()
