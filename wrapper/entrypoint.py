@@ -10,9 +10,8 @@ import contextlib
 import errno
 import signal
 import sys
-import threading
 
-from wrapper import sockets
+from wrapper import sockets, threads
 from wrapper.config import journal
 from wrapper.ctl.paths import candidates
 from wrapper.deadline import Deadline
@@ -23,7 +22,6 @@ from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.run import LAST_STOP_TIMEOUT
 from wrapper.service.service import MAIN, Helper, Service, Surroundings
-from wrapper.service.wakeup import in_thread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -119,7 +117,7 @@ class Entrypoint:
         settings = self._settings
         journal.repair([settings.config_file] if settings.config_file else [], journal.index_folder(make=False))
         if settings.config_source is not None:
-            threading.Thread(target=self._configure, name="first-configuration", daemon=True).start()
+            threads.start("first-configuration", self._configure)
             self._await_configuration()
 
     def _configure(self) -> None:
@@ -260,7 +258,7 @@ class Entrypoint:
 
     def _stop_listening(self) -> None:
         if self._server is not None:
-            in_thread(self._server.stop, "server-stop")
+            threads.start_or_do("server-stop", self._server.stop)
 
     def _close(self) -> None:
         """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""

@@ -11,8 +11,9 @@ import math
 import os
 import select
 import signal
-import threading
 from collections import deque
+
+from wrapper import threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Signals:
 
     def await_blocked(self) -> None:
         """Start the thread that takes what no handler can."""
-        threading.Thread(target=self._take, name="signals", daemon=True).start()
+        threads.start("signals", self._take)
 
     def _take(self) -> None:
         while True:

@@ -30,7 +30,7 @@ from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Union
 
-from wrapper import address, settings, sockets
+from wrapper import address, settings, sockets, threads
 from wrapper.events import Feed
 from wrapper.message import joined
 from wrapper.problems import Board
@@ -111,7 +111,7 @@ class FakeProcess(Ending):
             self._end_soon()
         else:
             self._server = FakeServer(service, port)
-            threading.Thread(target=self._server.serve_forever, args=(0.05,), name="fake-service", daemon=True).start()
+            threads.start("fake-service", self._server.serve_forever, 0.05)
 
     def signal(self, number: int) -> None:
         if self.returncode is None:
@@ -143,7 +143,7 @@ class FakeProcess(Ending):
         """Not in the thread that serves, which would wait for itself, and not in the one that spawns."""
         if self._server is None:
             self.ended.set()
-        threading.Thread(target=self._end, name="fake-service-end", daemon=True).start()
+        threads.start("fake-service-end", self._end)
 
     def _end(self) -> None:
         if self._server is not None:

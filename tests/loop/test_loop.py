@@ -10,7 +10,8 @@ import pytest
 from tests.loop.driving import PATIENCE, Pair, begin, done, held, settle, told
 from wrapper.loop.loop import NEVER, NEXT_TURN, STALE_MAX, Loop, Outcome
 from wrapper.loop.poller import BATCH, BROKEN, Link, Notice
-from wrapper.loop.workers import NoThread, Workers
+from wrapper.loop.workers import Workers
+from wrapper.threads import NoThread
 
 
 class Interrupt(Exception):

@@ -7,7 +7,8 @@ import pytest
 
 from tests.running import wait_until
 from wrapper.loop import workers as workers_room
-from wrapper.loop.workers import NoThread, Workers
+from wrapper.loop.workers import Workers
+from wrapper.threads import NoThread
 
 PATIENCE = 10.0
 
@@ -103,14 +104,7 @@ def test_the_kept_ones_are_there_where_no_thread_can_be_had_any_more(workers, mo
     made.start()
     idle(made, 2)
 
-    class NoMore:
-        def __init__(self, **words):
-            pass
-
-        def start(self):
-            raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(workers_room.threading, "Thread", NoMore)
+    monkeypatch.setattr(threading.Thread, "start", cannot_start)
     jobs = busy(made, 2)
     with pytest.raises(NoThread, match="can't start new thread"):
         made.submit(bool)
@@ -123,7 +117,7 @@ def test_the_kept_ones_are_there_where_no_thread_can_be_had_any_more(workers, mo
 
 def test_a_start_where_no_thread_can_be_had_says_so(workers, monkeypatch):
     made = workers(4, kept=1)
-    monkeypatch.setattr(workers_room.threading.Thread, "start", cannot_start)
+    monkeypatch.setattr(threading.Thread, "start", cannot_start)
     with pytest.raises(NoThread):
         made.start()
     assert made.count == 0

@@ -15,6 +15,7 @@ from tests.running import wait_until
 from wrapper.errors import CannotStart
 from wrapper.service import procfs
 from wrapper.service.process import Process, Spawner
+from wrapper.threads import NoThread
 
 
 @pytest.fixture
@@ -168,10 +169,10 @@ def test_a_process_that_cannot_be_watched_does_not_live_on(spawner, monkeypatch)
 
     def no_thread(process):
         pids.append(process.pid)
-        raise RuntimeError("can't start new thread")
+        raise NoThread("can't start new thread")
 
     monkeypatch.setattr(Process, "watch", no_thread)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(NoThread):
         shell(spawner, "exec sleep 60")
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)

@@ -34,11 +34,3 @@ def test_work_is_left_alone_once_the_run_or_the_wrapper_ends():
     run.has_ended, wake_up.ending = False, 15
     assert wake_up.in_background(run, lambda: forever.wait(20) and None) == ENDING
     forever.set()
-
-
-def test_work_is_done_here_where_no_thread_can_be_had(monkeypatch):
-    def scarce(thread):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", scarce)
-    assert WakeUp("test").in_background(Run(), lambda: "done") == "done"

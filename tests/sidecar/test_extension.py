@@ -383,27 +383,11 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         wrapper.wait_until(lambda: len(runs) == 2)
 
 
-@pytest.fixture
-def refuse_threads(monkeypatch):
-    """Have no thread to be had whose name ends in one of some words, as at a limit of processes."""
-    start = threading.Thread.start
-
-    def refuse(*ends):
-        def start_unless(thread):
-            if thread.name.endswith(ends):
-                raise RuntimeError("can't start new thread")
-            start(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", start_unless)
-
-    return refuse
-
-
 def test_a_task_without_a_thread_is_a_problem_and_keeps_nothing_from_its_end(sidecar, refuse_threads):
     sidecar.task(lambda: None)
     refuse_threads("task <lambda>")
     with running(sidecar) as wrapper:
-        assert "task <lambda> failed: RuntimeError" in wrapper.wait_problem()["message"]
+        assert "task <lambda> failed: NoThread" in wrapper.wait_problem()["message"]
 
 
 def test_who_looks_on_is_not_needed(sidecar, refuse_threads, monkeypatch):
@@ -417,7 +401,7 @@ def test_who_looks_on_is_not_needed(sidecar, refuse_threads, monkeypatch):
             raise ValueError
 
     sidecar.on_ready(lambda: heard.append("ready"))
-    refuse_threads("witness", "slow")
+    refuse_threads("steady", "slow")
     with running(sidecar) as wrapper:
         wrapper.wait_until(lambda: len(runs) == 3 and heard)
 

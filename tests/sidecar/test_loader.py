@@ -125,6 +125,13 @@ def test_an_import_that_hangs_is_a_problem_until_it_ends(loader, tmp_path, monke
     assert "/sidecar/slow" in routes(loader)
 
 
+def test_an_import_for_which_there_is_no_thread_is_a_problem_and_no_outage(loader, refuse_threads):
+    refuse_threads("load no.such.module")
+    loader.start(["no.such.module"])
+    problem(loader, "cannot import no.such.module: can't start new thread")
+    assert loader.site.sidecars()["failed"] == ["no.such.module"]
+
+
 # While it loads
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from wrapper import cause
+from wrapper import cause, threads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ class Call:
         self._work = work
         self._arguments = arguments
         self._matter = matter
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = threads.start(name, self._run)
         self._thread.join(timeout)
 
     @property

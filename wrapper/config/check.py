@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import threading
 from collections.abc import Mapping
 from subprocess import DEVNULL, SubprocessError
 
-from wrapper import poll
+from wrapper import poll, threads
 from wrapper.config.transaction import Fault
 from wrapper.errors import CannotStart
+from wrapper.threads import NoThread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -102,10 +102,9 @@ class Listener:
         self._reading = reading
         self._rest = b""
         self._is_left = False
-        self._thread = threading.Thread(target=self._listen, name="check-output", daemon=True)
         try:
-            self._thread.start()
-        except RuntimeError:  # no thread to be had
+            self._thread = threads.start("check-output", self._listen)
+        except NoThread:
             os.close(reading)
             raise
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import namedtuple
 
-from wrapper import cause
+from wrapper import cause, threads
 from wrapper.config.look import CannotLook, document, fingerprint
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
@@ -175,7 +175,7 @@ class Subscription:
 
     def start(self) -> None:
         """Begin to watch."""
-        threading.Thread(target=self._keep_watching, name=f"config-{self.name}", daemon=True).start()
+        threads.start(f"config-{self.name}", self._keep_watching)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -308,10 +308,8 @@ class Subscription:
     def _bring(self, value: Any) -> list[Problem]:
         """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""
         message = f"the handler of {self.name} has not returned for {SLOW_SECONDS:g} s"
-        timer = threading.Timer(SLOW_SECONDS, self._board.report, (self._key, message, "slow"))
-        timer.daemon = True
-        timer.name = f"config-{self.name}-slow"
-        timer.start()
+        timer = threads.start_watchdog(f"config-{self.name}-slow", SLOW_SECONDS, self._board.report, self._key, message,
+                                       "slow")
         try:
             return problems_of(self._on_change(value))
         except BaseException as error:  # noqa: BLE001  sys.exit in an author's code must not end the watcher

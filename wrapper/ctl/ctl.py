@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wrapper import values
+from wrapper import threads, values
 from wrapper.ctl import render
 from wrapper.ctl.client import Client, Refused
 from wrapper.ctl.paths import NoWrapper, candidates, places
@@ -295,7 +295,7 @@ class _Passing:
         self._last = int(client.get("api/status").get("last_event", 0))
         self._is_over = False
         events = client.events(after=str(self._last))
-        threading.Thread(target=self._print, args=(events,), name="events", daemon=True).start()
+        threads.start("events", self._print, events)
 
     def _print(self, events: Iterator[dict[str, Any]]) -> None:
         paint = _paint()

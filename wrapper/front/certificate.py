@@ -7,7 +7,7 @@ import os
 from wrapper.errors import NO_TLS, BadSettings, CannotStart
 from wrapper.log import log
 from wrapper.loop.stream import ClientGone
-from wrapper.loop.workers import NoThread
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

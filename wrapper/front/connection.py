@@ -15,7 +15,7 @@ from wrapper.http1 import read_request
 from wrapper.log import log
 from wrapper.loop.loop import NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
-from wrapper.loop.workers import NoThread
+from wrapper.threads import NoThread
 from wrapper.message import Ended, normal_path
 from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange

@@ -19,7 +19,7 @@ from wrapper.log import log
 from wrapper.loop.loop import NEVER
 from wrapper.loop.poller import Notice
 from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
-from wrapper.loop.workers import NoThread
+from wrapper.threads import NoThread
 from wrapper.message import Request
 
 TYPE_CHECKING = False

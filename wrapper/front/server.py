@@ -79,7 +79,7 @@ class Server(http.server.ThreadingHTTPServer):
     # Start and end
 
     def start(self) -> None:
-        """Raises: RuntimeError or NoThread where no thread can be had."""
+        """Raises: NoThread."""
         self.workers.start()
         for loop in self._loops:
             loop.start()

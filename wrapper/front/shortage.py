@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from wrapper.loop.workers import NoThread, Workers
+from wrapper.loop.workers import Workers
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 
+from wrapper import threads
 from wrapper.log import log
 from wrapper.loop.poller import Notice, Poller
 
@@ -151,10 +152,8 @@ class Loop(Poller):
         self.post(task.interrupt, error)
 
     def start(self) -> None:
-        """Raises: RuntimeError where no thread can be had."""
-        thread = threading.Thread(target=self.run, name=self._name, daemon=True)
-        thread.start()
-        self.thread = thread
+        """Raises: NoThread."""
+        self.thread = threads.start(self._name, self.run)
 
     def stop(self) -> None:
         """End the thread after the present turn; whatever still waits is dropped."""

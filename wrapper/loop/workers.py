@@ -6,7 +6,9 @@ import queue
 import resource
 import threading
 
+from wrapper import threads
 from wrapper.log import log
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,10 +19,6 @@ PIDS_MAX = ("/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max")
 SHARE = 4  # of such a limit: the rest is for the service, ctl and health, and `docker exec`, which takes some ten
 FEWEST = 4  # threads, whatever the limit is
 IDLE_TIMEOUT = 10.0  # seconds a thread without a job stays
-
-
-class NoThread(Exception):
-    """Neither a thread nor room for one is to be had."""
 
 
 class Workers:
@@ -64,11 +62,11 @@ class Workers:
                 raise NoThread(f"{self._most} threads are busy already")
             self.count += 1
         try:
-            threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
-        except RuntimeError as error:  # "can't start new thread": a limit on processes or memory
+            threads.start(self._name, self._work, job)
+        except NoThread:
             with self._lock:
                 self.count -= 1
-            raise NoThread(str(error)) from None
+            raise
 
     def stop(self) -> None:
         """End those without a job; the others end after theirs."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import threading
 
+from wrapper import threads
 from wrapper.errors import Busy, CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
 from wrapper.service.process import cannot_signal, cannot_start
 from wrapper.service.state import HALFWAY, State
 from wrapper.service.wakeup import ENDING
+from wrapper.threads import NoThread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -82,11 +84,9 @@ class Controller:
         first = self._jobs.take()
         assert first is not None
         self.over.clear()
-        loop = threading.Thread(target=self._loop, args=(first, first_action),
-                                name=f"controller-{self._lifecycle.name}", daemon=True)
         try:
-            loop.start()
-        except RuntimeError as error:
+            threads.start(f"controller-{self._lifecycle.name}", self._loop, first, first_action)
+        except NoThread as error:
             if self._lifecycle.run is not None:
                 self._lifecycle.cut_off()
             self._jobs.close(str(error))

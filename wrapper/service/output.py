@@ -10,8 +10,10 @@ import select
 import threading
 from collections import deque
 
+from wrapper import threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,14 +45,14 @@ class Output:
     def streams(self) -> tuple[int, int]:
         """Two pipes for the stdout and stderr of a new run; the caller closes them once the process has them.
 
-        Raises: OSError, RuntimeError where there is no descriptor or no thread for them.
+        Raises: OSError where there is no descriptor for them, NoThread.
         """
         self._pumps = [pump for pump in self._pumps if pump.is_alive()]
         self._unheard.clear()
         stdout = self._pipe(1, "stdout")
         try:
             return stdout, self._pipe(2, "stderr")
-        except (OSError, RuntimeError):
+        except (OSError, NoThread):
             os.close(stdout)  # its pump reads the end, and ends
             raise
 
@@ -60,7 +62,7 @@ class Output:
             fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
         try:
             self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor), f"{self._source}-{name}"))
-        except RuntimeError:
+        except NoThread:
             os.close(reading)
             os.close(writing)
             raise
@@ -136,7 +138,7 @@ class Output:
 class Pump:
     """Reads one pipe to its end in a thread, and gives `take` every piece.
 
-    Raises: RuntimeError where no thread can be had.
+    Raises: NoThread.
     """
 
     def __init__(self, reading: int, take: Callable[[bytes], None], name: str) -> None:
@@ -144,8 +146,7 @@ class Pump:
         self._take = take
         self._count = 0
         self._is_reading = True
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = threads.start(name, self._run)
 
     def _run(self) -> None:
         with open(self._reading, "rb", buffering=0) as pipe:

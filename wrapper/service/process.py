@@ -15,11 +15,13 @@ import sys
 import threading
 import time
 
+from wrapper import threads
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.reaper import Reaper
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ class Process(Ending):
 
     def watch(self) -> None:
         """Wait for the end in a thread, then call `on_end(self)` there."""
-        threading.Thread(target=self._await_end, name=f"process-{self.pid}", daemon=True).start()
+        threads.start(f"process-{self.pid}", self._await_end)
 
     def _await_end(self) -> None:
         # WNOWAIT leaves the zombie: while it stands, its number is not given away and its group can be killed.
@@ -274,7 +276,7 @@ class Spawner:
                 self._foreground = process
         try:
             process.watch()
-        except RuntimeError:  # no thread to be had, and so its end would never be seen
+        except NoThread:  # and so its end would never be seen
             process.signal(signal.SIGKILL)
             popen.wait()
             self._forget(process)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 
+from wrapper import threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
 from wrapper.service.state import Life, State
-from wrapper.service.wakeup import in_thread
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False
@@ -130,7 +130,7 @@ class Stopping:
             return self._report(fault)
         self._life.end(run.process, planned=True)
         if self._wake_up.ending is None:
-            in_thread(lambda: run.cut(self._gate, deadline), f"cut-{run.process.pid}")
+            threads.start_or_do(f"cut-{run.process.pid}", lambda: run.cut(self._gate, deadline))
         else:
             run.cut(self._gate, Deadline(deadline.sooner(LAST_BYTES_TIMEOUT)))
         return None
@@ -162,7 +162,7 @@ class Stopping:
                 self._wake_up.set()
             run.cut(self._gate, deadline)
 
-        in_thread(retire, f"retire-{run.process.pid}")
+        threads.start_or_do(f"retire-{run.process.pid}", retire)
 
     def hasten_old(self) -> None:
         """Leave the old run no more time than a service has at the container's end."""
@@ -172,7 +172,7 @@ class Stopping:
             old.stop(self._number, self._given_or(LAST_STOP_TIMEOUT))
 
         if (old := self.old) is not None:
-            in_thread(lambda: hasten(old), f"hasten-{old.process.pid}")
+            threads.start_or_do(f"hasten-{old.process.pid}", lambda: hasten(old))
 
     @property
     def old_has_ended(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from wrapper import threads
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
@@ -50,14 +52,6 @@ class WakeUp(threading.Event):
                 faults.append(f"internal error {error!r}")
             self.set()
 
-        in_thread(do, f"background-{self._name}")
+        threads.start_or_do(f"background-{self._name}", do)
         self.until(lambda: bool(faults) or run.has_ended)
         return faults[0] if faults else self.interruption(run)
-
-
-def in_thread(work: Callable[[], None], name: str) -> None:
-    """Do it in a thread, or here where none can be had."""
-    try:
-        threading.Thread(target=work, name=name, daemon=True).start()
-    except RuntimeError:
-        work()

@@ -13,6 +13,7 @@ import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from wrapper import threads
 from wrapper.http1 import split_fields
 from wrapper.log import STDERR, log, timestamp
 from wrapper.text import one_line
@@ -42,7 +43,7 @@ class AccessLog:
         # Guards the number of exchanges that no line tells of.
         self._lock = threading.Lock()
         self._dropped = 0
-        threading.Thread(target=self._write_all, name="access-log", daemon=True).start()
+        threads.start("access-log", self._write_all)
 
     def observe(self, ended: Ended) -> None:
         if self._waiting.qsize() < WAITING_MAX:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 
-from wrapper import __version__, values
+from wrapper import __version__, threads, values
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
 from wrapper.service import procfs
@@ -15,6 +14,7 @@ from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
 from wrapper.sidecar.streams import Placed, StreamPlaces
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -152,12 +152,9 @@ class Api:
         service = self._service(request)
         seconds = _value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration)
         number = service.gate.pause(_reason(request))
-        timer = threading.Timer(min(seconds, PAUSE_MAX), service.gate.resume, [number])
-        timer.daemon = True
-        timer.name = "end of a pause"
         try:
-            timer.start()
-        except RuntimeError as error:  # "can't start new thread"
+            threads.start_timer("end of a pause", min(seconds, PAUSE_MAX), service.gate.resume, number)
+        except NoThread as error:
             service.gate.resume(number)
             raise Unavailable(f"cannot pause, no thread can be had to end it: {error}") from None
         return as_json(self._status_of(service))

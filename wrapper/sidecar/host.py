@@ -6,9 +6,8 @@ import functools
 import threading
 import time
 
-from wrapper import address
+from wrapper import address, threads
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
-from wrapper.log import log
 from wrapper.service.service import Helper
 from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
@@ -92,11 +91,8 @@ class Host:
 
     def add_task(self, name: str, function: Callable[..., Any]) -> None:
         work = fitting(function)
-        thread = threading.Thread(
-            target=run_task, args=(f"task {name}", lambda: work(self._main, self._stopping), self.guard,
-                                   self._stopping), name=f"{self.guard.name} task {name}", daemon=True)
-        thread.start()  # first: what is on the list is joined at the end, and one that never ran cannot be
-        self._tasks.append(thread)
+        self._tasks.append(threads.start(f"{self.guard.name} task {name}", run_task, f"task {name}",
+                                         lambda: work(self._main, self._stopping), self.guard, self._stopping))
 
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
@@ -139,38 +135,16 @@ def run_task(what: str, work: Callable[[], Any], guard: Guard, stopping: threadi
     """Do `work` until it returns, or the wrapper ends; where it raises, do it again after a pause."""
     pause = FIRST_PAUSE
     while not stopping.is_set():
-        ended = threading.Event()
-        if pause > FIRST_PAUSE:
-            start_if_possible(threading.Thread(target=_witness, args=(what, guard, ended), name=f"{what} witness",
-                                               daemon=True))
+        # A task that goes on for a while after it failed is well again; it cannot say so itself.
+        steady = (threads.start_watchdog(f"{what} steady", STEADY_SECONDS, guard.went_well, what)
+                  if pause > FIRST_PAUSE else None)
         began = time.monotonic()
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001  # sys.exit() in a task ends the task
-            ended.set()
-            guard.failed(what, error)
-        else:
-            ended.set()
-            guard.went_well(what)
+        if guard.attempt(what, work, watchdog=steady):
             return
         if time.monotonic() - began >= STEADY_SECONDS:
             pause = FIRST_PAUSE
         stopping.wait(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
-
-
-def _witness(what: str, guard: Guard, ended: threading.Event) -> None:
-    """A task that goes on for a while after it failed is well again; it cannot say so itself."""
-    if not ended.wait(STEADY_SECONDS):
-        guard.went_well(what)
-
-
-def start_if_possible(thread: threading.Thread) -> None:
-    """Start one that only watches: the work is done without it where no thread can be had."""
-    try:
-        thread.start()
-    except RuntimeError as error:  # "can't start new thread"
-        log.warning("no thread can be had to look on", name=thread.name, cause=error)
 
 
 class Hooks:
@@ -201,7 +175,7 @@ class Hooks:
             if self._has_begun or not self._may_begin or not any(self._hooks.values()):
                 return
             self._has_begun = True
-        threading.Thread(target=self._follow, name=f"{self._guard.name} hooks", daemon=True).start()
+        threads.start(f"{self._guard.name} hooks", self._follow)
 
     def _follow(self) -> None:
         self._call("start", self._service)
@@ -226,10 +200,7 @@ class Hooks:
         with self._lock:
             hooks = list(self._hooks[moment])
         for what, hook in hooks:
-            timer = threading.Timer(SLOW_SECONDS, self._report_slow, [what])
-            timer.daemon = True
-            timer.name = f"{what} slow"
-            start_if_possible(timer)
+            timer = threads.start_watchdog(f"{what} slow", SLOW_SECONDS, self._report_slow, what)
             try:
                 self._guard.attempt(what, functools.partial(hook, *arguments))
             finally:

@@ -12,6 +12,7 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from typing import Any, Callable
 
     from wrapper.problems import Board
@@ -40,12 +41,18 @@ class Guard:
             self._failing.discard(what)
             self._board.resolve(self.source, what)
 
-    def attempt(self, what: str, work: Callable[[], object], is_import: bool = False) -> bool:
-        """Do it in this thread; True where it went well."""
+    def attempt(self, what: str, work: Callable[[], object], is_import: bool = False, *,
+                watchdog: threading.Timer | None = None) -> bool:
+        """Do it in this thread; True where it went well. `watchdog` is over before the outcome is told."""
+        failure: BaseException | None = None
         try:
             work()
         except BaseException as error:  # noqa: BLE001  # sys.exit() in an author's code ends no thread of ours
-            self.failed(what, error, is_import)
+            failure = error
+        if watchdog is not None:
+            watchdog.cancel()
+        if failure is not None:
+            self.failed(what, failure, is_import)
             return False
         self.went_well(what)
         return True

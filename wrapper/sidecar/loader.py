@@ -11,11 +11,13 @@ import os
 import sys
 import threading
 
+from wrapper import threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.host import Host
 from wrapper.sidecar.isolation import Guard
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,9 +43,12 @@ class Loader:
     def start(self, words: Iterable[str]) -> None:
         """Load what the words name; returns at once."""
         for word in words:
-            loaded, guard = threading.Event(), Guard(word, self._site.around.board)
-            for work, name in ((self._load, "load"), (self._watch, "load-watch")):
-                threading.Thread(target=work, args=(word, guard, loaded), name=f"{name} {word}", daemon=True).start()
+            guard = Guard(word, self._site.around.board)
+            try:
+                threads.start(f"load {word}", self._load, word, guard)
+            except NoThread as error:
+                self._site.note_loaded(word, False)
+                guard.report("the import", f"cannot import {word}: {error}")
 
     def announce_end(self) -> None:
         """The wrapper shuts down: tasks and watches have as long to end as the service has. Returns at once."""
@@ -63,17 +68,16 @@ class Loader:
             host.stop(deadline)
             sidecar.retire()
 
-    def _watch(self, word: str, guard: Guard, loaded: threading.Event) -> None:
-        if not loaded.wait(LOAD_TIMEOUT):
-            self._site.note_loaded(word, False)
-            guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
-
-    def _load(self, word: str, guard: Guard, loaded: threading.Event) -> None:
-        is_loaded = guard.attempt("the import", lambda: self.load(word), is_import=True)
-        loaded.set()
+    def _load(self, word: str, guard: Guard) -> None:
+        timer = threads.start_watchdog(f"load-watch {word}", LOAD_TIMEOUT, self._report_slow, word, guard)
+        is_loaded = guard.attempt("the import", lambda: self.load(word), is_import=True, watchdog=timer)
         self._site.note_loaded(word, is_loaded)
         if is_loaded:
             log.info("sidecar loaded", sidecar=word)
+
+    def _report_slow(self, word: str, guard: Guard) -> None:
+        self._site.note_loaded(word, False)
+        guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
 
     def load(self, word: str) -> None:
         """Load what `word` names, in this thread.

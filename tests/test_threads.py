@@ -1,0 +1,54 @@
+"""threads.py: threads with a name that end with the process, and what is done where none can be had."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from wrapper import threads
+from wrapper.threads import NoThread
+
+
+@pytest.fixture
+def scarce(monkeypatch):
+    """No thread can be had, as at a limit on processes."""
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def test_a_thread_has_its_name_and_does_not_keep_the_process_alive():
+    seen = []
+    thread = threads.start("a name", lambda *given: seen.append((threading.current_thread(), *given)), 1, 2)
+    thread.join(20)
+    assert seen == [(thread, 1, 2)]
+    assert (thread.name, thread.daemon) == ("a name", True)
+
+
+def test_where_no_thread_can_be_had_the_caller_is_told(scarce):
+    with pytest.raises(NoThread, match="can't start new thread"):
+        threads.start("a name", bool)
+    with pytest.raises(NoThread):
+        threads.start_timer("a name", 0, bool)
+
+
+def test_work_that_may_wait_for_no_thread_is_done_here(scarce):
+    seen = []
+    threads.start_or_do("a name", lambda: seen.append(threading.current_thread()))
+    assert seen == [threading.current_thread()]
+
+
+def test_a_timer_does_its_work_unless_it_is_cancelled():
+    done = threading.Event()
+    threads.start_timer("cancelled", 60, pytest.fail).cancel()
+    timer = threads.start_timer("a name", 0, done.set)
+    assert done.wait(20)
+    assert (timer.name, timer.daemon) == ("a name", True)
+
+
+def test_what_is_watched_goes_on_without_a_watchdog(scarce, capfd):
+    threads.start_watchdog("a name", 0, pytest.fail).cancel()
+    assert "no thread can be had to look on name='a name'" in capfd.readouterr().err

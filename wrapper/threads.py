@@ -1,0 +1,60 @@
+"""Where threads are started: each has a name and ends with the process, and there may be none to be had."""
+
+from __future__ import annotations
+
+import threading
+
+from wrapper.log import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+
+class NoThread(RuntimeError):
+    """Neither a thread nor room for one is to be had."""
+
+
+def start(name: str, work: Callable[..., object], *arguments: object) -> threading.Thread:
+    """A thread that does `work`, already running. Raises: NoThread."""
+    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
+    _begin(thread)
+    return thread
+
+
+def start_or_do(name: str, work: Callable[[], object]) -> None:
+    """Do it in a thread, or here where none can be had."""
+    try:
+        start(name, work)
+    except NoThread:
+        work()
+
+
+def start_timer(name: str, seconds: float, work: Callable[..., object], *arguments: object) -> threading.Timer:
+    """Do `work` in a thread after so many seconds, unless the timer is cancelled before. Raises: NoThread."""
+    timer = _timer(name, seconds, work, arguments)
+    _begin(timer)
+    return timer
+
+
+def start_watchdog(name: str, seconds: float, work: Callable[..., object], *arguments: object) -> threading.Timer:
+    """A timer that only tells of what it watches, which goes on without it where no thread can be had."""
+    timer = _timer(name, seconds, work, arguments)
+    try:
+        _begin(timer)
+    except NoThread as error:
+        log.warning("no thread can be had to look on", name=name, cause=error)
+    return timer
+
+
+def _timer(name: str, seconds: float, work: Callable[..., object], arguments: tuple[object, ...]) -> threading.Timer:
+    timer = threading.Timer(seconds, work, arguments)
+    timer.name, timer.daemon = name, True
+    return timer
+
+
+def _begin(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:  # "can't start new thread": a limit on processes, or on memory
+        raise NoThread(str(error)) from None
