@@ -54,7 +54,7 @@ class Frames:
         return last
 
     def _feed_header(self, data: bytes | memoryview, at: int) -> int:
-        """Complete the header as far as `data` goes; when it is whole, `_header` is empty, and the frame's end known."""
+        """Complete the header as far as `data` goes; once it is whole, `_header` is empty and the frame's end known."""
         header = self._header + bytes(data[at:at + 14 - len(self._header)])
         size = _header_size(header)
         if size is None or len(header) < size:
