@@ -6,6 +6,7 @@ body ends; all else is Malformed, with its reason.
 
 from __future__ import annotations
 
+import math
 import re
 
 from wrapper.http1 import NO_OPTIONS, SECTION, TOKEN, VALUE, Head, Malformed, content_length, tokens
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 _ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + SECTION)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [1-9][0-9][0-9](?: " + VALUE + rb")?")
 _WRONG_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+# draft-thomson-hybi-http-timeout-03 section 2, as Apache and Node send it.
+_KEPT_FOR = re.compile(rb"(?i:timeout)=([0-9]{1,6})")
+LAST_MOMENT = 1.0  # seconds before an announced end in which a request may meet it; Node's agent has the same
 _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 
 
 class AnswerHead(Head):
     """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
 
-    __slots__ = ("has_date", "is_chunked", "keep", "length", "line", "mended", "minor", "options", "passed_on",
-                 "status")
+    __slots__ = ("has_date", "is_chunked", "keep", "kept_for", "length", "line", "mended", "minor", "options",
+                 "passed_on", "status")
 
     def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
         self.minor = minor
@@ -36,6 +40,7 @@ class AnswerHead(Head):
         self.length: int | None = None  # None: until the connection ends, unless is_chunked
         self.is_chunked = False
         self.keep = minor > 0
+        self.kept_for = math.inf  # seconds after which its connection is not to be used again
         self.options = NO_OPTIONS
         self.has_date = b"\ndate:" in fields.lower()
         self.passed_on = b""  # what `proxy.headers` made of it, for a client to whom we have nothing to add
@@ -50,6 +55,8 @@ class AnswerHead(Head):
                 self.keep = False
             elif b"keep-alive" in self.options:
                 self.keep = True
+        if (announced := _KEPT_FOR.search(b",".join(value for _, _, value in care.get(b"keep-alive", ())))):
+            self.kept_for = int(announced[1]) - min(LAST_MOMENT, int(announced[1]) / 2)
         if b"content-length" in care:
             self._judge_length(care[b"content-length"])
         if b"transfer-encoding" in care:

@@ -66,7 +66,8 @@ class Entrypoint:
         self._ending = ENDING | {settings.stop_signal}
         self._feed = Feed()
         self._board = Board(self._feed)
-        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board, _make_upstream,
+        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board,
+                                    lambda address: _make_upstream(address, settings),
                                     lambda *_: self._inbox.put(("helper",)))
         self._service = Service(MAIN, settings.command, settings.upstream, self._around,
                                 lambda *over: self._inbox.put(("over", *over)))
@@ -301,7 +302,7 @@ class Entrypoint:
             self._hear(Deadline(ANSWER_INTERVAL))
 
 
-def _make_upstream(address: Address) -> gate.Upstream:
+def _make_upstream(address: Address, settings: Settings) -> gate.Upstream:
     from wrapper.proxy.upstream import Upstream  # start-up: http.client costs 19 ms
 
-    return Upstream(address)
+    return Upstream(address, settings.upstream_keepalive)

@@ -196,6 +196,10 @@ class Settings:
     upstream_timeout: float | None = option(
         values.positive_duration, None, "D",
         "how long the service may take to begin its answer, then 504; default none: as long as it likes")
+    upstream_keepalive: float = option(
+        values.duration, "60s", "D",
+        "how long an idle connection to the service is kept for the next request, or less where the service's "
+        "`Keep-Alive: timeout=` says so; `0` keeps none")
     h2c: bool = option(values.switch, "false", "", "pass HTTP/2 without TLS (gRPC) through to the service as it comes")
     tls_cert: str | None = option(values.text, None, "PATH", "serve TLS on `--listen` with this certificate chain")
     tls_key: str | None = option(values.text, None, "PATH", "the private key of `--tls-cert`")

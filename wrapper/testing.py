@@ -302,7 +302,8 @@ def running(*sidecars: Union[Sidecar, str], service: FakeService | None = None, 
     fake = None if command is not None else service or FakeService()
     chosen = settings.read([*_words({"token": TOKEN, "hold": "5s", **options}), "--", *(command or FAKE_COMMAND)], {})
     feed = Feed()
-    around = Surroundings(chosen, dict(os.environ), KitSpawner(fake), feed, Board(feed), Upstream)
+    around = Surroundings(chosen, dict(os.environ), KitSpawner(fake), feed, Board(feed),
+                          lambda address: Upstream(address, chosen.upstream_keepalive))
     # In a test the wrapper outlives its service.
     main = Service(MAIN, chosen.command, chosen.upstream, around, lambda *_: None)
     site = Site(around, [main])

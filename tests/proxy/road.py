@@ -205,9 +205,9 @@ class Service:
 class Road:
     """Server, gate and service; `open` is False for a gate that is still shut."""
 
-    def __init__(self, script, is_open=True, hold=30.0, unix=None, listener=None, service=None, **settings):
+    def __init__(self, script, is_open=True, hold=30.0, listener=None, service=None, kept_for=60.0, **settings):
         self.service = service or Service(script)
-        self.gate = Gate(Upstream, hold, 1000)
+        self.gate = Gate(lambda address: Upstream(address, kept_for), hold, 1000)
         self.site = Site(self.gate)
         if listener is None:
             listener = socket.socket()

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from tests.proxy.road import GET, OK, EndedError, Road, Service, answering, field
-from tests.running import wait_until
+from tests.running import Wrapper, service, wait_until
 from wrapper.front import server as front_server
 from wrapper.address import tcp
 
@@ -128,6 +128,31 @@ def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatc
         made.close()
         server.shutdown()
         server.server_close()
+
+
+def test_no_connection_is_used_twice_where_keeping_is_turned_off(road):
+    made = road(answering(OK), kept_for=0.0)
+    line = made.connect()
+    for _ in range(3):
+        assert line.send(GET).message()[1] == b"ok"
+    assert len(made.service.lines) == 3
+
+
+@pytest.mark.parametrize(("seconds", "idle"), [("0", 0), ("1h", 1)])
+def test_the_option_for_that_is_heeded(seconds, idle):
+    with Wrapper("--upstream-keepalive", seconds, command=service("plain")) as wrapper:
+        wrapper.get("/")
+        shown = f'wrapper_upstream_connections{{service="service",state="idle"}} {idle}\n'
+        wait_until(lambda: shown in wrapper.get("/sidecar/metrics").decode())
+
+
+def test_a_clients_own_connection_is_not_used_in_the_last_moment_that_the_service_announced(road):
+    made = road(answering(b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=0\r\nContent-Length: 2\r\n\r\nok"))
+    line = made.connect()
+    for _ in range(2):
+        line.send(b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: NTLM TlRM\r\n\r\n")
+        assert line.message()[1] == b"ok"
+    assert len(made.service.lines) == 2
 
 
 def test_posts_to_a_service_that_closes_behind_each_answer_and_does_not_say_so_are_answered(road):

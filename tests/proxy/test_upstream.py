@@ -9,11 +9,12 @@ import pytest
 from tests.loop.driving import PATIENCE, begin, done, settle, told
 from tests.running import free_port
 from wrapper import address, sockets
+from wrapper.answer import read_answer
 from wrapper.errors import BadGateway
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 from wrapper.proxy import upstream as upstream_room
-from wrapper.proxy.upstream import BACKLOG_PAUSE, CONNECT_TIMEOUT, HOLDS, KEPT_MAX, KEPT_TIMEOUT, Unreached, Upstream
+from wrapper.proxy.upstream import BACKLOG_PAUSE, CONNECT_TIMEOUT, HOLDS, KEPT_FOR, KEPT_MAX, Unreached, Upstream
 
 
 class Service:
@@ -269,23 +270,23 @@ def test_one_that_was_taken_is_the_exchanges_own(loop, upstream, service):
 
 def test_one_that_nothing_needs_for_long_is_let_go_and_the_younger_ones_stay(loop, upstream, service, clock):
     _, old = kept(loop, upstream, service)
-    clock.pass_by(KEPT_TIMEOUT / 2)
+    clock.pass_by(KEPT_FOR / 2)
     kept(loop, upstream, service)
-    clock.pass_by(KEPT_TIMEOUT / 2 + 1)
+    clock.pass_by(KEPT_FOR / 2 + 1)
     assert upstream.idle == 1 and old.recv(1) == b""
-    clock.pass_by(KEPT_TIMEOUT / 2)
+    clock.pass_by(KEPT_FOR / 2)
     assert upstream.idle == 0
     assert kept(loop, upstream, service)
-    clock.pass_by(KEPT_TIMEOUT - 1)
+    clock.pass_by(KEPT_FOR - 1)
     assert upstream.idle == 1
-    clock.pass_by(KEPT_TIMEOUT)
+    clock.pass_by(KEPT_FOR)
     assert upstream.idle == 0
 
 
 def test_one_that_is_used_again_and_again_stays(loop, upstream, service, clock):
     connection, _ = kept(loop, upstream, service)
     for _ in range(4):
-        clock.pass_by(KEPT_TIMEOUT * 0.7)
+        clock.pass_by(KEPT_FOR * 0.7)
         assert told(loop, upstream.take_kept, loop, True) is connection
         told(loop, upstream.put_back, connection)
     assert upstream.idle == 1
@@ -300,6 +301,31 @@ def test_what_may_not_be_repeated_goes_only_where_connections_are_seen_to_be_hel
     told(loop, upstream.put_back, connection)
     assert told(loop, upstream.take_kept, loop, False) is connection, "it was seen once"
     told(loop, connection.close)
+
+
+@pytest.mark.parametrize(("announced", "seconds"), [(b"5", 4.0), (b"1", 0.5)])
+def test_a_service_that_announces_its_end_is_not_asked_in_the_last_moment_before(
+        loop, upstream, service, clock, announced, seconds):
+    connection = connected(loop, upstream)
+    connection.answer.head = read_answer(
+        b"HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=%b\r\nContent-Length: 0\r\n\r\n" % announced, 1000)
+    told(loop, upstream.put_back, connection)
+    clock.pass_by(seconds - 0.1)
+    assert told(loop, upstream.take_kept, loop, True) is connection
+    told(loop, upstream.put_back, connection)
+    clock.now += seconds
+    assert told(loop, upstream.take_kept, loop, True) is None
+    assert service.take().recv(1) == b""
+
+
+@pytest.mark.parametrize("announced", [None, b"0"])
+def test_none_is_kept_where_that_is_not_wanted(loop, service, announced):
+    upstream = Upstream(service.address, KEPT_FOR if announced else 0.0)
+    connection = connected(loop, upstream)
+    connection.answer.head = read_answer(
+        b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=%b\r\n\r\n" % (announced or b"60"), 1000)
+    told(loop, upstream.put_back, connection)
+    assert upstream.idle == 0 and service.take().recv(1) == b"" and not loop.tasks
 
 
 def test_no_more_than_so_many_are_kept(loop, upstream, service, monkeypatch):
@@ -359,5 +385,5 @@ def test_the_task_that_lets_go_ends_with_the_upstream(loop, upstream, service, c
     settle(loop)
     assert len(loop.tasks) == 1
     upstream.close()
-    clock.pass_by(KEPT_TIMEOUT + 1)
+    clock.pass_by(KEPT_FOR + 1)
     assert not loop.tasks

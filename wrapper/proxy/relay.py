@@ -317,7 +317,7 @@ class Exchange(Traveller):
         upstream: Upstream = self.lane.upstream  # type: ignore[assignment]
         if connection.is_personal or headers.logs_in(self.head, answer):
             connection.is_personal = True
-            connection.rest()
+            connection.rest(answer.kept_for)
             self._personal[upstream] = connection
         else:
             upstream.put_back(connection)

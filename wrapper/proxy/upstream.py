@@ -31,7 +31,7 @@ BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix s
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
 HOLDS = 0.1  # seconds after an answer in which a service that closes behind each has closed
-KEPT_TIMEOUT = 60.0  # seconds an idle connection is kept
+KEPT_FOR = 60.0  # seconds an idle connection is kept where nothing else is said; nginx's keepalive_timeout
 
 
 class Unreached(BadGateway):
@@ -56,22 +56,25 @@ class Connection(http.client.HTTPConnection):
         self.answer = Answer(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
-        self.kept_at = 0.0
+        self.kept_at = self.kept_until = 0.0
 
     def getresponse(self) -> Answer:
         """The reader of this connection's answers."""
         return self.answer
 
-    def rest(self) -> None:
-        """Carry nothing until `resume`, and hear of the service's end meanwhile."""
+    def rest(self, seconds: float) -> None:
+        """Carry nothing until `resume`, which may be `seconds` away, and hear of the service's end meanwhile."""
         self.is_used = True
         self.answer.has_begun = False
         self.kept_at = self.stream.loop.now
+        self.kept_until = self.kept_at + seconds
         self.stream.link.readable.attend(self)
 
     def resume(self) -> bool:
-        """False where the service has ended it."""
+        """False where the service has ended it, or its time is over."""
         self.stream.link.readable.waiter = None
+        if self.stream.loop.now >= self.kept_until:
+            self.close()
         return self.stream.link.fd >= 0
 
     def wake(self, source: Source) -> None:
@@ -85,15 +88,19 @@ class Connection(http.client.HTTPConnection):
 
 
 class Upstream:
-    """The connections to one address of the service; those that are kept belong to the loop that made them."""
+    """The connections to one address of the service; those that are kept belong to the loop that made them.
 
-    def __init__(self, address: Address) -> None:
+    `kept_for`: seconds that an idle one is kept, 0 for not at all.
+    """
+
+    def __init__(self, address: Address, kept_for: float = KEPT_FOR) -> None:
         self.address = address
         named = address if address.host else address._replace(host="localhost")
         self.host = b"localhost" if address.is_unix else str(named).encode()
         # Guards `_is_closed` against a connection that is put back at the same moment.
         self._lock = threading.Lock()
         self._is_closed = False
+        self._kept_for = kept_for  # less as soon as the service announces less
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each answer, and does not say so
         # The latest is used first, so that surplus ones grow old. By loop.
@@ -116,8 +123,7 @@ class Upstream:
         if not (is_repeatable or self._holds):
             return None
         connection, _ = kept.popitem()
-        connection.resume()
-        return connection
+        return connection if connection.resume() else None
 
     def connect(self, loop: Loop) -> Steps:
         """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""
@@ -135,26 +141,28 @@ class Upstream:
 
     def put_back(self, connection: Connection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""
-        loop = connection.stream.loop
+        loop, head = connection.stream.loop, connection.answer.head
+        if head is not None:
+            self._kept_for = min(self._kept_for, head.kept_for)
         with self._lock:
-            kept = self._kept.get(loop)
-            if kept is None:
-                kept = self._kept[loop] = {}
-                loop.spawn(self._expire(loop, kept), "kept connections")
-            is_wanted = not self._is_closed and not self._closes_at_once and len(kept) < KEPT_MAX
+            kept = self._kept.get(loop, {})
+            is_wanted = self._kept_for > 0 and len(kept) < KEPT_MAX and not (self._is_closed or self._closes_at_once)
             if is_wanted:
+                if loop not in self._kept:
+                    self._kept[loop] = kept
+                    loop.spawn(self._expire(loop, kept), "kept connections")
                 kept[connection] = None
         if is_wanted:
-            connection.rest()
+            connection.rest(self._kept_for)
         else:
             connection.close()
 
     def _expire(self, loop: Loop, kept: dict[Connection, None]) -> Steps:
         """Close each when its time is over."""
         while not self._is_closed:
-            while kept and (oldest := next(iter(kept))).kept_at + KEPT_TIMEOUT <= loop.now:
+            while kept and (oldest := next(iter(kept))).kept_until <= loop.now:
                 self.discard(oldest)
-            yield ((next(iter(kept)).kept_at if kept else loop.now) + KEPT_TIMEOUT,)
+            yield (next(iter(kept)).kept_until if kept else loop.now + (self._kept_for or KEPT_FOR),)
 
     def note_stale(self, connection: Connection) -> None:
         """The service has ended a kept connection."""
