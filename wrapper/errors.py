@@ -96,7 +96,13 @@ class NotImplementedHere(Refusal, status=501):
 
 
 class BadGateway(Refusal, status=502):
-    """The service cannot be reached, or does not speak HTTP."""
+    """The service cannot be reached, or does not speak HTTP. `reason` is one of REASONS."""
+
+    REASONS = ("refused", "unreachable", "closed", "malformed", "ended_twice", "loop")
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Unavailable(RetryLater, status=503):

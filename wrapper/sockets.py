@@ -140,6 +140,11 @@ def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
     connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
 
 
+def host_and_port(name: tuple[str, int]) -> tuple[str, int]:
+    """(host, port) of what getsockname and its like say; an IPv4 address in its own form on a socket for both."""
+    return name[0].removeprefix("::ffff:"), name[1]
+
+
 def refuse_self(connected: socket.socket, address: Address) -> None:
     """A connect to a loopback port without a listener can meet itself: simultaneous open (RFC 9293 section 3.5)."""
     if connected.getsockname() == connected.getpeername():

@@ -45,7 +45,7 @@ class Site:
     def is_quick(self, path: str) -> bool:
         return False
 
-    def note_failure(self, reason: str, what: str) -> None:
+    def note_failure(self, status: int, reason: str, what: str) -> None:
         pass
 
     def note_shortage(self, what: str, is_short: bool) -> None:

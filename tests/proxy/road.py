@@ -53,8 +53,8 @@ class Site:
             self.seen.append(ended)
             self.arrived.notify_all()
 
-    def note_failure(self, reason, what):
-        self.failures.append(f"{what}: {reason}")
+    def note_failure(self, status, reason, what):
+        self.failures.append(f"{status} for {what}: {reason}")
 
     def note_shortage(self, what, is_short):
         self.short[what] = is_short

@@ -8,8 +8,9 @@ import types
 import pytest
 
 from tests.proxy.road import GET, OK, EndedError, Road, Service, answering, field
-from tests.running import Wrapper, service, wait_until
+from tests.running import Wrapper, free_port, service, wait_until
 from wrapper.front import server as front_server
+from wrapper import address, sockets
 from wrapper.address import tcp
 
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi"
@@ -174,6 +175,52 @@ def test_posts_share_a_connection_to_a_service_that_holds_it(road, monkeypatch):
         assert line.send(POST).message()[1] == b"ok"
         threading.Event().wait(0.005)  # the idle time itself, in which a service that does not hold has closed
     assert len(made.service.lines) < 50
+
+
+# What is wrong with a service is said
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_a_service_that_is_the_wrapper_itself_is_recognised_at_the_first_turn(road, host):
+    """Without a field that the service would see: by the connection, which is one of our own."""
+    made = road(None, is_open=False, listener=sockets.listen(address.parse(f":{free_port()}")))
+    made.gate.open(address.tcp(host, made.place[1]))
+    line = made.connect()
+    for turn in (1, 2):
+        head, body = line.send(GET).message()
+        assert head.startswith(b"HTTP/1.1 502 ") and b"leads back to the wrapper itself" in body
+        assert made.site.wait_ended(2 * turn - 1).failure == "loop"
+    assert made.server.accepted <= 3
+
+
+def test_another_wrapper_in_front_is_no_loop(road):
+    inner = road(answering(OK))
+    outer = road(None, is_open=False)
+    outer.gate.open(address.tcp(*inner.place))
+    assert outer.connect().send(GET).message()[1] == b"ok"
+
+
+def read_by_uwsgi(answer):
+    """A script: takes heads of 4096 bytes, its buffer-size, and says `answer` to larger ones, or just closes."""
+    def script(line):
+        head = line.head()
+        line.send(OK if len(head) <= 4096 else answer)
+    return script
+
+
+@pytest.mark.parametrize(("answer", "status"), [(b"", 502), (b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n", 400)])
+@pytest.mark.parametrize(("size", "said"), [(4090, ["over the 4096 bytes"]), (5000, [])])
+def test_a_head_that_our_fields_made_too_large_for_the_service_is_told_of(road, answer, status, size, said):
+    made = road(read_by_uwsgi(answer))
+    made.service.closed = True  # the service ends what it does not take
+    line = made.connect()
+    assert line.send(GET).message()[1] == b"ok"
+    head = b"GET / HTTP/1.1\r\nHost: h\r\nX: "
+    assert line.send(head.ljust(size - 4, b"x") + b"\r\n\r\n").head().startswith(b"HTTP/1.1 %d " % status)
+    wait_until(lambda: made.site.failures or not said)
+    assert all(f"{status} for GET /" in told for told in made.site.failures)
+    assert [text for text in said if text in made.site.failures[0]] == said
+    assert all(("over the" in told) == bool(said) for told in made.site.failures)
 
 
 # What happens between a service and its listener

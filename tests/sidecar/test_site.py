@@ -188,3 +188,14 @@ def test_strangers_streams_do_not_keep_the_operator_out():
     for response in open_ones:
         response.close()
     site.answer(make_request("GET", "/sidecar/api/events")).close()
+
+
+def test_the_first_502_of_a_kind_is_a_problem_and_counts_those_that_follow(capfd):
+    site = make_site()
+    for status, reason, path in ((502, "it closed", "/a"), (502, "it closed", "/b"), (400, "too large", "/c")):
+        site.note_failure(status, reason, f"GET {path}")
+    problems = site.around.board.list()
+    assert [(problem["message"], problem["count"]) for problem in problems] == [("502: it closed", 2),
+                                                                                ("400: too large", 1)]
+    assert problems[0]["details"] == {"latest": "GET /b"}
+    assert "GET /a" in (said := capfd.readouterr().err) and "GET /b" in said

@@ -7,10 +7,13 @@ import timeit
 
 import pytest
 
+from wrapper.errors import BadGateway
 from wrapper.message import Ended
 from wrapper.sidecar import traffic
 from wrapper.sidecar.metrics import render
 from wrapper.sidecar.traffic import SLOTS, TIMES, Traffic
+
+REASONS = BadGateway.REASONS
 
 
 def ended(method="GET", status=200, seconds=0.02, first_byte=0.01, held=0.0, received=10, sent=500, own=False):
@@ -32,6 +35,15 @@ def test_requests_are_counted_by_road_method_and_class():
         'wrapper_requests_total{to="service",method="GET",code="2xx"}': 2,
         'wrapper_requests_total{to="service",method="POST",code="5xx"}': 1,
         'wrapper_requests_total{to="sidecar",method="GET",code="2xx"}': 1}
+
+
+def test_502s_of_ours_are_counted_by_reason_from_the_beginning():
+    """Present before the first, so that it is a rise that an alert can see."""
+    counted = Traffic()
+    counted.observe(ended(status=502)._replace(failure="closed"))
+    counted.observe(ended(status=502))  # the service's own
+    found = {name: value for name, value in samples(counted).items() if name.startswith("wrapper_bad_gateways")}
+    assert found == {f'wrapper_bad_gateways_total{{reason="{reason}"}}': reason == "closed" for reason in REASONS}
 
 
 def test_methods_that_clients_invent_are_counted_together():

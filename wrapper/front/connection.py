@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wrapper.proxy.upstream import Upstream
 
 SURPLUS_TIMEOUT = 1.0  # seconds that the request of a connection there is no room for is awaited: a probe waits as long
+TOO_LARGE = (400, 413, 414, 431)  # what a service answers to a head over its limits
 QUOTA = 16  # own paths that are answered before the other connections have their turn
 LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
 
@@ -254,6 +255,8 @@ class Connection(socketserver.BaseRequestHandler):
         is_broken = False
         try:
             yield from exchange.travel()
+            if exchange.status in TOO_LARGE and exchange.growth:
+                self._tell_failure(exchange, "the service refused the request" + exchange.growth)
         except Refusal as refusal:
             if isinstance(refusal, NoDescriptor):
                 server.shortage.note("descriptors", self.loop)
@@ -279,7 +282,8 @@ class Connection(socketserver.BaseRequestHandler):
     def _refuse(self, exchange: Exchange, refusal: Refusal) -> Steps:
         exchange.status = refusal.status
         if isinstance(refusal, BadGateway):
-            self._tell_failure(refusal.message, exchange.head)
+            exchange.failure = refusal.reason
+            self._tell_failure(exchange, refusal.message)
         exchange.keep = exchange.keep and exchange.body.is_done and not self.server.is_closing
         page, head = self.server.error_page, exchange.head
         how = not exchange.keep, head.method == b"HEAD"
@@ -292,11 +296,12 @@ class Connection(socketserver.BaseRequestHandler):
         except ClientGone:
             exchange.keep = False
 
-    def _tell_failure(self, reason: str, head: RequestHead) -> None:
+    def _tell_failure(self, exchange: Exchange, reason: str) -> None:
         """In a thread: the log may have to wait for whatever reads stderr."""
-        what = f"{head.method.decode('ascii')} {normal_path(head.target.decode('latin-1'))}"
+        method, target = exchange.head.method.decode("ascii"), exchange.head.target.decode("latin-1")
+        status, what = exchange.status, f"{method} {normal_path(target)}"
         try:
-            self.server.workers.submit(lambda: self.server.site.note_failure(reason, what))
+            self.server.workers.submit(lambda: self.server.site.note_failure(status, reason, what))
         except NoThread:
             pass  # the client and the metrics hear it all the same
 
@@ -306,7 +311,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.server.site.ended(Ended(
             head.method.decode("ascii"), head.target.decode("latin-1"), exchange.status, now - self.began,
             (exchange.first_byte or now) - self.began, exchange.held, body.received, exchange.sent, is_own,
-            self.peer.address, head, exchange.is_replayed))
+            self.peer.address, head, exchange.is_replayed, exchange.failure))
 
     def _say(self, data: bytes) -> Steps:
         """Send something of our own. Raises: ClientGone."""

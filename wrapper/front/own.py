@@ -140,6 +140,7 @@ class OwnExchange:
 
     first_byte = held = 0.0  # as an `Exchange` has them; here nothing waits at a gate, or is sent twice
     is_replayed = False
+    failure = ""
 
     def __init__(self, client: Stream, peer: str | None, port: Port, head: RequestHead, body: RequestBody,
                  path: str) -> None:

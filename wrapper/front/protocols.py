@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
         def ended(self, ended: Ended) -> None: ...
 
-        def note_failure(self, reason: str, what: str) -> None:
-            """A relayed request, `what`, was answered with 502 because of `reason`."""
+        def note_failure(self, status: int, reason: str, what: str) -> None:
+            """A relayed request, `what`, was answered with `status`, 502 mostly, because of `reason`."""
 
         def note_shortage(self, what: str, is_short: bool) -> None:
             """`what` runs short, or does so no longer."""

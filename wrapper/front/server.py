@@ -217,11 +217,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.open_connections.discard(connection)
 
     def peer_of(self, address: Any) -> Peer:
-        host = None if self.is_unix else str(address[0])
-        if host is not None and host.startswith("::ffff:"):
-            host = host[7:]  # an IPv4 client of a socket for both
-        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host),
-                    self.settings.via)
+        place = None if self.is_unix else sockets.host_and_port(address)
+        host = place[0] if place else None
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via, place)
 
 
 def loops() -> int:

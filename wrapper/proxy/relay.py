@@ -44,6 +44,8 @@ SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent al
 SENDS_MAX = 2  # times that one request may reach the service
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two tries to reach a service that does not listen; doubles
 HUNGER = 0.1  # seconds a request waits on a fresh connection until kept ones give way; doubles
+# Bytes of a head that services take: uwsgi's buffer-size; Apache, nginx, gunicorn and Tomcat; Node.
+HEAD_LIMITS = (4096, 8192, 16384)
 INTERIM_MAX = 32  # 1xx answers before the final one; CVE-2021-3737 was a client that took them without end
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
 _IDEMPOTENT = _SAFE | {b"PUT", b"DELETE"}  # RFC 9110 section 9.2.2
@@ -68,11 +70,12 @@ class Exchange(Traveller):
     first_byte = 0.0  # when the response of the service began, on the monotonic clock
     is_answered = False
     is_replayed = False
+    failure = ""  # the reason of a 502 of ours
     looks_whole = False  # an end is how the response is framed, so a break has to be told from it
     connection: Connection | None = None
     _began = _hungry_at = 0.0
     _payload: bytes | None = None  # of the body, as it goes out along with the head
-    _sends = 0
+    _head_size = _sends = 0
     _has_sent = False  # the latest of them
     _has_heard = False  # something of a response had come before its connection broke
     _may_end = False
@@ -103,18 +106,30 @@ class Exchange(Traveller):
             else:
                 yield from self._respond(answer)
         except Cut:
-            raise self._failure("the service is being stopped", Unavailable) from None
+            raise self._failure(Unavailable("the service is being stopped")) from None
         except ServiceGone as error:
             if self.going:
-                raise self._failure("the service is being stopped", Unavailable) from None
-            raise self._failure(str(error), BadGateway) from None
+                raise self._failure(Unavailable("the service is being stopped")) from None
+            raise self._failure(BadGateway(f"{error}{self.growth}", "closed")) from None
         except Malformed as error:
-            raise self._failure(f"the service's answer is not HTTP: {error}", BadGateway) from None
+            raise self._failure(BadGateway(
+                f"the service's answer is not HTTP: {error}{self.growth}", "malformed")) from None
         finally:
             self._end()
 
-    def _failure(self, said: str, kind: type[Refusal]) -> Exception:
-        return Broken(said) if self.is_answered else kind(said)
+    def _failure(self, refusal: Refusal) -> Exception:
+        return Broken(refusal.message) if self.is_answered else refusal
+
+    @property
+    def growth(self) -> str:
+        """What to say of a head that the service may not have taken because of what we added to it, else nothing.
+
+        Services count more than the bytes of a head, so one that is nearly too large counts as well.
+        """
+        for limit in HEAD_LIMITS:
+            if self.head.end <= limit and self._head_size > limit * 7 // 8:
+                return f"; with our forwarding fields its head may be over the {limit} bytes that some services take"
+        return ""
 
     def _end(self) -> None:
         if self._upload is not None and not self._upload.is_over:
@@ -144,7 +159,7 @@ class Exchange(Traveller):
         while not run.ended.is_set() and self.loop.now < end:
             yield (self.loop.now + 0.001,)
         if run.ended.is_set() and self._sends >= SENDS_MAX:
-            raise TwoFalls("the service ended twice while it had this request")
+            raise TwoFalls("the service ended twice while it had this request", "ended_twice")
         self.is_replayed = self._sends > 0
         return run.ended.is_set()
 
@@ -162,7 +177,10 @@ class Exchange(Traveller):
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
         if self._payload is None:
             self._payload = b"" if self.body.is_done else (yield from self._first_body())
-        request = headers.request_head(self.head, self.peer, upstream.host) + self._payload
+        if upstream.leads_to(self.client.socket, self.peer.place):
+            raise BadGateway("the service's address leads back to the wrapper itself", "loop")
+        head = headers.request_head(self.head, self.peer, upstream.host)
+        request, self._head_size = head + self._payload, len(head)
         connection = self._personal.pop(upstream, None)
         if connection is None or not connection.resume():
             connection = upstream.take_kept(self.loop, self.head.method in _IDEMPOTENT)
@@ -407,7 +425,7 @@ class Exchange(Traveller):
         assert connection is not None
         yield from self._await_upload(SWITCH_TIMEOUT)
         if not self.body.is_done:
-            raise BadGateway("the service switched protocols before the request had come whole")
+            raise BadGateway("the service switched protocols before the request had come whole", "malformed")
         self.keep = False
         self.status = 101
         self.is_answered = True

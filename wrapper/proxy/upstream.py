@@ -57,6 +57,9 @@ class Connection(http.client.HTTPConnection):
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
+        self.name = None if upstream.address.is_unix else sockets.host_and_port(connected.getsockname())
+        if self.name is not None:
+            upstream.ends[self.name] = sockets.host_and_port(connected.getpeername())
 
     def getresponse(self) -> Answer:
         """The reader of this connection's answers."""
@@ -84,6 +87,7 @@ class Connection(http.client.HTTPConnection):
         self.close()
 
     def close(self) -> None:
+        self._upstream.ends.pop(self.name, None)
         self.stream.close()
 
 
@@ -103,12 +107,21 @@ class Upstream:
         self._kept_for = kept_for  # less as soon as the service announces less
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each answer, and does not say so
+        # Of each connection that there is, by its own (host, port): that of the service's end.
+        self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
         # The latest is used first, so that surplus ones grow old. By loop.
         self._kept: dict[Loop, dict[Connection, None]] = {}
 
     @property
     def idle(self) -> int:
         return sum(len(kept) for kept in list(self._kept.values()))
+
+    def leads_to(self, client: socket.socket, place: tuple[str, int] | None) -> bool:
+        """True where `client`, which came from `place`, is the other end of one of our own connections: the service's
+        address leads back to us. No two connections share these four numbers (RFC 9293 section 3.3.1).
+        """
+        end = self.ends.get(place)
+        return end is not None and end == sockets.host_and_port(client.getsockname())
 
     def take_kept(self, loop: Loop, is_repeatable: bool) -> Connection | None:
         """A kept connection that the service has neither closed nor written to, or None.
@@ -136,8 +149,10 @@ class Upstream:
         except OSError as error:
             if error.errno in SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
-            kind = Unreached if isinstance(error, (ConnectionRefusedError, FileNotFoundError)) else BadGateway
-            raise kind(f"cannot connect to the service at {self.address}: {error.strerror or error}") from None
+            said = f"cannot connect to the service at {self.address}: {error.strerror or error}"
+            if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+                raise Unreached(said, "refused") from None
+            raise BadGateway(said, "unreachable") from None
 
     def put_back(self, connection: Connection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""

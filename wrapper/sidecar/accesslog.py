@@ -121,6 +121,7 @@ def json_line(moment: float, ended: Ended) -> str:
         "peer": ended.peer, "method": ended.method, "target": ended.target, "status": ended.status,
         "seconds": round(ended.seconds, 6), "first_byte": round(ended.first_byte, 6), "held": round(ended.held, 6),
         "received": ended.received, "sent": ended.sent, "to": "sidecar" if ended.own else "service",
+        "failure": ended.failure or None,
         "referer": said.get("referer"), "user_agent": said.get("user-agent")})
 
 

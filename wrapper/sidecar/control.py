@@ -56,7 +56,7 @@ class OwnPaths:
     def ended(self, ended: Ended) -> None:
         return
 
-    def note_failure(self, reason: str, what: str) -> None:
+    def note_failure(self, status: int, reason: str, what: str) -> None:
         return
 
     def note_shortage(self, what: str, is_short: bool) -> None:

@@ -59,7 +59,6 @@ class Site:
         # Answered on the loop: no code of an author's, no disk, no lock held for long.
         self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
         self._prefix = settings.prefix
-        self.failures: dict[str, int] = {}  # requests answered with 502, by the reason
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
@@ -153,13 +152,10 @@ class Site:
         for observer in self.observers:
             observer(facts)
 
-    def note_failure(self, reason: str, what: str) -> None:
-        """The first of a kind is a problem; all are logged, and counted by their reason."""
-        log.warning("502: " + reason, request=what)
-        with self._lock:
-            count = self.failures[reason] = self.failures.get(reason, 0) + 1
-        if count == 1:
-            self.around.board.report("relay", f"502 for {what}: {reason}", reason)
+    def note_failure(self, status: int, reason: str, what: str) -> None:
+        """All are logged; the first of a kind is a problem, which counts those that follow."""
+        log.warning(f"{status}: {reason}", request=what)
+        self.around.board.report("relay", f"{status}: {reason}", reason, latest=what)
 
     def note_shortage(self, what: str, is_short: bool) -> None:
         """A limit of the container is reached, or is so no longer."""

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
+from wrapper.errors import BadGateway
 from wrapper.sidecar.metrics import Family, Sample, histogram_samples
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ class Traffic:
         self._lock = threading.Lock()
         self._roads = (Road("service"), Road("sidecar"))  # by `own`
         self._held = _row(HELD_TIMES)
+        self._failures = dict.fromkeys(BadGateway.REASONS, 0)
         self._history: deque[dict[str, Any]] = deque(maxlen=SLOTS)
         self._next_slot = time.monotonic()
 
     def observe(self, ended: Ended) -> None:
         """Called for each exchange by the thread that ends it."""
-        method, _, status, seconds, first_byte, held, received, sent, own, *_ = ended
+        method, _, status, seconds, first_byte, held, received, sent, own, *_, failure = ended
         # Clients invent methods: unknown ones are counted together.
         key = (method if method in METHODS else "other", status // 100)
         road = self._roads[own]
@@ -74,6 +76,8 @@ class Traffic:
             _count(road.first_bytes, TIMES, first_byte)
             road.received += received
             road.sent += sent
+            if failure:
+                self._failures[failure] += 1
             if held:
                 _count(self._held, HELD_TIMES, held)
             now = time.monotonic()
@@ -119,6 +123,8 @@ class Traffic:
                              lambda road, to: [Sample("", to, road.received)]),
                 self._family("wrapper_response_bytes_total", "counter", "What clients got.",
                              lambda road, to: [Sample("", to, road.sent)]),
+                Family("wrapper_bad_gateways_total", "counter", "Requests that the wrapper answered with 502.",
+                       [Sample("", (("reason", reason),), count) for reason, count in self._failures.items()]),
                 Family("wrapper_request_held_seconds", "histogram",
                        "How long requests waited for the service to start or restart, of those that waited.",
                        histogram_samples((), HELD_TIMES, self._held))]
