@@ -33,9 +33,11 @@ def report(number, frame):
         threading.Thread(target=server.shutdown).start()
 
 
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler, bind_and_activate=False)
 for number in {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
                signal.SIGWINCH, signal.SIGALRM, signal.SIGPIPE, signal.SIGTTIN, signal.SIGTTOU, signal.SIGRTMIN + 3}:
     signal.signal(number, report)
+server.server_bind()  # last: from here on it counts as ready, and may be sent signals
+server.server_activate()
 server.serve_forever(0.05)
 sys.exit(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
