@@ -46,7 +46,7 @@ _CARE = re.compile(
     rb"|wrapper-held|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
     rb":([^\r\n]*)\r")
 
-HOST_FORM = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)((?:[/?][^#]*)?)")
 
 
@@ -128,9 +128,9 @@ class RequestHead(Head):
             raise NotImplementedHere("CONNECT is for forward proxies")
         if self.target == b"*" and self.method == b"OPTIONS":
             return
-        match = _ABSOLUTE.fullmatch(self.target)
+        match = _ABSOLUTE.match(self.target)  # not fullmatch, which would try every shorter host too
         # RFC 9110 section 4.2.1: an http URL without a host is none.
-        if match is None or not HOST_FORM.fullmatch(match[1]) or match[1].startswith(b":"):
+        if match is None or match.end() < len(self.target) or not _is_host(match[1]) or match[1].startswith(b":"):
             raise BadRequest("the request target is neither a path nor an absolute http URL")
         # RFC 9112 section 3.2.2: the target's authority replaces Host.
         self.authority = match[1]
@@ -147,7 +147,7 @@ class RequestHead(Head):
             raise BadRequest("more than one Host field")
         else:
             self.host = lines[0][2]
-            if not HOST_FORM.fullmatch(self.host):
+            if not _is_host(self.host):
                 raise BadRequest("the Host field is malformed")
         if self.authority:
             self.host = self.authority
@@ -197,6 +197,12 @@ class RequestHead(Head):
         if len(values) > 1 or values[0][2].lower() != b"100-continue":
             raise ExpectationFailed("only 100-continue can be expected")
         self.expects = self.has_body
+
+
+def _is_host(value: bytes) -> bool:
+    """RFC 3986 section 3.2.2; not by fullmatch, which would try every shorter one of a client's 60 kB too."""
+    match = _HOST.match(value)
+    return match is not None and match.end() == len(value)
 
 
 def is_short(care: Care) -> bool:
