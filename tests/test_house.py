@@ -1,6 +1,6 @@
 """The rules of the house, held to the code: who may import whom, how long things are, what stands where.
 
-The layers are the picture in the README, read from top to bottom.
+The layers are the picture in .github/CONTRIBUTING.md, read from top to bottom.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import os
 import pathlib
@@ -13,10 +15,12 @@ import sys
 import pytest
 
 from tests.running import Wrapper, wait_until
-from wrapper import settings
+from wrapper import Sidecar, ServiceHandle, settings
+from wrapper.ctl import ctl
 from wrapper.image import bundle, dockerfile
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
+fences = re.compile(r"(?:^((?:[^\n]+\n)+)\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Who may ask, and what is answered; which paths there are comes from the router.
 ANSWERS = {
     "GET /": "the dashboard, a page for people",
@@ -73,7 +77,52 @@ def paths_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"settings": settings_table, "paths": paths_table}
+def signature(name, member) -> str:
+    """As a caller writes it, without types."""
+    if isinstance(member, property):
+        return name
+    parameters = [parameter.replace(annotation=inspect.Parameter.empty)
+                  for parameter in list(inspect.signature(member).parameters.values())[1:]]
+    return name + str(inspect.Signature(parameters)).replace("'", '"')
+
+
+def members_table(kind: type, owner: str, without: tuple[str, ...]) -> str:
+    """Every public method and property of a class, with the first sentence of what it says of itself."""
+    lines = ["| call | what it does |", "|---|---|"]
+    for name, member in vars(kind).items():
+        if not name.startswith("_") and name not in without:
+            told = inspect.getdoc(member)
+            first = " ".join(re.match(r"(.*?[^.])(\.(\s|$)|\n\n|$)", told, re.DOTALL)[1].split())
+            lines.append(f"| `{owner}.{signature(name, member)}` | {first} |")
+    return "\n".join(lines)
+
+
+def sidecar_table() -> str:
+    return members_table(Sidecar, "sidecar", ("go_live", "retire"))
+
+
+def handle_table() -> str:
+    return members_table(ServiceHandle, "service", ("bind", "service"))
+
+
+def ctl_table() -> str:
+    """Every verb with the options of its own."""
+    lines = ["| verb | what it does |", "|---|---|"]
+    verbs = next(action for action in ctl._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    for name, parser in verbs.choices.items():
+        words = [name]
+        for action in parser._actions:
+            if not action.option_strings:
+                words.append(action.metavar or action.dest.upper())
+            elif not {"--help", "--control", "--json", "--service"} & set(action.option_strings):
+                value = "" if action.nargs == 0 else f" {action.metavar}"
+                words.append(f"[{', '.join(sorted(action.option_strings, key=len))}{value}]")
+        lines.append(f"| `ctl {' '.join(words)}` | {parser.description.rstrip('.').replace('|', '/')} |")
+    return "\n".join(lines)
+
+
+TABLES = {"settings": settings_table, "paths": paths_table, "sidecar": sidecar_table, "handle": handle_table,
+          "ctl": ctl_table}
 
 
 def part(name: str) -> re.Pattern[str]:
@@ -85,6 +134,39 @@ def test_the_table_is_what_the_code_says(name):
     assert part(name).search(README.read_text())[0].split("-->\n", 1)[1].rsplit("<!--", 1)[0].strip() == TABLES[name]()
 
 
+def test_the_reference_is_apart_and_what_stands_before_it_is_short():
+    before, _, after = README.read_text().partition("\n## Reference\n")
+    assert after and len(before.splitlines()) <= 200
+
+
+def test_every_heading_is_in_the_list_of_contents():
+    text = README.read_text()
+    names = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    links = dict(re.findall(r"\[([^\]]+)\]\(#([\w-]+)\)", text.partition("\n## ")[0]))
+    anchors = {re.sub(r"[^\w -]", "", name).lower().replace(" ", "-") for name in names}
+    assert set(links.values()) <= anchors
+    assert anchors - set(links.values()) == {"reference", "a-body-a-token-a-test-an-image"}
+
+
+def test_the_figures_of_a_restart_are_those_that_were_measured():
+    first = README.read_text().partition("**A restart costs")[2].partition("\n- ")[0]
+    figures = re.findall(r"\d+[,.]\d+", first)
+    measured = part("restarts").search(README.read_text())[0]
+    assert len(figures) == 4
+    assert [figure for figure in figures if figure not in measured] == []
+
+
+def test_every_fence_is_done_by_ci_or_left_to_a_part_that_does_it():
+    """`.ci/readme.py walk` does the shell's; a file is saved where the text says so, else it is for an image."""
+    for before, language, content in fences.findall(README.read_text()):
+        assert language in ("sh", "dockerfile", "yaml") or "ave this as `" in before, content
+
+
+def test_the_copied_entrypoint_is_the_one_of_a_bundle():
+    for line in re.findall(r"^(?:ENTRYPOINT|HEALTHCHECK CMD) (\[.*\])$", README.read_text(), re.MULTILINE):
+        assert json.loads(line)[:len(bundle.command())] == bundle.command()
+
+
 def test_every_exit_status_is_named():
     text = README.read_text()
     for status in ("126", "127", "2", "1", "128+n"):
@@ -94,7 +176,7 @@ def test_every_exit_status_is_named():
 def shell_commands() -> list[list[str]]:
     """Every command of the shell blocks, continued lines joined, in words."""
     blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    return [shlex.split(line) for line in "\n".join(blocks).replace("\\\n", " ").splitlines() if line]
+    return [shlex.split(line, comments=True) for line in "\n".join(blocks).replace("\\\n", " ").splitlines() if line]
 
 
 def test_every_wrapper_command_has_good_settings():
@@ -102,7 +184,7 @@ def test_every_wrapper_command_has_good_settings():
     for words in shell_commands():
         while "=" in words[0]:
             del words[0]  # a variable before the command
-        if words[:3] == ["python3", "-m", "wrapper"] and words[3] not in ("bundle", "dockerfile"):
+        if words[:3] == ["python3", "-m", "wrapper"] and words[3] not in ("bundle", "dockerfile", "ctl"):
             settings.read(words[3:], {})
             found += 1
     assert found >= 4
@@ -150,7 +232,7 @@ def python_block(before: str) -> str:
 
 def test_the_second_sidecar_and_its_test_work_as_pasted(tmp_path):
     (tmp_path / "jobs.py").write_text(python_block("Save this as `jobs.py`:"))
-    (tmp_path / "test_jobs.py").write_text(python_block(r"Its test, `test_jobs.py`.*?:"))
+    (tmp_path / "test_jobs.py").write_text(python_block("Save this as `test_jobs.py`:"))
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "test_jobs.py"], cwd=tmp_path, capture_output=True,
                           text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(README.parent)})
     assert "1 passed" in done.stdout, done.stdout + done.stderr

@@ -85,6 +85,7 @@ class ServiceHandle:
 
     @property
     def is_ready(self) -> bool:
+        """True while it runs and is ready."""
         return self.service.life.state is State.RUNNING
 
     @property
@@ -110,9 +111,11 @@ class ServiceHandle:
     # Steer
 
     def start(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        """Start it; nothing happens where it runs. The rest as for `restart`."""
         self._act("start", reason, wait)
 
     def stop(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
+        """Stop it; its requests get 503 until it is started. The rest as for `restart`."""
         self._act("stop", reason, wait)
 
     def restart(self, reason: str = "asked by the sidecar", *, wait: bool = True) -> None:
@@ -132,7 +135,7 @@ class ServiceHandle:
             raise ActionFailed(f"cannot {kind} {self.name}: {job.error}")
 
     def signal(self, name: str | int) -> None:
-        """Send a signal, such as "HUP", to its process group.
+        """Send a signal, such as "HUP", to its process; one that ends goes to its whole group.
 
         Raises: ValueError for no signal; Busy where no process runs.
         """
