@@ -7,37 +7,84 @@ import stat
 
 import pytest
 
+from wrapper import Problem
 from wrapper.presets import prometheus as preset
 from wrapper.sidecar import handle
 from wrapper.testing import FakeService, running
 
-SMTP = {"host": "mail:587", "from": "a@b", "password": "p"}
+SMTP = {"host": "mail:587", "from": "a@b", "password": "p", "hello": "me"}
+
+
+def written(*notifiers, smtp=SMTP, base=None):
+    """Alertmanager's file for some notifiers."""
+    parts = [preset.part(f"{number}-{one['type']}", one, smtp) for number, one in enumerate(notifiers)]
+    return json.loads(preset.alertmanager_file(base or {}, parts))
 
 
 def test_notifiers_become_receivers_and_routes_in_their_order():
-    written = json.loads(preset.alertmanager_file({"smtp": SMTP, "notifiers": [
-        {"severity": "page", "type": "email", "to": "x@y"}, {"type": "webhook", "url": "http://z"}]}))
-    assert [one["name"] for one in written["receivers"]] == ["nobody", "0-email", "1-webhook"]
-    assert written["receivers"][1]["email_configs"] == [
-        {"to": "x@y", "from": "a@b", "smarthost": "mail:587", "auth_password": "p"}]
-    assert written["route"]["routes"] == [
+    file = written({"severity": "page", "type": "email", "to": "x@y"}, {"type": "webhook", "url": "http://z"})
+    assert [one["name"] for one in file["receivers"]] == ["nobody", "0-email", "1-webhook"]
+    assert file["receivers"][1]["email_configs"] == [
+        {"to": "x@y", "from": "a@b", "smarthost": "mail:587", "auth_password": "p", "hello": "me"}]
+    assert file["receivers"][2]["webhook_configs"] == [{"url": "http://z"}]
+    assert file["route"]["routes"] == [
         {"receiver": "0-email", "continue": True, "matchers": ['severity="page"']},
-        {"receiver": "1-webhook", "continue": True}]
+        {"receiver": "1-webhook", "continue": True, "matchers": []}]
 
 
-def test_a_severity_cannot_break_out_of_its_matcher():
-    written = json.loads(preset.alertmanager_file({"notifiers": [
-        {"severity": 'a"} or {b', "type": "slack", "url": "http://z"}]}))
-    assert written["route"]["routes"][0]["matchers"] == ['severity="a\\"} or {b"']
+def test_a_severity_and_an_owner_cannot_break_out_of_their_matchers():
+    route, = written({"level": 'a"} or {b', "owners": ["a.b", 'c"|.*'], "type": "slack"})["route"]["routes"]
+    assert route["matchers"] == ['level="a\\"} or {b"', 'owner=~"a\\\\.b|c\\"\\\\|\\\\.\\\\*"']
 
 
-@pytest.mark.parametrize(("notifier", "reason"), [
-    ({"type": "pigeon"}, "no such type of notifier: 'pigeon'"), ({}, "no such type of notifier: None"),
-    ({"type": "webhook"}, "notifier: 'url' is missing"), ({"type": "email", "to": "x"}, "smtp: 'from' is missing"),
-])
-def test_what_is_missing_is_named(notifier, reason):
-    with pytest.raises(ValueError, match=reason):
-        preset.alertmanager_file({"notifiers": [notifier]})
+def test_keys_of_alertmanagers_pass_through():
+    """In a notifier, in its route and in the whole file; `config` has those that are called like ours."""
+    file = written({"type": "pagerduty", "level": "critical", "key": "k", "links": [{"href": "http://x"}],
+                    "config": {"severity": "error", "send_resolved": False},
+                    "route": {"group_wait": "1s", "continue": False, "matchers": ['team="a"'], "receiver": "other"}},
+                   base={"route": {"group_by": ["owner"]}, "templates": ["*.tmpl"], "receivers": ["theirs"]})
+    assert file["receivers"][1] == {"name": "0-pagerduty", "pagerduty_configs": [
+        {"routing_key": "k", "links": [{"href": "http://x"}], "severity": "error", "send_resolved": False}]}
+    assert file["route"]["routes"] == [{"receiver": "0-pagerduty", "group_wait": "1s", "continue": False,
+                                        "matchers": ['level="critical"', 'team="a"']}]
+    assert (file["route"]["group_by"], file["templates"]) == (["owner"], ["*.tmpl"])
+
+
+class Applying:
+    """A handle whose Alertmanager refuses every file that holds one of some words."""
+
+    def __init__(self, *words, **details):
+        self.words = words
+        self.details = details
+        self.files = []
+
+    def apply(self, files, check, action):
+        content, = files.values()
+        found = [Problem(f"no {word}", **self.details) for word in self.words if word in content]
+        if not found:
+            self.files.append([one["name"] for one in json.loads(content)["receivers"]])
+        return found[:1]
+
+
+def put(alertmanager, *notifiers):
+    return preset.put_notifiers(alertmanager, "file", {"notifiers": notifiers, "smtp": {}, "alertmanager": {}})
+
+
+def test_one_bad_notifier_does_not_hold_back_the_others():
+    alertmanager = Applying("pigeon", "bad")
+    problems = put(alertmanager, {"type": "pigeon"}, {"type": "email"}, "nonsense", {"type": "webhook", "url": "bad"},
+                   {"type": "webhook", "owners": 7}, {"type": "webhook", "url": "good"})
+    assert alertmanager.files[-1] == ["nobody", "1-email", "5-webhook"]
+    assert [one.message.partition("(")[0] for one in problems] == [
+        "notifier 2 is malformed: TypeError", "notifier 4 is malformed: TypeError",
+        "notifier 0-pigeon is left out: no pigeon", "notifier 3-webhook is left out: no bad"]
+
+
+def test_where_the_notifiers_are_not_to_blame_none_is_left_out():
+    alertmanager = Applying("email", retry=True)
+    problem, = put(alertmanager, {"type": "email"}, {"type": "webhook"})
+    assert (problem.message, problem.details) == ("no email", {"retry": True})
+    assert alertmanager.files == []
 
 
 class Alertmanager:
@@ -65,8 +112,8 @@ class Answer:
 def test_yaml_keeps_every_character():
     """A JSON escape in two halves is two characters to a YAML reader, and none to Prometheus."""
     assert "on fire 🔥" in preset.rule_file([{"name": "on fire 🔥"}])
-    assert "kritisch-ä" in preset.alertmanager_file({"notifiers": [
-        {"type": "slack", "url": "http://z/🔥", "severity": "kritisch-ä"}]})
+    assert "kritisch-ä 🔥" in preset.alertmanager_file({"route": {"matchers": ["kritisch-ä 🔥"]}}, [])
+    assert preset.quoted("kritisch-ä 🔥") == '"kritisch-ä 🔥"'
 
 
 def test_the_first_file_is_not_for_all_and_its_folder_is_made(tmp_path):
@@ -125,14 +172,17 @@ def test_what_is_no_list_of_silences_changes_none(odd):
     assert alertmanager.asked == []
 
 
-def test_what_is_no_silence_is_named():
-    problem, = preset.reconcile(Trouble(200), [None])
+def test_what_is_no_silence_is_named_and_holds_back_no_other():
+    alertmanager = Alertmanager([])
+    problem, = preset.reconcile(alertmanager, [None, "Down"])
     assert "the name of an alert, or an object of labels" in problem.message
+    assert [method for method, _, _ in alertmanager.asked] == ["GET", "POST"]
 
 
 def silence(identity, owner, state, **labels):
     return {"id": identity, "createdBy": owner, "status": {"state": state},
-            "matchers": [{"name": name, "value": value} for name, value in labels.items()]}
+            "matchers": [{"name": name, "value": value, "isRegex": False, "isEqual": True}
+                         for name, value in labels.items()]}
 
 
 def test_silences_are_created_and_expired_and_others_left_alone():
@@ -145,6 +195,61 @@ def test_silences_are_created_and_expired_and_others_left_alone():
     assert {(one["name"], one["value"]) for one in created["matchers"]} == {("alertname", "C"), ("job", "x")}
     assert created["createdBy"] == "wrapper"
     assert sorted(deleted) == [("DELETE", "old", None), ("DELETE", "twice", None)]
+
+
+def test_an_expression_is_told_apart_from_a_name():
+    """`a|b` may be the name of an alert; and a silence by hand of the same text is another one."""
+    alertmanager = Alertmanager([silence("name", "wrapper", "active", alertname="a|b")])
+    assert preset.reconcile(alertmanager, [{"alertname=~": "a|b", "job!=": "x", "host!~": "y"}]) == []
+    (_, _, created), deleted = alertmanager.asked[1:]
+    assert created["matchers"] == [
+        {"name": "alertname", "value": "a|b", "isRegex": True, "isEqual": True},
+        {"name": "host", "value": "y", "isRegex": True, "isEqual": False},
+        {"name": "job", "value": "x", "isRegex": False, "isEqual": False}]
+    assert deleted == ("DELETE", "name", None)
+    again = {**created, "id": "expression", "status": {"state": "active"}}
+    assert preset.our_silences([again]).keys() == {preset.matchers({"host!~": "y", "alertname=~": "a|b", "job!=": "x"})}
+
+
+def alert(*silenced_by, **labels):
+    return {"labels": labels, "status": {"state": "active", "silencedBy": silenced_by}}
+
+
+def test_the_status_counts_alerts_by_level_and_services():
+    counted = preset.alerts_status([
+        alert(level="critical", service_name="a"), alert(level="critical", service_name="a"),
+        alert(severity="critical", job="b"), alert(severity="warning"), alert(level="info", severity="critical"),
+        alert("silence", level="critical", service_name="c")])
+    assert counted == {"critical": 3, "warning": 1, "silenced": 1, "servicesCritical": 2, "services_critical": 2}
+
+
+@pytest.mark.parametrize(("source", "command", "statuses"), [
+    ("off", "", [503, 503]), ("off", "false", [503, 502]), ("/no/file", "", [200, 503])])
+def test_what_is_switched_off_says_503(tmp_path, source, command, statuses):
+    """Alertmanager and its status go on without the configuration; here it does not answer."""
+    sidecar = preset.build({"SITE_CONFIGURATION": source, "ALERTMANAGER_COMMAND": command,
+                            "ALERTMANAGER_CONFIG": str(tmp_path / "alertmanager.yml")})
+    with running(sidecar) as wrapper:
+        asked = [wrapper.get(f"/prom-wrapper/{name}").status for name in ("config-subscriber", "alerts-status")]
+        assert asked == statuses
+        assert len(wrapper.get("/sidecar/api/config").json()) == (source != "off")
+
+
+def test_the_configurations_problems_are_told_to_all_and_no_others(tmp_path):
+    sidecar = preset.build({"ALERTMANAGER_COMMAND": ""})
+    with running(sidecar) as wrapper:
+        wrapper.site.around.board.report("service", "another matter")
+        answer = wrapper.get("/prom-wrapper/config-subscriber").json()
+    assert answer == {"problems": [{"kind": "SiteConfig", "description": (
+        "SITE_CONFIGURATION is missing: the URL or path of the site configuration, or `off`")}]}
+
+
+def test_the_variables_become_alertmanagers_options():
+    words = preset.command({"ALERTMANAGER_COMMAND": "am --cluster.peer=other:9094", "ALERTMANAGER_CLUSTER": ":9094",
+                            "SITE_EXTERNAL_URL": "https://example.org/metrics/"}, "/file")
+    assert words[:3] == ["am", "--cluster.peer=other:9094", "--config.file=/file"]
+    assert words[-2:] == ["--cluster.listen-address=:9094", "--web.external-url=https://example.org/metrics/alertmanager"]
+    assert preset.command({}, "/file")[-1] == "--cluster.listen-address="
 
 
 def test_without_its_variable_it_says_so():

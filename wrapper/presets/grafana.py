@@ -17,9 +17,7 @@ Data sources that people made by hand are left alone, and so are dashboards with
 
 | variable | default | meaning |
 |---|---|---|
-| SITE_CONFIGURATION | required | URL or path of the document |
-| SITE_TOKEN_FILE | none | a file with the bearer token for it |
-| SITE_INTERVAL | 5s | between two looks |
+| SITE_CONFIGURATION, SITE_TOKEN_FILE, SITE_INTERVAL | | see `document.py` |
 | GRAFANA_PRISTINE | /etc/grafana/grafana.ini | the settings that come with the image; only read |
 | GRAFANA_SETTINGS | /etc/grafana/site.ini | those plus the site's; this sidecar alone writes it |
 | GRAFANA_USER, GRAFANA_PASSWORD_FILE | admin, none | who asks the API; without a file the password is `admin` |
@@ -35,6 +33,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wrapper import Problem, ServiceHandle, Sidecar
+from wrapper.presets.document import Watch, watcher
 
 TAG = "site-configuration"  # on our dashboards; those without it are left alone
 READY_TIMEOUT = 60.0  # seconds a change waits for Grafana to be ready
@@ -136,18 +135,13 @@ def one_line(text: str) -> str:
 def build(environment: Mapping[str, str]) -> Sidecar:
     """The sidecar for the variables above."""
     sidecar = Sidecar("grafana")
-    source = environment.get("SITE_CONFIGURATION")
-    if not source:
-        sidecar.problem("SITE_CONFIGURATION is missing: the URL or path of the site configuration")
-        return sidecar
-    options: dict[str, Any] = {"every": environment.get("SITE_INTERVAL", "5s"),
-                               "token_file": environment.get("SITE_TOKEN_FILE")}
-    add_api(sidecar, source, environment, options)
-    add_settings(sidecar, source, environment, options)
+    watch = watcher(sidecar, environment)
+    add_api(watch, environment)
+    add_settings(watch, environment)
     return sidecar
 
 
-def add_api(sidecar: Sidecar, source: str, environment: Mapping[str, str], options: dict[str, Any]) -> None:
+def add_api(watch: Watch, environment: Mapping[str, str]) -> None:
     def reconcile(service: ServiceHandle, action: Any) -> list[Problem]:
         if not service.wait_ready(READY_TIMEOUT):
             return [Problem("Grafana is not ready", retry=True)]
@@ -162,21 +156,20 @@ def add_api(sidecar: Sidecar, source: str, environment: Mapping[str, str], optio
             return [Problem(f"cannot ask Grafana: {error}", retry=True)]
         return []
 
-    @sidecar.watch(source, name="datasources", select=lambda site: site.get("datasources") or [], **options)
+    @watch("datasources", lambda site: site.get("datasources") or [])
     def on_datasources(datasources: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_datasources(api, datasources))
 
-    @sidecar.watch(source, name="dashboards", select=lambda site: site.get("dashboards") or [], **options)
+    @watch("dashboards", lambda site: site.get("dashboards") or [])
     def on_dashboards(dashboards: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_dashboards(api, dashboards))
 
 
-def add_settings(sidecar: Sidecar, source: str, environment: Mapping[str, str], options: dict[str, Any]) -> None:
+def add_settings(watch: Watch, environment: Mapping[str, str]) -> None:
     pristine = environment.get("GRAFANA_PRISTINE", "/etc/grafana/grafana.ini")
     file = environment.get("GRAFANA_SETTINGS", "/etc/grafana/site.ini")
 
-    @sidecar.watch(source, name="settings", select=lambda site: site.get("settings") or {}, min_interval="10s",
-                   **options)
+    @watch("settings", lambda site: site.get("settings") or {}, min_interval="10s")
     def on_settings(settings: dict[str, Any], service: ServiceHandle) -> list[Problem]:
         try:
             with open(pristine, encoding="utf-8") as image:

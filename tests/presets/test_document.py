@@ -1,0 +1,34 @@
+"""presets/document.py: where the site configuration is, and that it can be switched off."""
+
+from __future__ import annotations
+
+import pytest
+
+from wrapper import Sidecar
+from wrapper.presets.document import watcher
+from wrapper.testing import running
+
+
+@pytest.mark.parametrize(("source", "problem"), [("off", ""), ("", "SITE_CONFIGURATION is missing")])
+def test_without_a_document_nothing_is_watched(source, problem):
+    """`off` is meant so; a variable that is missing may have been forgotten."""
+    sidecar = Sidecar("mine")
+    found = watcher(sidecar, {"SITE_CONFIGURATION": source})("part", lambda site: site["part"])(print)
+    assert found is print
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/sidecar/api/config").json() == []
+        assert problem in str(wrapper.problems())
+        assert bool(wrapper.problems()) == bool(problem)
+
+
+def test_a_part_is_watched_at_its_own_pace(tmp_path):
+    site, token = tmp_path / "site.json", tmp_path / "token"
+    site.write_text('{"part": 7}')
+    token.write_text("sesame")
+    sidecar, seen = Sidecar("mine"), []
+    watch = watcher(sidecar, {"SITE_CONFIGURATION": str(site), "SITE_INTERVAL": "20ms", "SITE_TOKEN_FILE": str(token)})
+    watch("part", lambda document: document["part"], min_interval="0s")(seen.append)
+    with running(sidecar) as wrapper:
+        wrapper.wait_until(lambda: seen == [7])
+        site.write_text('{"part": 8}')
+        wrapper.wait_until(lambda: seen == [7, 8])
