@@ -1,4 +1,4 @@
-"""A sidecar for Grafana: data sources and dashboards through its API, settings through its INI file and a restart.
+"""A sidecar for Grafana: data sources, dashboards and alerting through its API, settings through its INI file.
 
     FROM grafana/grafana
     ...
@@ -10,10 +10,14 @@
 The document is JSON; every part may be missing:
 
     {"datasources": [{"name": "Prometheus", "type": "prometheus", "url": "http://prometheus:9090", "access": "proxy"}],
-     "dashboards":  [{"uid": "overview", "title": "Overview", "panels": []}],
-     "settings":    {"smtp": {"enabled": true, "host": "mail:587"}, "security": {"cookie_secure": true}}}
+     "dashboards": [{"uid": "overview", "title": "Overview", "panels": []}],
+     "overview": "Prometheus",                 a board of the alerts that fire, from the data source of this name
+     "contact_points": [{"uid": "mail", "name": "On call", "type": "email", "settings": {"addresses": "a@b.example"}}],
+     "policies": [{"receiver": "On call", "object_matchers": [["level", "=", "critical"]], "continue": true}],
+     "settings": {"security": {"cookie_secure": true}}}
 
-Data sources that people made by hand are left alone, and so are dashboards without our tag.
+What people made by hand is left alone: data sources of other names, dashboards without our tag, contact points whose
+uid does not begin with `site-`, and notification policies that lead to these. Policies of the site stand before them.
 
 | variable | default | meaning |
 |---|---|---|
@@ -36,10 +40,12 @@ from wrapper import Problem, ServiceHandle, Sidecar
 from wrapper.presets.document import Watch, watcher
 
 TAG = "site-configuration"  # on our dashboards; those without it are left alone
+OWN = "site-"  # how the uids of our contact points begin
+POINTS, POLICIES = "/api/v1/provisioning/contact-points", "/api/v1/provisioning/policies"
 READY_TIMEOUT = 60.0  # seconds a change waits for Grafana to be ready
 
 
-class Api:
+class GrafanaApi:
     """Grafana's HTTP API, asked as one user."""
 
     def __init__(self, service: ServiceHandle, environment: Mapping[str, str]) -> None:
@@ -47,17 +53,20 @@ class Api:
         self._environment = environment
 
     def ask(self, method: str, path: str, json: Any = None) -> Any:
-        """The answer as JSON. Raises: Refused."""
-        answer = self._service.request(method, path, json=json, headers={"Authorization": self._authorization()})
+        """The answer as JSON; None where there is none. Raises: GrafanaRefused."""
+        # Without provenance people can go on changing the one tree of policies, in which theirs stand too.
+        headers = {"Authorization": self._authorization(), "X-Disable-Provenance": "true"}
+        answer = self._service.request(method, path, json=json, headers=headers)
         if not answer.ok:
-            raise Refused(f"Grafana answers {answer.status} to {method} {path}: {answer.text[:200]}", answer.status)
-        return answer.json()
+            raise GrafanaRefused(f"Grafana answers {answer.status} to {method} {path}: {answer.text[:200]}",
+                                 answer.status)
+        return answer.json() if answer.body else None
 
     def find(self, path: str) -> Any:
         """The same for what need not be there: None where it is not."""
         try:
             return self.ask("GET", path)
-        except Refused as error:
+        except GrafanaRefused as error:
             if error.status == 404:
                 return None
             raise
@@ -71,7 +80,7 @@ class Api:
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
-class Refused(Exception):
+class GrafanaRefused(Exception):
     """Grafana does not do what it was asked to; `status` says whose fault that is."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -79,7 +88,7 @@ class Refused(Exception):
         self.status = status
 
 
-def put_datasources(api: Api, datasources: list[dict[str, Any]]) -> None:
+def put_datasources(api: GrafanaApi, datasources: list[dict[str, Any]]) -> None:
     """Create those that are missing, and bring those of the same name to what is wanted."""
     for wanted in datasources:
         present = api.find(f"/api/datasources/name/{quote(needed(wanted, 'name', 'data source'), safe='')}")
@@ -89,7 +98,7 @@ def put_datasources(api: Api, datasources: list[dict[str, Any]]) -> None:
             api.ask("PUT", f"/api/datasources/uid/{present['uid']}", {**present, **wanted})
 
 
-def put_dashboards(api: Api, dashboards: list[dict[str, Any]]) -> None:
+def put_dashboards(api: GrafanaApi, dashboards: list[dict[str, Any]]) -> None:
     """Make our dashboards those of the site. Raises: ValueError for one without a uid, by which we know it again."""
     wanted = {needed(one, "uid", "dashboard") for one in dashboards}
     for one in dashboards:
@@ -98,6 +107,49 @@ def put_dashboards(api: Api, dashboards: list[dict[str, Any]]) -> None:
     for found in api.ask("GET", f"/api/search?type=dash-db&tag={TAG}"):
         if found["uid"] not in wanted:
             api.ask("DELETE", f"/api/dashboards/uid/{found['uid']}")
+
+
+def overview(datasource: str) -> dict[str, Any]:
+    """The board of the alerts that fire, by level and service."""
+    panels = [{"id": number, "title": f"{level.capitalize()} alerts by service", "type": "timeseries",
+               "datasource": datasource, "gridPos": {"x": 12 * number, "y": 0, "w": 12, "h": 9},
+               "targets": [{"refId": "A", "legendFormat": "{{service_name}}", "expr": (
+                   f'sum by (service_name) (ALERTS{{alertstate="firing",level="{level}"}})')}]}
+              for number, level in enumerate(("critical", "warning"))]
+    return {"uid": f"{OWN}overview", "title": "Alerts", "schemaVersion": 16, "refresh": "30s", "panels": panels}
+
+
+def put_alerting(api: GrafanaApi, points: list[dict[str, Any]], policies: list[dict[str, Any]]) -> None:
+    """Make our contact points and notification policies those of the site.
+
+    In this order: a policy leads to a point that is there, and a point goes that no policy leads to (else 4xx).
+    Raises: ValueError for a point without a uid, and for a policy that leads to none of the site's.
+    """
+    wanted = {OWN + needed(one, "uid", "contact point"): one for one in points}
+    names = {needed(one, "name", "contact point") for one in points}
+    for policy in policies:
+        if needed(policy, "receiver", "policy") not in names:
+            raise ValueError(f"policy: {policy['receiver']!r} is no contact point of the site configuration")
+    listed = api.ask("GET", POINTS) if points else api.find(POINTS) or []
+    present = {one["uid"]: one["name"] for one in listed if one["uid"].startswith(OWN)}
+    for uid, one in wanted.items():
+        if uid in present:
+            api.ask("PUT", f"{POINTS}/{uid}", {**one, "uid": uid})
+        else:
+            api.ask("POST", POINTS, {**one, "uid": uid})
+    if names or present:
+        put_policies(api, policies, names.union(present.values()))
+    for uid in sorted(present.keys() - wanted.keys()):
+        api.ask("DELETE", f"{POINTS}/{uid}")
+
+
+def put_policies(api: GrafanaApi, policies: list[dict[str, Any]], ours: set[str]) -> None:
+    """Grafana has one tree of policies; ours are the branches that lead to our contact points."""
+    tree = api.ask("GET", POLICIES)
+    present = tree.get("routes", [])
+    routes = [*policies, *(route for route in present if route.get("receiver") not in ours)]
+    if routes != present:
+        api.ask("PUT", POLICIES, {**tree, "routes": routes})
 
 
 def needed(part: Mapping[str, Any], name: str, what: str) -> str:
@@ -146,8 +198,8 @@ def add_api(watch: Watch, environment: Mapping[str, str]) -> None:
         if not service.wait_ready(READY_TIMEOUT):
             return [Problem("Grafana is not ready", retry=True)]
         try:
-            action(Api(service, environment))
-        except Refused as error:
+            action(GrafanaApi(service, environment))
+        except GrafanaRefused as error:
             trouble: dict[str, Any] = {"retry": True} if error.status >= 500 else {}
             return [Problem(str(error), **trouble)]
         except ValueError as error:
@@ -160,9 +212,14 @@ def add_api(watch: Watch, environment: Mapping[str, str]) -> None:
     def on_datasources(datasources: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_datasources(api, datasources))
 
-    @watch("dashboards", lambda site: site.get("dashboards") or [])
+    @watch("dashboards", lambda site: [*(site.get("dashboards") or []),
+                                       *([overview(site["overview"])] if site.get("overview") else [])])
     def on_dashboards(dashboards: list[Any], service: ServiceHandle) -> list[Problem]:
         return reconcile(service, lambda api: put_dashboards(api, dashboards))
+
+    @watch("alerting", lambda site: [site.get("contact_points") or [], site.get("policies") or []])
+    def on_alerting(parts: list[Any], service: ServiceHandle) -> list[Problem]:
+        return reconcile(service, lambda api: put_alerting(api, *parts))
 
 
 def add_settings(watch: Watch, environment: Mapping[str, str]) -> None:
