@@ -1,32 +1,33 @@
 """The access log: a line for each request, in the same log as all else, and never in the way of the road.
 
-Threads that serve hand a fact over and go on; one writer puts lines together. Where stderr is slower than the clients,
-lines are dropped and counted, not waited for.
+Threads that serve hand a line over and go on; one writer writes them. Where stderr is slower than the clients, lines
+are dropped and counted, not waited for.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from wrapper import threads
-from wrapper.http1 import split_fields
 from wrapper.log import STDERR, log, timestamp
 from wrapper.text import one_line
 
 if TYPE_CHECKING:
     from wrapper.message import Ended
 
-WAITING_MAX = 10_000  # exchanges that may wait for the writer: a few MiB
+WAITING_MAX = 4 * 1024 * 1024  # bytes of lines that may wait for the writer; nothing else of a request does
 GATHER_INTERVAL = 0.05  # seconds in which the writer lets lines gather: 20 writes a second, however busy the road is
 END_TIMEOUT = 0.5  # seconds for the last lines: the container's stop waits for it
 PIECE_BYTES = 4096  # PIPE_BUF on Linux: what is longer may be torn apart by another line (pipe(7))
 NO_VALUE = "-"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+SHOWN = re.compile(rb"(?i)\n(referer|user-agent):([^\r\n]*)")
 # A quote or a backslash must not end the quoted part it stands in; as Apache's log does it.
 QUOTED = str.maketrans({'"': '\\"', "\\": "\\\\"})
 
@@ -37,20 +38,22 @@ class AccessLog:
     def __init__(self, as_json: bool, descriptor: int = STDERR) -> None:
         self._line = json_line if as_json else combined_line
         self._descriptor = descriptor
-        self._waiting: SimpleQueue[tuple[float, Ended] | None] = SimpleQueue()  # None is the end
+        self._waiting: SimpleQueue[bytes | None] = SimpleQueue()  # None is the end
         self._is_ending = threading.Event()
         self._is_over = threading.Event()
-        # Guards the number of exchanges that no line tells of.
+        # Guards the bytes that wait, and the number of exchanges that no line tells of.
         self._lock = threading.Lock()
-        self._dropped = 0
+        self._size = self._dropped = 0
         threads.start("access-log", self._write_all)
 
     def observe(self, ended: Ended) -> None:
-        if self._waiting.qsize() < WAITING_MAX:
-            self._waiting.put((time.time(), ended))
-            return
+        line = self._line(time.time(), ended).encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
-            self._dropped += 1
+            if self._size + len(line) > WAITING_MAX:
+                self._dropped += 1
+                return
+            self._size += len(line)
+        self._waiting.put(line)
 
     def finish(self) -> None:
         """Write what has been observed so far; nothing is written behind it. For a moment at most."""
@@ -61,44 +64,38 @@ class AccessLog:
     def _write_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             self._is_ending.wait(GATHER_INTERVAL)
-            try:
-                self._write_waiting(first)
-            except Exception as error:  # noqa: BLE001  # one odd line must not be the last one
-                log.error("cannot write the access log", cause=repr(error))
+            self._write_waiting(first)
             with self._lock:
                 dropped, self._dropped = self._dropped, 0
             if dropped:
                 log.warning("access log: lines were dropped, stderr is too slow for them", lines=dropped)
         self._is_over.set()
 
-    def _write_waiting(self, first: tuple[float, Ended]) -> None:
-        piece, size = [self._bytes(first)], 0
-        while True:
+    def _write_waiting(self, line: bytes | None) -> None:
+        """Write `line` and what waits behind it, as many lines at a time as no other line can come between."""
+        piece = b""
+        while line is not None:
+            if piece and len(piece) + len(line) > PIECE_BYTES:
+                self._write(piece)
+                piece = b""
+            piece += line
             try:
-                fact = self._waiting.get_nowait()
+                line = self._waiting.get_nowait()
             except Empty:
                 break
-            if fact is None:
-                self._waiting.put(None)  # for the caller
-                break
-            line = self._bytes(fact)
-            size += len(piece[-1])
-            if size + len(line) > PIECE_BYTES:
-                self._write(piece)
-                piece, size = [], 0
-            piece.append(line)
+        else:
+            self._waiting.put(None)  # for the caller
         self._write(piece)
 
-    def _bytes(self, fact: tuple[float, Ended]) -> bytes:
-        return self._line(*fact).encode("utf-8", "backslashreplace") + b"\n"
-
-    def _write(self, piece: list[bytes]) -> None:
-        rest = b"".join(piece)
+    def _write(self, piece: bytes) -> None:
+        rest = piece
         try:
             while rest:
                 rest = rest[os.write(self._descriptor, rest):]
         except OSError:
             pass  # a full disk or a closed stderr is no reason to stop
+        with self._lock:
+            self._size -= len(piece)
 
 
 def combined_line(moment: float, ended: Ended) -> str:
@@ -129,8 +126,8 @@ def _said(ended: Ended) -> dict[str, str]:
     """The two fields that the combined format asks for; no other one, they may be secret."""
     if ended.head is None:
         return {}
-    return {name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in split_fields(ended.head.fields) if name.lower() in (b"referer", b"user-agent")}
+    return {match[1].decode("ascii").lower(): match[2].decode("latin-1").strip(" \t")
+            for match in SHOWN.finditer(ended.head.fields)}
 
 
 def _quoted(text: str) -> str:
