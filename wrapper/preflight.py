@@ -25,11 +25,12 @@ def faults(chosen: Settings) -> Iterator[str]:
                        ("--config-token-file", chosen.config_token_file)):
         if path is not None and not os.access(path, os.R_OK):
             yield f"{flag}={path}: {_why(path)}"
-    if chosen.token_file is not None:
+    for flag, path in (("--token-file", chosen.token_file), ("--metrics-token-file", chosen.metrics_token_file)):
         try:
-            tokens.read(chosen.token_file)
+            if path is not None:
+                tokens.read(path)
         except (OSError, ValueError) as error:
-            yield f"--token-file={chosen.token_file}: {getattr(error, 'strerror', None) or error}"
+            yield f"{flag}={path}: {getattr(error, 'strerror', None) or error}"
 
 
 def warnings(chosen: Settings) -> Iterator[str]:

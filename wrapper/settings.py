@@ -169,6 +169,9 @@ class Settings:
     token_file: str | None = option(
         values.text, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
+    metrics_token_file: str | None = option(
+        values.text, None, "PATH",
+        "a file with a token that opens `metrics` alone, which then needs it or the other one")
     private: bool = option(
         values.switch, "false", "", "the token is needed for every own path but `healthz` and `readyz`")
     allowed_hosts: tuple[str, ...] = option(

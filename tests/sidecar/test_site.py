@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.sidecar.parts import make_request, make_site
-from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, Unauthorized
+from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unauthorized
 from wrapper.message import Response, normal_path
 from wrapper.sidecar.router import Route
 
@@ -173,6 +173,40 @@ def test_probes_of_a_private_wrapper_need_none():
     with pytest.raises(Refusal) as refusal:
         site.answer(make_request("GET", "/sidecar/readyz"))
     assert refusal.value.status == 503
+
+
+@pytest.fixture
+def scraper_token(tmp_path):
+    file = tmp_path / "scraper"
+    file.write_text("scraper-scraper-scraper\n")
+    file.chmod(0o600)
+    return str(file)
+
+
+@pytest.mark.parametrize("options", [(), ("--private",)])
+def test_metrics_may_have_a_token_of_their_own(scraper_token, options):
+    site = with_routes("--metrics-token-file", scraper_token, "--token", "sesame", *options)
+    for request in (make_request("GET", "/sidecar/metrics"), with_token("/sidecar/metrics", "wrong")):
+        with pytest.raises(Unauthorized):
+            site.answer(request)
+    for request in (with_token("/sidecar/metrics", "scraper-scraper-scraper"), with_token("/sidecar/metrics"),
+                    make_request("GET", "/sidecar/metrics", trusted=True)):
+        assert site.answer(request).status == 200
+    with pytest.raises(Unauthorized):
+        site.answer(with_token("/sidecar/api/logs", "scraper-scraper-scraper"))
+
+
+def test_the_token_of_metrics_is_judged_and_guesses_are_slowed_down_there_too(scraper_token):
+    site = with_routes("--metrics-token-file", scraper_token, "--token", "sesame")
+    for _ in range(10):
+        with pytest.raises(Unauthorized):
+            site.answer(with_token("/sidecar/metrics", "wrong"))
+    with pytest.raises(TooManyRequests):
+        site.answer(with_token("/sidecar/metrics"))  # a guess at either
+    broken = with_routes("--metrics-token-file", scraper_token + "x")
+    assert [problem["id"] for problem in broken.around.board.list()] == ["access:metrics"]
+    with pytest.raises(Forbidden):
+        broken.answer(make_request("GET", "/sidecar/metrics"))
 
 
 def test_strangers_streams_do_not_keep_the_operator_out():

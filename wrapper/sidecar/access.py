@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 
 class Access:
-    """Judges requests. `path` names a token file, which is read again whenever it changes."""
+    """Judges requests. `path` names a token file, which is read again whenever it changes; `source` is what its
+    problems go by. What `also` knows may act here too.
+    """
 
-    def __init__(self, token: str | None, path: str | None, board: Board) -> None:
+    def __init__(self, token: str | None, path: str | None, board: Board, source: str = "access",
+                 also: Access | None = None) -> None:
         self._token = None if token is None else token.strip(" \t\r\n").encode()
         self._tries = tokens.Tries()
         self._path = path
         self._board = board
+        self._source = source
+        self._also = also
         # Guards the token as it was read last and what the file looked like then.
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int, int] | None = None
@@ -50,7 +55,7 @@ class Access:
         is_try = "authorization" in request.headers
         if is_try:
             self._tries.admit(request.peer)
-        if not _holds(request, token):
+        if not (_holds(request, token) or (self._also is not None and self._also.holds_token(request))):
             if is_try:
                 self._tries.note(request.peer)
             raise Unauthorized("this path needs the header Authorization: Bearer TOKEN, and the right token")
@@ -88,9 +93,9 @@ class Access:
                 self._fault = f"holds no token: {error}"
             token, fault = self._token, self._fault
         if fault is None:
-            self._board.resolve("access")
+            self._board.resolve(self._source)
         else:
-            self._board.report("access", f"the token file {fault if token is None else 'is weak: ' + fault}")
+            self._board.report(self._source, f"the token file {fault if token is None else 'is weak: ' + fault}")
         return token
 
 

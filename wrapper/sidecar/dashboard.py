@@ -51,7 +51,7 @@ class Dashboard:
     def routes(self, prefix: str) -> Iterator[Route]:
         yield Route("GET", prefix, self._redirect)
         yield Route("GET", f"{prefix}/", self._show)
-        yield Route("GET", f"{prefix}/metrics", self._scrape)
+        yield Route("GET", f"{prefix}/metrics", self._scrape, access=self._site.scrapers)
         yield Route("GET", f"{prefix}/api/traffic", self._numbers)
 
     def _redirect(self, request: Request) -> Response:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from wrapper.message import Request, Response
+    from wrapper.sidecar.access import Access
 
     Answer = Callable[[Request], Response]
 
@@ -22,15 +23,15 @@ METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 class Route:
     """One method on one path. `is_guarded`: only with the token, or over the control socket. `is_probed`: never so.
-    `is_shared`: pages of other sites may ask it too.
+    `is_shared`: pages of other sites may ask it too. `access`: who may ask it, where it has a token of its own.
 
     Raises: ValueError for what can never match.
     """
 
-    __slots__ = ("answer", "is_guarded", "is_probed", "is_shared", "method", "pattern")
+    __slots__ = ("access", "answer", "is_guarded", "is_probed", "is_shared", "method", "pattern")
 
     def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *,
-                 is_probed: bool = False, is_shared: bool = False) -> None:
+                 is_probed: bool = False, is_shared: bool = False, access: Access | None = None) -> None:
         _judge(method, pattern)
         self.method = method
         self.pattern = pattern
@@ -38,6 +39,7 @@ class Route:
         self.is_guarded = is_guarded
         self.is_probed = is_probed
         self.is_shared = is_shared
+        self.access = access
 
 
 class Router:

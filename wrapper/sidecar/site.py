@@ -48,6 +48,9 @@ class Site:
         # Held by those who add prefixes and services; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
+        self.scrapers: Access | None = None
+        if settings.metrics_token_file is not None:
+            self.scrapers = Access(None, settings.metrics_token_file, around.board, "access:metrics", self.access)
         self.origins = Origins(settings.allowed_hosts)
         self._is_private = settings.private
         self._starts: tuple[str, ...] = (settings.prefix,)
@@ -107,7 +110,9 @@ class Site:
             raise BadRequest("a part of the path holds a control character, or is no UTF-8")
         if not request.trusted:
             self.origins.judge(request, is_shared=route is not None and route.is_shared)
-        if self._is_private if route is None else route.is_guarded or (self._is_private and not route.is_probed):
+        if route is not None and route.access is not None:
+            route.access.check(request)
+        elif self._is_private if route is None else route.is_guarded or (self._is_private and not route.is_probed):
             self.access.check(request)
         if route is None:
             self.router.find(request.method, request.path)
