@@ -66,7 +66,8 @@ def test_what_arrives_on_an_idle_connection_ends_it(road):
 
 
 @pytest.mark.parametrize(("request_head", "response_head"), [
-    (b"Authorization: NTLM TlRM\r\n", b""), (b"Authorization: Negotiate YII\r\n", b""),
+    (b"Authorization: NTLM TlRM\r\n", b""), (b"AUTHORIZATION: ntlm TlRM\r\n", b""),
+    (b"Authorization: Negotiate YII\r\n", b""),
     (b"", b"WWW-Authenticate: NTLM TlRM\r\n"), (b"", b"WWW-Authenticate: Basic, Negotiate\r\n"),
 ])
 def test_a_connection_that_has_been_logged_in_stays_with_its_client(road, request_head, response_head):
@@ -129,6 +130,36 @@ def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatc
         made.close()
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("loops", [1, 2])
+def test_clients_that_ask_without_a_pause_leave_a_worker_to_the_others(road, monkeypatch, loops):
+    """No connection was idle at the moment in which a hungry one looked: it waited until the others had enough."""
+    monkeypatch.setattr(front_server, "loops", lambda: loops)
+    worker = threading.Lock()
+    has_enough = threading.Event()
+
+    def script(line):
+        with worker:
+            while True:
+                line.head()
+                line.send(OK)
+
+    def ask_on(line):
+        while not has_enough.is_set():
+            line.send(GET).message()
+
+    made = road(script)
+    made.service.closed = True  # its connections end while the script reads
+    busy = threading.Thread(target=ask_on, args=(made.connect(),), daemon=True)
+    busy.start()
+    made.site.wait_ended()
+    try:
+        for _ in range(3):
+            assert made.connect().send(GET).message()[1] == b"ok"
+    finally:
+        has_enough.set()
+        busy.join(10)
 
 
 def test_no_connection_is_used_twice_where_keeping_is_turned_off(road):

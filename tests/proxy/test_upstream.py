@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.loop.driving import PATIENCE, begin, done, settle, told
-from tests.running import free_port
+from tests.running import free_port, wait_until
 from wrapper import address, sockets
 from wrapper.answer import read_answer
 from wrapper.errors import BadGateway
@@ -300,6 +300,23 @@ def test_what_may_not_be_repeated_goes_only_where_connections_are_seen_to_be_hel
     assert told(loop, upstream.take_kept, loop, False) is connection
     told(loop, upstream.put_back, connection)
     assert told(loop, upstream.take_kept, loop, False) is connection, "it was seen once"
+    told(loop, connection.close)
+
+
+def test_what_may_not_be_repeated_goes_on_none_that_the_service_may_be_closing_just_now(
+        loop, upstream, service, clock):
+    """uvicorn closes after 5 s, gunicorn after 2 s, and neither announces it."""
+    _, theirs = kept(loop, upstream, service)
+    clock.pass_by(5.0)
+    theirs.close()
+    wait_until(lambda: not upstream.idle)
+    connection, _ = kept(loop, upstream, service)
+    clock.pass_by(3.9)
+    assert told(loop, upstream.take_kept, loop, False) is connection
+    told(loop, upstream.put_back, connection)
+    clock.pass_by(4.0)
+    assert told(loop, upstream.take_kept, loop, False) is None
+    assert told(loop, upstream.take_kept, loop, True) is connection
     told(loop, connection.close)
 
 

@@ -260,7 +260,7 @@ def is_event_stream(fields: bytes) -> bool:
 
 def logs_in(request: RequestHead, answer: AnswerHead) -> bool:
     """True where NTLM or Negotiate logs the connection in, not this request alone (RFC 4559 section 6)."""
-    is_asked = b"uthorization:" in request.fields and _names_login(request.fields, b"authorization")
+    is_asked = b"\nauthorization:" in request.fields.lower() and _names_login(request.fields, b"authorization")
     return is_asked or (answer.status == 401 and _names_login(answer.fields, b"www-authenticate"))
 
 

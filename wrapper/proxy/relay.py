@@ -198,6 +198,8 @@ class Exchange(Traveller):
                     raise
                 upstream.note_stale(connection)
                 connection = None
+            finally:
+                upstream.fed(self)
 
     def _connect(self, lane: Lane, upstream: Upstream) -> Steps:
         """A connection; a service that lives but does not listen is waited for as long as a request may be held.
@@ -290,9 +292,9 @@ class Exchange(Traveller):
             fired = yield from self.client.watch(min(deadline, hungry_at), *sources)
             if fired is None and self.loop.now >= deadline:
                 raise GatewayTimeout("the service did not answer in time")
-            if fired is None:  # kept connections may hold all the workers that the service has
+            if fired is None:
                 self._hungry_at = self.loop.now
-                upstream.close_idle()
+                upstream.give_way(self)
                 return
             if fired is link.writable:
                 connection.stream.send_unsent()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import http.client
+import math
 import os
 import socket
 import threading
 
 from wrapper import sockets
+from wrapper.answer import LAST_MOMENT
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import Gone, ServiceGone, Stream
 from wrapper.proxy.answer import Answer
@@ -101,12 +103,14 @@ class Upstream:
         self.address = address
         named = address if address.host else address._replace(host="localhost")
         self.host = b"localhost" if address.is_unix else str(named).encode()
-        # Guards `_is_closed` against a connection that is put back at the same moment.
+        # Guards what is kept and who is hungry against a close, or another loop, at the same moment.
         self._lock = threading.Lock()
         self._is_closed = False
         self._kept_for = kept_for  # less as soon as the service announces less
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each answer, and does not say so
+        self._ends_after = math.inf  # seconds of idleness after which the service has closed one
+        self._hungry: set[object] = set()  # those who wait on a fresh connection, while none is idle to give way
         # Of each connection that there is, by its own (host, port): that of the service's end.
         self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
         # The latest is used first, so that surplus ones grow old. By loop.
@@ -127,14 +131,17 @@ class Upstream:
         """A kept connection that the service has neither closed nor written to, or None.
 
         What may not be repeated waits for none whose end may be on its way: only a service that has been seen to hold
-        its connections, longer than it takes to close one behind an answer, gets it on a kept one.
+        its connections, longer than it takes to close one behind an answer, gets it on a kept one, and on none that
+        has been idle for nearly as long as the service bears.
         """
         kept = self._kept.get(loop)
         if not kept:
             return None
         self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
-        if not (is_repeatable or self._holds):
-            return None
+        if not is_repeatable:
+            borne = self._ends_after - min(LAST_MOMENT, self._ends_after / 2)
+            if not self._holds or loop.now - next(reversed(kept)).kept_at >= borne:
+                return None
         connection, _ = kept.popitem()
         return connection if connection.resume() else None
 
@@ -161,7 +168,10 @@ class Upstream:
             self._kept_for = min(self._kept_for, head.kept_for)
         with self._lock:
             kept = self._kept.get(loop, {})
-            is_wanted = self._kept_for > 0 and len(kept) < KEPT_MAX and not (self._is_closed or self._closes_at_once)
+            is_wanted = self._kept_for > 0 and len(kept) < KEPT_MAX and not (
+                self._is_closed or self._closes_at_once or self._hungry)
+            if self._hungry:
+                self._hungry.pop()
             if is_wanted:
                 if loop not in self._kept:
                     self._kept[loop] = kept
@@ -181,11 +191,31 @@ class Upstream:
 
     def note_stale(self, connection: Connection) -> None:
         """The service has ended a kept connection."""
-        if connection.stream.loop.now - connection.kept_at < HOLDS and not self._holds:
+        age = connection.stream.loop.now - connection.kept_at
+        if age >= HOLDS:
+            self._ends_after = min(self._ends_after, age)
+        elif not self._holds:
             self._closes_at_once = True
 
+    def give_way(self, hungry: object) -> None:
+        """A request waits on a fresh connection: kept ones may hold all the workers that the service has.
+
+        What is idle ends, or else the next connection that comes back; none does where `hungry` is `fed` before.
+        """
+        if self.idle:
+            self.close_idle()
+        else:
+            with self._lock:
+                self._hungry.add(hungry)
+
+    def fed(self, hungry: object) -> None:
+        """It waits no longer."""
+        if self._hungry:
+            with self._lock:
+                self._hungry.discard(hungry)
+
     def close_idle(self) -> None:
-        """Close those that are kept, soon: a service may have no worker for a fresh one before. From any thread."""
+        """Close those that are kept, soon; from any thread."""
         # `list` copies in one step: each loop takes from its own meanwhile, without the lock.
         for loop, kept in list(self._kept.items()):
             for connection in list(kept):
