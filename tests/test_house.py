@@ -175,6 +175,16 @@ def test_only_the_standard_library(path):
     assert not [name for name in names if not is_standard(name)]
 
 
+def test_no_class_name_stands_twice():
+    """One word a thing: what is met under a name in one room is the same thing in every other."""
+    places = {}
+    for path in modules():
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, set()).add(title(path))
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def functions(path):
     return [node for node in ast.walk(parsed(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 

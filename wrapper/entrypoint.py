@@ -302,7 +302,7 @@ class Entrypoint:
             self._hear(Deadline(ANSWER_INTERVAL))
 
 
-def _make_upstream(address: Address, settings: Settings) -> gate.Upstream:
+def _make_upstream(address: Address, settings: Settings) -> gate.Connections:
     from wrapper.proxy.upstream import Upstream  # start-up: http.client costs 19 ms
 
     return Upstream(address, settings.upstream_keepalive)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.loop.loop import Loop, Steps
 
-    class Upstream(Protocol):
+    class Connections(Protocol):
         """Connections to one address of the service; `close` drops the kept ones."""
 
         def close(self) -> None: ...
 
-    class Run(Protocol):
+    class GatedRun(Protocol):
         """One run of the service; its end is told with `lose`, after `ended` was set."""
 
         ended: threading.Event
@@ -54,7 +54,7 @@ class Lane:
 
     __slots__ = ("deaf", "inside", "lasting", "run", "untold", "upstream")
 
-    def __init__(self, upstream: Upstream, run: Run | None) -> None:
+    def __init__(self, upstream: Connections, run: GatedRun | None) -> None:
         self.upstream = upstream
         self.run = run
         self.inside: set[Traveller] = set()
@@ -75,7 +75,7 @@ class Gate:
     is called, and returns at once, where a traveller finds that the service does not listen.
     """
 
-    def __init__(self, make_upstream: Callable[[Address], Upstream], hold_timeout: float, hold_max: int,
+    def __init__(self, make_upstream: Callable[[Address], Connections], hold_timeout: float, hold_max: int,
                  in_flight_max: int | None = None, doubt: Callable[[], None] = lambda: None) -> None:
         self._make_upstream = make_upstream
         self.hold_timeout = hold_timeout
@@ -177,7 +177,7 @@ class Gate:
         return len(self._held)
 
     @property
-    def upstream(self) -> Upstream | None:
+    def upstream(self) -> Connections | None:
         """The connections of the lane that is open."""
         lane = self._lane
         return None if lane is None else lane.upstream
@@ -204,7 +204,7 @@ class Gate:
 
     # For the controller
 
-    def open(self, address: Address, run: Run | None = None) -> Lane | None:
+    def open(self, address: Address, run: GatedRun | None = None) -> Lane | None:
         """Send all requests to this run of the service from now on; returns the lane that was open before."""
         lane = Lane(self._make_upstream(address), run)
         with self._lock:
@@ -221,7 +221,7 @@ class Gate:
             self._reason = reason
         return before
 
-    def lose(self, run: Run, reason: str) -> None:
+    def lose(self, run: GatedRun, reason: str) -> None:
         """The run has ended: if the open lane leads there, it is shut and newcomers wait.
 
         Nothing needs to be drained: the exchanges on that lane see their connections break.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Piece = Union[bytes, str]
 
-    class Source(Protocol):
+    class BodySource(Protocol):
         """Where the body comes from: pieces as they arrive, once."""
 
         def pieces(self) -> Iterator[bytes]: ...
@@ -70,7 +70,7 @@ class Request:
     client's address, None on a unix socket; `trusted` on the control socket only.
     """
 
-    def __init__(self, head: RequestHead, path: str, source: Source, peer: str | None, trusted: bool) -> None:
+    def __init__(self, head: RequestHead, path: str, source: BodySource, peer: str | None, trusted: bool) -> None:
         self.method = head.method.decode("ascii")
         self.path = path
         self.target = head.target.decode("latin-1")

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from wrapper.ctl import paths
-from wrapper.ctl.paths import NoWrapper, Peer, candidates, connect
+from wrapper.ctl.paths import ControlSocket, NoWrapper, candidates, connect
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def test_of_two_that_live_none_is_guessed(two):
 @pytest.mark.parametrize("order", [(0, 7), (7, 0)])
 def test_a_wrapper_of_another_container_does_not_count_beside_ours(monkeypatch, order):
     """unix(7): a process in a namespace that cannot be seen has no number; /run may be a volume for both."""
-    found = iter(Peer(f"/{pid}", pid, socket.socket()) for pid in order)
+    found = iter(ControlSocket(f"/{pid}", pid, socket.socket()) for pid in order)
     monkeypatch.setattr(paths, "_open", lambda path, timeout: next(found))
     peer = connect(["/a", "/b"], 1.0)
     peer.connection.close()

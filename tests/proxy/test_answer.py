@@ -10,7 +10,7 @@ from wrapper.chunked import CHUNKS_MAX, chunk, last_chunk
 from wrapper.http1 import MAX_REMEMBERED, Malformed
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import TURN_SIZE, ServiceGone
-from wrapper.proxy.answer import ANSWER_HEAD_MAX, Answer
+from wrapper.proxy.answer import ANSWER_HEAD_MAX, ServiceResponse
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -20,7 +20,7 @@ OPEN = b"HTTP/1.1 200 OK\r\n\r\n"
 class Service(End):
     def __init__(self, loop):
         super().__init__(loop, ServiceGone)
-        self.answer = Answer(self.stream)
+        self.answer = ServiceResponse(self.stream)
 
     def head(self, data=b"", method=b"GET"):
         """The next head, once `data` has been sent."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from wrapper import values
 from wrapper.config.bounded import verdict
-from wrapper.config.timed import Connection
+from wrapper.config.timed import TimedConnection
 from wrapper.config.transaction import Fault
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
@@ -119,7 +119,7 @@ def call(address: Address, method: str, path: str) -> tuple[int, str]:
 
     Raises: Unsent where it was not even begun; OSError, http.client.HTTPException.
     """
-    connection = Connection(address, Deadline(CALL_TIMEOUT))
+    connection = TimedConnection(address, Deadline(CALL_TIMEOUT))
     try:
         try:
             connection.connect()

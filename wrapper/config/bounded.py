@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _inside = threading.local()
 
 
-class Call:
+class BoundedCall:
     """`work(*arguments)`, waited for `timeout` seconds. `matter` is what the call is about, see `matter_of_caller`."""
 
     def __init__(self, name: str, work: Callable[..., Any], arguments: tuple[Any, ...], timeout: float,
@@ -47,7 +47,7 @@ def matter_of_caller() -> object:
 def verdict(what: str, judge: Callable[..., Any], arguments: tuple[Any, ...], timeout: float,
             matter: object = None) -> str | None:
     """What an author's code says was wrong: None, True and an empty list mean that nothing was."""
-    call = Call(what, judge, arguments, timeout, matter)
+    call = BoundedCall(what, judge, arguments, timeout, matter)
     if not call.is_over:
         return f"{what} has not come back within {timeout:.3g} s"
     if call.error is not None:

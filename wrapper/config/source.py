@@ -7,7 +7,7 @@ import stat
 import time
 
 from wrapper import cause
-from wrapper.config.bounded import Call
+from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.url import Url
@@ -161,14 +161,14 @@ class Callback:
     def __init__(self, callback: Callable[[], Any], timeout: float) -> None:
         self._callback = callback
         self._timeout = timeout
-        self._call: Call | None = None
+        self._call: BoundedCall | None = None
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
 
     def look(self, within: float | None = None) -> Look:
         timeout = self._timeout if within is None else min(self._timeout, within)
         if self._call is not None and not self._call.is_over:
             raise CannotLook(f"{self.name}: has not come back from an earlier look")
-        self._call = call = Call(f"source-{self.name}", self._callback, (), timeout)
+        self._call = call = BoundedCall(f"source-{self.name}", self._callback, (), timeout)
         if not call.is_over:
             raise CannotLook(f"{self.name}: did not come back within {timeout:.3g} s")
         if call.error is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wrapper.deadline import Deadline
 
 
-class Connection(http.client.HTTPConnection):
+class TimedConnection(http.client.HTTPConnection):
     """One request to an internal address, TCP or unix."""
 
     def __init__(self, address: Address, deadline: Deadline) -> None:

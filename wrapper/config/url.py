@@ -8,7 +8,7 @@ import re
 import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from wrapper.config.bounded import Call
+from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
 from wrapper.config.look import CannotLook, Look
 from wrapper.config.timed import Timed
@@ -175,7 +175,8 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
 
     Raises: OSError.
     """
-    call = Call(f"resolve-{host}", socket.getaddrinfo, (host, port, 0, socket.SOCK_STREAM), deadline.remaining() or 0)
+    what = (host, port, 0, socket.SOCK_STREAM)
+    call = BoundedCall(f"resolve-{host}", socket.getaddrinfo, what, deadline.remaining() or 0)
     if not call.is_over:
         raise TimeoutError(f"no address for {host} in time")
     if call.error is not None:

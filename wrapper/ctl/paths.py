@@ -26,7 +26,7 @@ class NoWrapper(Exception):
     """There is no wrapper to talk to, or it went away; the message says what to do."""
 
 
-class Peer(namedtuple("Peer", "path pid connection")):
+class ControlSocket(namedtuple("ControlSocket", "path pid connection")):
     """A connected control socket; `pid` is 0 where the wrapper is in another container."""
 
     __slots__ = ()
@@ -47,7 +47,7 @@ def places(given: str | None) -> list[str]:
     return [chosen] if chosen else candidates()
 
 
-def connect(paths: Sequence[str], timeout: float | None) -> Peer:
+def connect(paths: Sequence[str], timeout: float | None) -> ControlSocket:
     """A connection to the one wrapper that listens at one of `paths`; `timeout` in seconds, None waits.
 
     Raises: NoWrapper, also where there are two: which of them is meant is not ours to guess.
@@ -71,7 +71,7 @@ def connect(paths: Sequence[str], timeout: float | None) -> Peer:
     return ours[0]
 
 
-def _open(path: str, timeout: float | None) -> Peer:
+def _open(path: str, timeout: float | None) -> ControlSocket:
     """Raises: NoWrapper, with no word where there is nothing."""
     trusted = (ROOT, os.geteuid())
     try:
@@ -87,4 +87,4 @@ def _open(path: str, timeout: float | None) -> Peer:
     if user not in trusted and pid != FIRST:
         connection.close()
         raise NoWrapper(STRANGER.format(path, user))
-    return Peer(path, pid, connection)
+    return ControlSocket(path, pid, connection)

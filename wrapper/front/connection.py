@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from wrapper.front.protocols import Port
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Loop, Steps, Task
-    from wrapper.proxy.upstream import Connection as UpstreamConnection
-    from wrapper.proxy.upstream import Upstream
+    from wrapper.proxy.upstream import Upstream, UpstreamConnection
 
 SURPLUS_TIMEOUT = 1.0  # seconds that the request of a connection there is no room for is awaited: a probe waits as long
 TOO_LARGE = (400, 413, 414, 431)  # what a service answers to a head over its limits

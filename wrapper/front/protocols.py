@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wrapper.message import Ended, Request, Response
     from wrapper.proxy.headers import Peer
 
-    class Site(Protocol):
+    class Directory(Protocol):
         """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
 
         prefixes: tuple[str, ...]
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     class Port(Protocol):
         """The port a connection came in by: `server.Server`, seen from here."""
 
-        site: Site
+        site: Directory
         settings: Any
         trusted: bool
         workers: Workers

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.front.certificate import Certificate
-    from wrapper.front.protocols import Site
+    from wrapper.front.protocols import Directory
     from wrapper.loop.loop import Steps
 
 ACCEPTS = 32  # connections taken in one go, twice a turn; their first requests have mostly come with them
@@ -43,7 +43,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, site: Site, settings: Any, *, trusted: bool = False) -> None:
+    def __init__(self, listener: socket.socket, site: Directory, settings: Any, *, trusted: bool = False) -> None:
         super().__init__(listener.getsockname(), Connection, bind_and_activate=False)
         self.socket.close()
         self.socket = listener

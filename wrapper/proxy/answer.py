@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head
 
 
-class Answer(http.client.HTTPResponse):
+class ServiceResponse(http.client.HTTPResponse):
     """Reads one answer after the other from `stream`, whose `rest` is what was read and not used yet.
 
     `is_done` once the body of the present one has been read to its end.

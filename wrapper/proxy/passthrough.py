@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wrapper.errors import Refusal
 from wrapper.loop.stream import Gone
-from wrapper.proxy.traveller import Cut, Traveller
+from wrapper.proxy.traveller import Cut, Travelling
 from wrapper.proxy.tunnel import Tunnel
 
 TYPE_CHECKING = False
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
-class Passthrough(Traveller):
+class Passthrough(Travelling):
     """One HTTP/2 connection on its way. Nothing can be said to its client in words that HTTP/2 would understand."""
 
     def run(self) -> Steps:

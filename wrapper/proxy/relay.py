@@ -12,7 +12,7 @@ from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
 from wrapper.proxy.request_body import Upload
-from wrapper.proxy.traveller import Cut, Traveller
+from wrapper.proxy.traveller import Cut, Travelling
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upstream import Unreached
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from wrapper.answer import AnswerHead
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Steps, Task
-    from wrapper.proxy.answer import Answer
+    from wrapper.proxy.answer import ServiceResponse
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.request_body import RequestBody
-    from wrapper.proxy.upstream import Connection, Upstream
+    from wrapper.proxy.upstream import Upstream, UpstreamConnection
 
-    class Port(Protocol):
+    class ExchangePort(Protocol):
         """What an exchange needs of the port it came in by."""
 
         settings: Any
@@ -59,7 +59,7 @@ class TwoFalls(BadGateway):
     """The service ended twice while it had the request; it is not sent a third time."""
 
 
-class Exchange(Traveller):
+class Exchange(Travelling):
     """One request and its response, between one client and one run of the service.
 
     After `travel`, `keep` says whether the client's connection may carry another.
@@ -72,7 +72,7 @@ class Exchange(Traveller):
     is_replayed = False
     failure = ""  # the reason of a 502 of ours
     looks_whole = False  # an end is how the response is framed, so a break has to be told from it
-    connection: Connection | None = None
+    connection: UpstreamConnection | None = None
     _began = _hungry_at = 0.0
     _payload: bytes | None = None  # of the body, as it goes out along with the head
     _head_size = _sends = 0
@@ -82,7 +82,7 @@ class Exchange(Traveller):
     _upload: Upload | None = None
 
     def __init__(self, task: Task, client: Stream, head: RequestHead, body: RequestBody, peer: Peer, gate: Gate,
-                 port: Port, personal: dict[Upstream, Connection]) -> None:
+                 port: ExchangePort, personal: dict[Upstream, UpstreamConnection]) -> None:
         """`personal`: connections to the service that belong to this client, because it has been logged in on them."""
         super().__init__(task, client, gate)
         self.port = port
@@ -231,7 +231,7 @@ class Exchange(Traveller):
         end = last_chunk(headers.trailers(body.trailers, head.options)) if body.is_done else b""
         return chunk(payload) + end
 
-    def _send_request(self, connection: Connection, request: bytes) -> None:
+    def _send_request(self, connection: UpstreamConnection, request: bytes) -> None:
         self._began = self._hungry_at = self.loop.now
         self._has_sent = False
         connection.stream.send(request)
@@ -240,7 +240,7 @@ class Exchange(Traveller):
         if not self.body.is_done:
             self._upload = Upload(self.body, connection.stream, self.head)
 
-    def _may_ask_again(self, connection: Connection, error: Exception) -> bool:
+    def _may_ask_again(self, connection: UpstreamConnection, error: Exception) -> bool:
         """RFC 9110 section 9.2.2: nothing of the response came, and repeating does no harm or nothing had been sent.
 
         Rubbish on a used connection was no response to this request.
@@ -259,7 +259,7 @@ class Exchange(Traveller):
 
     # The response
 
-    def _read_heads(self, connection: Connection, upstream: Upstream) -> Steps:
+    def _read_heads(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Pass interim answers on; returns the final one, or 101."""
         reader, method = connection.answer, self.head.method
         for _ in range(INTERIM_MAX):
@@ -275,7 +275,7 @@ class Exchange(Traveller):
                 yield from self._send(headers.answer_head(answer, b"", False))
         raise Malformed("too many interim answers")
 
-    def _await_answer(self, connection: Connection, upstream: Upstream) -> Steps:
+    def _await_answer(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Take what has come of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload = connection.stream.link, self._upload
         self._judge_upload()
@@ -331,7 +331,7 @@ class Exchange(Traveller):
             self.connection = None
             self._keep(connection, answer)
 
-    def _keep(self, connection: Connection, answer: AnswerHead) -> None:
+    def _keep(self, connection: UpstreamConnection, answer: AnswerHead) -> None:
         """For the next request: of this client alone where it has been logged in there (RFC 4559 section 6)."""
         assert self.lane is not None
         upstream: Upstream = self.lane.upstream  # type: ignore[assignment]
@@ -363,7 +363,7 @@ class Exchange(Traveller):
         self.sent += len(data)
         yield from self.client.write(data)
 
-    def _copy(self, reader: Answer, answer: AnswerHead, is_chunked: bool, block: bytes,
+    def _copy(self, reader: ServiceResponse, answer: AnswerHead, is_chunked: bool, block: bytes,
               arrived: bytes | memoryview) -> Steps:
         """The body, piece by piece, each as soon as it is there; `block` and `arrived` go first."""
         out: bytes | memoryview = block + (chunk(arrived) if is_chunked else arrived)

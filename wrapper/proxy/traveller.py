@@ -15,7 +15,7 @@ class Cut(Exception):
     """The time to drain is over."""
 
 
-class Traveller:
+class Travelling:
     """Something on its way through `gate` to a run of the service, for the client at `client`."""
 
     lane: Lane | None = None

@@ -18,7 +18,7 @@ from wrapper import sockets
 from wrapper.answer import LAST_MOMENT
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import Gone, ServiceGone, Stream
-from wrapper.proxy.answer import Answer
+from wrapper.proxy.answer import ServiceResponse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class NoDescriptor(Unavailable):
     """There is none left for a connection to the service."""
 
 
-class Connection(http.client.HTTPConnection):
+class UpstreamConnection(http.client.HTTPConnection):
     """One connection to the service, over TCP or a unix socket."""
 
-    response_class = Answer
+    response_class = ServiceResponse
 
     def __init__(self, connected: socket.socket, loop: Loop, upstream: Upstream) -> None:
         """Raises: OSError where the loop cannot watch it."""
@@ -55,7 +55,7 @@ class Connection(http.client.HTTPConnection):
         self._upstream = upstream
         self.sock = connected
         self.stream = Stream(connected, loop, ServiceGone)
-        self.answer = Answer(self.stream)
+        self.answer = ServiceResponse(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
@@ -63,7 +63,7 @@ class Connection(http.client.HTTPConnection):
         if self.name is not None:
             upstream.ends[self.name] = sockets.host_and_port(connected.getpeername())
 
-    def getresponse(self) -> Answer:
+    def getresponse(self) -> ServiceResponse:
         """The reader of this connection's answers."""
         return self.answer
 
@@ -114,7 +114,7 @@ class Upstream:
         # Of each connection that there is, by its own (host, port): that of the service's end.
         self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
         # The latest is used first, so that surplus ones grow old. By loop.
-        self._kept: dict[Loop, dict[Connection, None]] = {}
+        self._kept: dict[Loop, dict[UpstreamConnection, None]] = {}
 
     @property
     def idle(self) -> int:
@@ -127,7 +127,7 @@ class Upstream:
         end = self.ends.get(place)
         return end is not None and end == sockets.host_and_port(client.getsockname())
 
-    def take_kept(self, loop: Loop, is_repeatable: bool) -> Connection | None:
+    def take_kept(self, loop: Loop, is_repeatable: bool) -> UpstreamConnection | None:
         """A kept connection that the service has neither closed nor written to, or None.
 
         What may not be repeated waits for none whose end may be on its way: only a service that has been seen to hold
@@ -152,7 +152,7 @@ class Upstream:
             if sockets.is_reserved(connected.fileno()):
                 connected.close()
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return Connection(connected, loop, self)
+            return UpstreamConnection(connected, loop, self)
         except OSError as error:
             if error.errno in SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
@@ -161,7 +161,7 @@ class Upstream:
                 raise Unreached(said, "refused") from None
             raise BadGateway(said, "unreachable") from None
 
-    def put_back(self, connection: Connection) -> None:
+    def put_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""
         loop, head = connection.stream.loop, connection.answer.head
         if head is not None:
@@ -182,14 +182,14 @@ class Upstream:
         else:
             connection.close()
 
-    def _expire(self, loop: Loop, kept: dict[Connection, None]) -> Steps:
+    def _expire(self, loop: Loop, kept: dict[UpstreamConnection, None]) -> Steps:
         """Close each when its time is over."""
         while not self._is_closed:
             while kept and (oldest := next(iter(kept))).kept_until <= loop.now:
                 self.discard(oldest)
             yield (next(iter(kept)).kept_until if kept else loop.now + (self._kept_for or KEPT_FOR),)
 
-    def note_stale(self, connection: Connection) -> None:
+    def note_stale(self, connection: UpstreamConnection) -> None:
         """The service has ended a kept connection."""
         age = connection.stream.loop.now - connection.kept_at
         if age >= HOLDS:
@@ -221,7 +221,7 @@ class Upstream:
             for connection in list(kept):
                 loop.post(self.discard, connection)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: UpstreamConnection) -> None:
         """Close one that is kept; in its loop's thread."""
         kept = self._kept[connection.stream.loop]
         if connection in kept:
@@ -284,6 +284,3 @@ def _await_connected(connecting: socket.socket, loop: Loop, end: float) -> Steps
         stream.link.close()
         loop.epoll.unregister(connecting)
     return connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-__all__ = ["CONNECT_TIMEOUT", "Connection", "Unreached", "Upstream"]

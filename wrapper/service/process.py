@@ -64,7 +64,7 @@ class Ending:
         return f"it ended with status {self.exit_status}"
 
 
-class Family:
+class ProcessFamily:
     """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
 
     def __init__(self, leader: int, adopted: Callable[[Mapping[int, procfs.Stat]], set[int]]) -> None:
@@ -125,7 +125,7 @@ class Process(Ending):
         self.is_service = on_leader_end is not None
         known = procfs.stat(self.pid)
         self.started = 0 if known is None else known.started
-        self.family = Family(self.pid, lambda table: adopted(self, table))
+        self.family = ProcessFamily(self.pid, lambda table: adopted(self, table))
         self._popen = popen
         self._on_end = on_end
         self._on_leader_end = on_leader_end

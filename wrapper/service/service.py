@@ -36,7 +36,7 @@ class Surroundings:
     """What all services of one wrapper share."""
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], spawner: Spawner, feed: Feed, board: Board,
-                 make_upstream: Callable[[Address], gate.Upstream],
+                 make_upstream: Callable[[Address], gate.Connections],
                  on_helper_over: Callable[[int, bool], None] = lambda *_: None) -> None:
         self.settings = settings
         self.environment = environment

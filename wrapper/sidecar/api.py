@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Value = TypeVar("Value")
 
-    class Subscription(Protocol):
+    class Watched(Protocol):
         """A source of configuration that is watched."""
 
         def status(self) -> dict[str, Any]: ...
@@ -49,7 +49,7 @@ class Api:
     """Answers for all services of one wrapper; both lists may grow while it does."""
 
     def __init__(self, around: Surroundings, services: Sequence[Service],
-                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]],
+                 subscriptions: Sequence[Watched], sidecars: Callable[[], dict[str, list[str]]],
                  access: Access) -> None:
         self._around = around
         self._services = services

@@ -8,7 +8,7 @@ from collections import namedtuple
 
 from wrapper import values
 from wrapper.config import apply as configuration
-from wrapper.config.timed import Connection
+from wrapper.config.timed import TimedConnection
 from wrapper.deadline import Deadline
 from wrapper.message import joined
 from wrapper.service.state import State
@@ -156,7 +156,7 @@ class ServiceHandle:
         if json is not None:
             body = json_module.dumps(json)
             fields.setdefault("Content-Type", "application/json")
-        connection = Connection(self.address, Deadline(timeout))
+        connection = TimedConnection(self.address, Deadline(timeout))
         try:
             connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
             response = connection.getresponse()

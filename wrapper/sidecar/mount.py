@@ -10,7 +10,7 @@ from wrapper.message import Response
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import clean, judge_length, length_of
-from wrapper.sidecar.streams import Placed, Stream
+from wrapper.sidecar.streams import AuthorStream, Placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Mount:
         if is_whole or not first:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
-        stream = Stream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
+        stream = AuthorStream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
         return Response(Placed(stream, self._places.of(request)), status, headers)
 
 

@@ -9,7 +9,7 @@ from types import GeneratorType
 from wrapper.message import Response
 from wrapper.text import dumps
 from wrapper.sidecar import sse
-from wrapper.sidecar.streams import Placed, Stream, event
+from wrapper.sidecar.streams import AuthorStream, Placed, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: b
     if isinstance(response.body, (bytes, bytearray, str)):
         judge_length(response, is_head)
     else:
-        stream = response.body if isinstance(response.body, Stream) else Stream(
+        stream = response.body if isinstance(response.body, AuthorStream) else AuthorStream(
             response.body, guard, what, length_of(response.headers))
         response.body = Placed(stream, places)
     return response
@@ -74,7 +74,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
     if isinstance(body, (bytes, bytearray)):
         return Response(bytes(body), content_type="application/octet-stream")
     if isinstance(body, GeneratorType):
-        return sse.response(Stream(body, guard, what, encode=event))
+        return sse.response(AuthorStream(body, guard, what, encode=event))
     raise TypeError(f"{type(body).__name__} is no answer: return a dict, list, str, bytes, None, (status, body), "
                     "a Response or a generator")
 

@@ -26,7 +26,7 @@ MOST_STREAMS = 100  # of the wrapper's own, and of each sidecar
 RETRY_AFTER = 5  # seconds
 
 
-class Stream:
+class AuthorStream:
     """Pieces of an author's on their way out, as `encode` makes them; not more than `length` bytes where it has one."""
 
     def __init__(self, source: Iterable[Any], guard: Guard, what: str, length: int | None = None,
