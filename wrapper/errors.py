@@ -1,7 +1,7 @@
 """Every way the wrapper says no, with the status it says it with.
 
-A `Refusal` becomes an HTTP response in one place (`front/reply.py`); a `CannotStart`, `CannotMake` or `BadSettings`
-becomes an exit status in one place (`cli.py`). Nothing here touches a socket or a process.
+`front/reply.py` makes an HTTP response of a `Refusal`, `cli.py` an exit status of a `CannotStart`, `CannotMake` or
+`BadSettings`. Nothing here touches a socket or a process.
 """
 
 from __future__ import annotations

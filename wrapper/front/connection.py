@@ -1,7 +1,8 @@
 """One client's connection, from its first byte to its last: each is a generator on the loop.
 
-TLS, then request after request: a head, an own path or the relay, then the next one or the end. Here what went wrong
-becomes an answer, in one place. RFC 9112 section 9 (connections), RFC 9110 section 15 (status codes).
+TLS, then request after request: a head, an own path or the relay, then the next one or the end. What goes wrong with a
+relayed exchange becomes an answer in `_relay`, with an own path in `own.py`. RFC 9112 section 9 (connections), RFC 9110
+section 15 (status codes).
 """
 
 from __future__ import annotations
@@ -246,7 +247,7 @@ class Connection(socketserver.BaseRequestHandler):
         return own.keep
 
     def _relay(self, head: RequestHead, body: RequestBody, path: str) -> Steps:
-        """Relay the exchange, or answer it with what went wrong: the ONE place where errors become answers."""
+        """Relay the exchange, or answer it with what went wrong."""
         server = self.server
         exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server,
                             self.personal)

@@ -6,6 +6,8 @@ import json
 from email.utils import formatdate
 from http import HTTPStatus
 
+from wrapper.proxy.headers import held_field
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -58,7 +60,7 @@ def refusal_bytes(refusal: Refusal, close: bool, is_head: bool = False, held: fl
     text = f"{refusal.status} {reason(refusal.status)}\n{refusal.message}\n".encode()
     fields = list(refusal.headers)
     if held:
-        fields.append(("Wrapper-Held", f"{held:.3f}"))
+        fields.append(held_field(held))
     return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
 
 

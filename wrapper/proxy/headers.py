@@ -27,16 +27,17 @@ _FORWARDED = frozenset([b"forwarded"] + [
     b"x" + first + b"forwarded" + second + name
     for first in (b"-", b"_") for second in (b"-", b"_") for name in (b"for", b"host", b"proto")])
 _FROM_REQUEST = _HOP_BY_HOP | _FORWARDED
-_FROM_ANSWER = _HOP_BY_HOP | {b"wrapper-held"}  # which tells a client that we held its request: ours alone to say
+_HELD = "Wrapper-Held"  # tells a client for how long we held its request: ours alone to say
+_FROM_ANSWER = _HOP_BY_HOP | {_HELD.lower().encode()}
 # RFC 9110 section 7.6.1: Connection must not name what is meant for all on the road: these would change how we are
 # read, or take away what a front says of the client, which has its own name for the client's address.
 _NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via",
                               b"x-real-ip"))
 # RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
-_NOT_IN_TRAILERS = _HOP_BY_HOP | _FORWARDED | frozenset((
+_NOT_IN_TRAILERS = _FROM_ANSWER | _FORWARDED | frozenset((
     b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
     b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via",
-    b"x-real-ip", b"wrapper-held"))
+    b"x-real-ip"))
 VIA = b"Via: 1.1 wrapper\r\n"
 VIA_OF_1_0 = b"Via: 1.0 wrapper\r\n"  # RFC 9110 section 7.6.3: the version that was received
 # RFC 7239 section 4, as far as quotes go: behind an open one, what is appended would be a part of a text.
@@ -231,6 +232,11 @@ def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
 
 
 _date = (0, b"")  # the present second and its line; replaced as one, so that no thread sees half of it
+
+
+def held_field(seconds: float) -> tuple[str, str]:
+    """Name and value, for the client of a request that the gate held so long."""
+    return _HELD, f"{seconds:.3f}"
 
 
 def _date_line() -> bytes:

@@ -356,7 +356,7 @@ class Exchange(Travelling):
         return lines + self._held_line()
 
     def _held_line(self) -> bytes:
-        return b"Wrapper-Held: %.3f\r\n" % self.held if self.held else b""
+        return "{}: {}\r\n".format(*headers.held_field(self.held)).encode() if self.held else b""
 
     def _send(self, data: bytes | memoryview) -> Steps:
         """To the client, waiting as long as it takes its time."""

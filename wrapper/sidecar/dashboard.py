@@ -10,7 +10,7 @@ import base64
 import hashlib
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from wrapper.message import Response
@@ -20,10 +20,12 @@ from wrapper.sidecar.router import Route
 from wrapper.sidecar.traffic import SLOT_SECONDS, TIMES, Traffic
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from wrapper.message import Request
     from wrapper.front.server import Server
-    from wrapper.sidecar.metrics import Family
-    from wrapper.sidecar.site import Site
+    from wrapper.service.service import Service, Surroundings
+    from wrapper.sidecar.metrics import Family, Registry
 
 PAGE = "dashboard.html"
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
@@ -34,15 +36,20 @@ PAGE_HEADERS = (
 
 
 class Dashboard:
-    """Counts the traffic of a site, and shows it with all else that is known."""
+    """Counts the traffic, and shows it with all else that is known. Both lists may grow meanwhile.
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    What observes exchanges is `traffic.observe`, what collects metrics is `families`.
+    """
+
+    def __init__(self, around: Surroundings, services: Sequence[Service], subscriptions: Sequence[Any],
+                 registry: Registry) -> None:
+        self._around = around
+        self._services = services
+        self._subscriptions = subscriptions
+        self._registry = registry
         self._page: Page | None = None
         self._servers: list[Server] = []
         self.traffic = Traffic(self._load)
-        site.observers.append(self.traffic.observe)
-        site.registry.collector(self._families)
 
     def watch(self, server: Server) -> None:
         """Show the connections of the exposed port too."""
@@ -56,7 +63,7 @@ class Dashboard:
 
     def _redirect(self, request: Request) -> Response:
         """To the path that the page's relative addresses are relative to (RFC 3986 section 5.2)."""
-        last = self._site.around.settings.prefix.rpartition("/")[2]
+        last = self._around.settings.prefix.rpartition("/")[2]
         return Response(status=308, headers=[("Location", f"{last}/")])
 
     def _show(self, request: Request) -> Response:
@@ -74,17 +81,17 @@ class Dashboard:
         return as_json(document)
 
     def _scrape(self, request: Request) -> Response:
-        return Response(self._site.registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
+        return Response(self._registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
 
     def _load(self) -> tuple[int, int]:
-        gates = [service.gate for service in list(self._site.services)]
+        gates = [service.gate for service in list(self._services)]
         return sum(gate.in_flight for gate in gates), sum(gate.held for gate in gates)
 
-    def _families(self) -> Iterator[Family]:
+    def families(self) -> Iterator[Family]:
         yield from self.traffic.families()
-        yield from vitals.of_services(self._site.services)
-        yield from vitals.of_configuration(self._site.subscriptions)
-        yield from vitals.of_board(self._site.around.board)
+        yield from vitals.of_services(self._services)
+        yield from vitals.of_configuration(self._subscriptions)
+        yield from vitals.of_board(self._around.board)
         for server in self._servers:
             yield from vitals.of_server(server)
         yield from vitals.of_process()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import GeneratorType
 
+from wrapper.http1 import TOKEN, VALUE
 from wrapper.message import Response
 from wrapper.text import dumps
 from wrapper.sidecar import sse
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 # The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
                         "upgrade"})
-FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+FIELD_NAME, FIELD_VALUE = (re.compile(part.decode("latin-1")) for part in (TOKEN, VALUE))
 NO_CONTENT = 204
 NOT_MODIFIED = 304
 

@@ -42,7 +42,6 @@ class Site:
         self.around = around
         self.services = services
         self.subscriptions: list[Any] = []
-        self.observers: list[Callable[[Ended], None]] = []
         self.registry = Registry()
         self.router = Router()
         # Held by those who add prefixes and services; two sidecars may load at the same time.
@@ -65,10 +64,11 @@ class Site:
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
-        self.dashboard = Dashboard(self)
+        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
-        self.observers.append(Fronts(settings).observe)
+        self.registry.collector(self.dashboard.families)
+        self.observers: list[Callable[[Ended], None]] = [self.dashboard.traffic.observe, Fronts(settings).observe]
         self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
         if self._access_log is not None:
             self.observers.append(self._access_log.observe)
