@@ -178,3 +178,10 @@ def run(*words: str, **options) -> subprocess.CompletedProcess:
 
 def thread_names() -> list[str]:
     return sorted(thread.name for thread in threading.enumerate())
+
+
+def installed(folder):
+    """The package as the Dockerfile installs it; the result is the command that `entry.sh` runs there."""
+    shutil.copytree(ROOT / "wrapper", folder / "wrapper", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "wrapper" / "__main__.py", folder)
+    return [sys.executable, str(folder / "__main__.py")]

@@ -335,3 +335,18 @@ def test_a_sentence_names_its_subject(path):
     """The client, the caller, the service, the loop; the one value that is such a word is a name users see."""
     text = path.read_text().replace('UNROUTED = "nobody"', "")
     assert not NO_SUBJECT.findall(text)
+
+
+# Their tests stand in the file of what uses them; the list may only become shorter.
+TESTED_ELSEWHERE = {
+    "config/action.py", "config/bounded.py", "config/check.py", "config/journal.py", "config/look.py",
+    "config/timed.py", "config/url.py", "image/known.py", "image/survey.py", "proxy/frames.py", "proxy/headers.py", "proxy/passthrough.py",
+    "proxy/traveller.py", "service/service.py",
+    "front/protocols.py",  # types only
+}
+
+
+def test_every_module_has_the_test_file_of_its_name():
+    places = {str(path.relative_to(PACKAGE)): ROOT / "tests" / path.relative_to(PACKAGE).parent /
+              f"test_{path.stem.strip('_')}.py" for path in modules() if path.stem != "__init__"}
+    assert {module for module, place in places.items() if not place.exists()} == TESTED_ELSEWHERE

@@ -84,3 +84,39 @@ def test_a_line_says_when_to_the_millisecond(pipe, monkeypatch):
     log.configure("info", "json")
     log.info("now")
     assert json.loads(drain(pipe[0]))["time"] == "2026-01-31T12:00:00.032Z"
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    written = []
+    monkeypatch.setattr(os, "write", lambda descriptor, data: written.append(data.decode()) or len(data))
+    return written
+
+
+def test_one_event_is_one_line(lines):
+    Log().info("two\nlines\r", cause="a\nb", seconds=1.23456, nothing=None)
+    assert len(lines) == 1
+    assert lines[0].count("\n") == 1
+    assert r"two\nlines\r cause='a\nb' seconds=1.235" in lines[0]
+
+
+def test_json_lines_are_json(lines):
+    log = Log()
+    log.configure("debug", "json")
+    log.debug("é\n", path="/x")
+    assert json.loads(lines[0])["message"] == "é\n"
+
+
+def test_the_level_silences(lines):
+    log = Log()
+    log.configure("error", "text")
+    log.warning("no")
+    assert lines == []
+
+
+def test_a_full_disk_is_no_reason_to_fail(monkeypatch):
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    Log().error("lost")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import os
+import resource
 import socket
 import threading
 
@@ -119,3 +120,11 @@ def test_a_path_as_long_as_can_be(tmp_path):
     with listen(place):
         sockets.connect(address.unix(place), 1.0).close()
         assert os.listdir(os.path.dirname(place)) == ["s"]
+
+
+@pytest.mark.parametrize(("most", "fd", "is_reserved"), [
+    (1024, 1015, False), (1024, 1016, True), (10, 4, False), (10, 5, True), (resource.RLIM_INFINITY, 5000, False),
+])
+def test_the_last_descriptors_are_reserved(monkeypatch, most, fd, is_reserved):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
+    assert sockets.is_reserved(fd) is is_reserved

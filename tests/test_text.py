@@ -77,3 +77,7 @@ def test_epoch_reads_what_the_log_writes():
 
 def test_what_is_no_moment_is_none():
     assert [text.epoch(moment) for moment in (None, "", "soon")] == [None] * 3
+
+
+def test_text_is_kept_but_for_control_characters():
+    assert text.one_line("größe 日本 \x1b[31m") == "größe 日本 \\x1b[31m"

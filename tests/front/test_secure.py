@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import ssl
-import subprocess
 
 import pytest
 
@@ -16,12 +15,9 @@ from wrapper.loop.stream import TURN_SIZE, ClientGone
 MUCH = bytes(range(256)) * 20_000  # more than all buffers on the way take
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "key", "-out",
-                    folder / "cert", "-days", "1", "-subj", "/CN=localhost"], check=True, capture_output=True)
-    return Certificate(str(folder / "cert"), str(folder / "key"))
+@pytest.fixture
+def proof(certificate):
+    return Certificate(str(certificate / "cert"), str(certificate / "key"))
 
 
 class Client:
@@ -75,10 +71,10 @@ class Client:
 class Ends:
     """`ours`, a SecureStream on the loop, and `theirs`."""
 
-    def __init__(self, loop, certificate, version):
+    def __init__(self, loop, proof, version):
         first, second = socket.socketpair()
         self.loop = loop
-        self.ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
+        self.ours = told(loop, SecureStream, first, loop, ClientGone, proof.context)
         self.theirs = Client(second, version)
         answer = begin(loop, shake_hands(self.ours))[1]
         self.theirs.shake_hands()
@@ -119,8 +115,8 @@ def send(stream, data):
 
 
 @pytest.fixture(params=[ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name)
-def ends(loop, certificate, request):
-    made = Ends(loop, certificate, request.param)
+def ends(loop, proof, request):
+    made = Ends(loop, proof, request.param)
     yield made
     told(loop, made.ours.close)
     made.theirs.sock.close()
@@ -240,10 +236,10 @@ def test_a_client_that_broke_is_gone(ends):
 
 @pytest.mark.parametrize(("words", "alert"), [
     (b"GET / HTTP/1.1\r\n\r\n", b""), (b"\x16\x03\x01\x00\x08\x01\x00\x00\x04oops", b"\x15")])
-def test_what_is_no_handshake_fails_and_is_told_why(loop, certificate, words, alert):
+def test_what_is_no_handshake_fails_and_is_told_why(loop, proof, words, alert):
     """RFC 8446 section 6; OpenSSL has no alert for those who speak HTTP."""
     first, second = socket.socketpair()
-    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
+    ours = told(loop, SecureStream, first, loop, ClientGone, proof.context)
     assert not told(loop, ours.shake_hands)
     second.sendall(words)
     with pytest.raises(ssl.SSLError):
@@ -254,9 +250,9 @@ def test_what_is_no_handshake_fails_and_is_told_why(loop, certificate, words, al
 
 
 @pytest.mark.parametrize("greeting", [b"", b"\x16\x03\x01\x00"])
-def test_a_client_that_leaves_before_or_within_its_handshake_fails(loop, certificate, greeting):
+def test_a_client_that_leaves_before_or_within_its_handshake_fails(loop, proof, greeting):
     first, second = socket.socketpair()
-    ours = told(loop, SecureStream, first, loop, ClientGone, certificate.context)
+    ours = told(loop, SecureStream, first, loop, ClientGone, proof.context)
     second.sendall(greeting)
     second.close()
     with pytest.raises(OSError):

@@ -8,8 +8,8 @@ import socket
 import sys
 import threading
 
-from wrapper.loop.loop import Outcome
-from wrapper.loop.poller import Link
+from wrapper.loop.loop import NEVER, Outcome
+from wrapper.loop.poller import Link, Notice
 from wrapper.loop.stream import Stream
 
 PATIENCE = 10.0  # seconds after which a test says that what it waits for will not come
@@ -139,3 +139,20 @@ class End:
     def close(self):
         self.tell(self.stream.close)
         self.theirs.close()
+
+
+class Interrupt(Exception):
+    pass
+
+
+def waiting_once(loop):
+    yield NEVER, Notice(loop)
+
+
+def waiting(wait, seen):
+    """Steps that wait again and again, as `wait()` says, and note what they were resumed with."""
+    while True:
+        try:
+            seen.append((yield wait()))
+        except Interrupt as error:
+            seen.append(error)

@@ -1,0 +1,21 @@
+"""address.py: where something listens, read and printed. Pure."""
+
+from __future__ import annotations
+
+
+import pytest
+
+from wrapper import address
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:80", ":80", "[::1]:80", "unix:/run/x.sock", "localhost:65535"])
+def test_addresses_read_back_as_they_print(text):
+    assert str(address.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", [
+    "", "80", "a:", "a:0", "\u00e4..b:80", "x" * 64 + "\u00e4:80",
+    "a:65536", "::1:80", "unix:", "unix:" + "x" * 108, "a:\uff18\uff10"])
+def test_bad_addresses(text):
+    with pytest.raises(ValueError):
+        address.parse(text)
