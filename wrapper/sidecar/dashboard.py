@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wrapper.message import Request
     from wrapper.front.server import Server
     from wrapper.service.service import Service, Surroundings
+    from wrapper.sidecar.access import Access
     from wrapper.sidecar.metrics import Family, Registry
 
 PAGE = "dashboard.html"
@@ -38,11 +39,12 @@ PAGE_HEADERS = (
 class Dashboard:
     """Counts the traffic, and shows it with all else that is known. Both lists may grow meanwhile.
 
-    What observes exchanges is `traffic.observe`, what collects metrics is `families`.
+    What observes exchanges is `traffic.observe`, what collects metrics is `families`. `scrapers`: who may have those.
     """
 
     def __init__(self, around: Surroundings, services: Sequence[Service], subscriptions: Sequence[Any],
-                 registry: Registry) -> None:
+                 registry: Registry, scrapers: Access | None) -> None:
+        self._scrapers = scrapers
         self._around = around
         self._services = services
         self._subscriptions = subscriptions
@@ -58,7 +60,7 @@ class Dashboard:
     def routes(self, prefix: str) -> Iterator[Route]:
         yield Route("GET", prefix, self._redirect)
         yield Route("GET", f"{prefix}/", self._show)
-        yield Route("GET", f"{prefix}/metrics", self._scrape, access=self._site.scrapers)
+        yield Route("GET", f"{prefix}/metrics", self._scrape, access=self._scrapers)
         yield Route("GET", f"{prefix}/api/traffic", self._numbers)
 
     def _redirect(self, request: Request) -> Response:

@@ -64,7 +64,7 @@ class Site:
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
-        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry)
+        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry, self.scrapers)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
         self.registry.collector(self.dashboard.families)
