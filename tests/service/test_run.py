@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-
 from tests.running import service, wait_until
 from wrapper.service import process, procfs, run
 
@@ -22,6 +21,39 @@ def test_a_planned_stop_has_more_time_than_the_containers_end(live, monkeypatch)
     life.controller.shut_down(signal.SIGTERM)  # the end comes while the planned stop waits, and leaves less time
     assert life.controller.over.wait(10)
     assert life.overs == [(137, True)]
+
+
+class Deaf:
+    """A traveller that cannot be told to leave, such as an HTTP/2 connection that is passed through."""
+
+    def __init__(self, gate):
+        self.gate, self.lane = gate, gate.admit(self)
+        gate.stay(self.lane, self, is_deaf=True)
+
+    def warn(self, going):
+        pass
+
+    def cut(self):
+        self.gate.leave(self.lane, self)
+
+
+def test_what_hears_the_service_alone_has_its_time_to_drain_behind_the_signal(live, monkeypatch):
+    """The service's own goodbye (GOAWAY) is all it hears, so the signal is not kept back, and nothing is lost by that.
+    """
+    timeouts, stop = [], run.Run.stop
+
+    def noting(of, number, timeout):
+        timeouts.append(timeout)
+        return stop(of, number, timeout)
+
+    monkeypatch.setattr(run.Run, "stop", noting)
+    life = live("--drain-timeout", "50s")
+    life.wait_state("running")
+    assert life.ask("restart") is None
+    Deaf(life.service.gate)
+    assert life.ask("restart") is None
+    assert timeouts[0] == run.STOP_TIMEOUT
+    assert timeouts[1] > run.STOP_TIMEOUT + 20
 
 
 def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, monkeypatch):

@@ -59,11 +59,17 @@ class Run:
 
     # It leaves: drain, then stop, then cut. What is in flight goes on for as long as the process answers it.
 
-    def drain(self, gate: Gate, going: str, timeout: float, spread: float = 0.0) -> None:
-        """Give what is in flight its time before the stop signal. `going`, `spread`: see `Gate.warn`."""
-        if self.lane is not None:
-            gate.warn(self.lane, going, spread)
-            gate.await_empty(self.lane, Deadline(timeout))
+    def drain(self, gate: Gate, going: str, timeout: float, spread: float = 0.0) -> float:
+        """Give what is in flight its time before the stop signal. `going`, `spread`: see `Gate.warn`.
+
+        Returns the seconds that are left for those that hear of the end by that signal alone.
+        """
+        if self.lane is None:
+            return 0.0
+        deadline = Deadline(timeout)
+        gate.warn(self.lane, going, spread)
+        gate.await_empty(self.lane, deadline)
+        return deadline.sooner(timeout) if self.lane.deaf else 0.0
 
     def begin_stop(self, number: int, timeout: float) -> str | None:
         """Send the stop signal, or leave less time where it was sent already; what went wrong."""
@@ -121,10 +127,10 @@ class Stopping:
         """Drain and stop the run that counts; what keeps it from ending."""
         if self._life.state is State.RUNNING:
             self._life.enter(State.DRAINING, reason)
-        run.drain(self._gate, going, 0.0 if is_hung else self._settings.drain_timeout)
+        left = run.drain(self._gate, going, 0.0 if is_hung else self._settings.drain_timeout)
         self._life.enter(State.STOPPING, reason)
         # A signal that ends the wrapper meanwhile is the one to send; one that comes later finds it sent.
-        timeout = min(self._timeout, HUNG_STOP_TIMEOUT) if is_hung else self._timeout
+        timeout = min(self._timeout, HUNG_STOP_TIMEOUT) if is_hung else self._timeout + left
         deadline = Deadline(timeout)
         if (fault := run.stop(self._number, timeout)) is not None:
             return self._report(fault)
@@ -153,10 +159,10 @@ class Stopping:
         """Drain and stop a run in a thread of its own: the run that counts may have to be ended meanwhile."""
 
         def retire() -> None:
-            timeout = self._settings.overlap_drain_timeout
-            run.drain(self._gate, "restart", timeout, timeout / 2)
-            deadline = Deadline(self._timeout)
-            if (fault := run.stop(self._number, self._timeout)) is not None:
+            longest = self._settings.overlap_drain_timeout
+            timeout = run.drain(self._gate, "restart", longest, longest / 2) + self._timeout
+            deadline = Deadline(timeout)
+            if (fault := run.stop(self._number, timeout)) is not None:
                 self._report(fault)
                 run.is_immortal = True
                 self._wake_up.set()
@@ -168,8 +174,8 @@ class Stopping:
         """Leave the old run no more time than a service has at the container's end."""
 
         def hasten(old: Run) -> None:
-            old.drain(self._gate, "shutdown", self._settings.drain_timeout)
-            old.stop(self._number, self._given_or(LAST_STOP_TIMEOUT))
+            left = old.drain(self._gate, "shutdown", self._settings.drain_timeout)
+            old.stop(self._number, self._given_or(LAST_STOP_TIMEOUT) + left)
 
         if (old := self.old) is not None:
             threads.start_or_do(f"hasten-{old.process.pid}", lambda: hasten(old))
