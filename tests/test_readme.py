@@ -31,7 +31,7 @@ ANSWERS = {
     "GET /api/problems": "JSON: what is wrong now, `[]` when all is well; without the token only where and since when",
     "GET /api/config": "JSON: each subscription, its source, hashes and last result",
     "GET /api/events": "server-sent events: states, problems, configuration",
-    "GET /api/logs": "the last output lines, `?lines=N` (with `--capture-output`)",
+    "GET /api/logs": "the last output lines, `?lines=N`, `?service=NAME`, `?follow=1` (with `--capture-output`)",
     "POST /api/config": "look at the sources now",
     "POST /api/signal": "pass on `?name=HUP`",
     "POST /api/pause": "hold every relayed request, `?for=30s` at most, `?reason=TEXT`; the service is not touched",

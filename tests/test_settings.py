@@ -110,6 +110,7 @@ def test_switches():
 @pytest.mark.parametrize("argv", [
     ("--restart-mode", "overlap", "--upstream", "a:1", "--", "serve"), ("--tls-cert", "x", *COMMAND),
     ("--token", "a", "--token-file", "b", *COMMAND), ("--config-source", "x", *COMMAND), ("--", "serve"),
+    ("--output-prefix", *COMMAND),
     ("--listen", "127.0.0.1:1", "--upstream", "127.0.0.1:1", "--", "serve")])
 def test_contradictions_are_faults(argv):
     assert faults(*argv)

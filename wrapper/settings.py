@@ -184,6 +184,10 @@ class Settings:
         values.switch, "false", "",
         "pass the service's output on byte for byte and keep the last 100 KiB; "
         "default off: the service inherits stdout and stderr")
+    output_prefix: bool = option(
+        values.switch, "false", "",
+        "with --capture-output: pass on whole lines, each behind the name of the service or helper that printed it, "
+        "as `service | text`")
     trusted_proxies: tuple[str, ...] = option(
         values.networks, "", "CIDR,...",
         "peers whose X-Forwarded-* and Forwarded are believed; from others they are replaced")
@@ -372,6 +376,8 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
                        ("config_file", "config_source")):
         if chosen[one] is not None and chosen[other] is None:
             yield (one, other), f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
+    if chosen["output_prefix"] and not chosen["capture_output"]:
+        yield ("output_prefix", "capture_output"), "--output-prefix: needs --capture-output too"
     if chosen["token"] is not None and chosen["token_file"] is not None:
         yield ("token", "token_file"), "--token: given together with --token-file; give one"
     if upstream is not None and chosen["listen"] is not None and chosen["listen"].covers(upstream):

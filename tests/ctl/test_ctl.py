@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -250,6 +251,20 @@ def test_logs_without_captured_output_say_how_to_have_them():
         done = ctl(wrapper, "logs")
     assert done.returncode == 1
     assert "--capture-output" in done.stderr
+
+
+def test_lines_of_the_service_and_of_a_helper_are_told_apart():
+    """In what is passed on by their names, for `ctl logs` and the API by --service."""
+    said = shlex.join(["sh", "-c", 'echo "from $1"; shift; exec "$@"', "sh", "mail", *service("plain")])
+    with Wrapper("--capture-output", "--output-prefix", "--helper", f"mail=/mail={said}",
+                 command=["sh", "-c", 'echo "from main"; exec "$@"', "sh", *service("plain")]) as wrapper:
+        passed = [wrapper.process.stdout.readline() for _ in range(2)]
+        lines = {name: ctl(wrapper, "logs", *words).stdout
+                 for name, words in (("main", ()), ("mail", ("--service", "mail")))}
+    assert sorted(passed) == [b"mail | from mail\n", b"service | from main\n"]
+    for mine, theirs in (("main", "mail"), ("mail", "main")):
+        assert f"from {mine}\n" in lines[mine]
+        assert f"from {theirs}" not in lines[mine]
 
 
 def test_another_prefix_is_no_hindrance():

@@ -12,7 +12,7 @@ from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service import output as rooms_output
-from wrapper.service.output import KEPT_BYTES, Output
+from wrapper.service.output import KEPT_BYTES, LINE_BYTES, Named, Output
 
 
 @pytest.fixture
@@ -79,6 +79,35 @@ def test_a_second_pipe_that_cannot_be_had_leaves_none(monkeypatch):
     with pytest.raises(OSError, match="Too many"):
         subject.streams()
     wait_until(lambda: descriptors() == before)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_lines_of_a_named_service_are_passed_on_whole(size):
+    """However they come, an empty line and a last one without its end included; `ctl logs` has them as they came."""
+    data = b"one\n\ntwo\r\nthree"
+    named = Named("mail")
+    passed = [named.lines(data[start:start + size]) for start in range(0, len(data), size)]
+    assert all(piece.endswith(b"\n") for piece in passed if piece)
+    assert b"".join([*passed, named.lines(b"")]) == b"mail | one\nmail | \nmail | two\r\nmail | three\n"
+    assert named.lines(b"") == b""
+
+
+def test_a_line_that_never_ends_is_passed_on_in_parts():
+    named = Named("mail")
+    passed = b"".join(named.lines(b"x" * 5000) for _ in range(40))
+    assert len(passed) > 40 * 5000 - LINE_BYTES - 5000
+    assert set(passed.splitlines()) == {b"mail | " + b"x" * 70_000}
+
+
+def test_the_end_of_a_named_service_passes_its_last_words_on(output):
+    output._is_named = True
+    send(output, b"one\ntwo")
+    output.finish(Deadline(5.0))
+    got = b""
+    while not got.endswith(b"two\n"):
+        got += os.read(output.reading, 65536)
+    assert got == b"service | one\nservice | two\n"
+    assert output.lines(9) == ["one", "two"]
 
 
 def test_binary_output_is_shown_with_replacements(output):

@@ -26,14 +26,18 @@ READ_BYTES = 256 * 1024
 PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
 LAST_WORDS_TIMEOUT = 0.5  # seconds of silence after which nothing more is awaited from a pipe that stays open
+LINE_BYTES = 64 * 1024  # of a line that is passed on whole, with a name before it; a longer one becomes several
+# Guards each descriptor for one piece of one service, so that lines of several do not mix.
+TURNS = {1: threading.Lock(), 2: threading.Lock()}
 
 
 class Output:
-    """The last output of one service, over all its runs."""
+    """The last output of one service, over all its runs. `is_named`: its lines are passed on behind its name."""
 
-    def __init__(self, board: Board, source: str) -> None:
+    def __init__(self, board: Board, source: str, is_named: bool = False) -> None:
         self._board = board
         self._source = source
+        self._is_named = is_named
         # Guards the pieces and the total; notified at every piece.
         self._changed = threading.Condition(threading.Lock())
         self._pieces: deque[bytes] = deque()
@@ -61,17 +65,25 @@ class Output:
         with contextlib.suppress(OSError):  # over the user's share: the default of 64 KiB is slower, not wrong
             fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
         try:
-            self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor), f"{self._source}-{name}"))
+            passed = Named(self._source).lines if self._is_named else bytes
+            self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor, passed),
+                                    f"{self._source}-{name}"))
         except NoThread:
             os.close(reading)
             os.close(writing)
             raise
         return writing
 
-    def _take(self, piece: bytes, descriptor: int) -> None:
-        self._keep(piece)
-        if descriptor not in self._unheard and not self._pass_on(piece, descriptor):
-            self._unheard.add(descriptor)
+    def _take(self, piece: bytes, descriptor: int, passed: Callable[[bytes], bytes]) -> None:
+        """`passed`: makes what is passed on of what came; an empty piece is the end."""
+        if piece:
+            self._keep(piece)
+        piece = passed(piece)
+        if descriptor not in self._unheard:
+            with TURNS[descriptor]:
+                is_heard = self._pass_on(piece, descriptor)
+            if not is_heard:
+                self._unheard.add(descriptor)
 
     def _pass_on(self, piece: bytes, descriptor: int) -> bool:
         """Write all of it. A full disk or a reader that left must not block the service: say so once, read on."""
@@ -135,8 +147,24 @@ class Output:
             return self._total, kept[len(kept) - missing:]
 
 
+class Named:
+    """Puts a name before each line of one stream, and holds back a line until it is whole."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"{name} | ".encode()
+        self._rest = b""
+
+    def lines(self, piece: bytes) -> bytes:
+        """The lines that are whole now; with an empty piece, which is the end of the stream, the last one too."""
+        whole, newline, rest = (self._rest + piece).rpartition(b"\n")
+        if rest and (not piece or len(rest) > LINE_BYTES):
+            whole, newline, rest = whole + newline + rest, b"\n", b""
+        self._rest = rest
+        return b"".join(self._name + line + b"\n" for line in whole.split(b"\n")) if newline else b""
+
+
 class Pump:
-    """Reads one pipe to its end in a thread, and gives `take` every piece.
+    """Reads one pipe to its end in a thread, and gives `take` every piece, and an empty one at the end.
 
     Raises: NoThread.
     """
@@ -155,6 +183,7 @@ class Pump:
                 self._take(piece)
                 self._count += 1
                 self._is_reading = True
+        self._take(b"")
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()

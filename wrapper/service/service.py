@@ -67,7 +67,7 @@ class Service:
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
                          settings.max_in_flight, lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
         self.is_leaving = False  # the wrapper is about to shut down and still serves
-        self.output = Output(around.board, name) if settings.capture_output else None
+        self.output = Output(around.board, name, settings.output_prefix) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN, variables=settings.env if name == MAIN else ())
         lifecycle = Lifecycle(
