@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import subprocess
 import sys
 import threading
 
 from tests.running import PATIENCE, ROOT
 from wrapper import cause
+from wrapper.events import Feed
+from wrapper.problems import Board
+from wrapper.sidecar.isolation import Guard
 
 # CPython up to 3.11 keeps its list of threads locked while it makes frames; a collection in between that ends a
 # threading.local waits for that very lock, in the same thread.
@@ -48,6 +53,15 @@ def test_everybody_reads_the_kind_and_the_place_only(capfd):
     assert "s3cret" not in said
     assert "ValueError at test_cause.py:" in said
     assert "s3cret" in capfd.readouterr().err
+
+
+def test_an_import_that_finds_nothing_to_run_shows_no_line_of_ours(capfd):
+    """The fault is in a word of the command line, or in a file that does not compile: our lines say nothing of it."""
+    work = functools.partial(importlib.import_module, "no_such_module")
+    Guard("mine", Board(Feed())).attempt("the import", work, is_import=True)
+    _, below, problem = capfd.readouterr().err.splitlines()
+    assert below == "    ModuleNotFoundError: No module named 'no_such_module'"
+    assert "problem: the import failed: No module named 'no_such_module'" in problem
 
 
 def test_an_error_that_is_its_own_cause_is_told_once(capfd):

@@ -76,6 +76,16 @@ def test_json_is_one_object_a_line(pipe):
     assert (found["level"], found["message"], found["number"]) == ("error", "two\nlines", 3)
 
 
+def test_a_traceback_has_lines_of_its_own_that_cannot_pretend_to_be_events(pipe):
+    log = Log()
+    log.error("it failed", sidecar="mine", traceback='  File "x.py", line 1\n\x1b[2JValueError: 2026 wrapper info: y\n')
+    log.warning("no lines", output="")
+    first, *below, last = drain(pipe[0]).splitlines()
+    assert first.endswith("wrapper error: it failed sidecar=mine")
+    assert below == ['      File "x.py", line 1', "    \\x1b[2JValueError: 2026 wrapper info: y"]
+    assert last.endswith("no lines")
+
+
 def test_a_line_says_when_to_the_millisecond(pipe, monkeypatch):
     monkeypatch.setattr("wrapper.log.time.time", lambda: 1769860800.0329)
     log = Log()

@@ -6,6 +6,7 @@ What an exception says may hold what the author's code was called with, password
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
+IMPORTER = ("<frozen importlib", os.path.dirname(importlib.__file__) + os.sep)
 # Raised by an import, their messages name modules, files and lines, as its author must know them.
 HARMLESS = (ImportError, SyntaxError, FileNotFoundError)
 CAUSES_MAX = 10  # of one error that are told
@@ -25,7 +27,7 @@ CAUSES_MAX = 10  # of one error that are told
 
 def tell(what: str, error: BaseException, is_import: bool = False, **facts: Any) -> str:
     """Log that `what` failed, with all there is to know; returns what strangers may read of it."""
-    log.error(f"{what} failed", **facts, cause=shown(error), traceback=_traceback(error))
+    log.error(f"{what} failed", **facts, cause=shown(error), traceback=_traceback(error, is_import))
     cause = str(error) if is_import and isinstance(error, HARMLESS) else type(error).__name__ + _place(error)
     return f"{what} failed: {cause}; the traceback is in the log"
 
@@ -59,11 +61,16 @@ def place_of(thread: threading.Thread) -> str:
     return "".join(traceback.format_stack(frame)) if frame is not None else "it has just ended"
 
 
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where it went wrong, from the author's first line on: what is above it is the wrapper's and importlib's."""
+def _frames(error: BaseException, is_import: bool = False) -> list[traceback.FrameSummary]:
+    """Where it went wrong, from the author's first line on: what is above it is the wrapper's and importlib's.
+
+    All of it where no line is the author's, but for an import that finds nothing to run: that says nothing.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [number for number, frame in enumerate(frames)
-              if not frame.filename.startswith((OWN_FOLDER, "<frozen importlib"))]
+              if not frame.filename.startswith((OWN_FOLDER, *IMPORTER))]
+    if not theirs and is_import and isinstance(error, HARMLESS):
+        return []
     return frames[theirs[0]:theirs[-1] + 1] if theirs else list(frames)
 
 
@@ -72,9 +79,9 @@ def _place(error: BaseException) -> str:
     return f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, is_import: bool) -> str:
     return "because of: ".join(
-        "".join(traceback.format_list(_frames(one)) + traceback.format_exception_only(type(one), one))
+        "".join(traceback.format_list(_frames(one, is_import)) + traceback.format_exception_only(type(one), one))
         for one in _chain(error))
 
 

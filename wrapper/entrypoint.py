@@ -21,7 +21,8 @@ from wrapper.log import log
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.run import LAST_STOP_TIMEOUT
-from wrapper.service.service import MAIN, Helper, Service, Surroundings
+from wrapper.service.service import Helper, Service, Surroundings
+from wrapper.service.state import MAIN
 from wrapper.values import signal_name
 
 TYPE_CHECKING = False

@@ -1,4 +1,4 @@
-"""The wrapper's own log: one event a line on stderr, as text or JSON.
+"""The wrapper's own log on stderr: one event a line, as text or JSON; in text a traceback has lines of its own.
 
 The standard `logging` package costs 8 ms of the start and a lock around every line; one `write` of one line neither.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error")
 STDERR = 2
+BLOCKS = ("traceback", "stack", "output")  # facts of many lines, for people to read as they are
 PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable takes that many
 
 
@@ -81,8 +82,10 @@ def _has_room() -> bool:
 
 
 def _text(level: str, message: str, facts: dict[str, Any]) -> str:
-    tail = "".join(f" {name}={_shown(value)}" for name, value in facts.items() if value is not None)
-    return f"{_now()} wrapper {level}: {one_line(message)}{tail}\n"
+    tail = "".join(f" {name}={_shown(value)}" for name, value in facts.items()
+                   if value is not None and name not in BLOCKS)
+    below = [one_line(line) for name in BLOCKS for line in facts.get(name, "").splitlines()]
+    return f"{_now()} wrapper {level}: {one_line(message)}{tail}\n" + "".join(f"    {line}\n" for line in below)
 
 
 def _shown(value: Any) -> str:

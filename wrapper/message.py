@@ -33,9 +33,9 @@ DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
 # `first_byte` is from the end of the request head to the beginning of the response; `own` where we answered ourselves;
 # `head` as it was read, so that what wants more of it pays for it; `replayed`: it travelled twice, its first run ended;
-# `failure`: the reason of a 502 of ours.
-Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer head replayed failure",
-                   defaults=(None, False, ""))
+# `failure`: the reason of a 502 of ours; `cut`: whose end cut the response, "client", "service" or "sidecar".
+Ended = namedtuple("Ended", "method target status seconds first_byte held received sent own peer head replayed failure"
+                   " cut", defaults=(None, False, "", ""))
 
 
 def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

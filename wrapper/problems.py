@@ -65,7 +65,8 @@ class Board:
                                                       "since": now, "count": 0}
             entry.update(message=message, last_seen=now, count=entry["count"] + 1, details=details)
         if is_news:
-            log.warning(f"problem: {message}", source=source)
+            said = details.get("output") if details.get("step") == "check" else None
+            log.warning(f"problem: {message}", source=source, **({"output": "\n".join(said)} if said else {}))
             self._feed.publish("problem", problem=entry["id"], source=source, message=message)
 
     def resolve(self, source: str, key: str = "") -> None:

@@ -37,7 +37,8 @@ from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server
 from wrapper.service.process import Ending, Spawner
-from wrapper.service.service import MAIN, Service, Surroundings
+from wrapper.service.service import Service, Surroundings
+from wrapper.service.state import MAIN
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.handle import Answer, ServiceHandle
 from wrapper.sidecar.loader import Loader

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tracemalloc
 
 import pytest
@@ -19,7 +20,8 @@ from wrapper.sidecar import accesslog
 from wrapper.sidecar.accesslog import AccessLog, combined_line, json_line
 
 COMBINED = re.compile(r'^(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] '
-                      r'"((?:[^"\\]|\\.)*)" (\d{3}) (\d+) "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"$')
+                      r'"((?:[^"\\]|\\.)*)" (\d{3}) (\d+) "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"'
+                      r' seconds=\d+\.\d{3} held=\d+\.\d{3}( cut=\w+)?$')
 
 
 def ended(target="/a?b=c", fields=""):
@@ -29,11 +31,57 @@ def ended(target="/a?b=c", fields=""):
 
 def test_the_combined_format_is_that_of_apache_and_nginx():
     line = combined_line(1769860800.5, ended(fields="Referer: http://a/b\r\nUser-Agent: curl/8\r\n"))
-    assert line == ('192.0.2.7 - - [31/Jan/2026:12:00:00 +0000] "GET /a?b=c HTTP/1.1" 200 512 "http://a/b" "curl/8"')
+    assert line == ('192.0.2.7 - - [31/Jan/2026:12:00:00 +0000] "GET /a?b=c HTTP/1.1" 200 512 "http://a/b" "curl/8"'
+                    ' seconds=0.012 held=0.000')
 
 
 def test_fields_that_were_not_sent_are_a_dash():
-    assert combined_line(0, ended()).endswith('"-" "-"')
+    assert ' "-" "-" ' in combined_line(0, ended())
+
+
+def test_a_line_says_how_long_it_took_was_held_and_who_cut_it():
+    line = combined_line(0, ended()._replace(seconds=3.5, held=2.0714, cut="service"))
+    assert line.endswith(" seconds=3.500 held=2.071 cut=service")
+    assert json.loads(json_line(0, ended()._replace(cut="client")))["cut"] == "client"
+    assert json.loads(json_line(0, ended()))["cut"] is None
+
+
+# Answers with the first bytes of a hundred, and then waits, or leaves where it is asked for /half.
+CUTTING = """
+import socket, sys
+for_ever = []
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    connection, _ = listener.accept()
+    if data := connection.recv(65536):
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 100\\r\\n\\r\\nhalf")
+        connection.close() if b"/half" in data else for_ever.append(connection)
+"""
+BREAKING = """
+from wrapper import Sidecar
+
+sidecar = Sidecar()
+
+
+@sidecar.route("GET", "/sidecar/x")
+def x():
+    yield "one"
+    raise ValueError
+"""
+
+
+@pytest.mark.parametrize(("path", "who"), [("/endless", "client"), ("/half", "service"), ("/sidecar/x", "sidecar")])
+def test_a_response_that_was_cut_is_marked(path, who, tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    with Wrapper("--access-log", "--sidecar", str(tmp_path / "breaking.py"),
+                 command=[sys.executable, "-c", CUTTING, "{port}"]) as wrapper, \
+            socket.create_connection(("127.0.0.1", wrapper.port)) as client:
+        wrapper.wait_line("sidecar loaded")
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert client.recv(1024)
+        if who == "client":
+            client.close()
+        wrapper.wait_line(f" cut={who}")
 
 
 @pytest.mark.parametrize("agent", ['" 200 1 "', "back\\slash\\", "\x1b[31mred", "a\tb"])

@@ -241,7 +241,7 @@ class Connection(socketserver.BaseRequestHandler):
         if not (yield from own.run()):
             return None
         if server.site.observes:
-            self._tell_ended(own, head, body, is_own=True)
+            self._tell_ended(own, head, body, is_own=True, cut="sidecar" if own.is_broken else "")
         if own.is_broken:
             self._break()
         return own.keep
@@ -252,7 +252,7 @@ class Connection(socketserver.BaseRequestHandler):
         exchange = Exchange(self.task, self.stream, head, body, self.peer, server.site.gate(path), server,
                             self.personal)
         self.exchange = exchange
-        is_broken = False
+        is_broken, cut = False, ""
         try:
             yield from exchange.travel()
             if exchange.status in TOO_LARGE and exchange.growth:
@@ -266,6 +266,7 @@ class Connection(socketserver.BaseRequestHandler):
             exchange.keep = False
             exchange.status = exchange.status or 499
             is_broken = exchange.is_answered
+            cut = ("client" if isinstance(error, ClientGone) else "service") if is_broken else ""
         except Exception as error:  # noqa: BLE001  a fault of ours is one client's 500, not the end of all
             log.error("an exchange failed", cause=repr(error))
             exchange.keep = False
@@ -273,7 +274,7 @@ class Connection(socketserver.BaseRequestHandler):
             if not is_broken:
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
         if server.site.observes:
-            self._tell_ended(exchange, head, body, is_own=False)
+            self._tell_ended(exchange, head, body, is_own=False, cut=cut)
         self.exchange = None  # an idle connection keeps nothing of it
         if is_broken and exchange.looks_whole:
             self._break()
@@ -306,12 +307,12 @@ class Connection(socketserver.BaseRequestHandler):
             pass  # the client and the metrics hear it all the same
 
     def _tell_ended(self, exchange: Exchange | OwnExchange, head: RequestHead, body: RequestBody, *,
-                    is_own: bool) -> None:
+                    is_own: bool, cut: str) -> None:
         now = self.loop.now
         self.server.site.ended(Ended(
             head.method.decode("ascii"), head.target.decode("latin-1"), exchange.status, now - self.began,
             (exchange.first_byte or now) - self.began, exchange.held, body.received, exchange.sent, is_own,
-            self.peer.address, head, exchange.is_replayed, exchange.failure))
+            self.peer.address, head, exchange.is_replayed, exchange.failure, cut))
 
     def _say(self, data: bytes) -> Steps:
         """Send something of our own. Raises: ClientGone."""

@@ -121,7 +121,8 @@ class Lifecycle:
             address = self._launcher.choose_address()
             report_squatter(address, self._board, self.name)
             port_was_free = is_free(address)
-            run = Run(self._launcher.launch(address, ended, leader_ended, beside=beside), address)
+            process = self._launcher.launch(address, ended, leader_ended, beside=beside)
+            run = Run(process, address, self.life.title)
         except (OSError, RuntimeError, SubprocessError) as error:
             raise cannot_start(error) from error
         run.port_was_free, run.other_addresses = port_was_free, self._launcher.other_addresses(address)

@@ -46,6 +46,7 @@ class Ending:
     """How a run ended, as people and shells say it; `returncode` is Popen's, None before the end."""
 
     returncode: int | None
+    left_behind = 0  # processes of it that ran on when its first one had ended without being told to
 
     @property
     def exit_status(self) -> int:
@@ -145,6 +146,7 @@ class Process(Ending):
             found = None
         if self._on_leader_end is not None:
             self._on_leader_end(self)
+            self.left_behind = 0 if self.is_stopping else len(self.family.members())
             grace = Deadline(REST_TIMEOUT)
             self.family.end_rest(lambda: self._deadline if self.is_stopping else grace)
         self._send(signal.SIGKILL, to_group=True)

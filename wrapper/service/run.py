@@ -30,9 +30,10 @@ LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its responses to reach clien
 class Run:
     """`lane` is its lane once the gate leads elsewhere, `ready_since` on the monotonic clock."""
 
-    def __init__(self, process: Process, address: Address) -> None:
+    def __init__(self, process: Process, address: Address, title: str = "the service") -> None:
         self.process = process
         self.address = address
+        self._title = title
         self.other_addresses: tuple[Address, ...] = ()  # where it may listen as well, while it is not ready yet
         self.port_was_free = True  # before the spawn, for any service
         self._memory_kills = procfs.memory_kills()
@@ -52,7 +53,10 @@ class Run:
     @property
     def fault(self) -> str:
         """Its end as what went wrong, where that was not asked for."""
-        fault = f"the service ended by itself with status {self.process.exit_status}"
+        fault = f"{self._title} ended by itself with status {self.process.exit_status}"
+        if self.process.left_behind and not self.process.exit_status:
+            fault += ("; what it had put into the background was ended with it: run it in the foreground, as nginx is "
+                      "with -g 'daemon off;'")
         if procfs.memory_kills() > self._memory_kills:
             fault += ": the kernel killed a process of this container because its memory was used up"
         return fault

@@ -15,7 +15,7 @@ from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.output import Output
 from wrapper.service.probe import Probe
 from wrapper.service.restart import RestartPolicy
-from wrapper.service.state import Life
+from wrapper.service.state import MAIN, Life
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from wrapper.service.process import Spawner
     from wrapper.settings import Settings
 
-MAIN = "service"  # the name of the service that the container is about
 
 
 class Surroundings:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from wrapper.service.process import Process
 
 
+MAIN = "service"  # the name of the service that the container is about
+
+
 class State(enum.Enum):
     STOPPED = "stopped"
     STARTING = "starting"
@@ -51,6 +54,7 @@ class Life:
 
     def __init__(self, name: str, feed: Feed) -> None:
         self._name = name
+        self.title = "the service" if name == MAIN else f"the helper {name}"
         self._feed = feed
         # Guards what follows, so that a reader never sees half a transition.
         self._lock = threading.Lock()
@@ -127,7 +131,8 @@ class Life:
                 self._crashes, self._last_crash = self._crashes + 1, last_exit
             if self._pid == process.pid:
                 self._pid = None
-        log.info("the service ended", service=self._name, pid=process.pid, status=process.exit_status, planned=planned)
+        (log.info if planned else log.warning)(f"{self.title} ended", service=self._name, pid=process.pid,
+                                               status=process.exit_status, planned=planned)
         self._feed.publish("exit", service=self._name, **{**last_exit, "pid": process.pid})
 
     def count_restart(self, cause: str) -> None:

@@ -99,7 +99,8 @@ class AccessLog:
 
 
 def combined_line(moment: float, ended: Ended) -> str:
-    """`host - - [time] "request" status bytes "referer" "user agent"`
+    """`host - - [time] "request" status bytes "referer" "user agent"`, and what the wrapper knows besides: seconds from
+    the request's first line to the response's end, seconds that it was held, and who cut the response, where it was cut
     (https://httpd.apache.org/docs/current/logs.html#combined)."""
     said = _said(ended)
     at = time.gmtime(moment)
@@ -108,7 +109,8 @@ def combined_line(moment: float, ended: Ended) -> str:
     version = f"HTTP/1.{ended.head.minor}" if ended.head is not None else "HTTP/1.1"
     return (f'{ended.peer or NO_VALUE} - - [{when}] "{_quoted(ended.method)} {_quoted(ended.target)} {version}" '
             f'{ended.status} {ended.sent} "{_quoted(said.get("referer", NO_VALUE))}" '
-            f'"{_quoted(said.get("user-agent", NO_VALUE))}"')
+            f'"{_quoted(said.get("user-agent", NO_VALUE))}" seconds={ended.seconds:.3f} held={ended.held:.3f}'
+            + (f" cut={ended.cut}" if ended.cut else ""))
 
 
 def json_line(moment: float, ended: Ended) -> str:
@@ -118,7 +120,7 @@ def json_line(moment: float, ended: Ended) -> str:
         "peer": ended.peer, "method": ended.method, "target": ended.target, "status": ended.status,
         "seconds": round(ended.seconds, 6), "first_byte": round(ended.first_byte, 6), "held": round(ended.held, 6),
         "received": ended.received, "sent": ended.sent, "to": "sidecar" if ended.own else "service",
-        "failure": ended.failure or None,
+        "failure": ended.failure or None, "cut": ended.cut or None,
         "referer": said.get("referer"), "user_agent": said.get("user-agent")})
 
 

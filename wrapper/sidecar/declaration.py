@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 
 from wrapper import address, values
-from wrapper.service.service import MAIN
+from wrapper.service.state import MAIN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

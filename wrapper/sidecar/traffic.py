@@ -65,7 +65,7 @@ class Traffic:
 
     def observe(self, ended: Ended) -> None:
         """Called for each exchange by the thread that ends it."""
-        method, _, status, seconds, first_byte, held, received, sent, own, *_, failure = ended
+        method, _, status, seconds, first_byte, held, received, sent, own, *_, failure, _ = ended
         # Clients invent methods: unknown ones are counted together.
         key = (method if method in METHODS else "other", status // 100)
         road = self._roads[own]
