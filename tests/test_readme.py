@@ -18,6 +18,7 @@ from tests.running import Wrapper, wait_until
 from wrapper import Sidecar, ServiceHandle, settings
 from wrapper.ctl import ctl
 from wrapper.image import bundle, dockerfile
+from wrapper.presets import document, grafana, prometheus
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 fences = re.compile(r"(?:^((?:[^\n]+\n)+)\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -123,8 +124,17 @@ def ctl_table() -> str:
     return "\n".join(lines)
 
 
+def presets_table() -> str:
+    """The variables that the presets' files name, those of both first."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for module in (document, prometheus, grafana):
+        rows = re.findall(r"^\| ([A-Z_, ]+) \| (.+) \| (.+) \|$", module.__doc__, re.MULTILINE)
+        lines += [f"| `{name.replace(', ', '`, `')}` | {default} | {meaning} |" for name, default, meaning in rows]
+    return "\n".join(lines)
+
+
 TABLES = {"settings": settings_table, "paths": paths_table, "sidecar": sidecar_table, "handle": handle_table,
-          "ctl": ctl_table}
+          "ctl": ctl_table, "presets": presets_table}
 
 
 def part(name: str) -> re.Pattern[str]:
