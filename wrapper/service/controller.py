@@ -180,12 +180,14 @@ class Controller:
 
     def _do_next(self) -> None:
         """Do what is due first, or wait for it, or for a wake-up."""
-        rows = [(seconds, action) for seconds, action in self._table() if seconds is not None]
-        seconds, action = min(rows, key=lambda row: row[0], default=(None, None))
-        if seconds == NOW and action is not None:
-            action()
-        else:
-            self._lifecycle.wake_up.pause(seconds)
+        soonest = NEVER
+        for seconds, action in self._table():
+            if seconds == NOW:
+                action()
+                return
+            if seconds is not None:
+                soonest = seconds if soonest is None else min(seconds, soonest)
+        self._lifecycle.wake_up.pause(soonest)
 
     def _table(self) -> Iterator[tuple[float | None, Callable[[], object]]]:
         """What may be next, the most urgent first: the seconds until it is due, and what is done then."""

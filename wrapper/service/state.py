@@ -121,18 +121,18 @@ class Life:
 
     def end(self, process: Process, planned: bool) -> None:
         """A run ended; `planned` says whether that was asked for."""
-        number = process.exit_signal
-        last_exit = {"status": process.exit_status, "signal": None if number is None else signal_name(number),
+        status, number = process.exit_status, process.exit_signal
+        last_exit = {"status": status, "signal": None if number is None else signal_name(number),
                      "planned": planned, "at": timestamp()}
         with self._lock:
             self._last_exit = last_exit
-            self._exits[process.exit_status] = self._exits.get(process.exit_status, 0) + 1
+            self._exits[status] = self._exits.get(status, 0) + 1
             if not planned:
                 self._crashes, self._last_crash = self._crashes + 1, last_exit
             if self._pid == process.pid:
                 self._pid = None
         (log.info if planned else log.warning)(f"{self.title} ended", service=self._name, pid=process.pid,
-                                               status=process.exit_status, planned=planned)
+                                               status=status, planned=planned)
         self._feed.publish("exit", service=self._name, **{**last_exit, "pid": process.pid})
 
     def count_restart(self, cause: str) -> None:
