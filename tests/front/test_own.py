@@ -1,5 +1,6 @@
 """Own paths: the thread that answers and the task of its client, and what each waits for."""
 
+import sys
 import threading
 
 import pytest
@@ -10,7 +11,6 @@ from tests.running import wait_until
 from wrapper.errors import BadRequest, NotFound
 from wrapper.front import own as own_room
 from wrapper.front.own import QUEUED_BYTES, Talk
-from wrapper.front.switch_interval import switch_interval
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone
 from wrapper.message import Response
@@ -158,13 +158,14 @@ def test_what_spoils_a_body_is_raised_where_it_is_read(loop, talk):
 
 
 def test_the_interpreter_switches_more_often_until_a_long_call_is_done(loop, talk):
+    before = sys.getswitchinterval()
     for _ in range(2):
         told(loop, talk.grow_long)
-    assert switch_interval._askers == 1
+    assert sys.getswitchinterval() < before / 2
     talk.finish()
-    assert switch_interval._askers == 0
+    assert sys.getswitchinterval() == pytest.approx(before)
     told(loop, talk.grow_long)
-    assert switch_interval._askers == 0, "it is over: nothing would take it back"
+    assert sys.getswitchinterval() == pytest.approx(before), "it is over: nothing would take it back"
 
 
 # The body, on demand

@@ -9,6 +9,7 @@ from wrapper.message import Request, normal_path
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import MAIN, Service, Surroundings
+from wrapper.service.state import State
 from wrapper.sidecar.site import Site
 
 
@@ -50,3 +51,10 @@ def make_request(method, target, body=b"", *, headers=(), trusted=False, peer="1
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     head = read_request(f"{method} {target} HTTP/1.1\r\nHost: test\r\n{length}{fields}\r\n".encode("latin-1"), 65536)
     return Request(head, normal_path(target), Body(body), peer, trusted)
+
+
+def serve(service):
+    """Have a service that was never started count as one that serves."""
+    service.life.enter(State.STARTING, "a test")
+    service.life.enter(State.RUNNING, "a test")
+    service.gate.open(None)

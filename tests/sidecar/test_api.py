@@ -10,10 +10,9 @@ from itertools import islice
 import pytest
 
 from tests.running import wait_until
-from tests.sidecar.parts import make_request, make_service, make_site
+from tests.sidecar.parts import make_request, make_service, make_site, serve
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.problems import Problem
-from wrapper.service.state import State
 from wrapper.sidecar.streams import MOST_STREAMS
 from wrapper.sidecar.router import Route
 
@@ -265,23 +264,23 @@ def test_two_services_cannot_have_one_name_or_one_path(site):
 
 def test_logs_are_the_last_lines_as_text():
     site = make_site("--capture-output")
-    site.services[0].output._keep(b"one\ntwo\nthree\n")
+    site.services[0].output.keep(b"one\ntwo\nthree\n")
     answer = site.answer(make_request("GET", "/sidecar/api/logs?lines=2", trusted=True))
     assert answer.whole() == b"two\nthree\n"
     follow = site.answer(make_request("GET", "/sidecar/api/logs?lines=1&follow=1", trusted=True)).pieces()
     assert next(follow) == b"three\n"
-    site.services[0].output._keep(b"four\n")
+    site.services[0].output.keep(b"four\n")
     assert next(follow) == b"four\n"
 
 
 def test_a_line_that_is_not_whole_yet_goes_on_where_it_was():
     site = make_site("--capture-output")
-    site.services[0].output._keep(b"one\ntw")
+    site.services[0].output.keep(b"one\ntw")
     answer = site.answer(make_request("GET", "/sidecar/api/logs?lines=1&follow=1", trusted=True))
     assert ("X-Accel-Buffering", "no") in answer.headers
     follow = answer.pieces()
     assert next(follow) == b"tw"
-    site.services[0].output._keep(b"o\n")
+    site.services[0].output.keep(b"o\n")
     assert next(follow) == b"o\n"
 
 
@@ -336,8 +335,7 @@ def test_a_helper_may_live_under_the_prefix(site):
 
 def test_readyz_is_ready_while_the_service_serves(site):
     service = site.services[0]
-    service.life._state = State.RUNNING
-    service.gate.open(None)
+    serve(service)
     status, document = ask(site, "GET", "/sidecar/readyz")
     assert (status, document["ready"]) == (200, True)
 

@@ -7,7 +7,9 @@ import threading
 
 import pytest
 
+from wrapper import address
 from wrapper.errors import Busy
+from wrapper.service.controller import Controller
 from wrapper.sidecar.handle import ActionFailed
 from wrapper.testing import FakeService, running
 
@@ -122,8 +124,7 @@ class Stub:
 def test_the_timeout_is_for_all_of_the_answer(drops, monkeypatch):
     stub = Stub(*drops)
     with running() as wrapper:
-        monkeypatch.setattr(wrapper.service.service.controller._lifecycle.run, "address",
-                            wrapper.service.address._replace(port=stub.listener.getsockname()[1]))
+        monkeypatch.setattr(Controller, "address", address.tcp(*stub.listener.getsockname()))
         with pytest.raises((OSError, ValueError)):
             wrapper.service.request("GET", "/", timeout=0.2)
         stub.over.set()
@@ -133,8 +134,7 @@ def test_the_timeout_is_for_all_of_the_answer(drops, monkeypatch):
 def test_what_is_not_http_is_a_value_error(monkeypatch):
     stub = Stub(b"SSH-2.0-nothing\r\n\r\n")
     with running() as wrapper:
-        monkeypatch.setattr(wrapper.service.service.controller._lifecycle.run, "address",
-                            wrapper.service.address._replace(port=stub.listener.getsockname()[1]))
+        monkeypatch.setattr(Controller, "address", address.tcp(*stub.listener.getsockname()))
         with pytest.raises(ValueError, match="HTTP"):
             wrapper.service.request("GET", "/", timeout=2)
         stub.over.set()

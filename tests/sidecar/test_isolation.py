@@ -10,8 +10,13 @@ from wrapper.sidecar.isolation import Guard, fitting
 
 
 @pytest.fixture
-def guard():
-    return Guard("mine", Board(Feed()))
+def board():
+    return Board(Feed())
+
+
+@pytest.fixture
+def guard(board):
+    return Guard("mine", board)
 
 
 def test_what_caused_an_error_is_in_the_log(guard, capfd):
@@ -34,15 +39,15 @@ def test_one_failure_is_one_line_of_the_log(guard, capfd):
     assert len(failed) == 1
 
 
-def test_what_a_client_asked_for_is_not_on_the_board(guard):
+def test_what_a_client_asked_for_is_not_on_the_board(guard, board):
     """Strangers read the board; only what an import says names nothing but modules and files."""
     def fail():
         raise FileNotFoundError(2, "No such file", "/home/of-another-client")
 
     guard.attempt("GET /x", fail)
-    assert "another-client" not in guard._board.list()[0]["message"]
+    assert "another-client" not in board.list()[0]["message"]
     guard.attempt("the import", fail, is_import=True)
-    assert "another-client" in guard._board.list()[1]["message"]
+    assert "another-client" in board.list()[1]["message"]
 
 
 def test_a_function_gets_as_many_arguments_as_it_needs():

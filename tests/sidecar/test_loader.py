@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.running import Wrapper, service, wait_until
-from tests.sidecar.parts import make_request, make_site
+from tests.sidecar.parts import make_request, make_site, serve
 from wrapper.errors import Unavailable
 from wrapper.service.state import State
 from wrapper.sidecar.loader import Loader, sidecars, title
@@ -139,8 +139,8 @@ def asked(token="sesame", target="/admin/rotate", **options):
 
 
 def readiness(site):
-    site.services[0].life._state = State.RUNNING
-    site.services[0].gate.open(None)
+    if site.services[0].life.state is not State.RUNNING:
+        serve(site.services[0])
     return json.loads(site.answer(make_request("GET", "/sidecar/readyz")).whole())["sidecars"]
 
 

@@ -77,7 +77,7 @@ class Output:
     def _take(self, piece: bytes, descriptor: int, passed: Callable[[bytes], bytes]) -> None:
         """`passed`: makes what is passed on of what came; an empty piece is the end."""
         if piece:
-            self._keep(piece)
+            self.keep(piece)
         piece = passed(piece)
         if descriptor not in self._unheard:
             with TURNS[descriptor]:
@@ -103,7 +103,8 @@ class Output:
                 return False
         return True
 
-    def _keep(self, piece: bytes) -> None:
+    def keep(self, piece: bytes) -> None:
+        """Remember what was put out, as the last of it."""
         piece = piece[-KEPT_BYTES:]
         with self._changed:
             self._pieces.append(piece)
