@@ -12,8 +12,8 @@ from wrapper.loop.workers import Workers
 def pair(loop):
     pairs = []
 
-    def make():
-        pairs.append(Pair(loop))
+    def make(**how):
+        pairs.append(Pair(loop, **how))
         return pairs[-1]
 
     yield make

@@ -97,12 +97,12 @@ def held(loop):
 class Pair:
     """Two connected sockets, the first of them watched by the loop."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, *, is_urgent=False):
         self.loop = loop
         self.ours, self.theirs = socket.socketpair()
         self.ours.setblocking(False)
         self.theirs.settimeout(PATIENCE)
-        self.link = told(loop, Link, loop, self.ours.fileno())
+        self.link = told(loop, lambda: Link(loop, self.ours.fileno(), is_urgent=is_urgent))
 
     def close(self):
         told(self.loop, self.link.close)

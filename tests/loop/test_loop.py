@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.loop.driving import PATIENCE, Interrupt, begin, done, held, settle, told, waiting, waiting_once
-from wrapper.loop.loop import NEVER, NEXT_TURN, STALE_MAX, Outcome
+from tests.loop.driving import PATIENCE, Interrupt, begin, done, held, outcome_of, settle, told, waiting, waiting_once
+from wrapper.loop.loop import LATER, LATER_BATCH, NEVER, NEXT_TURN, STALE_MAX, Outcome
 from wrapper.loop.poller import Link, Notice
 from wrapper.threads import NoThread
 
@@ -163,6 +163,40 @@ def test_a_task_may_return_from_an_interrupt(loop):
 
 
 # Tasks
+
+
+def test_what_computes_for_long_leaves_the_others_their_turn(loop):
+    seen = []
+
+    def computes():
+        yield LATER
+        seen.append("computed")
+
+    def looks_on():
+        while seen.count("computed") < 3 * LATER_BATCH:
+            seen.append("looked")
+            yield NEXT_TURN
+
+    with held(loop):
+        answers = [begin(loop, steps)[1] for steps in (looks_on(), *(computes() for _ in range(3 * LATER_BATCH)))]
+    for answer in answers:
+        answer.get()
+    assert max(map(len, "".join(word[0] for word in seen).split("l"))) == LATER_BATCH
+
+
+def test_what_computes_later_can_be_interrupted_before(loop):
+    def computes():
+        yield LATER
+        return "computed"
+
+    def interrupt_at_once():
+        task = loop.task(outcome_of(computes()), "a test")
+        loop.begin(task)
+        task.interrupt(Interrupt())
+        return task
+
+    assert told(loop, interrupt_at_once).is_over
+    settle(loop)
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])

@@ -37,6 +37,24 @@ def test_what_happens_while_the_loop_is_busy_comes_in_one_turn_and_in_order(loop
     answers[0].get()
 
 
+def test_what_is_urgent_does_not_stand_behind_a_crowd(loop, pair):
+    """Thousands of requests lie before a response in epoll's order; what they come to would too."""
+    pairs, seen = [*(pair() for _ in range(4 * BATCH)), pair(is_urgent=True)], []
+
+    def steps(one):
+        yield NEVER, one.link.readable
+        seen.append(one)
+
+    answers = [begin(loop, steps(one))[1] for one in pairs]
+    settle(loop)
+    with held(loop):
+        for one in pairs:
+            one.theirs.send(b"x")
+    for answer in answers:
+        answer.get()
+    assert seen.index(pairs[-1]) <= BATCH
+
+
 def test_more_events_than_a_batch_are_all_told(loop, pair):
     pairs = [pair() for _ in range(3 * BATCH)]
 

@@ -14,7 +14,7 @@ from wrapper.front.own import OwnExchange
 from wrapper.front.reply import refusal_bytes
 from wrapper.http1 import read_request
 from wrapper.log import log
-from wrapper.loop.loop import NEXT_TURN
+from wrapper.loop.loop import LATER, NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.threads import NoThread
 from wrapper.message import Ended, normal_path
@@ -124,9 +124,11 @@ class Connection(socketserver.BaseRequestHandler):
     def _shake_hands(self) -> Steps:
         deadline = self.loop.now + self.server.settings.header_timeout
         try:
+            yield LATER
             while not self.stream.shake_hands():
                 if (yield deadline, self.stream.link.readable) is None:
                     raise Closing
+                yield LATER
         except (OSError, ValueError) as error:
             log.debug("no TLS with a client", cause=error)
             raise Closing from None

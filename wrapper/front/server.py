@@ -119,7 +119,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def _accept(self, loop: Loop) -> Steps:
         """Take connections as they come, so many in a turn that a crowd is in soon and the others have theirs."""
-        link = Link(loop, self.socket.fileno())
+        link = Link(loop, self.socket.fileno(), is_urgent=True)
         try:
             while True:
                 yield NEVER, link.readable

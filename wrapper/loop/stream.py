@@ -46,12 +46,12 @@ class Stream:
 
     is_secure = False
 
-    def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone]) -> None:
+    def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone], *, is_urgent: bool = False) -> None:
         """Raises: OSError where the loop cannot watch it."""
         connection.setblocking(False)
         self.socket = connection
         self.loop = loop
-        self.link = Link(loop, connection.fileno())
+        self.link = Link(loop, connection.fileno(), is_urgent=is_urgent)
         self.rest = b""
         self.unsent = b""
         self._gone = gone

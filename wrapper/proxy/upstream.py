@@ -54,7 +54,7 @@ class UpstreamConnection(http.client.HTTPConnection):
         super().__init__(upstream.address.host or "localhost", upstream.address.port or None)
         self._upstream = upstream
         self.sock = connected
-        self.stream = Stream(connected, loop, ServiceGone)
+        self.stream = Stream(connected, loop, ServiceGone, is_urgent=True)
         self.answer = ServiceResponse(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
