@@ -116,6 +116,13 @@ def test_binary_output_is_shown_with_replacements(output):
     assert output.lines(1) == ["\ufffd\ufffd ok"]
 
 
+def test_a_line_ends_where_the_service_ended_it(output):
+    """str.splitlines would end one at a next-line character or a unit separator too."""
+    send(output, "a\x85b\x1cc\u2028d\ne\n".encode())
+    output.finish(Deadline(5.0))
+    assert output.lines(2) == ["a\x85b\x1cc\u2028d", "e"]
+
+
 def test_following(output):
     position, _ = output.after(None, 0)
     send(output, b"one\n")

@@ -124,9 +124,7 @@ class Output:
 
     def lines(self, count: int) -> list[str]:
         """The last `count` lines; bytes that are not UTF-8 are replaced."""
-        with self._changed:
-            kept = b"".join(self._pieces)[-KEPT_BYTES:]
-        return kept.decode("utf-8", "replace").splitlines()[-count:] if count > 0 else []
+        return [line.decode("utf-8", "replace") for line in self.tail(count)[1].splitlines()]
 
     def tail(self, count: int) -> tuple[int, bytes]:
         """The position behind what is kept, and its last `count` lines as they came; the last may not be whole yet."""
