@@ -51,7 +51,7 @@ alerting:
 """
 ALERT = {"alert": "Always", "expr": "vector(1)", "labels": {"severity": "page"}}
 SITE = {"rules": [{"name": "site", "rules": [ALERT]}],
-        "notifiers": [{"type": "webhook", "url": "http://127.0.0.1:1/"}], "silences": ["Quiet"]}
+        "notifiers": [{"type": "webhook", "url": "http://127.0.0.1:1/"}, {"type": "pigeon"}], "silences": ["Quiet"]}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,9 @@ def test_the_preset_gives_it_rules_receivers_and_silences_on_one_port(wrapped, p
     silences = wait_until(lambda: document(container, "/alertmanager/api/v2/silences"))
     assert [one["matchers"][0]["value"] for one in silences] == ["Quiet"]
     wait_until(lambda: [one["labels"]["alertname"] for one in document(container, "/alertmanager/api/v2/alerts")])
-    wait_until(lambda: document(container, "/sidecar/api/problems") == [])
+    problem, = wait_until(lambda: document(container, "/prom-wrapper/config-subscriber")["problems"])
+    assert problem["description"] == "notifier 1-pigeon is left out: amtool rejects the new file with status 1"
+    assert document(container, "/prom-wrapper/alerts-status")["silenced"] == 0
 
 
 def test_the_manifest_of_the_readme_runs_as_pasted(wrapped, podman, tmp_path):
