@@ -458,3 +458,24 @@ def test_a_drain_does_not_wait_for_what_cannot_be_told_to_leave():
     assert subject.await_empty(lane, Deadline(30))
     subject.cut(lane)
     assert deaf.was_cut
+
+
+def test_the_peaks_since_the_last_look_are_kept():
+    """A second in which a hundred came and went must not look empty at its end."""
+    gate = Gate(Road, 10.0, 10)
+    gate.hold("a test")
+    held = [Traveller(gate) for _ in range(3)]
+    for each in held:
+        gate.admit(each)
+    gate.forget(held.pop())
+    with pytest.raises(GatewayTimeout):
+        gate.collect(held.pop(), 3.5)
+    gate.open(PLACE)
+    assert held[0].over.wait(5)
+    for _ in range(2):
+        passing = Traveller(gate)
+        gate.leave(gate.admit(passing), passing)
+    peaks = gate.take_peaks()
+    assert (peaks.held, peaks.in_flight, peaks.waits, peaks.longest_wait) == (3, 2, 2, 3.5)
+    again = gate.take_peaks()
+    assert (again.held, again.in_flight, again.waits, again.longest_wait) == (0, 1, 0, 0.0)

@@ -66,8 +66,9 @@ def routes():
     feed = Feed()
     around = Surroundings(chosen, {}, Spawner(), feed, Board(feed), lambda address: None)
     site = Site(around, [Service("service", chosen.command, None, around, lambda *over: None)])
-    return sorted({(route.method, route.pattern.removeprefix("/sidecar") or "/", route.is_guarded)
-                   for methods in site.router._paths.values() for route in methods.values()})
+    found = {(route.method, route.pattern.removeprefix("/sidecar") or "/", route.is_guarded)
+             for methods in site.router._paths.values() for route in methods.values()}
+    return sorted(found - {("GET", "/api/traffic", False)})  # the page's own: no promise to others
 
 
 def paths_table() -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.running import ROOT, Wrapper, free_port, run, service, wait_until
 
 PATHS = ("", "/", "/healthz", "/readyz", "/metrics", "/api/status", "/api/problems", "/api/config",
-         "/api/traffic?history", "/api/nothing")
+         "/api/traffic", "/api/nothing")
 SECRETS = {
     "argument": "argument-7f3a", "environment": "environment-51c2", "token": "token-e0b9", "bearer": "bearer-c4d8",
     "source": "password-9a61", "content": "content-2be7", "template": "template-66d0", "wrong": "attempt-d1f5",

@@ -68,6 +68,16 @@ class Lane:
         return len(self.inside) == len(self.deaf)
 
 
+class Peaks:
+    """Since a moment: the most in flight and held at a time, how many waits ended, and the longest in seconds."""
+
+    __slots__ = ("held", "in_flight", "longest_wait", "waits")
+
+    def __init__(self, in_flight: int = 0, held: int = 0) -> None:
+        self.in_flight, self.held = in_flight, held
+        self.waits, self.longest_wait = 0, 0.0
+
+
 class Gate:
     """Shut at first. `hold_timeout` in seconds (0: nothing waits), `hold_max` how many may wait.
 
@@ -97,6 +107,7 @@ class Gate:
         self._verdicts: dict[Traveller, Lane | Refusal] = {}  # of those that have been told to proceed
         self._is_releasing = False
         self._hurried = False
+        self._peaks = Peaks()
 
     # For travellers
 
@@ -109,6 +120,7 @@ class Gate:
             lane = self._lane
             if lane is not None and not self._held and self._has_room(lane):
                 lane.inside.add(traveller)
+                self._peaks.in_flight = max(self._peaks.in_flight, len(lane.inside))
                 return lane
             self._hold_traveller(traveller)
         return None
@@ -128,11 +140,14 @@ class Gate:
         if len(self._held) >= self._hold_max:
             raise Unavailable(f"{self._reason}, and {self._hold_max} requests wait already")
         self._held[traveller] = None
+        self._peaks.held = max(self._peaks.held, len(self._held))
 
     def collect(self, traveller: Traveller, held: float) -> Lane:
         """How the wait of `held` seconds ended. Raises: the refusal; GatewayTimeout where it has not ended yet."""
         with self._lock:
             self._held.pop(traveller, None)
+            self._peaks.waits += 1
+            self._peaks.longest_wait = max(self._peaks.longest_wait, held)
             verdict = self._verdicts.pop(traveller, None)
             if isinstance(verdict, Lane):
                 return verdict
@@ -169,8 +184,20 @@ class Gate:
     @property
     def in_flight(self) -> int:
         with self._lock:
-            lanes = self._draining if self._lane is None else self._draining | {self._lane}
-            return sum(len(lane.inside) for lane in lanes)
+            return self._count_inside()
+
+    def _count_inside(self) -> int:
+        assert self._lock.locked()
+        lanes = self._draining if self._lane is None else self._draining | {self._lane}
+        return sum(len(lane.inside) for lane in lanes)
+
+    def take_peaks(self) -> Peaks:
+        """Those since the last call; what is in flight and held now counts in the next ones too."""
+        with self._lock:
+            now = Peaks(self._count_inside(), len(self._held))
+            peaks, self._peaks = self._peaks, now
+        peaks.in_flight = max(peaks.in_flight, now.in_flight)
+        return peaks
 
     @property
     def held(self) -> int:
@@ -330,6 +357,7 @@ class Gate:
                 del self._held[traveller]
                 self._verdicts[traveller] = lane
                 lane.inside.add(traveller)
+                self._peaks.in_flight = max(self._peaks.in_flight, len(lane.inside))
                 admitted.append(traveller)
             if is_release:
                 self._is_releasing = bool(admitted)

@@ -109,8 +109,9 @@ def test_the_container_is_known_by_its_cgroup_or_by_what_is_mounted(tmp_path, li
     assert procfs.container_id([str(tmp_path / "none"), str(path)]) == name[:12]
 
 
-def test_a_layer_of_an_image_is_no_container(tmp_path):
+def test_neither_a_layer_nor_the_container_of_another_is_ours(tmp_path):
     path, name = tmp_path / "file", "ab" * 32
     path.write_text(f"1 2 0:3 / / rw - overlay overlay rw,upperdir=/var/lib/docker/overlay2/{name}/diff\n"
-                    f"1 2 0:3 / / rw - overlay overlay rw,upperdir=/var/lib/containers/storage/overlay/{name}/diff\n")
+                    f"1 2 0:3 / / rw - overlay overlay rw,upperdir=/var/lib/containers/storage/overlay/{name}/diff\n"
+                    f"1 2 0:3 / /var/lib/containers/storage/overlay-containers/{name}/userdata/shm rw - tmpfs shm rw\n")
     assert procfs.container_id([str(path)]) is None

@@ -78,7 +78,7 @@ def with_troubles():
     return site
 
 
-TELLING = ("/api/problems", "/api/events", "/api/config", "/api/status", "/api/traffic?history", "/readyz", "/metrics",
+TELLING = ("/api/problems", "/api/events", "/api/config", "/api/status", "/api/traffic", "/readyz", "/metrics",
            "/")
 
 

@@ -90,7 +90,18 @@ def test_authors_metrics_are_in_the_same_scrape(site):
 def test_the_numbers_count_what_was_relayed(site):
     site.ended(Ended("GET", "/", 200, 0.1, 0.1, 0.0, 0, 5, False, None))
     site.ended(Ended("GET", "/sidecar/", 200, 0.1, 0.1, 0.0, 0, 5, True, None))
-    document = json.loads(get(site, "/sidecar/api/traffic?history")[0].body)
-    assert document["now"]["requests"] == 1
-    assert len(document["history"]) == 1
-    assert "history" not in json.loads(get(site, "/sidecar/api/traffic")[0].body)
+    number = site.dashboard.sampler.sample()
+    document = json.loads(get(site, "/sidecar/api/traffic")[0].body)
+    assert [second["requests"] for second in document["seconds"]] == [1]
+    later = json.loads(get(site, f"/sidecar/api/traffic?after={number}")[0].body)
+    assert later["seconds"] == []
+    assert later.keys() == {"time", "seconds"}
+
+
+@pytest.mark.parametrize(("options", "facts"), [
+    ((), {"has_token": False, "keeps_output": False, "hold": 30, "drain": 3, "stop": 30, "overlap_drain": 60}),
+    (("--token", "sesame", "--capture-output", "--hold", "0", "--stop-timeout", "5s"),
+     {"has_token": True, "keeps_output": True, "hold": 0, "stop": 5})])
+def test_the_page_knows_what_it_may_promise(options, facts):
+    about = json.loads(get(make_site(*options), "/sidecar/api/traffic")[0].body)["about"]
+    assert {name: about[name] for name in facts} == facts

@@ -1,4 +1,4 @@
-"""traffic.py: every exchange is counted, by all threads, and the last minutes are kept."""
+"""traffic.py: every exchange is counted, by all threads, and the last seconds are kept."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import timeit
 import pytest
 
 from wrapper.errors import BadGateway
+from wrapper.gate import Peaks
 from wrapper.message import Ended
-from wrapper.sidecar import traffic
 from wrapper.sidecar.metrics import render
-from wrapper.sidecar.traffic import SLOTS, TIMES, Traffic
+from wrapper.sidecar.traffic import FINE_TIMES, SECONDS_KEPT, Traffic
 
 REASONS = BadGateway.REASONS
 
@@ -95,31 +95,48 @@ def test_many_threads_lose_no_count():
     assert samples(counted)['wrapper_requests_total{to="service",method="GET",code="2xx"}'] == 40_000
 
 
-def test_a_moment_holds_what_was_relayed_only():
-    counted = Traffic(lambda: (3, 2))
-    for one in (ended(), ended(status=500), ended(own=True)):
+def test_a_second_holds_what_was_relayed_only():
+    counted = Traffic()
+    for one in (ended(), ended(status=404), ended(status=500), ended(status=503), ended(own=True)):
         counted.observe(one)
-    moment = counted.moment()
-    assert (moment["requests"], moment["errors"], sum(moment["latency"])) == (2, 1, 2)
-    assert (moment["in_flight"], moment["held"]) == (3, 2)
-    assert len(moment["latency"]) == len(TIMES) + 1
+    assert counted.close_second([Peaks(3, 2), Peaks(1, 0)], usage=None) == 1
+    (second,) = counted.seconds_after(0)
+    assert (second["requests"], second["denied"], second["errors"], second["failed"]) == (4, 1, 2, 1)
+    assert (second["in_flight"], second["held"], second["usage"]) == (4, 2, None)
+    assert sum(second["latency"].values()) == 4
+    assert second["seconds"] >= 0
 
 
-def test_the_history_is_bounded_and_in_order(monkeypatch):
-    monkeypatch.setattr(traffic, "SLOT_SECONDS", 0.0)
+@pytest.mark.parametrize("seconds", [0.0, 0.00015, 0.0123, 3.004, 99.0, 250.0])
+def test_a_time_is_known_by_an_eighth_and_the_longest_exactly(seconds):
+    """One request of 3.004 s must not look like one of 5 s."""
     counted = Traffic()
-    for _ in range(SLOTS + 20):
-        counted.observe(ended())
-    history = counted.history()
-    assert len(history) == SLOTS
-    assert [moment["requests"] for moment in history] == list(range(21, SLOTS + 21))
+    counted.observe(ended(first_byte=seconds))
+    counted.close_second([])
+    (second,) = counted.seconds_after(0)
+    (place,) = second["latency"]
+    assert second["slowest"] == seconds
+    bounds = (0.0, *FINE_TIMES, float("inf"))
+    assert bounds[place] <= seconds <= bounds[place + 1]
+    assert place in (0, len(FINE_TIMES)) or bounds[place + 1] / bounds[place] < 1.125
 
 
-def test_no_moment_is_kept_twice_in_one_slot():
+def test_the_seconds_are_bounded_and_in_order_and_told_once():
     counted = Traffic()
-    for _ in range(100):
-        counted.observe(ended())
-    assert len(counted.history()) == 1
+    for _ in range(SECONDS_KEPT + 20):
+        counted.close_second([])
+    assert [one["number"] for one in counted.seconds_after(0)] == list(range(21, SECONDS_KEPT + 21))
+    assert [one["number"] for one in counted.seconds_after(SECONDS_KEPT + 18)] == [SECONDS_KEPT + 19, SECONDS_KEPT + 20]
+    assert counted.seconds_after(SECONDS_KEPT + 20) == []
+
+
+def test_a_second_begins_with_nothing():
+    counted = Traffic()
+    counted.observe(ended(status=502))
+    counted.close_second([])
+    counted.close_second([])
+    second = counted.seconds_after(1)[0]
+    assert (second["requests"], second["failed"], second["latency"], second["slowest"]) == (0, 0, {}, 0)
 
 
 @pytest.mark.soak

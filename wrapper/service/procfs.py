@@ -22,8 +22,10 @@ LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
 MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 UNLIMITED = 1 << 60  # bytes: what version 1 says where there is no limit lies above
-CONTAINER_ID = re.compile(  # as Docker, podman, containerd and CRI-O name cgroups and what they mount; not its layers
-    r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/|containers/)([0-9a-f]{64})")
+# As Docker, podman, containerd and CRI-O name cgroups, and the file that the first two mount; the layers of an image,
+# and the containers of a host that is looked at from outside, have such numbers too.
+CONTAINER_ID = re.compile(r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/)([0-9a-f]{64})"
+                          r"|containers/([0-9a-f]{64})/(?:userdata/)?hostname /etc/hostname ")
 
 
 class Stat(namedtuple("Stat", "state parent group started cpu memory")):
@@ -160,5 +162,5 @@ def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mounti
         except OSError:
             continue
         if found:
-            return found[1][:12]
+            return (found[1] or found[2])[:12]
     return None

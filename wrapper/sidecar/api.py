@@ -126,7 +126,7 @@ class Api:
         output = self._service(request).output
         if output is None:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
-        count = _value(request, "lines", str(DEFAULT_LINES), values.count)
+        count = query_value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
             return Response(self._placed(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
@@ -150,7 +150,7 @@ class Api:
     def _pause(self, request: Request) -> Response:
         """Hold every request for `?for=` at most, without touching the service; a timer ends it."""
         service = self._service(request)
-        seconds = _value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration)
+        seconds = query_value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration)
         number = service.gate.pause(_reason(request))
         try:
             threads.start_timer("end of a pause", min(seconds, PAUSE_MAX), service.gate.resume, number)
@@ -214,7 +214,7 @@ def _follow(output: Output, count: int) -> Iterator[bytes]:
         yield piece
 
 
-def _value(request: Request, name: str, default: str, parse: Callable[[str], Value]) -> Value:
+def query_value(request: Request, name: str, default: str, parse: Callable[[str], Value]) -> Value:
     """What a parameter of the query says. Raises: BadRequest."""
     text = request.query.get(name, default)
     try:
@@ -225,7 +225,7 @@ def _value(request: Request, name: str, default: str, parse: Callable[[str], Val
 
 def _is_on(request: Request, name: str) -> bool:
     """`?name`, `?name=1` and the like; a flag that is absent is off."""
-    return _value(request, name, "off", lambda text: text == "" or values.switch(text))
+    return query_value(request, name, "off", lambda text: text == "" or values.switch(text))
 
 
 def _fact(request: Request, name: str) -> str | None:

@@ -10,14 +10,19 @@ import base64
 import hashlib
 import pkgutil
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from wrapper import values
 from wrapper.message import Response
+from wrapper.service import procfs
+from wrapper.service.run import STOP_TIMEOUT
 from wrapper.sidecar import metrics, vitals
-from wrapper.sidecar.api import NO_STORE, as_json
+from wrapper.sidecar.api import NO_STORE, as_json, query_value
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.traffic import SLOT_SECONDS, TIMES, Traffic
+from wrapper.sidecar.sampler import Sampler
+from wrapper.sidecar.traffic import FINE_TIMES, Traffic
 
 if TYPE_CHECKING:
     from typing import Any
@@ -51,11 +56,13 @@ class Dashboard:
         self._registry = registry
         self._page: Page | None = None
         self._servers: list[Server] = []
-        self.traffic = Traffic(self._load)
+        self.traffic = Traffic()
+        self.sampler = Sampler(self.traffic, services, around.feed)
 
     def watch(self, server: Server) -> None:
-        """Show the connections of the exposed port too."""
+        """Show the connections of the exposed port too, and the traffic second by second."""
         self._servers.append(server)
+        self.sampler.start()
 
     def routes(self, prefix: str) -> Iterator[Route]:
         yield Route("GET", prefix, self._redirect)
@@ -76,18 +83,26 @@ class Dashboard:
         return Response(page.content, headers=headers, content_type="text/html; charset=utf-8")
 
     def _numbers(self, request: Request) -> Response:
-        """The counts now; with `?history` those of the last minutes too. Who draws takes the differences."""
-        document = {"bounds": TIMES, "interval": SLOT_SECONDS, "now": self.traffic.moment()}
-        if "history" in request.query:
-            document["history"] = self.traffic.history()
+        """For the page alone, which comes from the same wrapper: the seconds that it does not know, after `?after=`.
+
+        At first all that are kept, and what does not change while the wrapper runs.
+        """
+        number = query_value(request, "after", "0", values.count)
+        document: dict[str, Any] = {"time": time.time(), "seconds": self.traffic.seconds_after(number)}
+        if not number:
+            document.update(bounds=FINE_TIMES, about=self._about())
         return as_json(document)
+
+    def _about(self) -> dict[str, Any]:
+        """What the page may promise; times in seconds, memory in bytes."""
+        settings = self._around.settings
+        stop = STOP_TIMEOUT if settings.stop_timeout is None else settings.stop_timeout
+        return {"has_token": bool(settings.token or settings.token_file), "keeps_output": settings.capture_output,
+                "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop,
+                "overlap_drain": settings.overlap_drain_timeout, "memory_limit": procfs.memory_limit()}
 
     def _scrape(self, request: Request) -> Response:
         return Response(self._registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
-
-    def _load(self) -> tuple[int, int]:
-        gates = [service.gate for service in list(self._services)]
-        return sum(gate.in_flight for gate in gates), sum(gate.held for gate in gates)
 
     def families(self) -> Iterator[Family]:
         yield from self.traffic.families()

@@ -177,6 +177,7 @@ class Site:
 
     def finish(self) -> None:
         """No exchange will end any more."""
+        self.dashboard.sampler.stop()
         if self._access_log is not None:
             self._access_log.finish()
 
