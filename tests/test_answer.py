@@ -1,6 +1,5 @@
 """answer.py: heads of answers, judged and mended."""
 
-
 import h11
 import pytest
 from hypothesis import given, settings
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from wrapper import answer as answers
 from wrapper import http1
 from wrapper.proxy import headers
-
 
 LIMIT = 400
 ANSWERS = st.lists(st.sampled_from([

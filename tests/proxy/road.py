@@ -290,3 +290,16 @@ def echoing(line):
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 GET_CLOSE = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+def frame(payload, masked=False):
+    """A WebSocket frame of binary data (RFC 6455 section 5.2)."""
+    size = len(payload)
+    mark = 0x80 if masked else 0
+    if size < 126:
+        head = bytes([0x82, mark | size])
+    elif size < 65536:
+        head = bytes([0x82, mark | 126]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([0x82, mark | 127]) + size.to_bytes(8, "big")
+    return head + (b"\0\0\0\0" if masked else b"") + payload

@@ -4,27 +4,12 @@ import socket
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.proxy.road import field
-from wrapper.proxy.frames import Frames, close_frame
+from tests.proxy.road import field, frame
 
 UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
            b"Sec-WebSocket-Protocol: a, b\r\n\r\n")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Protocol: b\r\n\r\n"
-
-
-def frame(payload, masked=False):
-    size = len(payload)
-    mark = 0x80 if masked else 0
-    if size < 126:
-        head = bytes([0x82, mark | size])
-    elif size < 65536:
-        head = bytes([0x82, mark | 126]) + size.to_bytes(2, "big")
-    else:
-        head = bytes([0x82, mark | 127]) + size.to_bytes(8, "big")
-    return head + (b"\0\0\0\0" if masked else b"") + payload
 
 
 def test_an_upgrade_goes_through_with_bytes_sent_early_on_both_sides(road):
@@ -131,31 +116,6 @@ def test_websocket_clients_are_told_at_a_frame_boundary(road, going, code):
     assert int.from_bytes(bytes(a ^ b for a, b in zip(at_service[0][6:], mask)), "big") == code
 
 
-@given(st.lists(st.tuples(st.binary(max_size=300), st.booleans()), min_size=1, max_size=8), st.data())
-def test_frames_are_followed_however_they_are_split(messages, data):
-    frames = [frame(payload, masked) for payload, masked in messages]
-    text = b"".join(frames)
-    ends = set()
-    for count in range(len(frames)):
-        ends.add(len(b"".join(frames[:count + 1])))
-    follower, at = Frames(), 0
-    while at < len(text):
-        size = data.draw(st.integers(1, len(text) - at))
-        last = follower.feed(text[at:at + size])
-        inside = [end for end in ends if at < end <= at + size]
-        assert last == (max(inside) - at if inside else -1)
-        at += size
-        assert follower.is_between == (at in ends)
-
-
-def test_large_frames_are_followed():
-    follower = Frames()
-    text = frame(b"x" * 70_000)
-    assert follower.feed(text[:5]) == -1
-    assert follower.feed(text[5:] + b"\x82") == len(text) - 5
-    assert not follower.is_between
-
-
 def test_a_flood_of_the_smallest_frames_leaves_the_others_their_turn(road):
     """The guard is what sees it: each 64 KiB of them once kept the loop for 36 ms."""
     flood = frame(b"") * 500_000
@@ -168,8 +128,3 @@ def test_a_flood_of_the_smallest_frames_leaves_the_others_their_turn(road):
     line = road(script).connect().send(UPGRADE % b"websocket")
     line.head()
     assert line.exactly(len(flood)) == flood
-
-
-def test_a_close_frame_is_masked_for_the_service_only():
-    assert close_frame(1012, is_masked=False) == b"\x88\x02\x03\xf4"
-    assert len(close_frame(1012, is_masked=True)) == 8

@@ -209,7 +209,7 @@ def test_one_that_is_interrupted_while_it_connects_leaves_nothing(loop, monkeypa
     task, answer = begin(loop, Upstream(address.tcp("127.0.0.1", 9)).connect(loop))
     settle(loop)
     assert len(loop.links) == 1
-    loop.interrupt(task, KeyError("cut"))
+    loop.post(task.interrupt, KeyError("cut"))
     with pytest.raises(KeyError):
         answer.get()
     assert loop.links == {}
