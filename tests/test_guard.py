@@ -77,7 +77,7 @@ def test_so_is_what_an_interrupt_makes_it_compute(loop):
             compute(LONGEST * 1.5)
 
     task, _ = begin(loop, steps())
-    loop.interrupt(task, KeyError())
+    loop.post(task.interrupt, KeyError())
     settle(loop)
     assert len(guard.take()) == 1
 

@@ -120,14 +120,14 @@ def test_an_exception_in_a_task_that_is_over_is_none(loop, capfd):
 
     task, answer = begin(loop, steps())
     assert answer.get() == 7
-    loop.interrupt(task, Interrupt())
+    loop.post(task.interrupt, Interrupt())
     settle(loop)
     assert task.is_over and capfd.readouterr().err == ""
 
 
 def test_an_exception_that_a_task_does_not_take_ends_it_without_a_word(loop, capfd):
     task, answer = begin(loop, waiting_once(loop))
-    loop.interrupt(task, KeyError("cut"))
+    loop.post(task.interrupt, KeyError("cut"))
     with pytest.raises(KeyError):
         answer.get()
     settle(loop)
@@ -143,7 +143,7 @@ def test_another_one_that_it_raises_instead_is_logged(loop, capfd):
             raise ValueError("while it cleaned up")
 
     task, _ = begin(loop, steps())
-    loop.interrupt(task, Interrupt())
+    loop.post(task.interrupt, Interrupt())
     settle(loop)
     assert task.is_over and "while it cleaned up" in capfd.readouterr().err
 
@@ -156,7 +156,7 @@ def test_a_task_may_return_from_an_interrupt(loop):
             return "well"
 
     task, answer = begin(loop, steps())
-    loop.interrupt(task, Interrupt())
+    loop.post(task.interrupt, Interrupt())
     assert answer.get() == "well"
     settle(loop)
     assert task.is_over and task not in loop.tasks
@@ -443,7 +443,7 @@ def test_who_is_interrupted_does_not_hear_of_his_job_any_more(loop):
         seen.append((yield NEVER, end))
 
     task, answer = begin(loop, steps())
-    loop.interrupt(task, Interrupt())
+    loop.post(task.interrupt, Interrupt())
     settle(loop)
     go_on.set()
     while loop.workers._idle == []:

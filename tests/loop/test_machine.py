@@ -181,7 +181,7 @@ class Machine(RuleBasedStateMachine):
     @rule(subject=subjects, is_posted=st.booleans())
     def interrupt(self, subject, is_posted):
         if is_posted:
-            self.loop.interrupt(subject.task, Interrupt())
+            self.loop.post(subject.task.interrupt, Interrupt())
         else:
             told(self.loop, subject.task.interrupt, Interrupt())
         if not subject.is_over:

@@ -24,8 +24,9 @@ def board():
 
 
 @pytest.fixture
-def places():
-    return Places(2)
+def places(monkeypatch):
+    monkeypatch.setattr("wrapper.sidecar.streams.MOST_STREAMS", 2)
+    return Places()
 
 
 @pytest.fixture

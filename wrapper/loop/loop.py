@@ -3,7 +3,7 @@
 A task is a generator. Where it would block it yields `(deadline, source, ...)`: sources are descriptors that become
 readable or writable, or notices that other threads give. The loop resumes it with the source that fired first, or with
 None once the deadline (a moment of `loop.now`, NEVER for none) has passed. Only the loop's own thread touches tasks,
-links and sources; other threads call `post`, `spawn`, `interrupt` and `Notice.give`.
+links and sources; other threads call `post`, `spawn` and `Notice.give`.
 
 Not asyncio: the wrapper is threaded, sidecars are plain functions, and a connection's code reads from top to bottom
 here, where asyncio's fast way is protocols, which are callbacks. A bare relay written so, without gate, deadlines,
@@ -150,10 +150,6 @@ class Loop(Poller):
         self.post(self.begin, task)
         return task
 
-    def interrupt(self, task: Task, error: BaseException) -> None:
-        """Raise `error` in the task, wherever it waits by then."""
-        self.post(task.interrupt, error)
-
     def start(self) -> None:
         """Raises: NoThread."""
         self.thread = threads.start(self._name, self.run)
@@ -161,7 +157,7 @@ class Loop(Poller):
     def stop(self) -> None:
         """End the thread after the present turn; whatever still waits is dropped."""
         self._is_stopping = True
-        self.post(_do_nothing)
+        self.post(bool)  # so that it wakes
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join()
         elif self.thread is None:
@@ -287,10 +283,6 @@ class Outcome:
         if self._error is not None:
             raise self._error
         return self._value
-
-
-def _do_nothing() -> None:
-    return None
 
 
 def _wait_precisely() -> None:

@@ -133,13 +133,10 @@ class Stream:
 
     def flush(self, patience: float = NEVER) -> Steps:
         """Wait until all is on its way; `patience` in seconds for each step. Raises: `gone`."""
-        while self._has_unsent():
+        while self.unsent:
             if (yield self.loop.now + patience, self.link.writable) is None:
                 raise self._gone("it took too long to take what we sent")
             self.send_unsent()
-
-    def _has_unsent(self) -> bool:
-        return bool(self.unsent)
 
     def send_unsent(self) -> None:
         unsent, self.unsent = self.unsent, b""

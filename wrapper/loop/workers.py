@@ -38,7 +38,7 @@ class Workers:
     def start(self) -> None:
         """Raises: NoThread."""
         for _ in range(self._kept):
-            self.submit(_do_nothing, is_new=True)
+            self.submit(bool, is_new=True)
 
     def begin_stay(self) -> bool:
         """True where this thread may be taken for as long as a client likes: half of them stay for the others."""
@@ -116,7 +116,3 @@ def share(most: int) -> int:
         except (OSError, ValueError):
             pass  # there is none: "max", another cgroup, another kernel
     return min([most, *(max(limit // SHARE, FEWEST) for limit in limits if limit != resource.RLIM_INFINITY)])
-
-
-def _do_nothing() -> None:
-    return None

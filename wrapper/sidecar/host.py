@@ -11,7 +11,7 @@ from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
-from wrapper.sidecar.isolation import Guard, fitting
+from wrapper.sidecar.isolation import Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
@@ -97,10 +97,7 @@ class Host:
     def add_watch(self, name: str, source: Source, function: Callable[..., Any], pace: Pace,
                   select: Callable[[Any], Any] | None) -> None:
         work = fitting(function)
-        # Problems go by the name: of two with one name each would take the other's off the board.
-        self._watches.append(name)
-        number = self._watches.count(name)
-        title = f"{self.guard.name}.{name}" + (f"-{number}" if number > 1 else "")
+        title = f"{self.guard.name}.{numbered(name, self._watches)}"
 
         def on_change(value: Any) -> Any:
             return work(value, self._main)

@@ -81,3 +81,10 @@ def fitting(function: Callable[..., Any]) -> Callable[..., Any]:
                  parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
                  for parameter in parameters)
     return lambda *arguments: function(*arguments[:places])
+
+
+def numbered(name: str, taken: list[str]) -> str:
+    """`name`, with a number behind it where others in `taken` have it: each would take the other's problems away."""
+    taken.append(name)
+    number = taken.count(name)
+    return name if number == 1 else f"{name}-{number}"

@@ -16,7 +16,7 @@ from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.host import Host
-from wrapper.sidecar.isolation import Guard
+from wrapper.sidecar.isolation import Guard, numbered
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -96,10 +96,7 @@ class Loader:
         with self._lock:
             if self._is_over:
                 return
-            # Problems go by the name: of two with one name each would take the other's off the board.
-            self._names.append(name)
-            number = self._names.count(name)
-            name += f"-{number}" if number > 1 else ""
+            name = numbered(name, self._names)
             host = Host(name, self._site)
             self._living.append((sidecar, host))
         sidecar.go_live(host)

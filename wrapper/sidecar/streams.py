@@ -85,10 +85,9 @@ def event(item: Any) -> bytes:
 
 
 class Places:
-    """A number of places for streams; a client whose stream finds none is told to come again."""
+    """MOST_STREAMS places for streams; a client whose stream finds none is told to come again."""
 
-    def __init__(self, most: int | None = None) -> None:
-        self._most = MOST_STREAMS if most is None else most
+    def __init__(self) -> None:
         # Guards the streams that have a place; a set, so that none gives back two.
         self._lock = threading.Lock()
         self.streams: set[Placed] = set()
@@ -96,8 +95,8 @@ class Places:
     def take(self, stream: Placed) -> None:
         """Raises: Unavailable where all are taken."""
         with self._lock:
-            if len(self.streams) >= self._most:
-                raise Unavailable(f"{self._most} streams are open already", RETRY_AFTER)
+            if len(self.streams) >= MOST_STREAMS:
+                raise Unavailable(f"{MOST_STREAMS} streams are open already", RETRY_AFTER)
             self.streams.add(stream)
 
     def give_back(self, stream: Placed) -> None:
