@@ -179,6 +179,19 @@ def test_shutdown_delay_serves_on_while_it_is_not_ready_any_more():
         assert "signal 15\n" in wrapper.stderr
 
 
+def test_in_the_shutdown_delay_kept_connections_are_given_back():
+    """One that is cut later may have a request on its way (RFC 9112 section 9.6): clients are told before."""
+    with Wrapper("--shutdown-delay", "600s", command=service("plain", "3")) as wrapper, \
+            Raw(wrapper.port, get()) as client, Raw(wrapper.port, get("/sidecar/healthz")) as other:
+        assert all("connection" not in each.read_answer()[1] for each in (client, other))
+        wrapper.process.terminate()
+        wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
+        for each, path in ((client, "/"), (other, "/sidecar/healthz")):
+            each.send(get(path))
+            status, fields, _ = each.read_answer()
+            assert (status, fields.get("connection"), each.read_end()) == (200, "close", b"")
+
+
 def test_a_second_signal_ends_the_shutdown_delay():
     with Wrapper("--shutdown-delay", "600s", command=service("plain", "3")) as wrapper:
         wrapper.process.send_signal(signal.SIGTERM)

@@ -224,6 +224,8 @@ class Entrypoint:
         if self._settings.shutdown_delay and self._asked is None and self._end is None:
             self._asked, self._delay = number, Deadline(self._settings.shutdown_delay)
             self._service.is_leaving = True
+            if self._server is not None:
+                self._server.leave()
             log.info(f"signal {signal_name(number)}: not ready any more, still serving")
             return
         self._end_delay()

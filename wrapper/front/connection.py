@@ -186,7 +186,7 @@ class Connection(socketserver.BaseRequestHandler):
             if (yield deadline, link.readable) is None:
                 raise RequestTimeout("the request did not come in time")
             return True
-        if server.is_closing and self.has_served:
+        if server.is_stopped and self.has_served:
             yield from self._part()
             return False
         server.idle[self] = None

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         shortage: Shortage
         error_page: ErrorPage | None
         is_closing: bool
+        is_stopped: bool
         idle: dict[Any, None]
         surplus: dict[Any, None]
 

@@ -54,7 +54,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.site = site
         self.settings = settings
         self.trusted = trusted
-        self.is_closing = False
+        self.is_closing = False  # responses say Connection: close
+        self.is_stopped = False  # and no connection waits for a further request
         self.accepted = 0
         name = "control" if trusted else "exposed"
         self.workers = Workers(f"{name} path", share(THREADS_MAX), THREADS_KEPT)
@@ -85,12 +86,16 @@ class Server(http.server.ThreadingHTTPServer):
             loop.start()
         self._acceptor = self._loops[0].spawn(self._accept(self._loops[0]), "the acceptor")
 
+    def leave(self) -> None:
+        """Give kept connections back with their next response: cut later, one may have a request on its way."""
+        self.is_closing = True
+
     def stop(self) -> None:
-        """Close the connections that carry nothing; answers say Connection: close from now on.
+        """Close the connections that carry nothing, and the others behind their response.
 
         Newcomers are still taken: a request that is on its way gets an answer, if only the gate's 503.
         """
-        self.is_closing = True
+        self.is_closing = self.is_stopped = True
         for connection in list(self.idle):
             if connection.has_served:
                 connection.loop.post(self._part_idle, connection)
