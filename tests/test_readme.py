@@ -218,12 +218,20 @@ def test_the_image_of_the_recipe_needs_no_words():
 
 def test_every_setting_of_the_manifests_exists():
     blocks = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    found = re.findall(r'name: (WRAPPER_\w+), value: (?:"(.*?)"|([^"}]*))}', "".join(blocks))
+    found = re.findall(r'(?:name: )?(WRAPPER_\w+)(?:, value)?: (?:"(.*?)"|([^",}]*))[,}]', "".join(blocks))
     pairs = [(name, quoted or plain) for name, quoted, plain in found]
     assert len(pairs) == "".join(blocks).count("WRAPPER_") > 0
     chosen = settings.read(["--upstream", "127.0.0.1:1", "serve"], dict(pairs))
     assert not settings.strangers(dict(pairs))
     assert chosen.config_check == ("promtool", "check", "config", "{file}")
+
+
+def test_every_metric_of_the_dashboard_and_of_the_alerts_exists():
+    code = "".join(path.read_text() for path in (README.parent / "wrapper/sidecar").glob("*.py"))
+    blocks = re.findall(r"^```yaml\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    for text in (*blocks, (README.parent / "wrapper/presets/dashboard.json").read_text()):
+        for name in re.findall(r"wrapper_[a-z_]+", text):
+            assert f'"{name.removesuffix("_bucket")}"' in code
 
 
 def test_the_ten_line_sidecar_works_as_pasted(tmp_path):

@@ -5,12 +5,25 @@ Whoever selects these tests wants them run: what is missing is a failure, never 
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.containers.engine import NEEDED, PREFIX, STAGE, Podman, base_tar, without_shell, wrap
+from tests.browser.conftest import browser  # noqa: F401  a fixture
+from tests.containers import stand_ins
+from tests.containers.engine import (
+    NEEDED,
+    PREFIX,
+    STAGE,
+    Podman,
+    base_tar,
+    build,
+    without_shell,
+    wrap,
+    wrap_as_it_is,
+)
 from wrapper.image import survey
 
 HERE = Path(__file__).parent
@@ -58,6 +71,23 @@ def context(tmp_path_factory):
     (folder / "entry script.sh").write_text('#!/bin/sh\nexec "$@" --from-script\n')
     (folder / "entry script.sh").chmod(0o755)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stand_in(podman, tmp_path_factory):
+    """A well-known image, as it comes and wrapped by the generator; the name is the one that this knows it by."""
+    @functools.lru_cache
+    def pair(name):
+        folder = tmp_path_factory.mktemp(name)
+        getattr(stand_ins, name.replace("-", "_"))(folder)
+        base = build(podman, getattr(stand_ins, name.replace("-", "_").upper()), name, folder)
+        return base, wrap_as_it_is(podman, base, f"{name}-wrapped")
+    return pair
+
+
+@pytest.fixture(scope="session")
+def prometheus(stand_in):
+    return stand_in("prometheus")[1]
 
 
 @pytest.fixture
