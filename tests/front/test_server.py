@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import threading
+import tracemalloc
 
 import pytest
 
@@ -91,6 +92,61 @@ def test_hundreds_of_idle_connections_cost_no_threads(road):
     for line in lines:
         assert line.send(GET).message()[1] == b"ok"
     assert made.server.threads < 16
+
+
+@pytest.mark.parametrize(("where", "times"), [("gate", 1.6), ("service", 2.6), ("sidecar", 2.6)])
+def test_a_request_that_waits_keeps_little_more_than_what_came(road, where, times):
+    """On every road; 60 kB were kept three times and more."""
+    may_end, arrived = threading.Event(), threading.Semaphore(0)
+
+    def script(line):
+        line.head()
+        line.rest = b""
+        arrived.release()
+        may_end.wait(10)
+
+    def answer(request):
+        arrived.release()
+        may_end.wait(10)
+        return Response(b"")
+
+    made = road(script, is_open=where != "gate")
+    made.service.closed = True
+    made.site.answers["/sidecar/slow"] = answer
+    lines = [made.connect() for _ in range(10)]
+    path = b"/sidecar/slow" if where == "sidecar" else b"/"
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for line in lines:
+            line.send(b"GET %b HTTP/1.1\r\nHost: h\r\nX: %b\r\n\r\n" % (path, b"y" * 60_000))
+        if where == "gate":
+            wait_until(lambda: made.gate.held == len(lines))
+        for _ in lines if where != "gate" else ():
+            assert arrived.acquire(timeout=10)
+        assert (tracemalloc.get_traced_memory()[0] - before) / len(lines) < times * 60_000
+    finally:
+        tracemalloc.stop()
+        may_end.set()
+        for line in lines:
+            line.close()
+
+
+def test_an_idle_connection_keeps_nothing_of_a_large_head(road):
+    made = road(answering(*[OK] * 100))
+    lines = [made.connect() for _ in range(10)]
+    for line in lines:
+        assert line.send(GET).message()[1] == b"ok"
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for line in lines:
+            line.send(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * 60_000 + b"\r\n\r\n").message()
+        made.site.wait_ended(2 * len(lines))
+        made.site.seen.clear()  # the test's own
+        wait_until(lambda: (tracemalloc.get_traced_memory()[0] - before) / len(lines) < 20_000)
+    finally:
+        tracemalloc.stop()
 
 
 def test_many_slow_answers_at_a_time_cost_few_threads(road):

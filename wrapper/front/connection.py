@@ -148,6 +148,7 @@ class Connection(socketserver.BaseRequestHandler):
             self.is_answering = True
             if not (yield from self._answer(head)):
                 return
+            head = None  # an idle connection keeps what `last_head` may hold, and no more
             self.is_answering = False
             self.has_served = True
             served += 1
@@ -218,8 +219,7 @@ class Connection(socketserver.BaseRequestHandler):
     def _answer(self, head: RequestHead) -> Steps:
         """Answer one request; True where another may follow on this connection."""
         server, stream = self.server, self.stream
-        rest = stream.rest
-        stream.rest = rest[head.end:] if len(rest) > head.end else b""
+        stream.rest = stream.rest[head.end:]
         self.last_head = head if head.rest else None
         self.may_ask_more = head.keep
         self.began = self.loop.now
