@@ -18,7 +18,7 @@ from wrapper import values
 from wrapper.message import Response
 from wrapper.service import procfs
 from wrapper.service.run import STOP_TIMEOUT
-from wrapper.sidecar import metrics, vitals
+from wrapper.sidecar import collectors, metrics
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sampler import Sampler
@@ -106,12 +106,12 @@ class Dashboard:
 
     def families(self) -> Iterator[Family]:
         yield from self.traffic.families()
-        yield from vitals.of_services(self._services)
-        yield from vitals.of_configuration(self._subscriptions)
-        yield from vitals.of_board(self._around.board)
+        yield from collectors.of_services(self._services)
+        yield from collectors.of_configuration(self._subscriptions)
+        yield from collectors.of_board(self._around.board)
         for server in self._servers:
-            yield from vitals.of_server(server)
-        yield from vitals.of_process()
+            yield from collectors.of_server(server)
+        yield from collectors.of_process()
 
 
 def _read() -> str:

@@ -1,4 +1,4 @@
-"""The families of a scrape that are read off at that moment: the services, their configuration, this process."""
+"""The wrapper's own metrics that are read off at each scrape: the services, their configuration, this process."""
 
 from __future__ import annotations
 
