@@ -80,7 +80,8 @@ class Wrapper:
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
-            env={**os.environ, **(environment or {})}, **popen)
+            env={**os.environ, "WRAPPER_CONFIG_HISTORY": os.path.join(self.folder, "history"), **(environment or {})},
+            **popen)
         self._said: str | None = None  # all of its stderr, once the file is gone
         if wait:
             try:

@@ -69,7 +69,7 @@ class Entrypoint:
         self._board = Board(self._feed)
         self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board,
                                     lambda address: _make_upstream(address, settings),
-                                    lambda *_: self._inbox.put(("helper",)))
+                                    lambda *_: self._inbox.put(("helper",)), keeps_history=True)
         self._service = Service(MAIN, settings.command, settings.upstream, self._around,
                                 lambda *over: self._inbox.put(("over", *over)))
         self._helpers = [Helper(name, command, None, self._around, route=route)
@@ -117,10 +117,26 @@ class Entrypoint:
     def _before_start(self) -> None:
         """What a crash left half done is mended, and new configuration in place, before the service reads it."""
         settings = self._settings
-        journal.repair([settings.config_file] if settings.config_file else [], journal.index_folder(make=False))
+        past = self._past()
+        journal.repair(filter(None, (settings.config_file, past)), journal.index_folder(make=False))
+        if past is not None:
+            from wrapper.config import history  # start-up: only where a version of an earlier run may be
+
+            for service in (self._service, *self._helpers):
+                history.recall(service)
         if settings.config_source is not None:
             threads.start("first-configuration", self._configure)
             self._await_configuration()
+
+    def _past(self) -> str | None:
+        """The folder of earlier versions, where what gives the service its configuration may have left one."""
+        settings = self._settings
+        has_any = settings.config_history or journal.own_folder(journal.HISTORY, make=False) is not None
+        if not has_any or not (settings.config_source or settings.sidecar):
+            return None
+        from wrapper.config import history  # start-up: as above
+
+        return history.folder_of(settings)
 
     def _configure(self) -> None:
         try:

@@ -214,6 +214,9 @@ class Settings:
     config_source: str | None = option(
         values.origin, None, "URL or PATH", "where the service's configuration comes from: a URL, a file or a folder")
     config_file: str | None = option(values.text, None, "DEST", "the file of the service that it becomes")
+    config_env: bool = option(
+        values.switch, "false", "",
+        "the members of the selected object become variables of the service's next run; null takes one away")
     config_template: str | None = option(
         values.text, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
     config_select: str | None = option(values.dotted, None, "a.b.c", "the part of a JSON source that counts")
@@ -223,6 +226,12 @@ class Settings:
         values.action, None, "ACTION", "what makes the service take it, in the words of `--reload`; default the same")
     config_mode: int | None = option(
         values.mode, None, "MODE", "mode of a `--config-file` that is new; default `0644`, else the old file's")
+    config_drift: str = option(
+        values.one_of("report", "repair"), "report", "WHAT",
+        "a managed file that something else changed: `report` (a problem that shows the difference) or `repair`")
+    config_history: str | None = option(
+        values.text, None, "DIR", "where the last 20 versions are kept, files and variables, mode 0600; default under "
+        "`/var/lib`, `/run`, the temporary folder or, without any, in memory")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
     config_timeout: float = option(values.positive_duration, "10s", "D", "how long one look may take")
     config_splay: float = option(
@@ -372,10 +381,11 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
     if chosen["restart_mode"] == "overlap" and (upstream is not None or not has_port):
         yield (("restart_mode", "upstream", "env"), "--restart-mode=overlap: needs {port} in COMMAND or --env and no "
                "--upstream, so that two runs can be up at once")
-    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_source", "config_file"),
-                       ("config_file", "config_source")):
-        if chosen[one] is not None and chosen[other] is None:
+    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_file", "config_source"),
+                       ("config_env", "config_source")):
+        if chosen[one] and chosen[other] is None:
             yield (one, other), f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
+    yield from _config_faults(chosen)
     if chosen["output_prefix"] and not chosen["capture_output"]:
         yield ("output_prefix", "capture_output"), "--output-prefix: needs --capture-output too"
     if chosen["token"] is not None and chosen["token_file"] is not None:
@@ -384,6 +394,21 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
         yield (("listen", "upstream"), f"--upstream={upstream}: is what --listen={chosen['listen']} takes; the wrapper "
                "would relay to itself")
     yield from ((("helper", "prefix"), fault) for fault in _helper_faults(chosen["helper"], prefix))
+
+
+def _config_faults(chosen: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    place = chosen["config_file"]
+    if chosen["config_source"] and not place and not chosen["config_env"]:
+        yield ("config_source", "config_file", "config_env"), "--config-source: needs --config-file or --config-env too"
+    if chosen["config_env"] and place and place.endswith("/") and not chosen["config_template"]:
+        yield (("config_env", "config_file"), f"--config-env: the members of the object are files in "
+               f"--config-file={place}, and cannot be variables too")
+    if chosen["config_env"] and not place:
+        for name in ("config_template", "config_mode"):
+            if chosen[name] is not None:
+                yield (name, "config_file"), f"--{name.replace('_', '-')}: is for a --config-file, and there is none"
+        if chosen["config_check"] and any("{file}" in word for word in chosen["config_check"]):
+            yield ("config_check", "config_file"), "--config-check: without --config-file there is no {file}"
 
 
 def _helper_faults(helpers: Sequence[tuple[str, str, tuple[str, ...]] | None], prefix: str | None) -> Iterator[str]:

@@ -460,3 +460,31 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
     subscription = Subscription("x", origin, print, Pace(1), board, feed, select=lambda found: found)
     assert subscription._look() is False
     assert origin.forgotten == 1
+
+
+def test_what_is_skipped_is_not_brought_until_the_source_changes(make):
+    """An operator went back: neither what is in force, nor what waits, nor what failed and would be tried again."""
+    stage = make()
+    stage.verdict = lambda value: [Problem("later", retry=True)] if value == "two" else None
+    stage.subscription.start()
+    assert stage.next_change() == "one"
+    stage.value = "two"
+    assert stage.next_change() == "two"
+    with stage.subscription.bringing:
+        stage.subscription.skip(stage.subscription.hash_seen, "version 1 is in force again")
+    while not stage.changes.empty():
+        stage.changes.get()
+    stage.settle()
+    assert stage.changes.empty()
+    assert stage.status["last_result"] == "skipped: version 1 is in force again"
+    assert stage.problems == []
+    stage.value = "one"
+    assert stage.next_change() == "one"
+    stage.value = "two"
+    assert stage.next_change() == "two"
+
+
+def test_it_is_told_of_every_look(make):
+    looks = threading.Event()
+    make(after_look=looks.set).subscription.start()
+    assert looks.wait(10)

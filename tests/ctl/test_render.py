@@ -91,3 +91,13 @@ def test_what_does_not_fit_is_cut_from_below_and_at_the_right():
 def test_a_restart_that_overlaps_is_told_while_it_happens(facts, line):
     event = {"kind": "next", "service": "service", "at": "2026-01-31T12:00:00Z", **facts}
     assert render.event_line(event, PLAIN) == f"2026-01-31 12:00:00Z  {line}"
+
+
+def test_versions_and_differences_have_a_line_each():
+    version = {"version": 12, "at": "2026-01-31T12:00:00Z", "reason": "configuration x", "files": ["/x"],
+               "environment": ["A\x1b"]}
+    assert render.version_lines([version, {**version, "version": 2}]) == [
+        f"{number}  2026-01-31 12:00:00Z  configuration x: /x, A\\x1b" for number in ("12", "2 ")]
+    found = {"files": {"/x": ["-a", "+b\x1b"]}, "environment": {"added": ["A"], "removed": [], "changed": ["B"]}}
+    assert render.diff_lines(found, PLAIN) == ["/x", "-a", "+b\\x1b", "environment: A added", "environment: B changed"]
+    assert render.diff_lines(found, COLOURED)[1] == "\x1b[31m-a\x1b[0m"

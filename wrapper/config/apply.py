@@ -12,14 +12,17 @@ import threading
 from wrapper import cause
 from wrapper.config import action as actions
 from wrapper.config import check as checks
-from wrapper.config import journal
+from wrapper.config import history, journal
 from wrapper.config.action import Act
 from wrapper.config.bounded import matter_of_caller, verdict
+from wrapper.config.history import Draft
 from wrapper.config.transaction import Fault, Transaction
+from wrapper.config.variables import judged
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.log import log
 from wrapper.problems import Problem
+from wrapper.service.launcher import changed
 from wrapper.service.state import State
 
 TYPE_CHECKING = False
@@ -40,28 +43,28 @@ FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's pro
 
 
 def apply(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
-          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, mode: int | None = None,
-          handle: Any = None, reason: str = "configuration") -> list[Problem]:
+          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
+          **how: Any) -> list[Problem]:
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
     `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
     file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
     path that needs one; a callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path",
     None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout`
-    (seconds; None: --ready-timeout) is over. Callables get `handle`. `mode`: of files that are new; default 0o644.
+    (seconds; None: --ready-timeout) is over. Callables get `handle`. For the rest of `how` see `Change`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
     crash of an earlier one left beside these files is put back first; before the start of the service only where the
     index of journals outlived the crash, see `journal.PLACES`.
     """
     handle = service if handle is None else handle
+    how.update(action=action, ready_timeout=ready_timeout, probe=probe)
     if matter_of_caller() is service:
         return [Problem("a change cannot be made from within the check, action or probe of another one",
                         step="settings")]
     with service.changing:
         try:
-            problems, change = _prepared(service, files, check, Deadline(None), action=action, probe=probe, mode=mode,
-                                         ready_timeout=ready_timeout, handle=handle, reason=reason)
+            problems, change = _prepared(service, files, check, Deadline(None), handle=handle, **how)
             return problems if change is None else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
@@ -82,26 +85,43 @@ def _prepared(service: Service, files: Mapping[str, Content], check: Check, dead
 
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
-                *, mode: int | None = None, reason: str = "configuration") -> tuple[list[Problem], Change | None]:
+                **how: Any) -> tuple[list[Problem], Change | None]:
     """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes.
 
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        return _prepared(service, files, check, deadline, action=action, mode=mode, handle=service, reason=reason)
+        return _prepared(service, files, check, deadline, handle=service, action=action, **how)
 
 
 class Change:
-    """One transaction with one service. Raises: Fault where a file cannot be read; ValueError for no good argument."""
+    """One transaction with one service.
 
-    def __init__(self, service: Service, files: Mapping[str, Content], action: Action, handle: Any, reason: str, *,
-                 ready_timeout: float | None = None, probe: Callable[..., Any] | None = None,
-                 mode: int | None = None) -> None:
+    `mode`: of files that are new; default 0o644. `environment`: all variables over what the service inherits, in place
+    of those of the last change; a None takes one away, and no environment at all leaves them as they are. A change of
+    them is a restart, whatever the `action`. `skipped`: see `history.Version`; `is_repair`: no new version.
+
+    Raises: Fault where a file cannot be read; ValueError for no good argument.
+    """
+
+    def __init__(self, service: Service, files: Mapping[str, Content], action: Action, handle: Any, *,
+                 reason: str = "configuration", ready_timeout: float | None = None,
+                 probe: Callable[..., Any] | None = None, mode: int | None = None,
+                 environment: Mapping[str, Any] | None = None, skipped: Mapping[str, str] | None = None,
+                 is_repair: bool = False) -> None:
         _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
         self._life = service.life
         self._act = actions.of(action, service, handle, reason, ready_timeout)
-        self.transaction = Transaction(files, journal.index_folder(make=True), mode) if files else None
+        self._before = service.variables
+        self._variables = self._before if environment is None else judged(environment)
+        if self._variables != self._before:
+            self._act = actions.of("restart", service, handle, reason, ready_timeout)
+        self._is_bare = not files and environment is None
+        self._draft = None if self._is_bare or is_repair else Draft(
+            history.of(service), reason, action, self._variables, skipped or {})
+        self.transaction = None if self._is_bare else Transaction(
+            files, journal.index_folder(make=True), mode, self._draft)
         self._probe = probe
         self._handle = handle
         self._ready_timeout = ready_timeout
@@ -114,8 +134,8 @@ class Change:
 
     @property
     def is_in_force(self) -> bool:
-        """True where the files say this already, to a service that is up or has not looked yet."""
-        is_change = self.transaction is None or self.transaction.is_change
+        """True where all is like this already, to a service that is up or has not looked yet."""
+        is_change = self.transaction is None or self.transaction.is_change or self._variables != self._before
         return not is_change and self._life.state not in (State.FAILED, State.BACKOFF)
 
     def prepare(self, check: Check, deadline: Deadline) -> None:
@@ -126,15 +146,23 @@ class Change:
         try:
             self._check(check, staged, deadline)
         except BaseException:
-            self.transaction.undo()
+            self._undo()
             raise
         # From here on the service may see the files by itself, and fall: that is ours to mend.
         self._service.controller.begin_trial()
+        self._service.variables = self._variables
         try:
             self.transaction.replace()
         except BaseException:
+            self._undo()
             self._service.controller.end_trial()
             raise
+
+    def _undo(self) -> None:
+        """Raises: Fault."""
+        self._service.variables = self._before
+        if self.transaction is not None:
+            self.transaction.undo()
 
     def _check(self, check: Check, staged: dict[str, str], deadline: Deadline) -> None:
         around = self._service.around
@@ -143,8 +171,9 @@ class Change:
             if fault is not None:
                 raise Fault("check", fault)
             return
+        environment = changed(around.environment, self._variables)
         for command in checks.commands(check, staged):
-            checks.run(command, around.environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
+            checks.run(command, environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
 
     def bring_into_force(self) -> list[Problem]:
         """Act and verify; keep the files, or put them back. A stopped service reads them when it is started again."""
@@ -175,7 +204,7 @@ class Change:
             return [_problem(fault, self)]
         log.warning(f"the change is undone: {fault.message}", service=self._service.name)
         try:
-            self.transaction.undo()
+            self._undo()
         except Fault as second:
             return [_problem(fault, self), _problem(second, None)]
         problems = [_problem(fault, self, rolled_back=True)]
@@ -189,6 +218,8 @@ class Change:
         try:
             if self.transaction is not None:
                 self.transaction.keep()
+            if self._draft is not None:
+                history.of(self._service).commit(self._draft)
             return []
         except Fault as fault:
             return [_problem(fault, self)]

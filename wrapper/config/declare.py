@@ -8,18 +8,19 @@ import re
 import string
 
 from wrapper import values
-from wrapper.config import journal, source
+from wrapper.config import journal, rollback, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.folder import content_of, find
 from wrapper.config.look import CannotLook, document
 from wrapper.config.subscription import Pace, Subscription
+from wrapper.config.variables import judged
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Optional
 
     from wrapper.config.look import Look
     from wrapper.config.source import Source
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
 
     Files = dict[str, Content]
+    Variables = Optional[dict[str, Optional[str]]]
 
 
 class Template(string.Template):
@@ -42,11 +44,10 @@ class Declared:
     """What the options say, ready to be subscribed to."""
 
     def __init__(self, settings: Settings, service: Service) -> None:
-        assert settings.config_file is not None
         self._settings = settings
         self._service = service
         self._place = settings.config_file
-        self._name = os.path.basename(self._place.rstrip("/"))
+        self._name = os.path.basename(self._place.rstrip("/")) if self._place else "environment"
         self._select_path = settings.config_select or ""
         self._part = selection(self._select_path) if self._select_path else lambda document: document
         self._template = settings.config_template
@@ -62,31 +63,34 @@ class Declared:
                            token_file=settings.config_token_file)
         if self._template is not None:
             origin = WithTemplate(origin, source.of(self._template))
-        return Subscription(self._name, origin, self._bring, Pace(settings.config_interval, settings.config_splay,
-                            settings.config_min_interval), around.board, around.feed, self._select, self._read)
+        pace = Pace(settings.config_interval, settings.config_splay, settings.config_min_interval)
+        subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._select,
+                                    self._read, lambda: rollback.look(self._service))
+        rollback.keep_skipped(self._service, subscription)
+        return subscription
 
     def first(self, value: Any, deadline: Deadline) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
         """Bring a value into force before the first start; the rest is done once the service has come up, or not."""
-        files, problems = self._rendered(value)
+        files, variables, problems = self._rendered(value)
         if problems:
             return problems, None
-        problems, change = apply_first(self._service, files, deadline=deadline, **self._how)
+        problems, change = apply_first(self._service, files, deadline=deadline, environment=variables, **self._how)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
 
     def _bring(self, value: Any) -> list[Problem]:
-        files, problems = self._rendered(value)
-        return problems or self._noted(files, apply(self._service, files, **self._how))
+        files, variables, problems = self._rendered(value)
+        return problems or self._noted(files, apply(self._service, files, environment=variables, **self._how))
 
-    def _rendered(self, value: Any) -> tuple[Files, list[Problem]]:
+    def _rendered(self, value: Any) -> tuple[Files, Variables, list[Problem]]:
         try:
-            return self._files(value), []
+            return self._files(value), self._variables(value), []
         except ValueError as error:
             message, *content = error.args
-            return {}, [Problem(message, "", step="render", **({"content": content} if content else {}))]
+            return {}, None, [Problem(message, "", step="render", **({"content": content} if content else {}))]
         except OSError as error:
-            return {}, [Problem(f"cannot make {error.filename}: {error.strerror}", step="write", retry=True)]
+            return {}, None, [Problem(f"cannot make {error.filename}: {error.strerror}", step="write", retry=True)]
 
     def _noted(self, files: Files, problems: list[Problem]) -> list[Problem]:
         if not problems:
@@ -95,14 +99,14 @@ class Declared:
 
     def _read(self, look: Look) -> Any:
         """What is to become the file as it stands is not looked into: JSON that is read and written is another text."""
-        needs_json = bool(self._select_path or self._template)
+        needs_json = bool(self._select_path or self._template or self._settings.config_env)
         if isinstance(look.content, bytes) and not needs_json and not self._is_folder:
             return look.content
         return document(look, must_be_json=needs_json)
 
     @property
     def _is_folder(self) -> bool:
-        return self._place.endswith("/") or os.path.isdir(self._place)
+        return self._place is not None and (self._place.endswith("/") or os.path.isdir(self._place))
 
     def _select(self, document: Any) -> Any:
         """The part that counts; with the template it is to be rendered by, where there is one: both may change."""
@@ -116,6 +120,8 @@ class Declared:
 
     def _files(self, found: Any) -> Files:
         """Raises: ValueError, and OSError where a folder for them cannot be made."""
+        if self._place is None:
+            return {}
         if self._template is not None:
             return {self._place: render(found["template"], found["part"])}
         if found is None:
@@ -124,9 +130,16 @@ class Declared:
             return self._files_inside(found)
         return {self._place: _text(found)}
 
+    def _variables(self, found: Any) -> Variables:
+        """With --config-env: the members of the selected object. Raises: ValueError."""
+        if not self._settings.config_env:
+            return None
+        return judged(found if self._template is None else found["part"])
+
     def _files_inside(self, found: dict[str, Any]) -> Files:
         """What the source has now, and no more what came from it before."""
-        files: Files = {os.path.join(self._place, _inside(name)): _text(content) for name, content in found.items()}
+        folder = self._place or ""
+        files: Files = {os.path.join(folder, _inside(name)): _text(content) for name, content in found.items()}
         for place in files:
             find(place, make=True)
         return {**dict.fromkeys(self._placed), **files}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
+HISTORY = "wrapper-history"  # the folder of earlier versions, in the same places
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
 JOURNAL_BYTES = 4 * 1024 * 1024  # a journal holds names only; in Python they take thirty times the room
 
@@ -81,17 +82,19 @@ class Replacement:
 
 
 class Journal:
-    """An open transaction over files, each given by its folder and name.
+    """An open transaction over files, each given by its folder and name; `home` is the folder that never leads others.
 
     Raises: OSError, BlockingIOError among them where another transaction changes one of the files right now.
     """
 
-    def __init__(self, places: Sequence[tuple[Folder, str]], index: str | None) -> None:
+    def __init__(self, places: Sequence[tuple[Folder, str]], index: str | None, home: Folder | None = None) -> None:
         token = os.urandom(6).hex()
         self._name = f".{token}{SUFFIX}"
         self.changes = [Replacement(folder, name, token, folder.status(name) is not None) for folder, name in places]
-        # A folder of our own leads: another user could take its journal away.
-        self._folders = sorted({change.folder for change in self.changes}, key=lambda one: (one.is_anothers, one.path))
+        # A folder of our own leads: another user could take its journal away. But the files' volumes may come without
+        # the history's.
+        self._folders = sorted({change.folder for change in self.changes},
+                               key=lambda one: (one is home, one.is_anothers, one.path))
         self._entry: str | None = None
         self.path = os.path.join(self._folders[0].path, self._name)
         self._file = self._folders[0].open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -357,8 +360,13 @@ def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) 
 
 def index_folder(*, make: bool) -> str | None:
     """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
+    return own_folder("wrapper-journals", make=make)
+
+
+def own_folder(name: str, *, make: bool) -> str | None:
+    """The first place with a folder of that name and of our own, or where one can be had."""
     for folder in PLACES:
-        place = os.path.join(folder, f"wrapper-journals-{os.geteuid()}")
+        place = os.path.join(folder, f"{name}-{os.geteuid()}")
         if make:
             with contextlib.suppress(OSError):  # it is there already, or cannot be
                 os.mkdir(place, 0o700)

@@ -103,6 +103,12 @@ class Record:
             self.applied_at = self.last_success = time.time()
             self.result = "applied"
 
+    def skip(self, which: str | None, reason: str) -> None:
+        """What the source holds is not to be applied until it changes."""
+        with self.lock:
+            self.hash_rejected, self.hash_applied, self.is_unsettled = which, None, False
+            self.result = self._rejection = f"skipped: {reason}"
+
     def rejected(self, which: str, reason: str, is_final: bool) -> None:
         with self.lock:
             self.failures += 1
@@ -119,7 +125,8 @@ class Subscription:
     """
 
     def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,
-                 select: Callable[[Any], Any] | None = None, read: Callable[[Look], Any] | None = None) -> None:
+                 select: Callable[[Any], Any] | None = None, read: Callable[[Look], Any] | None = None,
+                 after_look: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self._source = source
         self._on_change = on_change
@@ -128,9 +135,12 @@ class Subscription:
         self._feed = feed
         self._select = select
         self._read = read or functools.partial(document, must_be_json=select is not None)
+        self._after_look = after_look
         self._key = f"source:{name}"
         self._change_key = f"config:{name}"
         self._record = Record()
+        # Held while a value is brought into force: what an operator goes back from must not come behind that.
+        self.bringing = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         # Written by the watcher alone (by `first` before there is one).
@@ -185,6 +195,15 @@ class Subscription:
         """Look at once instead of at the next time; returns at once."""
         self._wake.set()
 
+    @property
+    def hash_seen(self) -> str | None:
+        return self._record.hash_seen
+
+    def skip(self, which: str | None, reason: str) -> None:
+        """Leave alone what has this hash, until the source changes."""
+        self._record.skip(which, reason)
+        self._board.replace(self._change_key, ())
+
     def status(self) -> dict[str, Any]:
         """The record for /api/config: from memory, without secrets."""
         return {"name": self.name, "source": self._source.name, **self._record.facts(),
@@ -216,6 +235,7 @@ class Subscription:
             if due.has_passed() or self._wake.is_set():
                 self._wake.clear()
                 self._look()
+                self._after_look()
                 due = Deadline(self._pause())
                 self._board.resolve(self._key, "watcher")
             self._bring_pending()
@@ -303,7 +323,9 @@ class Subscription:
         if self._pending is None or not self._pending_due.has_passed() or not self._next_change.has_passed():
             return
         (which, value), self._pending = self._pending, None
-        self._conclude(which, self._bring(value))
+        with self.bringing:
+            if which != self._record.hash_rejected:  # it was skipped meanwhile
+                self._conclude(which, self._bring(value))
 
     def _bring(self, value: Any) -> list[Problem]:
         """Call the handler. A timer watches it: the only thing that can be said of one that hangs is that it does."""

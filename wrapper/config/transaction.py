@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections import namedtuple
 from typing import Union
 
 from wrapper.config.folder import Folder, find
@@ -14,14 +15,28 @@ from wrapper.config.look import fingerprint
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Optional, Protocol
 
     from wrapper.config.journal import Replacement
 
-Content = Union[str, bytes, None]
+    class Entry(Protocol):
+        """What is written down of a change, as one more file of it; in no file where the path is empty."""
+
+        path: str
+
+        def content(self, before: dict[str, Stood], after: dict[str, Stood]) -> bytes: ...
+
+# Who may do what with a file; of attributes, the ACL among them, None is one that cannot be read.
+Rights = namedtuple("Rights", "mode uid gid attributes")
+Kept = namedtuple("Kept", "content rights")  # a file as it was: bytes and Rights
+Content = Union[str, bytes, Kept, None]
+if TYPE_CHECKING:
+    Stood = Optional[Kept]  # None where there was no file
 # chown(2): without privileges, and for an owner that the container's user namespace does not know.
 NOT_TO_GIVE = (errno.EPERM, errno.EINVAL)
 ACL = "system.posix_acl_access"  # acl(5)
 OF_CONTENT = {"security.capability", "security.ima", "security.evm"}  # attributes that are for the old content only
+RECORD_MODE = 0o600  # it holds what the files do, and may hold secrets
 NEW_MODE = 0o644  # of a file that was not there before: a service that has dropped root must be able to read it
 
 
@@ -42,50 +57,70 @@ class Fault(Exception):
 class Transaction:
     """The files of one change by path; None as content means that there must be no such file.
 
+    `record` becomes a file of it too, once the rights are known that the new files have.
     Raises: Fault where a path cannot be written to; ValueError for what can be no content.
     """
 
-    def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None) -> None:
+    def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None,
+                 record: Entry | None = None) -> None:
         folders: dict[tuple[str, int], Folder] = {}  # each is opened once for each user who acts in it
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
         self.doubt = ""  # the end of a sentence: what may be the cause where the service falls right behind the change
         self._journal: Journal | None = None
+        self._record = record
         try:
             found = map(find, files)
             self._places = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
             # Before anything is read: what a crash or a way back that failed left half done is no old content.
             self._mended = [repair_in(folder, {name for one, name in self._places if one is folder})
                             for folder in folders.values()]
-            old = [_read(*place) for place in self._places]
+            stood_there = [kept(*place) for place in self._places]
+            home = find(record.path) if record is not None and record.path else None
+            if home is not None:
+                repair_in(home[0])  # it is this service's alone
         except OSError as error:
             raise _cannot_write(error) from error
-        self.contents = {os.path.join(folder.path, name): _encoded(content)
-                         for (folder, name), content in zip(self._places, files.values())}
+        paths = [os.path.join(folder.path, name) for folder, name in self._places]
+        self.contents = {path: _encoded(content) for path, content in zip(paths, files.values())}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        self.old_hash = _hash(old)
+        self._rights = {path: content.rights for path, content in zip(paths, files.values())
+                        if isinstance(content, Kept)}
+        self._has_other_rights = any(
+            content.rights != stood.rights for content, stood in zip(files.values(), stood_there)
+            if isinstance(content, Kept) and stood is not None)
+        self._places += [home] if home is not None else []
+        self._home = None if home is None else home[0]
+        self.old_hash = _hash([stood and stood.content for stood in stood_there])
         self.new_hash = _hash([*self.contents.values()])
 
     @property
     def is_change(self) -> bool:
         """True also where files were put back just now: the service may have read what stood there before."""
-        return any(self._mended) or self.old_hash != self.new_hash
+        return any(self._mended) or self._has_other_rights or self.old_hash != self.new_hash
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
 
         Raises: Fault.
         """
-        staged = {}
+        staged, before, after = {}, {}, dict.fromkeys(self.contents)
         try:
-            self._journal = Journal(self._places, self._index)
-            for change, content in zip(self._journal.changes, self.contents.values()):
+            if self._places:
+                self._journal = Journal(self._places, self._index, self._home)
+            changes = self._journal.changes if self._journal is not None else []
+            for change, content in zip(changes, self.contents.values()):
                 change.save()
+                before[change.path] = kept(change.folder, change.name) if self._record is not None else None
                 if content is not None:
-                    self._write(change, content)
+                    after[change.path] = Kept(content, self._write(change, content))
                     staged[change.path] = os.path.join(change.folder.path, change.staged)
-            self._journal.sync()  # a saved file whose name is lost with the power is none
+            record = self._record.content(before, after) if self._record is not None else b""
+            if self._home is not None:
+                self._write(changes[-1], record, RECORD_MODE)
+            if self._journal is not None:
+                self._journal.sync()  # a saved file whose name is lost with the power is none
         except BlockingIOError:
             raise Fault("write", "another process changes these files right now", retry=True) from None
         except OSError as error:
@@ -93,32 +128,36 @@ class Transaction:
             raise _cannot_write(error) from error
         return staged
 
-    def _write(self, change: Replacement, content: bytes) -> None:
-        """Write a file that is for no other user until it has the rights it is to have."""
-        folder = change.folder
+    def _write(self, change: Replacement, content: bytes, new_mode: int | None = None) -> Rights:
+        """Write a file that is for no other user until it has the rights it is to have; returns those."""
+        folder, rights = change.folder, self._rights.get(change.path)
         file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(file, "wb") as stream:
             stream.write(content)
             stream.flush()
-            if change.existed:
+            if rights is None and change.existed:
                 with open(folder.open(change.name, os.O_RDONLY), "rb", buffering=0) as old:
-                    _take_over(folder, old.fileno(), file)
+                    rights = _rights(folder, old.fileno())
+            if rights is not None:
+                _take_over(folder, rights, file)
             else:
                 status = os.fstat(file)
-                mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
+                mode = _give(folder, file, new_mode or self._new_mode, status.st_uid, folder.gid)
                 with folder.at(change.staged):
                     os.fchmod(file, mode)
                 self.doubt = (f"; {change.path} is new, with mode {mode:04o} and uid {status.st_uid}: do these "
                               "permissions let it read the file? see --config-mode and mode=")
             os.fsync(file)
+            return _rights(folder, file)
 
     def replace(self) -> None:
         """Move the new files to their places. Raises: Fault, and then all is as it was."""
-        assert self._journal is not None
+        if self._journal is None:
+            return
         try:
             self._journal.append({"phase": REPLACING})  # from now on a crash means: put the saved files back
-            for change, content in zip(self._journal.changes, self.contents.values()):
-                change.replace(content is not None)
+            for change in self._journal.changes:  # the record's path is none of the contents
+                change.replace(self.contents.get(change.path, b"") is not None)
             self._journal.sync()
         except OSError as error:
             self.undo()
@@ -126,8 +165,9 @@ class Transaction:
 
     def keep(self) -> None:
         """The new files are the files. Raises: Fault where a crash would still undo them."""
-        assert self._journal is not None
         journal, self._journal = self._journal, None
+        if journal is None:
+            return
         try:
             journal.keep()
         except OSError as error:
@@ -148,19 +188,14 @@ class Transaction:
                             retry=True) from error
 
 
-def _read(folder: Folder, name: str) -> bytes | None:
-    """What is there now; None where nothing is. Raises: OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        return folder.read(name)
-    return None
-
-
 def _hash(contents: list[bytes | None]) -> str:
     return fingerprint(contents[0] if len(contents) == 1 and contents[0] is not None else contents)
 
 
 def _encoded(content: Content) -> bytes | None:
     """Raises: ValueError for what can be no content of a file."""
+    if isinstance(content, Kept):
+        content = content.content
     if content is None or isinstance(content, bytes):
         return content
     if not isinstance(content, str):
@@ -168,15 +203,35 @@ def _encoded(content: Content) -> bytes | None:
     return content.encode()
 
 
-def _take_over(folder: Folder, old: int, new: int) -> None:
-    """Give the new file the mode, owner, group, ACL and extended attributes of the old one; both are open.
+def kept(folder: Folder, name: str) -> Stood:
+    """A file with its rights as it stands there; None where none does. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        content = folder.read(name)
+        with open(folder.open(name, os.O_RDONLY), "rb", buffering=0) as file:
+            return Kept(content, _rights(folder, file.fileno()))
+    return None
 
-    No set-id bits, which are for programs. Raises: OSError.
-    """
-    status = os.fstat(old)
-    mode = _give(folder, new, status.st_mode & 0o777, status.st_uid, status.st_gid)
+
+def _rights(folder: Folder, file: int) -> Rights:
+    """Those of an open file, without set-id bits, which are for programs. Raises: OSError."""
+    status = os.fstat(file)
+    attributes: dict[str, bytes | None] = {}
     with folder.at(""):
-        if not _copy_attributes(old, new):
+        names: list[str] = []
+        with contextlib.suppress(OSError):  # a file system without them
+            names = os.listxattr(file)
+        for name in names:
+            attributes[name] = None
+            with contextlib.suppress(OSError):  # xattr(7): some take privileges
+                attributes[name] = os.getxattr(file, name)
+    return Rights(status.st_mode & 0o777, status.st_uid, status.st_gid, attributes)
+
+
+def _take_over(folder: Folder, rights: Rights, new: int) -> None:
+    """Give an open file these rights: mode, owner, group, ACL and extended attributes. Raises: OSError."""
+    mode = _give(folder, new, rights.mode, rights.uid, rights.gid)
+    with folder.at(""):
+        if not _set_attributes(rights.attributes, new):
             mode &= ~0o070  # with an ACL they are the most that any of its users has, which are not the group's
         os.fchmod(new, mode)  # behind chown, which clears bits
 
@@ -203,18 +258,18 @@ def _give(folder: Folder, file: int, mode: int, owner: int, group: int) -> int:
     return mode if status.st_gid == group else mode & (~0o070 | mode << 3)
 
 
-def _copy_attributes(old: int, new: int) -> bool:
-    """False where the old file's ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
-    wanted: list[str] = []
+def _set_attributes(wanted: Mapping[str, bytes | None], file: int) -> bool:
+    """False where the ACL cannot be kept. What the folder's default ACL gave goes where there was none."""
     is_kept = True
-    with contextlib.suppress(OSError):  # a file system without them
-        wanted = os.listxattr(old)
     for name in {*wanted, ACL} - OF_CONTENT:
+        value = wanted.get(name)
         try:
-            if name in wanted:
-                os.setxattr(new, name, os.getxattr(old, name))
+            if value is not None:
+                os.setxattr(file, name, value)
+            elif name in wanted:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))  # it could not be read
             else:
-                os.removexattr(new, name)
+                os.removexattr(file, name)
         except OSError:  # xattr(7): some take privileges, some file systems have none
             is_kept = is_kept and not (name == ACL and name in wanted)
     return is_kept

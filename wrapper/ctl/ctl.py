@@ -109,8 +109,11 @@ def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
     verb("resume", _steer, "let them through again", of_service)
     verb("signal", _signal, "pass a signal on to the service", of_service).add_argument("name", help="HUP, USR1, ...")
     verb("problems", _problems, "what is wrong now")
-    verb("config", _config, "where configuration comes from and how it went").add_argument(
-        "--look", action="store_true", help="look for a change now")
+    config = verb("config", _config, "where configuration comes from and how it went; its past", of_service)
+    config.add_argument("--look", action="store_true", help="look for a change now")
+    config.add_argument("what", nargs="?", choices=("history", "diff", "rollback"), help="the versions that were in "
+                        "force; what changed since version N; bring version N into force again")
+    config.add_argument("number", nargs="?", type=_count, metavar="N")
     logs = verb("logs", _logs, "what the service printed last (needs --capture-output)", of_service)
     logs.add_argument("--lines", "-n", type=_count, default=100, metavar="N", help="default 100")
     logs.add_argument("--follow", "-f", action="store_true", help="go on as more comes, until Ctrl-C")
@@ -197,9 +200,27 @@ def _problems(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
+    if options.what == "history":
+        versions = _client(options).get("api/config/history", list, **_whose(options))
+        return _report(options, versions, render.version_lines(versions) or ["no version has been applied"])
+    if options.what is not None:
+        return _config_version(options)
     config = _client(options).ask("POST" if options.look else "GET", "api/config", list)
     lines = render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"]
     return _report(options, config, lines)
+
+
+def _config_version(options: argparse.Namespace) -> int:
+    if options.number is None:
+        return _fail(f"config {options.what}: which version? `config history` lists them")
+    query = {"version": str(options.number), **_whose(options)}
+    if options.what == "diff":
+        found = _client(options).get("api/config/diff", **query)
+        return _report(options, found, render.diff_lines(found, _paint()) or ["no difference"])
+    client = _client(options, None)
+    _tell_peer(options, client)
+    done = client.ask("POST", "api/config/rollback", **query)
+    return _report(options, done, [f"version {options.number} is in force again"])
 
 
 def _logs(options: argparse.Namespace) -> int:

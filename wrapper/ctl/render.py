@@ -96,6 +96,20 @@ def config_lines(config: Iterable[Mapping[str, Any]], paint: Paint, now: float) 
     return lines
 
 
+def version_lines(versions: Iterable[Mapping[str, Any]]) -> list[str]:
+    return aligned([(str(one["version"]), f"{clock(one['at'])}  {one_line(one['reason'])}: " + ", ".join(
+        map(one_line, [*one["files"], *one["environment"]]))) for one in versions])
+
+
+def diff_lines(found: Mapping[str, Any], paint: Paint) -> list[str]:
+    """What changed since a version: lines of files, and of the environment only names."""
+    colours = {"+": GOOD, "-": BAD}
+    lines = []
+    for path, difference in found["files"].items():
+        lines += [one_line(path), *(paint(colours.get(line[:1], PLAIN), one_line(line)) for line in difference)]
+    return lines + [f"environment: {name} {how}" for how, names in found["environment"].items() for name in names]
+
+
 def event_line(event: Mapping[str, Any], paint: Paint, main: str = "service") -> str:
     """One event, one line: when, whose, what, why."""
     whose = event.get("service")

@@ -28,12 +28,14 @@ class Launcher:
     """Starts runs of one command. `upstream` None: every run gets a free loopback port of its own.
 
     A new port each time also means that no leftover of an earlier run can answer in place of the new one.
-    `is_background`: the run gets neither stdin nor the terminal. `variables` come over the environment.
+    `is_background`: the run gets neither stdin nor the terminal. `variables` come over the environment, and between
+    the two what `configured()` says at each launch; None takes one away.
     """
 
     def __init__(self, command: Sequence[str], upstream: Address | None, environment: Mapping[str, str],
                  spawner: Spawner, output: Output | None, *, is_background: bool = False,
-                 variables: Sequence[tuple[str, str]] = ()) -> None:
+                 variables: Sequence[tuple[str, str]] = (),
+                 configured: Callable[[], Mapping[str, str | None]] = dict) -> None:
         self._command = tuple(command)
         self._upstream = upstream
         self._environment = environment
@@ -41,6 +43,7 @@ class Launcher:
         self._output = output
         self._is_background = is_background
         self._variables = tuple(variables)
+        self._configured = configured
         self._port = 0  # of the latest run
         self.draws_ports = upstream is None
 
@@ -88,7 +91,7 @@ class Launcher:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, address: Address) -> Mapping[str, str]:
-        """Untouched, but for --env and PORT: a service that reads that to know where to listen finds the inner port.
+        """Untouched, but for its configuration, --env and PORT: where a service reads that, it finds the inner port.
 
         What a helper leaves behind is told from what the service does by a variable.
         """
@@ -98,4 +101,9 @@ class Launcher:
             changes = {"PORT": port, **changes}
         if self._is_background:
             changes[HELPER_VARIABLE] = "1"
-        return {**self._environment, **changes} if changes else self._environment
+        return changed(self._environment, {**self._configured(), **changes})
+
+
+def changed(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> Mapping[str, str]:
+    """An environment with variables over it; None takes one away."""
+    return {name: text for name, text in {**environment, **variables}.items() if text is not None}

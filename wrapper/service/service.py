@@ -36,7 +36,7 @@ class Surroundings:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], spawner: Spawner, feed: Feed, board: Board,
                  make_upstream: Callable[[Address], gate.Connections],
-                 on_helper_over: Callable[[int, bool], None] = lambda *_: None) -> None:
+                 on_helper_over: Callable[[int, bool], None] = lambda *_: None, *, keeps_history: bool = False) -> None:
         self.settings = settings
         self.environment = environment
         self.spawner = spawner
@@ -44,6 +44,7 @@ class Surroundings:
         self.board = board
         self.make_upstream = make_upstream
         self.on_helper_over = on_helper_over  # a helper's end ends nothing else
+        self.keeps_history = keeps_history  # of configuration, on disk
 
 
 class Service:
@@ -61,6 +62,8 @@ class Service:
         self.around = around
         # Held through one change of the service's configuration, so that a fault has one change to blame.
         self.changing = threading.Lock()
+        self.variables: Mapping[str, str | None] = {}  # of its next run, from its configuration
+        self.history: Any = None  # of its configuration, see `config.history.of`
         self.life = Life(name, around.feed)
         self.gate = Gate(around.make_upstream, settings.hold,
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
@@ -68,7 +71,8 @@ class Service:
         self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.output = Output(around.board, name, settings.output_prefix) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
-                            is_background=name != MAIN, variables=settings.env if name == MAIN else ())
+                            is_background=name != MAIN, variables=settings.env if name == MAIN else (),
+                            configured=lambda: self.variables)
         lifecycle = Lifecycle(
             name, self.life, self.gate, launcher,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),

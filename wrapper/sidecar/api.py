@@ -6,6 +6,7 @@ import os
 import time
 
 from wrapper import __version__, threads, values
+from wrapper.config import history, rollback
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.message import Response
 from wrapper.service import procfs
@@ -19,8 +20,9 @@ from wrapper.threads import NoThread
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from typing import Any, Callable, Protocol, TypeVar
+    from typing import Any, Callable, TypeVar
 
+    from wrapper.config.subscription import Subscription
     from wrapper.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
@@ -28,14 +30,6 @@ if TYPE_CHECKING:
     from wrapper.sidecar.router import Answer
 
     Value = TypeVar("Value")
-
-    class Watched(Protocol):
-        """A source of configuration that is watched."""
-
-        def status(self) -> dict[str, Any]: ...
-
-        def look_now(self) -> None: ...
-
 
 ACTIONS = ("start", "stop", "restart", "reload")
 PROBED = ("healthz", "readyz")  # by orchestrators, which bring no token
@@ -49,7 +43,7 @@ class Api:
     """Answers for all services of one wrapper; both lists may grow while it does."""
 
     def __init__(self, around: Surroundings, services: Sequence[Service],
-                 subscriptions: Sequence[Watched], sidecars: Callable[[], dict[str, list[str]]],
+                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]],
                  access: Access) -> None:
         self._around = around
         self._services = services
@@ -66,9 +60,11 @@ class Api:
                              ("api/problems", self._problems), ("api/config", self._config),
                              ("api/events", self._events)):
             yield Route("GET", f"{prefix}/{path}", answer, is_probed=path in PROBED)
-        yield Route("GET", f"{prefix}/api/logs", self._logs, is_guarded=True)
-        for name, act in (("config", self._look_now), ("signal", self._signal), ("pause", self._pause),
-                          ("resume", self._resume), *((kind, self._action(kind)) for kind in ACTIONS)):
+        for path, answer in (("logs", self._logs), ("config/history", self._history), ("config/diff", self._diff)):
+            yield Route("GET", f"{prefix}/api/{path}", answer, is_guarded=True)
+        for name, act in (("config", self._look_now), ("config/rollback", self._roll_back), ("signal", self._signal),
+                          ("pause", self._pause), ("resume", self._resume),
+                          *((kind, self._action(kind)) for kind in ACTIONS)):
             yield Route("POST", f"{prefix}/api/{name}", act, is_guarded=True)
 
     # To read
@@ -112,6 +108,16 @@ class Api:
     def _config_outline(self) -> list[dict[str, Any]]:
         return [{**status, "last_result": status["last_result"].partition(":")[0]}
                 for status in (subscription.status() for subscription in list(self._subscriptions))]
+
+    def _history(self, request: Request) -> Response:
+        return as_json(history.of(self._service(request)).outline())
+
+    def _diff(self, request: Request) -> Response:
+        try:
+            number = query_value(request, "version", "", values.count)
+            return as_json(history.of(self._service(request)).diff(number))
+        except LookupError as error:
+            raise NotFound(str(error.args[0])) from None
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
@@ -183,6 +189,14 @@ class Api:
         for subscription in list(self._subscriptions):
             subscription.look_now()
         return as_json(self._config_status(request), 202)
+
+    def _roll_back(self, request: Request) -> Response:
+        number = query_value(request, "version", "", values.count)
+        problems = rollback.roll_back(self._service(request), number, self._subscriptions)
+        if not problems:
+            return as_json({"problems": []})
+        return as_json({"error": problems[0].message, "status": 500, "problems": [
+            {"message": problem.message, "details": problem.details} for problem in problems]}, 500)
 
     def _service(self, request: Request) -> Service:
         """The service that `?service=` names, else the main one."""

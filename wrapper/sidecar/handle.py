@@ -16,7 +16,7 @@ from wrapper.service.state import State
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Callable
+    from typing import Any, Callable, Union
 
     from wrapper.address import Address
     from wrapper.config.action import Action
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from wrapper.config.transaction import Content
     from wrapper.problems import Problem
     from wrapper.service.service import Service
+
+    Variable = Union[str, float, bool, None]
 
 REQUEST_TIMEOUT = 10.0  # seconds
 ANSWER_MAX = 16 * 1024 * 1024  # bytes of a response that is read whole
@@ -173,12 +175,13 @@ class ServiceHandle:
 
     def apply(self, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
               ready_timeout: float | None = None, *, probe: Callable[..., Any] | None = None, mode: int | None = None,
-              reason: str = "configuration") -> list[Problem]:
+              environment: Mapping[str, Variable] | None = None, reason: str = "configuration") -> list[Problem]:
         """Put files in place and make the service take them, all or nothing; an empty list where that went well.
 
         `files`: content by path, None where there must be no such file. `check`: a command that must exit 0 for
         `{file}`. `action`: "restart", "reload", "signal:HUP", "POST /-/reload", a callable or None. `probe(service)`
-        says, by None or True, that it works. The whole truth stands in `config/apply.py`.
+        says, by None or True, that it works. `environment`: all variables of the next run over what it inherits, None
+        takes one away; a change of them restarts the service. The whole truth stands in `config/apply.py`.
         """
         return configuration.apply(self.service, files, check, action, ready_timeout, probe, mode=mode, handle=self,
-                                   reason=reason)
+                                   environment=environment, reason=reason)

@@ -7,6 +7,7 @@ import threading
 import time
 
 from wrapper import address, threads
+from wrapper.config import history, rollback
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.calls import Calls
@@ -102,8 +103,14 @@ class Host:
         def on_change(value: Any) -> Any:
             return work(value, self._main)
 
+        def after_look() -> None:
+            for service in list(self.site.services):
+                rollback.look(service)
+
         subscription = Subscription(title, source, on_change, pace, self._around.board,
-                                    self._around.feed, select)
+                                    self._around.feed, select, after_look=after_look)
+        for service in list(self.site.services):
+            rollback.keep_skipped(service, subscription)
         self._subscriptions.append(subscription)
         self.site.add_subscription(subscription)
         subscription.start()
@@ -117,6 +124,7 @@ class Host:
                         ready_path=ready_path, restart=restart)
         self.site.add_service(helper)
         handle.bind(helper)
+        history.recall(helper)
         helper.launch()
 
     # What is wrong

@@ -1,0 +1,330 @@
+"""The past of one service's configuration: each version that was in force, files and environment together.
+
+A version is one file of the transaction that brings it into force, so that a crash leaves both or neither. The newest
+one says what is in force, also after a restart of the wrapper. Where no folder can be had the past lives in memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import difflib
+import errno
+import fcntl
+import json
+import os
+import re
+import threading
+import time
+
+from wrapper.config import journal
+from wrapper.config.folder import find
+from wrapper.config.look import fingerprint
+from wrapper.config.transaction import Kept, Rights, kept
+from wrapper.deadline import Deadline
+from wrapper.log import timestamp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from wrapper.config.transaction import Stood
+    from wrapper.service.service import Service
+    from wrapper.settings import Settings
+
+    Files = dict[str, Stood]
+
+VERSIONS_MAX = 20
+HISTORY_BYTES = 64 * 1024 * 1024  # of all versions together; the newest stays whatever its size
+DIFF_BYTES = 128 * 1024  # of two files that are compared line by line
+DIFF_LINES = 1000  # of one file
+
+REPAIR_INTERVAL = 60.0  # seconds between two repairs: another program that insists would have us restart for ever
+UNSEEN = object()  # the state of a file that is to be read at the next look
+
+# Guards the making of histories: two would lock each other out of the folder.
+_making = threading.Lock()
+
+
+def folder_of(settings: Settings, *, make: bool = False) -> str | None:
+    """Where one wrapper's histories are: in --config-history, else in a folder for wrappers of these very words."""
+    if settings.config_history is not None:
+        return settings.config_history
+    place = journal.own_folder(journal.HISTORY, make=make)
+    words = [str(settings.listen), settings.command, settings.config_file, settings.sidecar, os.getcwd()]
+    return None if place is None else os.path.join(place, fingerprint(words))
+
+
+def of(service: Service) -> History:
+    """The history of a service; the same one every time."""
+    with _making:
+        if service.history is None:
+            service.history = History(service)
+        history: History = service.history
+        return history
+
+
+def recall(service: Service) -> None:
+    """Before the first start: the environment that was in force when the wrapper ended is in force again."""
+    settings = service.around.settings
+    newest = of(service).newest() if settings.config_env or settings.sidecar else None
+    if newest is not None:
+        service.variables = newest.environment
+
+
+class Version:
+    """All files by path, the environment, and what to do for them; `before`: what stood where it was the first to
+    put something. `skipped`: the hash of each source that is not to be applied, because an operator went back.
+    """
+
+    def __init__(self, number: int, at: str, reason: str, action: str, files: Files, before: Files,
+                 environment: Mapping[str, str | None], skipped: Mapping[str, str]) -> None:
+        self.number = number
+        self.at = at
+        self.reason = reason
+        self.action = action
+        self.files = files
+        self.before = before
+        self.environment = environment
+        self.skipped = skipped
+
+    def outline(self) -> dict[str, Any]:
+        """What may be listed: no content and no value."""
+        return {"version": self.number, "at": self.at, "reason": self.reason, "files": sorted(self.files),
+                "environment": sorted(self.environment)}
+
+
+class Draft:
+    """The version that a change becomes, once its transaction knows the rights of its files: a `transaction.Entry`."""
+
+    def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
+                 skipped: Mapping[str, str]) -> None:
+        self._newest = history.newest()
+        self.number = self._newest.number + 1 if self._newest else 1
+        self.path = history.open_path(self.number)
+        self.packed = b""
+        self._facts = {"number": self.number, "at": timestamp(time.time()), "reason": reason,
+                       "action": action if isinstance(action, str) else "restart" if action else "none",
+                       "environment": dict(environment),
+                       "skipped": {**(self._newest.skipped if self._newest else {}), **skipped}}
+
+    def content(self, before: Files, after: Files) -> bytes:
+        known = self._newest.files if self._newest else {}
+        first = {path: stood for path, stood in before.items() if path not in known}
+        self.packed = json.dumps({**self._facts, "files": _packed({**known, **after}),
+                                  "before": _packed(first)}).encode()
+        return self.packed
+
+
+class History:
+    """Versions by number, for one service. It is written under the lock of the service's changes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._memory: dict[int, bytes] = {}
+        self._folder: str | None = None
+        self._file = -1  # the lock of the folder, until the process ends
+        self._seen: dict[str, object] | None = None  # the state of each managed file that was as it should be
+        self._next_repair = Deadline(0.0)
+        self._open(make=False)
+
+    def _open(self, *, make: bool) -> None:
+        """Take the folder, where there is one or `make`; another wrapper may have it."""
+        around = self._service.around
+        is_open = self._folder is not None or self._memory or not around.keeps_history
+        place = None if is_open else folder_of(around.settings, make=make)
+        if place is None:
+            return
+        path = os.path.join(place, self._service.name)
+        try:
+            if make:
+                os.makedirs(path, 0o700, exist_ok=True)
+            self._file, self._folder = _own(path), path
+        except FileNotFoundError:
+            pass  # there was no change yet
+        except OSError as error:
+            around.board.report("history", f"earlier versions are kept in memory only: {path}: {error.strerror}; "
+                                "choose a folder with --config-history", self._service.name)
+
+    # To look at
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._folder or "", f"{number}.json")
+
+    def open_path(self, number: int) -> str:
+        """Where a version is to be written, "" for memory."""
+        self._open(make=True)
+        return "" if self._folder is None else self._path(number)
+
+    def numbers(self) -> list[int]:
+        """The newest last."""
+        names = [] if self._folder is None else os.listdir(self._folder)
+        on_disk = [int(name[:-len(".json")]) for name in names if re.fullmatch(r"[0-9]+\.json", name)]
+        return sorted({*on_disk, *self._memory})
+
+    def newest(self) -> Version | None:
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(LookupError):
+                return self.version(number)
+        return None
+
+    def version(self, number: int) -> Version:
+        """Raises: LookupError where there is none of that number, or no good one."""
+        if number not in self.numbers():
+            raise LookupError(f"no version {number}; there are {', '.join(map(str, self.numbers())) or 'none'}")
+        try:
+            content = self._memory.get(number) or _read(self._path(number))
+            facts = json.loads(content)
+            return Version(**{**facts, "files": _unpacked(facts["files"]), "before": _unpacked(facts["before"])})
+        except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+            raise LookupError(f"version {number} cannot be read: {type(error).__name__}") from error
+
+    def state(self, number: int) -> tuple[Files, Mapping[str, str | None], str]:
+        """Files, environment and action of a version; of those that came later, what stood there before.
+
+        0 is what was there before the first. Raises: LookupError.
+        """
+        numbers = self.numbers()
+        found = Version(0, "", "", "restart", {}, {}, {}, {}) if number == 0 and 1 in numbers else self.version(number)
+        files: Files = {}
+        for later in reversed([each for each in numbers if each > number]):
+            files.update(self.version(later).before)
+        return {**files, **found.files}, found.environment, found.action
+
+    def outline(self) -> list[dict[str, Any]]:
+        """An outline of each, the newest first."""
+        return [self.version(number).outline() for number in reversed(self.numbers())]
+
+    def diff(self, number: int) -> dict[str, Any]:
+        """From a version to what stands there now; of the environment only names. Raises: LookupError, OSError."""
+        files, environment, _ = self.state(number)
+        now = self._service.variables
+        both = now.keys() & environment.keys()
+        lines = {path: difference(stood, standing(path)) for path, stood in sorted(files.items())}
+        return {"version": number, "files": {path: found for path, found in lines.items() if found},
+                "environment": {"added": sorted(now.keys() - environment.keys()),
+                                "removed": sorted(environment.keys() - now.keys()),
+                                "changed": sorted(name for name in both if now[name] != environment[name])}}
+
+    # To change
+
+    def commit(self, draft: Draft) -> None:
+        """What was drafted is in force."""
+        self._seen = None
+        if not draft.path:
+            self._memory[draft.number] = draft.packed
+        with contextlib.suppress(OSError):  # the change is in force: the next one tidies up
+            for number in self._surplus():
+                if self._memory.pop(number, None) is None:
+                    os.unlink(self._path(number))
+
+    def _surplus(self) -> list[int]:
+        """The oldest, as far as they are too many or too much."""
+        size, numbers = 0, self.numbers()
+        for count, number in enumerate(reversed(numbers)):
+            content = self._memory.get(number)
+            size += len(content) if content is not None else os.stat(self._path(number)).st_size
+            if count == VERSIONS_MAX or (count and size > HISTORY_BYTES):
+                return numbers[:len(numbers) - count]
+        return []
+
+    def drifted(self) -> Files:
+        """The files that something else has changed since they were put in place, as they should be.
+
+        Raises: OSError.
+        """
+        if self._seen is not None and all(_state(path) == state for path, state in self._seen.items()):
+            return {}
+        newest = self.newest()
+        self._seen, found = {}, {}
+        for path, should in newest.files.items() if newest else ():
+            state, now = _state(path), standing(path)
+            if (now and now.content) == (should and should.content):
+                self._seen[path] = state
+            else:
+                self._seen[path] = UNSEEN
+                found[path] = should
+        return found
+
+    def may_repair(self) -> bool:
+        """True once in REPAIR_INTERVAL."""
+        if not self._next_repair.has_passed():
+            return False
+        self._next_repair = Deadline(REPAIR_INTERVAL)
+        return True
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _own(path: str) -> int:
+    """Open a folder that is for us alone, and lock it. Raises: OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(file)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError(errno.EPERM, "it must be ours alone, with mode 0700")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # some file systems have no locks
+            if error.errno == errno.EWOULDBLOCK:
+                raise BlockingIOError(error.errno, "another wrapper has it") from None
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _state(path: str) -> object:
+    """What differs when a file has changed; None where there is none."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    return None
+
+
+def standing(path: str) -> Stood:
+    with contextlib.suppress(FileNotFoundError):
+        return kept(*find(path))
+    return None
+
+
+def difference(old: Stood, new: Stood) -> list[str]:
+    """Lines as diff(1) -u writes them; one that says so where the two cannot be compared that way."""
+    contents = [b"" if stood is None else stood.content for stood in (old, new)]
+    if contents[0] == contents[1] and (old is None) == (new is None):
+        return []
+    names = ["nothing" if stood is None else name for stood, name in ((old, "then"), (new, "now"))]
+    try:
+        then, now = [content.decode().splitlines() for content in contents]
+    except UnicodeDecodeError:
+        then = now = []
+    is_too_much = sum(map(len, contents)) > DIFF_BYTES
+    found = [] if is_too_much else list(difflib.unified_diff(then, now, names[0], names[1], lineterm=""))
+    return found[:DIFF_LINES] or [f"{names[0]} {len(contents[0])} bytes, {names[1]} {len(contents[1])} bytes"]
+
+
+def _packed(files: Files) -> dict[str, Any]:
+    return {path: stood and [_text(stood.content), stood.rights.mode, stood.rights.uid, stood.rights.gid,
+                             {name: _text(value) for name, value in stood.rights.attributes.items()}]
+            for path, stood in files.items()}
+
+
+def _unpacked(files: dict[str, Any]) -> Files:
+    found: Files = {}
+    for path, stood in files.items():
+        content, mode, uid, gid, attributes = stood or (None, 0, 0, 0, {})
+        rights = Rights(mode, uid, gid, {name: _bytes(text) for name, text in attributes.items()})
+        found[path] = None if stood is None else Kept(_bytes(content), rights)
+    return found
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)
