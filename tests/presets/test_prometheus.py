@@ -111,7 +111,7 @@ class Answer:
 
 def test_yaml_keeps_every_character():
     """A JSON escape in two halves is two characters to a YAML reader, and none to Prometheus."""
-    assert "on fire 🔥" in preset.rule_file([{"name": "on fire 🔥"}])
+    assert "on fire 🔥" in preset.yaml({"groups": [{"name": "on fire 🔥"}]})
     assert "kritisch-ä 🔥" in preset.alertmanager_file({"route": {"matchers": ["kritisch-ä 🔥"]}}, [])
     assert preset.quoted("kritisch-ä 🔥") == '"kritisch-ä 🔥"'
 
@@ -242,6 +242,14 @@ def test_the_configurations_problems_are_told_to_all_and_no_others(tmp_path):
         answer = wrapper.get("/prom-wrapper/config-subscriber").json()
     assert answer == {"problems": [{"kind": "SiteConfig", "description": (
         "SITE_CONFIGURATION is missing: the URL or path of the site configuration, or `off`")}]}
+
+
+def test_an_alertmanager_that_is_not_there_is_told_too(tmp_path):
+    sidecar = preset.build({"SITE_CONFIGURATION": "/no/file", "ALERTMANAGER_COMMAND": "false",
+                            "ALERTMANAGER_CONFIG": str(tmp_path / "alertmanager.yml")})
+    with running(sidecar) as wrapper:
+        told = wrapper.get("/prom-wrapper/config-subscriber").json()["problems"]
+    assert {"kind": "SiteConfig", "description": "Alertmanager is not ready"} in told
 
 
 def test_the_variables_become_alertmanagers_options():

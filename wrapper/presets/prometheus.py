@@ -76,11 +76,6 @@ def yaml(document: Any) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def rule_file(rules: list[Any]) -> str:
-    """The site's groups as a rule file."""
-    return yaml({"groups": rules})
-
-
 def alertmanager_file(base: Mapping[str, Any], parts: Sequence[Part]) -> str:
     """Alertmanager's file: the site's own keys, and in them receivers and routes in their order."""
     route = {"group_by": ["alertname"], **base.get("route", {}),
@@ -216,8 +211,10 @@ def add_status(sidecar: Sidecar, alertmanager: ServiceHandle | None, is_off: boo
     def config_status() -> Any:
         if is_off:
             return 503, {"error": "the site configuration is switched off"}
-        return {"problems": [{"kind": "SiteConfig", "description": one.message} for one in sidecar.problems()
-                             if one.source.startswith(CONFIGURATION)]}
+        said = [one.message for one in sidecar.problems() if one.source.startswith(CONFIGURATION)]
+        if alertmanager is not None and not alertmanager.is_ready:
+            said.append("Alertmanager is not ready")
+        return {"problems": [{"kind": "SiteConfig", "description": text} for text in said]}
 
     @sidecar.route("GET", f"{STATUS}/alerts-status")
     def status() -> Any:
@@ -240,7 +237,7 @@ def build(environment: Mapping[str, str]) -> Sidecar:
 
     @watch("rules", lambda site: site.get("rules") or [])
     def on_rules(groups: list[Any], service: ServiceHandle) -> list[Problem]:
-        return service.apply({rules: rule_file(groups)}, check=["promtool", "check", "rules", "{file}"],
+        return service.apply({rules: yaml({"groups": groups})}, check=["promtool", "check", "rules", "{file}"],
                              action="POST /-/reload")
 
     alertmanager = add_alertmanager(sidecar, watch, environment)
