@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
                         "upgrade"})
-FIELD_NAME, FIELD_VALUE = (re.compile(part.decode("latin-1")) for part in (TOKEN, VALUE))
+FIELD_NAME, FIELD_VALUE = re.compile(TOKEN.decode("latin-1")), re.compile(VALUE.decode("latin-1"))
 NO_CONTENT = 204
 NOT_MODIFIED = 304
 
