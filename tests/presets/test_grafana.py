@@ -8,6 +8,7 @@ from json import dumps
 import pytest
 
 from tests.presets.grafana11 import Grafana, receivers
+from tests.running import service
 from wrapper.presets import grafana as preset
 from wrapper.sidecar.handle import Answer
 from wrapper.testing import Asked, FakeService, running
@@ -64,6 +65,31 @@ def test_a_setting_cannot_become_two(settings):
 def test_a_value_comes_whole_out_of_the_file(value, written):
     """`#` and `;` begin a comment for the reader of the file, and a password may hold either."""
     assert f"password = {written}\n" in preset.ini_file("", {"smtp": {"password": value}})
+
+
+@pytest.mark.parametrize(("smtp", "variables"), [
+    ({}, {}),
+    ({"host": "mail:587", "from": "a@b", "username": "u", "password": "p#;", "hello": "me", "tls": True},
+     {"HOST": "mail:587", "FROM_ADDRESS": "a@b", "USER": "u", "PASSWORD": "p#;", "EHLO_IDENTITY": "me",
+      "STARTTLS_POLICY": "MandatoryStartTLS", "ENABLED": True}),
+    ({"host": "h", "tls": False, "skip_verify": True},
+     {"HOST": "h", "STARTTLS_POLICY": "NoStartTLS", "SKIP_VERIFY": True, "ENABLED": True})])
+def test_the_mail_server_becomes_grafanas_variables(smtp, variables):
+    """`GF_<SECTION>_<KEY>` stand over the files; the keys are those of [smtp] in Grafana 11's defaults.ini."""
+    assert preset.smtp_variables(smtp) == {f"GF_SMTP_{name}": value for name, value in variables.items()}
+
+
+def test_the_password_of_the_mail_server_is_in_the_environment_and_in_no_file(tmp_path):
+    site, pristine, run = tmp_path / "site.json", tmp_path / "grafana.ini", tmp_path / "environment"
+    site.write_text(json.dumps({"smtp": {"host": "mail:587", "password": "sesame"}}))
+    pristine.write_text("")
+    sidecar = preset.build({"SITE_CONFIGURATION": str(site), "SITE_INTERVAL": "50ms", "GRAFANA_PRISTINE": str(pristine),
+                            "GRAFANA_SETTINGS": str(tmp_path / "site.ini")})
+    command = ["sh", "-c", f'env > {run}; exec "$@"', "sh", *service("plain")]
+    with running(sidecar, command=command) as wrapper:
+        wrapper.wait_until(lambda: "GF_SMTP_PASSWORD=sesame\n" in run.read_text())
+        assert "GF_SMTP_ENABLED=true\n" in run.read_text()
+        assert "sesame" not in (tmp_path / "site.ini").read_text()
 
 
 class Direct:

@@ -14,10 +14,12 @@ The document is JSON; every part may be missing:
      "overview": "Prometheus",                 a board of the alerts that fire, from the data source of this name
      "contact_points": [{"uid": "mail", "name": "On call", "type": "email", "settings": {"addresses": "a@b.example"}}],
      "policies": [{"receiver": "On call", "object_matchers": [["level", "=", "critical"]], "continue": true}],
+     "smtp": {"host": "mail:587", "from": "grafana@example.org", "username": "...", "password": "...", "tls": true},
      "settings": {"security": {"cookie_secure": true}}}
 
 What people made by hand is left alone: data sources of other names, dashboards without our tag, contact points whose
 uid does not begin with `site-`, and notification policies that lead to these. Policies of the site stand before them.
+The mail server becomes variables of Grafana's next run, so that its password is in no file.
 
 | variable | default | meaning |
 |---|---|---|
@@ -42,6 +44,7 @@ from wrapper.presets.document import Watch, watcher
 TAG = "site-configuration"  # on our dashboards; those without it are left alone
 OWN = "site-"  # how the uids of our contact points begin
 POINTS, POLICIES = "/api/v1/provisioning/contact-points", "/api/v1/provisioning/policies"
+MAIL = {"from": "from_address", "username": "user", "hello": "ehlo_identity", "tls": "starttls_policy"}
 READY_TIMEOUT = 60.0  # seconds a change waits for Grafana to be ready
 
 
@@ -184,6 +187,16 @@ def one_line(text: str) -> str:
     return text
 
 
+def smtp_variables(smtp: Mapping[str, Any]) -> dict[str, Any]:
+    """The mail server in the variables that Grafana puts over its files, each key by the name it has there."""
+    if not smtp:
+        return {}
+    named = {f"GF_SMTP_{MAIL.get(key, key)}".upper(): value for key, value in smtp.items()}
+    if "tls" in smtp:
+        named["GF_SMTP_STARTTLS_POLICY"] = "MandatoryStartTLS" if smtp["tls"] else "NoStartTLS"
+    return {"GF_SMTP_ENABLED": True, **named}
+
+
 def build(environment: Mapping[str, str]) -> Sidecar:
     """The sidecar for the variables above."""
     sidecar = Sidecar("grafana")
@@ -226,8 +239,9 @@ def add_settings(watch: Watch, environment: Mapping[str, str]) -> None:
     pristine = environment.get("GRAFANA_PRISTINE", "/etc/grafana/grafana.ini")
     file = environment.get("GRAFANA_SETTINGS", "/etc/grafana/site.ini")
 
-    @watch("settings", lambda site: site.get("settings") or {}, min_interval="10s")
-    def on_settings(settings: dict[str, Any], service: ServiceHandle) -> list[Problem]:
+    @watch("settings", lambda site: [site.get("settings") or {}, site.get("smtp") or {}], min_interval="10s")
+    def on_settings(parts: list[dict[str, Any]], service: ServiceHandle) -> list[Problem]:
+        settings, smtp = parts
         try:
             with open(pristine, encoding="utf-8") as image:
                 text = ini_file(image.read(), settings)
@@ -235,7 +249,7 @@ def add_settings(watch: Watch, environment: Mapping[str, str]) -> None:
             return [Problem(f"cannot read {pristine}: {error.strerror}", retry=True)]
         except ValueError as error:
             return [Problem(str(error))]
-        return service.apply({file: text}, action="restart")
+        return service.apply({file: text}, action="restart", environment=smtp_variables(smtp))
 
 
 sidecar = build(os.environ)
