@@ -18,7 +18,7 @@ PROGRAM = [sys.executable, str(ROOT / "wrapper" / "__main__.py")]
     (["--", "no-such-program", "{port}"], "COMMAND: cannot run 'no-such-program': not found"),
     (["--", "sleep 5 {port}"], "COMMAND: cannot run 'sleep 5 {port}': not found; give its words without quotes"),
     (["--", "/tmp", "{port}"], "COMMAND: cannot run '/tmp': it is a directory"),
-    (["--", "/etc/passwd", "{port}"], "COMMAND: cannot run '/etc/passwd': permission denied"),
+    (["--", "/etc/passwd", "{port}"], "COMMAND: cannot run '/etc/passwd': Permission denied"),
     (["--helper", "a=/a=nope {port}", "--", "true", "{port}"], "--helper=a: cannot run 'nope': not found"),
     (["--config-source", "/etc", "--config-file", "/tmp/x/", "--config-check", "nope {file}", "--", "true", "{port}"],
      "--config-check: cannot run 'nope': not found"),

@@ -84,7 +84,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
     try:
         chosen = settings.read(argv, os.environ, unreadable)
         for name in settings.strangers(os.environ):
-            log.warning(f"{name} is set, but there is no such setting")
+            log.warning(settings.stranger(name))
         return entrypoint.run(chosen, signals, inherited(os.environ))
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
@@ -140,6 +140,13 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             Certificate(chosen["tls_cert"], chosen["tls_key"])
         except CannotStart as error:
             yield str(error)
+    if chosen["error_page"] is not None:
+        from wrapper.front.error_page import ErrorPage  # start-up: as above
+
+        try:
+            ErrorPage(chosen["error_page"])
+        except CannotStart as error:
+            yield str(error)
     source, place = chosen["config_source"], chosen["config_file"]
     if (source and place and not (chosen["config_select"] or chosen["config_template"] or place.endswith("/"))
             and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(place)):
@@ -164,7 +171,10 @@ def make(verb: str, words: Sequence[str]) -> int:
             from wrapper.image import bundle  # start-up: as above
 
             bundle.make(words[0], words[1:])
-    except (CannotMake, OSError) as error:
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return complain([f"{verb}: {place}{error.strerror or error}"], CannotMake.exit_status)
+    except CannotMake as error:
         return complain([str(error)], CannotMake.exit_status)
     return 0
 
@@ -198,7 +208,7 @@ def check(argv: Sequence[str]) -> int:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
-    warnings = [f"{name} is set, but there is no such setting" for name in settings.strangers(os.environ)]
+    warnings = [settings.stranger(name) for name in settings.strangers(os.environ)]
     warnings += preflight.warnings(chosen)
     faults = list(preflight.faults(chosen))
     status = complain(faults, BadSettings.exit_status if faults else 0)

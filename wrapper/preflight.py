@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 
+from wrapper.service.program import why_not
 from wrapper.settings import Settings
 from wrapper.sidecar import tokens
 from wrapper.sidecar.loader import is_file
@@ -23,8 +23,11 @@ def faults(chosen: Settings) -> Iterator[str]:
         yield from _sidecar(word)
     for flag, path in (("--config-template", chosen.config_template),
                        ("--config-token-file", chosen.config_token_file)):
-        if path is not None and not os.access(path, os.R_OK):
-            yield f"{flag}={path}: {_why(path)}"
+        try:
+            if path is not None:
+                open(path, "rb").close()
+        except OSError as error:
+            yield f"{flag}={path}: {error.strerror}"
     for flag, path in (("--token-file", chosen.token_file), ("--metrics-token-file", chosen.metrics_token_file)):
         try:
             if path is not None:
@@ -41,16 +44,8 @@ def warnings(chosen: Settings) -> Iterator[str]:
 
 
 def _program(option: str, command: Sequence[str]) -> Iterator[str]:
-    name = command[0]
-    if shutil.which(name) is None:
-        is_quoted = len(command) == 1 and " " in name.strip()
-        yield f"{option}: cannot run {name!r}: {_why(name)}" + ("; give its words without quotes" if is_quoted else "")
-
-
-def _why(path: str) -> str:
-    if os.path.isdir(path):
-        return "it is a directory"
-    return "permission denied" if os.path.exists(path) else "not found"
+    if (fault := why_not(command)) is not None:
+        yield f"{option}: cannot run {command[0]!r}: {fault}"
 
 
 def _sidecar(word: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from wrapper import address, values
 from wrapper.errors import BadSettings
-from wrapper.text import program
+from wrapper.text import near, program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wrapper.address import Address
 
 VARIABLE_PREFIX = "WRAPPER_"
+VERBS = ("ctl", "health", "check", "bundle", "dockerfile")
 
 
 class Option:
@@ -307,12 +308,14 @@ def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]]
         flag, equals, text = word.partition("=")
         row = rows.get(flag)
         if row is None:
-            faults.append(_unknown(flag, rows))
+            faults.append(_unknown(flag, rows, has_end="--" in argv))
             if not equals and words and not words[0].startswith("-"):
                 words.pop(0)  # its value, more likely than the command
             continue
         if not equals and row.is_switch:
             text = "true"
+            if words and words[0] in values.TRUE + values.FALSE:
+                faults.append(f"{flag} {words.pop(0)}: it takes no word behind it; say {flag} alone, or {flag}=false")
         elif not equals and (not words or words[0] == "--"):
             faults.append(f"{row.flag}: a value is missing, expected {row.flag} {row.unit}")
             bad.add(row.name)
@@ -323,11 +326,9 @@ def _split(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, list[str]]
     return given, tuple(words), bad
 
 
-def _unknown(flag: str, rows: Mapping[str, Option]) -> str:
-    import difflib  # start-up: only the road to a fault pays for it
-
-    near = difflib.get_close_matches(flag, rows, 1)
-    return f"{flag}: no such option" + (f", did you mean {near[0]}?" if near else "; see --help")
+def _unknown(flag: str, rows: Mapping[str, Option], has_end: bool) -> str:
+    said = f"{flag}: no such option" + (near(flag, rows) or "; see --help")
+    return said if has_end else f"{said}; what is the service's own stands behind --, as in: -- COMMAND {flag}"
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
@@ -374,8 +375,12 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
     if not command:
         yield (), f"COMMAND: missing; say what to run, as in: {program()} --upstream 127.0.0.1:3000 /run.sh"
     elif upstream is None and not has_port:
-        yield (("upstream", "env"), "--upstream: missing; say where the service listens, or put {port} into COMMAND or "
-               "--env")
+        is_behind = any(word.partition("=")[0] == "--upstream" for word in command)
+        verb = "" if "/" in command[0] else near(command[0], VERBS)
+        yield (("upstream", "env"), "--upstream: missing; " + (
+            "it stands behind COMMAND, where it is the service's own: put it before" if is_behind else
+            f"there is no verb {command[0]}{verb}" if verb else
+            "say where the service listens, or put {port} into COMMAND or --env"))
     if has_port and upstream is not None and upstream.is_unix:
         yield ("upstream",), "--upstream: a unix socket has no port to put in the place of {port}"
     if chosen["restart_mode"] == "overlap" and (upstream is not None or not has_port):
@@ -424,6 +429,11 @@ def _helper_faults(helpers: Sequence[tuple[str, str, tuple[str, ...]] | None], p
             yield f"--helper={name}: its command needs {{port}}, the port where it is to listen"
         names.add(name)
         routes.add(route)
+
+
+def stranger(name: str) -> str:
+    """What is to be said of one of `strangers`."""
+    return f"{name} is set, but there is no such setting" + near(name, [row.variable for row in table()])
 
 
 def strangers(environment: Mapping[str, str]) -> list[str]:

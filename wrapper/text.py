@@ -8,6 +8,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 BITS_MAX = 10_000  # str() refuses what is very long (CVE-2020-10735)
@@ -34,6 +35,14 @@ def program() -> str:
     if f"{sys.prefix}/lib/" in first and first.endswith(".pyc"):
         return f"{sys.prefix}/entry.sh"  # a bundle's, see image/bundle.py
     return "wrapper" if first.endswith("/wrapper") else "python3 -m wrapper"
+
+
+def near(word: str, words: Iterable[str]) -> str:
+    """`, did you mean ...?` for the one of `words` that looks like it, "" where none does."""
+    import difflib  # start-up: only the road to a fault pays for it
+
+    found = difflib.get_close_matches(word, words, 1)
+    return f", did you mean {found[0]}?" if found else ""
 
 
 def dumps(value: Any) -> str:

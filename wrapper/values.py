@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 LONGEST = 24 * 24 * 3600.0  # seconds: poll(2) counts milliseconds in 31 bits, which is 24.8 days
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 BYTES = {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "b": 1}
 
 
@@ -96,9 +97,9 @@ def positive_count(text: str) -> int:
 
 def switch(text: str) -> bool:
     word = text.lower()
-    if word in ("1", "true", "yes", "on"):
+    if word in TRUE:
         return True
-    if word in ("0", "false", "no", "off", ""):
+    if not word or word in FALSE:
         return False
     raise ValueError("expected true or false")
 

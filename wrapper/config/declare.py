@@ -123,7 +123,10 @@ class Declared:
         if self._place is None:
             return {}
         if self._template is not None:
-            return {self._place: render(found["template"], found["part"])}
+            try:
+                return {self._place: render(found["template"], found["part"])}
+            except ValueError as error:
+                raise ValueError(f"{self._template}: {error}") from error
         if found is None:
             raise ValueError(f"there is nothing to write: {self._select_path or 'the source'} is null")
         if isinstance(found, dict) and self._is_folder:

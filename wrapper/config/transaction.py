@@ -279,4 +279,5 @@ def _cannot_write(error: OSError) -> Fault:
     if error.errno == errno.EBUSY:  # rename(2): it is a mount point, as a single file mounted into a container is
         return Fault("write", f"cannot replace {error.filename}: it is mounted by itself; "
                      "mount its folder instead", retry=True)
-    return Fault("write", f"cannot write {error.filename or 'the files'}: {error.strerror}", retry=True)
+    way_out = "; the folder of a file must be there" if error.errno in (errno.ENOENT, errno.ENOTDIR) else ""
+    return Fault("write", f"cannot write {error.filename or 'the files'}: {error.strerror}{way_out}", retry=True)

@@ -45,7 +45,9 @@ def _read(words: Sequence[str]) -> Mapping[str, str]:
         elif flag in ("--ready", "--json", "--help", "-h") and not equals:
             given["--help" if flag == "-h" else flag] = ""
         else:
-            raise ValueError(f"{flag}: no such option, or a value is missing or too many")
+            known = flag in ("--control", "--timeout", "--ready", "--json", "--help", "-h")
+            raise ValueError(f"{flag}: {'a value is missing' if not equals else 'it takes no value'}" if known else
+                             f"{flag}: no such option")
     return given
 
 

@@ -28,6 +28,7 @@ LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
 SILENCE = 5.0  # seconds after which it is said where the service listens instead
 NOTHING_LISTENS = "nothing listens"
+NOT_READY = "not ready"
 PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
@@ -48,11 +49,11 @@ class Probe:
                     return None
                 status = status_of(connection, "GET", self._path, address, PROBE_TIMEOUT)
         except (ConnectionRefusedError, FileNotFoundError) as error:
-            return f"{NOTHING_LISTENS} at {address}: {error}"
+            return f"{NOTHING_LISTENS} at {address}: {error.strerror or error}"
         except (OSError, ValueError) as error:
             return f"nothing answers at {address}: {error}"
         is_good = any(first <= status <= last for first, last in self._statuses)
-        return None if is_good else f"{self._path} answers {status}"
+        return None if is_good else f"{self._path} answers {status}, which is none of --ready-status"
 
     def fault_of(self, run: Run) -> str | None:
         """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
@@ -78,7 +79,7 @@ class Probe:
             if fault is None:
                 return None
             if deadline.has_passed():
-                return f"not ready within {timeout:g} s: {fault}"
+                return f"{NOT_READY} within {timeout:g} s: {fault}"
             if silence.has_passed():
                 silence = Deadline(None)
                 on_silence(fault)
@@ -104,18 +105,20 @@ class Health:
 
     def await_ready(self, run: Run, timeout: float) -> str | None:
         """What keeps the run from being ready within `timeout` seconds, None where nothing does."""
-        fault = self._wake_up.in_background(run, lambda: self.ready.await_ready(
-            run, timeout, lambda: self._wake_up.ending is not None, lambda fault: self._tell_where(run, fault)))
+        fault = self._wake_up.in_background(run, lambda: self._await_or_tell(run, timeout))
         self._next_ready = Deadline(READY_INTERVAL if fault is None else LATE_INTERVAL)
         self._next_live = Deadline(self._settings.live_interval)
         self._failed_ready = self._failed_live = 0
         return fault
 
+    def _await_or_tell(self, run: Run, timeout: float) -> str | None:
+        fault = self.ready.await_ready(run, timeout, lambda: self._wake_up.ending is not None,
+                                       lambda fault: self._tell_where(run, fault))
+        is_elsewhere = fault is not None and fault.startswith(NOT_READY) and NOTHING_LISTENS in fault
+        return f"{fault}; {_where(run)}" if is_elsewhere else fault
+
     def _tell_where(self, run: Run, fault: str) -> None:
-        """A wrong port is seen at once where it is said which one is right."""
-        found = run.process.listening()
-        where = f"it listens at {', '.join(map(str, found))}" if found else "it listens nowhere"
-        self._board.report(self._name, f"the service is not ready: {fault}; {where}", "listening")
+        self._board.report(self._name, f"the service is not ready: {fault}; {_where(run)}", "listening")
 
     def ready_probe_in(self, run: Run | None) -> float | None:
         """Seconds until the run is to be probed again; None where that is for an action to do."""
@@ -161,6 +164,14 @@ class Health:
         return f"the service hangs: {fault}" if is_hung else None
 
 
+def _where(run: Run) -> str:
+    """A wrong port is seen at once where it is said which one is right."""
+    found = run.process.listening()
+    if not found:
+        return "it listens nowhere; --ready-timeout gives it more time"
+    return f"it listens at {', '.join(map(str, found))}; name that with --upstream, or move it with {{port}}"
+
+
 def status_of(connection: socket.socket, method: str, path: str, address: Address, timeout: float) -> int:
     """The status of one request without a body.
 
@@ -198,7 +209,8 @@ def report_squatter(address: Address, board: Board, source: str) -> None:
     if is_free(address, closed=True):
         board.resolve(source, "address")
     else:
-        board.report(source, f"something else has {address} already", "address")
+        board.report(source, f"another process listens at {address} already, and may be asked instead of the service; "
+                     "end it, or choose another port with --upstream", "address")
 
 
 def is_free(address: Address, *, closed: bool = False) -> bool:

@@ -304,7 +304,7 @@ class Spawner:
             # close_fds=False: what Python opened itself is not inheritable (PEP 446); what came with us goes on.
             return subprocess.Popen(command, env=environment, close_fds=False, **how)
         except OSError as error:
-            raise _cannot_start(command[0], error) from error
+            raise _cannot_start(command, error) from error
         except ValueError as error:  # a NUL byte in a word of the command
             raise _refused(command[0], str(error), NOT_EXECUTABLE) from error
         finally:
@@ -371,13 +371,13 @@ def cannot_signal(error: OSError) -> str:
     return f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run as the same user"
 
 
-def _cannot_start(name: str, error: OSError) -> CannotStart:
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        is_quoted = " " in name.strip()  # a command line in one word, as a shell would take it
-        return _refused(name, "not found" + ("; give its words without quotes" if is_quoted else ""), NOT_FOUND)
-    if os.path.isdir(name):
-        return _refused(name, "it is a directory", NOT_EXECUTABLE)
-    return _refused(name, error.strerror or str(error), NOT_EXECUTABLE)
+def _cannot_start(command: Sequence[str], error: OSError) -> CannotStart:
+    from wrapper.service.program import why_not  # start-up: only the road to a fault pays for it
+
+    is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    said = "no interpreter is named in its first line, such as #!/bin/sh, and it is no program for this machine" \
+        if error.errno == errno.ENOEXEC else why_not(command) or error.strerror or str(error)
+    return _refused(command[0], said, NOT_FOUND if is_missing else NOT_EXECUTABLE)
 
 
 def _refused(name: str, cause: str, exit_status: int) -> CannotStart:

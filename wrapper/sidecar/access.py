@@ -95,7 +95,7 @@ class Access:
         if fault is None:
             self._board.resolve(self._source)
         else:
-            self._board.report(self._source, f"the token file {fault if token is None else 'is weak: ' + fault}")
+            self._board.report(self._source, f"the token file {path} {fault if token is None else 'is weak: ' + fault}")
         return token
 
 
