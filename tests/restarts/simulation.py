@@ -28,7 +28,7 @@ from wrapper.problems import Board
 from wrapper.proxy.headers import Peer
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.request_body import RequestBody
-from wrapper.proxy.upstream import Connection, Unreached, Upstream
+from wrapper.proxy.upstream import Unreached, Upstream, UpstreamConnection
 from wrapper.service import lifecycle
 from wrapper.service.controller import Controller
 from wrapper.service.lifecycle import Lifecycle
@@ -205,6 +205,9 @@ class ScriptedProcess(Process):
         self.world.schedule.block(lambda: True)
         self._on_end(self)
 
+    def has_fallen(self):
+        return self.status is not None
+
     def _send(self, number, *, to_group):
         if number == 9:
             self.fall(-9)
@@ -303,7 +306,7 @@ class ScriptedUpstream(Upstream):
             raise Unreached("the service does not listen", "refused")
         ours, its = socket.socketpair()
         run.accept(its)
-        return Connection(ours, loop, self)
+        return UpstreamConnection(ours, loop, self)
 
 
 class Asked:
