@@ -361,13 +361,15 @@ def test_storm():
 
 
 class Run:
-    def __init__(self):
-        self.ended = threading.Event()
+    is_over = False
+
+    def has_fallen(self):
+        return self.is_over
 
 
 def test_a_run_that_has_ended_before_the_gate_opens_is_lost_too():
     subject, run = gate(), Run()
-    run.ended.set()
+    run.is_over = True
     subject.lose(run, "it ended")
     subject.open(PLACE, run)
     assert not subject.is_open

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
     class GatedRun(Protocol):
-        """One run of the service; its end is told with `lose`, after `ended` was set."""
+        """One run of the service; its end is told with `lose`, after `has_fallen` is true."""
 
-        ended: threading.Event
+        def has_fallen(self) -> bool: ...
 
     class Traveller(Protocol):
         """One exchange as the gate sees it. Every method returns at once and never raises, in any thread."""
@@ -237,7 +237,7 @@ class Gate:
         with self._lock:
             before, self._lane, self._refusal = self._lane, lane, ""
         self._begin_release()
-        if run is not None and run.ended.is_set():
+        if run is not None and run.has_fallen():
             self.lose(run, "the service has ended")  # that may have been told before the lane was open
         return before
 

@@ -4,11 +4,10 @@ import re
 import select
 import socket
 import threading
-import types
 
 import pytest
 
-from tests.proxy.road import GET, OK, Line, answering, field
+from tests.proxy.road import GET, OK, GatedRun, Line, answering, field
 from tests.running import free_port, wait_until
 from wrapper import address
 from wrapper.deadline import Deadline
@@ -216,7 +215,7 @@ def test_a_held_client_that_leaves_frees_its_place(road):
 def test_a_request_that_reached_nobody_waits_for_the_next_run(road, is_noticed):
     """Between a crash and its notice the gate is still open; nothing was sent, so nothing can be done twice."""
     made = road(is_open=False, hold=30.0 if is_noticed else 0.1)
-    run = types.SimpleNamespace(ended=threading.Event())
+    run = GatedRun()
     made.gate.open(address.tcp("127.0.0.1", free_port()), run)
     line = made.connect().send(GET)
     if is_noticed:

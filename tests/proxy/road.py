@@ -23,6 +23,16 @@ DEFAULTS = {
 }
 
 
+class GatedRun:
+    """A run of the service, as the gate sees it, that a test ends."""
+
+    def __init__(self):
+        self.ended = threading.Event()
+
+    def has_fallen(self):
+        return self.ended.is_set()
+
+
 class Site:
     """Own paths below /sidecar, answered by `answers[path](request)`; everything else through one gate."""
 

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from tests.proxy.road import GET, OK, EndedError, Road, Service, answering, field
+from tests.proxy.road import GET, OK, EndedError, GatedRun, Road, Service, answering, field
 from tests.running import Wrapper, free_port, service, wait_until
 from wrapper.front import server as front_server
 from wrapper import address, sockets
@@ -266,7 +266,7 @@ def closed_port():
 def test_a_service_that_lives_and_does_not_listen_for_a_while_is_waited_for(road):
     """An inner restart, as of uvicorn --reload: the process lives, its listener is closed for some seconds."""
     made, place = road(None, is_open=False, service=None), closed_port()
-    made.gate.open(tcp(*place), types.SimpleNamespace(ended=threading.Event()))
+    made.gate.open(tcp(*place), GatedRun())
     lines = [made.connect().send(request) for request in (GET, POST)]
     wait_until(lambda: made.gate.in_flight == 2)
     listening = Service(answering(OK), place)
@@ -291,7 +291,7 @@ class Falling:
         self.start()
 
     def start(self):
-        self.run = types.SimpleNamespace(ended=threading.Event())
+        self.run = GatedRun()
         self.made.gate.open(self.made.service.address, self.run)
 
     def script(self, line):
@@ -345,7 +345,7 @@ def test_what_was_on_the_road_in_two_falls_is_not_sent_a_third_time(falling):
 def test_an_answer_that_has_begun_is_not_asked_for_again(road):
     begun = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe"
     made = road(lambda line: line.head() and line.send(begun), is_open=False)
-    run = types.SimpleNamespace(ended=threading.Event())
+    run = GatedRun()
     made.gate.open(made.service.address, run)
     run.ended.set()
     line = made.connect().send(GET)

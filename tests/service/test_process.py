@@ -202,3 +202,14 @@ def test_masked_and_ignored_signals_come_out_as_they_went_in():
     process._popen.stdout.close()
     assert int(lines["SigBlk:"], 16) == 1 << signal.SIGUSR1 - 1
     assert int(lines["SigIgn:"], 16) & 1 << signal.SIGCHLD - 1 != 0
+
+
+def test_the_kernel_knows_of_a_fall_before_all_that_is_left_has_ended(spawner):
+    """So a request that was on its way goes on to the next run, however long the rest of this one takes."""
+    process = spawner.spawn(["sh", "-c", "(trap '' TERM; sleep 60 & wait) & exec sleep 60"], os.environ, lambda _: None,
+                            on_leader_end=lambda _: None)
+    assert not process.has_fallen()
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(process.has_fallen)
+    assert process.ended.wait(20)
+    assert process.has_fallen()

@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    from wrapper.gate import Gate, Lane
+    from wrapper.gate import Gate, Lane, GatedRun
     from wrapper.answer import AnswerHead
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Steps, Task
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 UPLOAD_TIMEOUT = 0.005  # seconds a response waits for the end of its request's upload before it gives the client up
 REST_TIMEOUT = 0.001  # seconds that the rest of a short body may take to be sent along with its head
 SWITCH_TIMEOUT = 10.0  # seconds that the rest of a request's body may take before its connection becomes a tunnel
-NOTICE_TIMEOUT = 0.05  # seconds until the end of a run has been noticed: a signal, a wait and two threads
+NOTICE_TIMEOUT = 0.05  # seconds from the break of a run's connections to its end: the kernel closes them first
 SHORT_BODY = 64 * 1024  # bytes of a request's body that are awaited and sent along with its head
 SENDS_MAX = 2  # times that one request may reach the service
 FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two tries to reach a service that does not listen; doubles
@@ -151,17 +151,22 @@ class Exchange(Travelling):
                 self.gate.lose(lane.run, "the service has ended")  # the gate may not have been told yet
                 self.leave()
 
-    def _may_go_back(self, run: Any) -> Steps:
+    def _may_go_back(self, run: GatedRun) -> Steps:
         """True where `run` has ended and the request may travel once more. Raises: TwoFalls."""
-        if self._upload is not None or self._has_heard or (self._sends and not self._may_repeat()):
+        is_barred = self._upload is not None or self._has_heard or (self._sends and not self._may_repeat())
+        if is_barred or not (yield from self._has_fallen(run)):
             return False
-        end = self.loop.now + NOTICE_TIMEOUT
-        while not run.ended.is_set() and self.loop.now < end:
-            yield (self.loop.now + 0.001,)
-        if run.ended.is_set() and self._sends >= SENDS_MAX:
+        if self._sends >= SENDS_MAX:
             raise TwoFalls("the service ended twice while it had this request", "ended_twice")
         self.is_replayed = self._sends > 0
-        return run.ended.is_set()
+        return True
+
+    def _has_fallen(self, run: GatedRun | None) -> Steps:
+        """True where the run has ended, as it is seen to do soon after its connections have broken."""
+        end = self.loop.now + NOTICE_TIMEOUT
+        while run is not None and not run.has_fallen() and self.loop.now < end:
+            yield (self.loop.now + 0.001,)
+        return run is not None and run.has_fallen()
 
     def _may_repeat(self) -> bool:
         """By --replay: RFC 9110 section 9.2.2; draft-ietf-httpapi-idempotency-key-header for Idempotency-Key."""
@@ -194,7 +199,9 @@ class Exchange(Travelling):
                 connection.close()
                 self._judge_upload()
                 self._has_heard = connection.answer.has_begun or bool(connection.stream.rest)
-                if not self._may_ask_again(connection, error):
+                # A run that falls still takes connections into its listen queue: that would count as a second time.
+                if not self._may_ask_again(connection, error) or (
+                        self._has_sent and (yield from self._has_fallen(lane.run))):
                     raise
                 upstream.note_stale(connection)
                 connection = None
@@ -211,7 +218,7 @@ class Exchange(Travelling):
             try:
                 return (yield from upstream.connect(self.loop))
             except Unreached:
-                if lane.run is None or lane.run.ended.is_set() or self.loop.now + pause > end:
+                if lane.run is None or lane.run.has_fallen() or self.loop.now + pause > end:
                     raise
             if pause == FIRST_PAUSE:
                 self.gate.doubt()
@@ -323,9 +330,12 @@ class Exchange(Travelling):
             if not self.client.send(block + arrived):
                 yield from self.client.flush()
         else:
-            if headers.is_event_stream(answer.fields):
+            is_events = headers.is_event_stream(answer.fields)
+            if is_events:
                 self.stay()
-            self._may_end = is_chunked and self._can_come_back(answer)
+            # What opened it opens it anew by itself (WHATWG HTML section 9.2.3). Any other response, events of a POST
+            # among them, is a whole that must not be cut short.
+            self._may_end = is_chunked and is_events and self.head.method == b"GET"
             yield from self._copy(reader, answer, is_chunked, block, arrived)
         if reader.can_be_followed() and (self._upload is None or self._upload.is_over) and not self.going:
             self.connection = None
@@ -376,7 +386,7 @@ class Exchange(Travelling):
                 size = self._next_size(size) if self.client.send(out) else READ_SIZE
                 if self.client.unsent:
                     yield from self.client.flush()
-            if self._may_end and self._is_to_end(tail):
+            if self._may_end and self.going and _is_between_events(tail):
                 yield from self._send(last_chunk())
                 return
             if moved >= TURN_SIZE or connection.stream.rest:  # or more very small chunks than one turn may take
@@ -409,16 +419,6 @@ class Exchange(Travelling):
             yield from self.client.watch(NEVER, readable, self.warning())
         else:
             yield from self.client.watch(NEVER, readable)
-
-    def _can_come_back(self, answer: AnswerHead) -> bool:
-        """True for a stream of events that its client opens anew by itself (WHATWG HTML section 9.2.3).
-
-        Any other response, events of a POST among them, is a whole that must not be cut short.
-        """
-        return self.head.method == b"GET" and headers.is_event_stream(answer.fields)
-
-    def _is_to_end(self, tail: bytes) -> bool:
-        return bool(self.going) and _is_between_events(tail)
 
     # Upgrades
 

@@ -157,7 +157,8 @@ class Upstream:
             if error.errno in SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
             said = f"cannot connect to the service at {self.address}: {error.strerror or error}"
-            if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+            # Reset: it has just ended, with us in its listen queue.
+            if isinstance(error, (ConnectionRefusedError, ConnectionResetError, FileNotFoundError)):
                 raise Unreached(said, "refused") from None
             raise BadGateway(said, "unreachable") from None
 

@@ -59,6 +59,10 @@ class Ending:
         assert self.returncode is not None
         return -self.returncode if self.returncode < 0 else None
 
+    def has_fallen(self) -> bool:
+        """True once its first process is gone."""
+        return self.returncode is not None
+
     @property
     def fault(self) -> str:
         """Its end as what went wrong with whatever needed it alive."""
@@ -158,6 +162,14 @@ class Process(Ending):
                 self.returncode = found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
         self.ended.set()
         self._on_end(self)
+
+    def has_fallen(self) -> bool:
+        """The kernel knows so before the thread above does. Returns at once."""
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:  # collected already
+            return True
+        return found is not None or self.ended.is_set()
 
     @property
     def is_stopping(self) -> bool:
