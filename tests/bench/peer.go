@@ -1,9 +1,9 @@
 // Small Go programs in one, for the bench: what the wrapper is measured against, services, and crowds of clients.
 //
 //	peer proxy LISTEN UPSTREAM [CERT KEY]     net/http/httputil.ReverseProxy with its usual set-up; with TLS
-//	peer keeper LISTEN UPSTREAM COMMAND...    the same, and the service as its child; HUP restarts the service
+//	peer keeper LISTEN UPSTREAM COMMAND...    the same, and the service as its child: HUP restarts it, its end too
 //	peer service LISTEN [SECONDS]             the service below, which listens SECONDS after its start
-//	peer late LISTEN SECONDS LOG              listens SECONDS after its start, appends each request's query to LOG
+//	peer late LISTEN SECONDS LOG              listens SECONDS after its start, appends its pid and queries to LOG
 //	peer crowd LOAD URL ...                   see crowd.go
 package main
 
@@ -126,14 +126,18 @@ func download(answer http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// Answers what it has begun before it goes, as a good service does.
+// Answers what it has begun before it goes, as a good service does; /die ends it at once.
 func late(listen string, seconds string, path string) {
 	sleep(seconds)
 	seen, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
 		log.Fatal(err)
 	}
+	fmt.Fprintf(seen, "pid %d\n", os.Getpid())
 	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
+		if request.URL.Path == "/die" {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
 		if request.URL.RawQuery != "" {
 			seen.WriteString(request.URL.RawQuery + "\n")
 		}
@@ -153,7 +157,7 @@ func late(listen string, seconds string, path string) {
 	<-stopped
 }
 
-// The service as a child, stopped and started again on HUP.
+// The service as a child, started again on HUP and when it ends.
 func keep(command []string) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -162,11 +166,16 @@ func keep(command []string) {
 		if err := child.Start(); err != nil {
 			log.Fatal(err)
 		}
-		got := <-signals
-		child.Process.Signal(syscall.SIGTERM)
-		child.Wait()
-		if got == syscall.SIGTERM {
-			os.Exit(0)
+		ended := make(chan error, 1)
+		go func() { ended <- child.Wait() }()
+		select {
+		case <-ended:
+		case got := <-signals:
+			child.Process.Signal(syscall.SIGTERM)
+			<-ended
+			if got == syscall.SIGTERM {
+				os.Exit(0)
+			}
 		}
 	}
 }

@@ -1,9 +1,9 @@
-"""What clients notice of restarts: `python3 tests/bench/restarts.py [--restarts 10]`.
+"""What clients notice of restarts, crashes, hangs and the end: `python3 tests/bench/restarts.py [--only WHAT,...]`.
 
-64 keep-alive clients ask without a pause, while a service that takes 2 s to start is restarted again and again: by the
-wrapper (both modes), by the pattern "Go's ReverseProxy with the service as its child", and behind nginx. A request has
-failed where anything but a whole 200 comes back. Every request has a number, and the service notes the numbers it saw:
-one it saw twice was repeated on the way.
+64 clients ask without a pause, while the service that they ask is restarted, killed with -9, stopped with SIGSTOP or
+ended for good: by the wrapper, by the pattern "Go's ReverseProxy with the service as its child", and behind nginx with
+a supervisor of the bench's own. A request has failed where anything but a whole 200 comes back. Every request has a
+number, and the service notes the numbers it saw: so it is known how often one was sent.
 """
 
 from __future__ import annotations
@@ -17,20 +17,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import contestants
 import loads
 
 CLIENTS = 64
-START = 2  # seconds that the service takes to listen
 PAUSE = 1.0  # seconds of quiet between two restarts
 REQUEST_TIMEOUT = 40.0
-PLACES = ("wrapper, replace", "wrapper, overlap", "Go's ReverseProxy", "nginx")
+POSTS = 4  # every such request is a POST, where some are
+RESTARTS, KILLS, HANGS, TRIES = 8, 20, 2, 1000
+KILL_PAUSE = 1.0  # seconds from one kill to the next
+HANG = 20.0  # seconds until a service that hangs goes on by itself
+DELAY = 3.0  # seconds of --shutdown-delay
+GO, NGINX = "Go's ReverseProxy", "nginx"
 
 
 class Asked(NamedTuple):
@@ -39,16 +44,23 @@ class Asked(NamedTuple):
     begin: float
     seconds: float
     is_good: bool
+    is_post: bool
 
 
 class Clients:
-    """CLIENTS keep-alive connections in one thread; each asks the next thing as soon as it has its answer."""
+    """CLIENTS connections in one thread; each asks the next thing as soon as it has its answer.
 
-    def __init__(self, address: str) -> None:
+    `has_posts`: some of the requests must not be repeated. `is_fresh`: each request has a connection of its own.
+    """
+
+    def __init__(self, address: str, *, has_posts: bool = False, is_fresh: bool = False) -> None:
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self.asked: list[Asked] = []
         self.is_over = False
+        self.open_posts = 0
+        self._has_posts = has_posts
+        self._is_fresh = is_fresh
         self._numbers = itertools.count(1)
 
     async def ask_on(self) -> None:
@@ -57,14 +69,17 @@ class Clients:
     async def _client(self) -> None:
         streams = None
         while not self.is_over:
-            begin = time.monotonic()
+            begin, number = time.monotonic(), next(self._numbers)
+            is_post = self._has_posts and not number % POSTS
+            self.open_posts += is_post
             try:
                 streams = streams or await asyncio.open_connection(self.host, self.port)
-                is_good, is_kept = await asyncio.wait_for(self._ask(*streams), REQUEST_TIMEOUT)
+                is_good, is_kept = await asyncio.wait_for(self._ask(*streams, number, is_post), REQUEST_TIMEOUT)
             except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, ValueError):
                 is_good = is_kept = False
-            self.asked.append(Asked(begin, time.monotonic() - begin, is_good))
-            if not is_kept and streams is not None:
+            self.open_posts -= is_post
+            self.asked.append(Asked(begin, time.monotonic() - begin, is_good, is_post))
+            if (not is_kept or self._is_fresh) and streams is not None:
                 streams[1].close()
                 streams = None
             if not is_good:
@@ -72,8 +87,10 @@ class Clients:
         if streams is not None:
             streams[1].close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[bool, bool]:
-        writer.write(b"GET /?%d HTTP/1.1\r\nHost: bench\r\n\r\n" % next(self._numbers))
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int,
+                   is_post: bool) -> tuple[bool, bool]:
+        method, length_line = (b"POST", b"Content-Length: 0\r\n") if is_post else (b"GET", b"")
+        writer.write(b"%s /?%d HTTP/1.1\r\nHost: bench\r\n%s\r\n" % (method, number, length_line))
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]) if b"content-length:" in head else None
         if length is None:
@@ -83,10 +100,14 @@ class Clients:
 
 
 class Place(NamedTuple):
-    """Where the clients ask, and how the service behind it is restarted (returns when it serves again)."""
+    """Where the clients ask, and how the service behind it is restarted (returns when it serves again).
+
+    `pid`: the program that answers there.
+    """
 
     address: str
     restart: Callable[[], None]
+    pid: int
 
     @property
     def url(self) -> str:
@@ -96,18 +117,35 @@ class Place(NamedTuple):
 Service = Callable[[str], "list[str]"]  # the command for the address to listen on
 
 
-def late(log: str) -> Service:
-    return lambda listen: [contestants.peer(), "late", listen, str(START), log]
+class Log:
+    """What the service noted over all its runs: their pids, and the number of each request."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def service(self, start: float) -> Service:
+        return lambda listen: [contestants.peer(), "late", listen, str(start), str(self._path)]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the runs, in the order of their starts."""
+        return [int(line[4:]) for line in self._path.read_text().splitlines() if line.startswith("pid ")]
+
+    @property
+    def most_sent(self) -> int:
+        """How often the service saw one request at the most."""
+        return max(Counter(line for line in self._path.read_text().splitlines() if line.isdigit()).values())
 
 
 @contextlib.contextmanager
-def wrapped(service: Service, mode: str, root: Path = contestants.ROOT) -> Iterator[Place]:
+def wrapped(service: Service, mode: str, root: Path = contestants.ROOT,
+            options: tuple[str, ...] = ()) -> Iterator[Place]:
     program = [*contestants.python(root), "-m", "wrapper"]
     with tempfile.TemporaryDirectory() as folder:
         control = f"{folder}/control"
 
         def make(_: str, listen: str) -> list[str]:
-            return [*program, "--listen", listen, "--control", control, "--restart-mode", mode, "--",
+            return [*program, "--listen", listen, "--control", control, "--restart-mode", mode, *options, "--",
                     *service("127.0.0.1:{port}")]
 
         def restart() -> None:
@@ -115,7 +153,7 @@ def wrapped(service: Service, mode: str, root: Path = contestants.ROOT) -> Itera
                            env=contestants.environment(), stdout=subprocess.DEVNULL, timeout=60)
 
         with contestants.run("wrapper", make) as running:
-            yield Place(running.address, restart)
+            yield Place(running.address, restart, running.pid)
 
 
 @contextlib.contextmanager
@@ -130,29 +168,46 @@ def kept_by_go(service: Service) -> Iterator[Place]:
             os.kill(running.pid, signal.SIGHUP)
             wait_for_outage_to_end(upstream)
 
-        yield Place(running.address, restart)
+        yield Place(running.address, restart, running.pid)
+
+
+@contextlib.contextmanager
+def supervised(command: list[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A service that is started again whenever it ends; its runs so far."""
+    runs, is_over = [subprocess.Popen(command)], threading.Event()
+
+    def supervise() -> None:
+        while not is_over.is_set():
+            runs[-1].wait()
+            if not is_over.is_set():
+                runs.append(subprocess.Popen(command))
+
+    thread = threading.Thread(target=supervise, name="supervisor", daemon=True)
+    thread.start()
+    try:
+        yield runs
+    finally:
+        is_over.set()
+        while thread.is_alive():
+            runs[-1].kill()
+            thread.join(0.1)
+        runs[-1].kill()
+        runs[-1].wait()
 
 
 @contextlib.contextmanager
 def behind_nginx(service: Service) -> Iterator[Place]:
     upstream = contestants.free_address()
-    services = [subprocess.Popen(service(upstream))]
 
     def make(folder: str, listen: str) -> list[str]:
         return contestants.nginx_proxy(folder, listen, upstream)
 
-    def restart() -> None:
-        services[-1].terminate()
-        services[-1].wait(30)
-        services.append(subprocess.Popen(service(upstream)))
-        wait_for_outage_to_end(upstream)
+    with supervised(service(upstream)) as runs, contestants.run("nginx", make) as running:
+        def restart() -> None:
+            runs[-1].terminate()
+            wait_for_outage_to_end(upstream)
 
-    try:
-        with contestants.run("nginx", make) as running:
-            yield Place(running.address, restart)
-    finally:
-        services[-1].kill()
-        services[-1].wait()
+        yield Place(running.address, restart, running.pid)
 
 
 def wait_for_outage_to_end(upstream: str) -> None:
@@ -170,25 +225,134 @@ def wait_for_outage_to_end(upstream: str) -> None:
     raise RuntimeError(f"{upstream} did not come back")
 
 
-def open_place(name: str, log: str) -> contextlib.AbstractContextManager[Place]:
+def open_place(name: str, service: Service, *options: str) -> contextlib.AbstractContextManager[Place]:
     if name.startswith("wrapper"):
-        return wrapped(late(log), name.rpartition(" ")[2])
-    return kept_by_go(late(log)) if name.startswith("Go") else behind_nginx(late(log))
+        return wrapped(service, "overlap" if name.endswith("overlap") else "replace", options=options)
+    return kept_by_go(service) if name == GO else behind_nginx(service)
 
 
-async def measure(place: Place, restarts: int) -> tuple[list[Asked], list[tuple[float, float]]]:
-    """All that was asked, and the spans in which a restart was under way."""
-    clients, spans = Clients(place.address), []
+# What befalls the service, one function each: returns the columns of its row
+
+Row = dict[str, str]
+
+
+async def load(clients: Clients, act: Callable[[], Any]) -> Any:
+    """What `act` returns, which runs in a thread while the clients ask."""
     asking = asyncio.ensure_future(clients.ask_on())
-    for _ in range(restarts):
-        await asyncio.sleep(PAUSE)  # the quiet part, measured too
-        begin = time.monotonic()
-        await asyncio.get_running_loop().run_in_executor(None, place.restart)
-        spans.append((begin, time.monotonic()))
-    await asyncio.sleep(PAUSE)  # as above
+    await asyncio.sleep(PAUSE)  # they come first
+    found = await asyncio.get_running_loop().run_in_executor(None, act)
     clients.is_over = True
     await asking
-    return clients.asked, spans
+    return found
+
+
+def planned(name: str, log: Log) -> Row:
+    """Planned restarts of a service that takes 2 s to start."""
+    with open_place(name, log.service(2)) as place:
+        clients = Clients(place.address)
+
+        def restart() -> list[tuple[float, float]]:
+            spans = []
+            for _ in range(RESTARTS):
+                begin = time.monotonic()
+                place.restart()
+                spans.append((begin, time.monotonic()))
+                time.sleep(PAUSE)  # the quiet part, measured too
+            return spans
+
+        spans = asyncio.run(load(clients, restart))
+    good = [one for one in clients.asked if one.is_good]
+    within = [one.seconds for one in good if any(begin <= one.begin <= end for begin, end in spans)]
+    outside = [one.seconds for one in good if not any(begin <= one.begin <= end for begin, end in spans)]
+    return {**shown(clients, log), "p99 in a restart": f"{p99(within):.1f} ms",
+            "p99 outside": f"{p99(outside):.1f} ms"}
+
+
+def killed(name: str, log: Log) -> Row:
+    """Ends by kill -9, with a service that starts in 0.2 s; a quarter of the requests are POSTs."""
+    with open_place(name, log.service(0.2), "--restart", "on-failure", "--backoff", "100ms..100ms") as place:
+        clients = Clients(place.address, has_posts=True)
+
+        def kill() -> int:
+            in_flight = 0
+            for _ in range(KILLS):
+                in_flight += clients.open_posts
+                os.kill(log.pids[-1], signal.SIGKILL)
+                time.sleep(KILL_PAUSE)  # until the next one is at work
+            return in_flight
+
+        in_flight = asyncio.run(load(clients, kill))
+    row = shown(clients, log)
+    posts = sum(1 for one in clients.asked if one.is_post and not one.is_good)
+    row["failed"] = f"{int(row['failed'].replace(',', '')) - posts:,}"
+    return {**row, "POSTs failed": f"{posts:,}", "POSTs under way at a kill": f"{in_flight:,}"}
+
+
+def hung(name: str, log: Log) -> Row:
+    """A service that is stopped with SIGSTOP; --live-path is asked every 0.5 s and may fail once."""
+    options = ("--live-path", "/", "--live-interval", "500ms", "--live-failures", "2")
+    with open_place(name, log.service(0.2), *options) as place:
+        clients = Clients(place.address)
+
+        def hang() -> None:
+            for _ in range(HANGS):
+                pid = log.pids[-1]
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(HANG)  # the span that is measured
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+        asyncio.run(load(clients, hang))
+    return shown(clients, log)
+
+
+def poisoned(name: str, log: Log) -> Row:
+    """A path that ends the service, asked a thousand times."""
+    runs = []
+    with open_place(name, log.service(0), "--restart", "on-failure", "--backoff", "1ms..1ms") as place:
+        for _ in range(TRIES):
+            before = len(log.pids)
+            with loads.connect(place.address) as connection:
+                connection.sendall(b"GET /die HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                while connection.recv(65536):
+                    pass
+            with loads.connect(place.address) as connection:  # held until the next run is there
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+                loads.read_head(connection)
+            runs.append(len(log.pids) - before)
+    return {"tries": f"{TRIES:,}", "runs ended by one": f"{max(runs)} at most"}
+
+
+def ended(name: str, log: Log) -> Row:
+    """The end: TERM (nginx: QUIT), while every request has a connection of its own."""
+    with open_place(name, log.service(0), "--shutdown-delay", f"{DELAY:g}s") as place:
+        clients = Clients(place.address, is_fresh=True)
+
+        def end() -> float:
+            told = time.monotonic()
+            os.kill(place.pid, signal.SIGQUIT if name == NGINX else signal.SIGTERM)
+            time.sleep(DELAY + 1)  # the span that is measured
+            return told
+
+        told = asyncio.run(load(clients, end))
+    delayed = [one for one in clients.asked if told <= one.begin and one.begin + one.seconds < told + DELAY]
+    return {"requests in 3 s from TERM on": f"{len(delayed):,}",
+            "refused or failed": f"{sum(1 for one in delayed if not one.is_good):,}"}
+
+
+WHAT: dict[str, tuple[Callable[[str, Log], Row], tuple[str, ...]]] = {
+    "planned": (planned, ("wrapper, replace", "wrapper, overlap", GO, NGINX)),
+    "killed": (killed, ("wrapper", GO, NGINX)),
+    "hung": (hung, ("wrapper", GO, NGINX)),
+    "poisoned": (poisoned, ("wrapper",)),
+    "ended": (ended, ("wrapper", GO, NGINX))}
+
+
+def shown(clients: Clients, log: Log) -> Row:
+    longest = max((one.seconds for one in clients.asked), default=0.0)
+    failed = sum(1 for one in clients.asked if not one.is_good)
+    return {"requests": f"{len(clients.asked):,}", "failed": f"{failed:,}",
+            "one was sent": f"{log.most_sent} times at most", "longest wait": f"{longest:.2f} s"}
 
 
 def p99(seconds: list[float]) -> float:
@@ -196,32 +360,22 @@ def p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(len(seconds) * 0.99)] * 1000 if seconds else 0.0
 
 
-def row(name: str, asked: list[Asked], spans: list[tuple[float, float]], repeated: int) -> str:
-    good = [one for one in asked if one.is_good]
-    within = [one.seconds for one in good if any(begin <= one.begin <= end for begin, end in spans)]
-    outside = [one.seconds for one in good if not any(begin <= one.begin <= end for begin, end in spans)]
-    longest = max((one.seconds for one in good), default=0.0)
-    return (f"| {name} | {len(asked):,} | {len(asked) - len(good):,} | {repeated} | {longest:.2f} s "
-            f"| {p99(within):.1f} ms | {p99(outside):.1f} ms |")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=int, default=10)
-    parser.add_argument("--only", metavar="PLACE", help="one of: " + "; ".join(PLACES))
+    parser.add_argument("--only", metavar="WHAT,...", default=",".join(WHAT), help="some of: " + ", ".join(WHAT))
+    parser.add_argument("--places", metavar="PLACE", help="only those whose name begins so")
     options = parser.parse_args()
-    print("| | requests | failed | repeated | longest wait | p99 in a restart | p99 outside |\n"
-          "|---|---:|---:|---:|---:|---:|---:|")
     is_clean = True
-    for name in [options.only] if options.only else PLACES:
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder, "seen")
-            with open_place(name, str(log)) as place:
-                asked, spans = asyncio.run(measure(place, options.restarts))
-            counts = Counter(log.read_text().split())
-        repeated = sum(1 for count in counts.values() if count > 1)
-        print(row(name, asked, spans, repeated), flush=True)
-        is_clean &= not name.startswith("wrapper") or (not repeated and all(one.is_good for one in asked))
+    for what in options.only.split(","):
+        befall, places = WHAT[what]
+        print(f"\n{(befall.__doc__ or '').splitlines()[0]}\n")
+        for index, name in enumerate(place for place in places if place.startswith(options.places or "")):
+            with tempfile.TemporaryDirectory() as folder:
+                row = befall(name, Log(f"{folder}/seen"))
+            if not index:
+                print(f"| | {' | '.join(row)} |\n|---|{'---:|' * len(row)}")
+            print(f"| {name} | {' | '.join(row.values())} |", flush=True)
+            is_clean &= not name.startswith("wrapper") or row.get("failed", row.get("refused or failed", "0")) == "0"
     return 0 if is_clean else 1
 
 
