@@ -21,7 +21,7 @@ from wrapper.sidecar.accesslog import AccessLog, combined_line, json_line
 
 COMBINED = re.compile(r'^(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] '
                       r'"((?:[^"\\]|\\.)*)" (\d{3}) (\d+) "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"'
-                      r' seconds=\d+\.\d{3} held=\d+\.\d{3}( cut=\w+)?$')
+                      r' seconds=\d+\.\d{3} held=\d+\.\d{3}( replayed)?( cut=\w+)?$')
 
 
 def ended(target="/a?b=c", fields=""):
@@ -44,6 +44,12 @@ def test_a_line_says_how_long_it_took_was_held_and_who_cut_it():
     assert line.endswith(" seconds=3.500 held=2.071 cut=service")
     assert json.loads(json_line(0, ended()._replace(cut="client")))["cut"] == "client"
     assert json.loads(json_line(0, ended()))["cut"] is None
+
+
+def test_a_line_says_that_its_request_travelled_twice():
+    assert combined_line(0, ended()._replace(replayed=True)).endswith(" held=0.000 replayed")
+    assert "replayed" not in combined_line(0, ended())
+    assert json.loads(json_line(0, ended()._replace(replayed=True)))["replayed"] is True
 
 
 # Answers with the first bytes of a hundred, and then waits, or leaves where it is asked for /half.

@@ -46,6 +46,13 @@ def test_502s_of_ours_are_counted_by_reason_from_the_beginning():
     assert found == {f'wrapper_bad_gateways_total{{reason="{reason}"}}': reason == "closed" for reason in REASONS}
 
 
+def test_requests_that_travelled_twice_are_counted():
+    counted = Traffic()
+    for is_replayed in (False, True, True):
+        counted.observe(ended()._replace(replayed=is_replayed))
+    assert samples(counted)["wrapper_requests_replayed_total"] == 2
+
+
 def test_methods_that_clients_invent_are_counted_together():
     """A label whose values strangers choose would grow without end."""
     counted = Traffic()

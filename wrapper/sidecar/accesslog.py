@@ -100,7 +100,8 @@ class AccessLog:
 
 def combined_line(moment: float, ended: Ended) -> str:
     """`host - - [time] "request" status bytes "referer" "user agent"`, and what the wrapper knows besides: seconds from
-    the request's first line to the response's end, seconds that it was held, and who cut the response, where it was cut
+    the request's first line to the response's end, seconds that it was held, whether it travelled twice because its run
+    of the service ended, and who cut the response, where it was cut
     (https://httpd.apache.org/docs/current/logs.html#combined)."""
     said = _said(ended)
     at = time.gmtime(moment)
@@ -110,7 +111,7 @@ def combined_line(moment: float, ended: Ended) -> str:
     return (f'{ended.peer or NO_VALUE} - - [{when}] "{_quoted(ended.method)} {_quoted(ended.target)} {version}" '
             f'{ended.status} {ended.sent} "{_quoted(said.get("referer", NO_VALUE))}" '
             f'"{_quoted(said.get("user-agent", NO_VALUE))}" seconds={ended.seconds:.3f} held={ended.held:.3f}'
-            + (f" cut={ended.cut}" if ended.cut else ""))
+            + (" replayed" if ended.replayed else "") + (f" cut={ended.cut}" if ended.cut else ""))
 
 
 def json_line(moment: float, ended: Ended) -> str:
@@ -120,7 +121,7 @@ def json_line(moment: float, ended: Ended) -> str:
         "peer": ended.peer, "method": ended.method, "target": ended.target, "status": ended.status,
         "seconds": round(ended.seconds, 6), "first_byte": round(ended.first_byte, 6), "held": round(ended.held, 6),
         "received": ended.received, "sent": ended.sent, "to": "sidecar" if ended.own else "service",
-        "failure": ended.failure or None, "cut": ended.cut or None,
+        "replayed": ended.replayed, "failure": ended.failure or None, "cut": ended.cut or None,
         "referer": said.get("referer"), "user_agent": said.get("user-agent")})
 
 

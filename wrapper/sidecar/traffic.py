@@ -75,6 +75,7 @@ class Traffic:
         self._roads = (Road("service"), Road("sidecar"))  # by `own`
         self._held = _row(HELD_TIMES)
         self._failures = dict.fromkeys(BadGateway.REASONS, 0)
+        self._replayed = 0
         self._second = Second()
         self._totals = [0] * 10  # by status // 100, at the end of the second before
         self._number = 0  # of the second that was closed last
@@ -82,7 +83,7 @@ class Traffic:
 
     def observe(self, ended: Ended) -> None:
         """Called for each exchange by the thread that ends it."""
-        method, _, status, seconds, first_byte, held, received, sent, own, *_, failure, _ = ended
+        method, _, status, seconds, first_byte, held, received, sent, own, _, _, replayed, failure, _ = ended
         # Clients invent methods: unknown ones are counted together.
         key = (method if method in METHODS else "other", status // 100)
         road = self._roads[own]
@@ -93,6 +94,7 @@ class Traffic:
             _count(road.first_bytes, TIMES, first_byte)
             road.received += received
             road.sent += sent
+            self._replayed += replayed
             if failure:
                 self._failures[failure] += 1
             if held:
@@ -162,6 +164,9 @@ class Traffic:
                              lambda road, to: [Sample("", to, road.sent)]),
                 Family("wrapper_bad_gateways_total", "counter", "Requests that the wrapper answered with 502.",
                        [Sample("", (("reason", reason),), count) for reason, count in self._failures.items()]),
+                Family("wrapper_requests_replayed_total", "counter",
+                       "Requests that travelled once more, because their run of the service ended.",
+                       [Sample("", (), self._replayed)]),
                 Family("wrapper_request_held_seconds", "histogram",
                        "How long requests waited for the service to start or restart, of those that waited.",
                        histogram_samples((), HELD_TIMES, self._held))]
