@@ -55,6 +55,28 @@ def test_what_is_urgent_does_not_stand_behind_a_crowd(loop, pair):
     assert seen.index(pairs[-1]) <= BATCH
 
 
+def test_what_is_urgent_is_told_before_what_came_behind_it(loop, pair):
+    """A request must not take a kept connection on which the service has said what it was not asked for."""
+    pairs, seen = [pair(is_urgent=True), pair()], []
+
+    def steps(one):
+        yield NEVER, one.link.readable
+        seen.append(one)
+
+    for _ in range(20):
+        seen.clear()
+        answers = [begin(loop, steps(one))[1] for one in pairs]
+        settle(loop)
+        with held(loop):
+            for one in pairs:
+                one.theirs.send(b"x")
+        for answer in answers:
+            answer.get()
+        assert seen == pairs
+        for one in pairs:
+            one.ours.recv(1)
+
+
 def test_more_events_than_a_batch_are_all_told(loop, pair):
     pairs = [pair() for _ in range(3 * BATCH)]
 

@@ -78,7 +78,7 @@ class Notice:
 class Link:
     """A descriptor that the loop watches until it is closed; three may wait at it: a reader, a writer, a watcher.
 
-    What is urgent has its turn beside each batch of the rest: responses, and new connections. epoll tells in the order
+    What is urgent has its turn before each batch of the rest: responses, and new connections. epoll tells in the order
     of what happened, so a crowd's requests would stand before the response that one of them waits for.
     It is registered once, level-triggered. Only when an event comes that nothing waits for is it left out, until
     something does again.
@@ -150,6 +150,7 @@ class Poller:
         self.epoll = select.epoll()
         self.urgent = select.epoll()
         self.epoll.register(self.urgent.fileno(), READABLE)
+        self._word_of_urgent = self.urgent.fileno(), READABLE
         self.links: dict[int, Link] = {}
         self.turn = 0
         self.now = time.monotonic()
@@ -161,7 +162,6 @@ class Poller:
         # Guards the pipe's write end and whether the poller is closed: the number may be reused after that.
         self._lock = threading.Lock()
         self._is_closed = False
-        self._may_be_urgent = False
         self.epoll.register(self._pipe, READABLE)
 
     def post(self, call: Callable[..., object], *arguments: Any) -> None:
@@ -181,15 +181,15 @@ class Poller:
         """Wait for events, -1 for as long as it takes, and dispatch them; then call what was posted."""
         events = self.epoll.poll(seconds, BATCH)
         self.now = time.monotonic()
-        self._dispatch(events)
-        if self._may_be_urgent or len(events) == BATCH:
-            self._may_be_urgent = False
+        self.turn += 1
+        if self._word_of_urgent in events or len(events) == BATCH:
+            # First: the end of a kept connection, or rubbish on it, is older than the request that would take it.
             self._dispatch(self.urgent.poll(0, URGENT_BATCH))
+        self._dispatch(events)
         if self._posted:
             self._call_posted()
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
-        self.turn += 1
         links, turn = self.links, self.turn
         for fd, event in events:
             link = links.get(fd)
@@ -203,12 +203,10 @@ class Poller:
         return bool(self._posted)
 
     def _hear(self, fd: int) -> None:
-        """The self-pipe, the urgent ones, or a late word about a descriptor that is closed."""
+        """The self-pipe, the urgent ones, which have been heard, or a late word about a descriptor that is closed."""
         if fd == self._pipe:
             self._has_rung = False  # first: what is posted from here on rings again
             os.read(self._pipe, 1)
-        elif fd == self.urgent.fileno():
-            self._may_be_urgent = True
 
     def _call_posted(self) -> None:
         for _ in range(min(BATCH, len(self._posted))):
