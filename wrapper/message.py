@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import namedtuple
@@ -84,7 +85,8 @@ class Request:
         self.headers: Mapping[str, str] = Headers(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in split_fields(head.fields))
         self._source = source
-        self._reader: Reader | None = None
+        self._pieces = Pieces(source.pieces())
+        self._reader: io.BufferedIOBase | None = None
         self._body: bytes | None = None
 
     @property
@@ -117,10 +119,10 @@ class Request:
         if self._body is None:
             if self.content_length is not None and self.content_length > most:
                 raise ContentTooLarge(f"the body is over {most} bytes")
-            if self.stream().has_begun:
+            if self._pieces.has_begun:
                 raise RuntimeError("a part of the body has been read as a stream already")
             self._body = self.stream().read(most + 1)
-            self._reader = Reader(iter((self._body,)))
+            self._reader = io.BytesIO(self._body)
         if len(self._body) > most:
             raise ContentTooLarge(f"the body is over {most} bytes")
         return self._body
@@ -135,10 +137,10 @@ class Request:
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON: {error}") from None
 
-    def stream(self) -> Reader:
+    def stream(self) -> io.BufferedIOBase:
         """The body as a file to read from, as WSGI wants it (PEP 3333)."""
         if self._reader is None:
-            self._reader = Reader(self._source.pieces())
+            self._reader = io.BufferedReader(self._pieces)
         return self._reader
 
     def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
@@ -146,56 +148,24 @@ class Request:
         self._source.limit_time(seconds, late)
 
 
-class Reader:
-    """A file-like view of pieces of bytes: `read`, `readline`, `readlines` and iteration over lines."""
+class Pieces(io.RawIOBase):
+    """Pieces of bytes as a file."""
+
+    has_begun = False
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._rest = b""
-        self.has_begun = False
+        self._rest = memoryview(b"")
 
-    def read(self, size: int | None = -1) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
         self.has_begun = True
-        if size is None or size < 0:
-            rest, self._rest = self._rest, b""
-            return rest + b"".join(self._pieces)
-        got, held = [self._rest], len(self._rest)
-        while held < size:
-            piece = next(self._pieces, b"")
-            if not piece:
-                break
-            got.append(piece)
-            held += len(piece)
-        joined = b"".join(got)
-        self._rest = joined[size:]
-        return joined[:size]
-
-    def readline(self, size: int | None = -1) -> bytes:
-        self.has_begun = True
-        most = -1 if size is None else size
-        line = self._rest
-        while b"\n" not in line and not 0 <= most <= len(line):
-            piece = next(self._pieces, b"")
-            if not piece:
-                break
-            line += piece
-        end = line.find(b"\n") + 1 or len(line)
-        if most >= 0:
-            end = min(end, most)
-        self._rest = line[end:]
-        return line[:end]
-
-    def readlines(self, hint: int | None = -1) -> list[bytes]:
-        lines, size = [], 0
-        for line in self:
-            lines.append(line)
-            size += len(line)
-            if hint is not None and 0 < hint <= size:
-                break
-        return lines
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self.readline, b"")
+        self._rest = self._rest or memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._rest))
+        buffer[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
 
 
 class Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 
 from wrapper.answer import read_answer
-from wrapper.chunked import Chunked
+from wrapper.chunked import Chunked, Framed
 from wrapper.http1 import MAX_REMEMBERED
 from wrapper.loop.stream import ServiceGone
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head
 
 
-class ServiceResponse(http.client.HTTPResponse):
+class ServiceResponse(Framed, http.client.HTTPResponse):
     """Reads one answer after the other from `stream`, whose `rest` is what was read and not used yet.
 
     `is_done` once the body of the present one has been read to its end.
@@ -31,9 +31,8 @@ class ServiceResponse(http.client.HTTPResponse):
         self._known = 0  # bytes in `rest` that are no whole head yet
         self.is_done = False
         self.has_begun = False  # something of the present answer has come, if only an interim one
-        self.trailers = b""
-        self._chunked: Chunked | None = None
-        self._left: int | None = 0
+        self._chunked = None
+        self._left = 0
         self._is_followed = False  # a service may send a body behind this answer, though there is none
 
     def receive(self) -> bool:
@@ -103,23 +102,6 @@ class ServiceResponse(http.client.HTTPResponse):
             raise ServiceGone("the service closed the connection in the middle of its answer")
         self.is_done = True
         return b""
-
-    def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
-        if self._chunked is not None:
-            pieces = self._chunked.feed(data)
-            self._stream.rest = self._chunked.surplus
-            if self._chunked.is_done:
-                self.is_done = True
-                self.trailers = self._chunked.trailers
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self._left is None:
-            return data
-        payload = data[:self._left]
-        if len(payload) < len(data):
-            self._stream.rest = bytes(data[self._left:])
-        self._left -= len(payload)
-        self.is_done = not self._left
-        return payload
 
     def can_be_followed(self) -> bool:
         """True where the next answer on this connection can be trusted to be the next request's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrapper.chunked import Chunked, chunk, last_chunk
+from wrapper.chunked import Chunked, Framed, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
 from wrapper.http1 import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from wrapper.loop.stream import Stream
 
 
-class RequestBody:
+class RequestBody(Framed):
     """The body of one request. `is_done` when it has been read to its end; `patience` is how long a stall may last."""
 
     received = 0
-    trailers = b""
     end = NEVER  # when all of it must be there, on the monotonic clock
     is_awaited = False  # more of it is waited for now, or was in vain
     before_wait: Callable[[], object] = bool  # called before the first wait: where 100 Continue goes out
@@ -31,13 +30,8 @@ class RequestBody:
         self._stream = stream
         self._patience = patience
         self._chunked = Chunked(max_trailers) if head.is_chunked else None
-        self._left = head.length
+        self._left: int = head.length
         self.is_done = not head.has_body
-
-    @property
-    def left(self) -> int:
-        """Bytes still to come; without meaning for a chunked one."""
-        return self._left
 
     def take_arrived(self) -> bytes:
         """What of the payload has been read already, behind the head. Raises: BadRequest."""
@@ -97,24 +91,14 @@ class RequestBody:
         self.is_awaited = False
 
     def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
-        if self._chunked is None:
-            payload, surplus = data[:self._left], data[self._left:]
-            self._left -= len(payload)
-            self.is_done = not self._left
-            if surplus:
-                self._stream.rest = bytes(surplus)
-            return payload
+        """Raises: BadRequest."""
         try:
-            pieces = self._chunked.feed(data)
+            payload = super()._payload(data)
         except Malformed as error:
             raise BadRequest(str(error)) from None
-        self._stream.rest = self._chunked.surplus
-        if self._chunked.is_done:
-            self.is_done = True
-            self.trailers = self._chunked.trailers
-        else:
+        if self._chunked is not None and not self.is_done:
             self.received -= len(self._stream.rest)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return payload
 
 
 class Upload:
