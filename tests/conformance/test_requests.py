@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tests.proxy.road import GET, OK, Line, answering, echoing, field, fields
+from wrapper.front import connection as front_connection
 from wrapper.message import Response
 
 CLOSE = b"Connection: close\r\n"
@@ -182,6 +183,16 @@ def test_the_answer_to_a_refused_upload_can_be_read_though_the_client_goes_on(ro
     made = road(echoing, is_open=False, hold=0)
     line = made.connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 300_000)
     assert line.head().startswith(b"HTTP/1.1 503 ")
+
+
+def test_a_client_that_drips_on_behind_its_answer_is_left_to_itself_in_the_end(road, monkeypatch):
+    """Nothing of it is wanted any more; nginx's lingering_time."""
+    monkeypatch.setattr(front_connection, "LINGER_TIMEOUT", 0.05)
+    line = road(echoing).connect().send(b"no request\r\n\r\n")
+    assert line.head().startswith(b"HTTP/1.1 400 ")
+    with pytest.raises(OSError, match="reset|[Pp]ipe"):  # noqa: PT012
+        while not threading.Event().wait(0.01):  # the pace of the client
+            line.send(b"x")
 
 
 # Fields: RFC 9110 sections 7.6.1, 10.1.4

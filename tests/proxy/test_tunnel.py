@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tests.proxy.road import field, frame
+from wrapper.proxy import tunnel
 
 UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
            b"Sec-WebSocket-Protocol: a, b\r\n\r\n")
@@ -68,6 +69,29 @@ def test_half_close_is_carried_over(road):
     line.send(b"all")
     line.sock.shutdown(socket.SHUT_WR)
     assert line.all() == b"got all"
+
+
+@pytest.mark.parametrize("who_ends", ["service", "client"])
+def test_after_an_end_the_other_side_gets_a_bounded_time(road, monkeypatch, who_ends):
+    """150 clients that never closed were held for ever: their kernels answer every probe (FIN_WAIT2)."""
+    monkeypatch.setattr(tunnel, "END_TIMEOUT", 0.05)
+    is_over = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"websocket")
+        if who_ends == "client":
+            line.until(b"bye")
+            is_over.wait(10)
+
+    made = road(script)
+    line = made.connect().send(UPGRADE % b"websocket")
+    line.head()
+    if who_ends == "client":
+        line.send(b"bye").sock.shutdown(socket.SHUT_WR)
+    assert made.site.wait_ended().status == 101
+    is_over.set()
+    assert line.is_at_end()
 
 
 def test_a_tunnel_moves_much_both_ways_at_once(road):
