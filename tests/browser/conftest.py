@@ -26,11 +26,20 @@ def browser():
         chromium.close()
 
 
+OPTIONS = ("--token", TOKEN, "--capture-output", "--restart", "on-failure", "--backoff", "2s..2s")
+
+
 @pytest.fixture
-def wrapper():
-    with Wrapper("--token", TOKEN, "--capture-output", "--restart", "on-failure", "--backoff", "2s..2s",
-                 command=service("plain")) as wrapper:
+def wrapper(request):
+    """With `OPTIONS` before the plain service, or as a test's parameter has it: (options, command)."""
+    options, command = getattr(request, "param", (OPTIONS, service("plain")))
+    with Wrapper(*options, command=command) as wrapper:
         yield wrapper
+
+
+def wrapped(*options, command=()):
+    """A test's own `wrapper`."""
+    return pytest.mark.parametrize("wrapper", [(options, command or service("plain"))], indirect=True, ids=["own"])
 
 
 class Complaints:
@@ -58,15 +67,15 @@ def complaints():
 
 @pytest.fixture
 def open_page(browser, wrapper, complaints):
-    """A page on the wrapper's dashboard; keywords go to the browser's context."""
+    """A page on a wrapper's dashboard; other keywords go to the browser's context."""
     contexts = []
 
-    def open_it(**options):
+    def open_it(at=wrapper, **options):
         context = browser.new_context(viewport=options.pop("viewport", {"width": 1200, "height": 1000}), **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(10_000)
-        host = f"127.0.0.1:{wrapper.port}"
+        host = f"127.0.0.1:{at.port}"
         complaints.watch(page, host)
         page.goto(f"http://{host}/sidecar/")
         return page

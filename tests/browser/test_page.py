@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.browser.conftest import TOKEN
+from tests.browser.conftest import TOKEN, wrapped
 from tests.running import Wrapper, service, wait_until
 
 pytestmark = pytest.mark.browser
@@ -235,3 +235,177 @@ def test_nothing_is_asked_while_nobody_looks(page):
     page.on("request", lambda request: asked.append(request.url))
     page.wait_for_timeout(2500)  # more than two beats
     assert asked == []
+
+
+# Which service, and what became of it
+
+
+def test_it_says_which_service_this_is(page, wrapper):
+    status = wrapper.status()
+    for fact in (status["command"], status["upstream"], "replace", status["host"], status["version"]):
+        shows(page, "#identity", fact)
+    shows(page, "#command", status["command"])
+    assert wrapper.folder not in page.locator("#identity").text_content()
+
+
+def test_one_row_for_one_restart_unfolds_into_its_steps(page, wrapper):
+    wrapper.command("POST", "/sidecar/api/restart?wait=1&reason=deploying+the+hotfix")
+    said = re.compile(r"^Restarted in \d+\.\d s: deploying the hotfix .*; 0 held, 0 failed$")
+    row = shows(page, "#events summary", said)
+    assert not page.get_by_text("running \u2192 draining", exact=True).is_visible()
+    row.click()
+    page.get_by_text("running \u2192 draining", exact=True).wait_for()
+    page.get_by_text("ended with exit 0, as planned", exact=True).wait_for()
+    becomes(page, "marks().map(one => one.kind).join() === 'restart'")
+
+
+def test_a_crash_that_healed_stays_told_and_is_counted_apart(page, wrapper):
+    shows(page, "#facts", "Crashes0")
+    os.kill(wrapper.status()["pid"], signal.SIGKILL)
+    wrapper.wait_state("backoff")
+    shows(page, "#state", "running")
+    shows(page, "#healed", re.compile(r"^Crashed \d+ s ago, signal KILL$"))
+    shows(page, "#facts", "Planned restarts0Crashes1")
+    shows(page, "#events summary", re.compile(r"^Crashed, signal KILL; back after \d+\.\d s; 0 held, 0 failed$"))
+    assert page.evaluate("marks().map(one => one.kind)") == ["crash"], "the start after it is no mark over it"
+    page.evaluate("model.status.last_crash.at = new Date(Date.now() - 3700e3).toISOString(); showAges()")
+    assert page.locator("#healed").is_hidden(), "after an hour it is no news"
+
+
+@wrapped("--token", TOKEN, "--capture-output", "--restart", "on-failure", "--backoff", "60s..60s",
+         command=["sh", "-c", f"echo no such table >&2; exec {' '.join(service('plain'))}"])
+def test_the_problem_of_a_crash_shows_the_last_output(page, wrapper):
+    shows(page, "#state", "running")
+    page.evaluate(f"keepToken('{TOKEN}')")
+    os.kill(wrapper.status()["pid"], signal.SIGKILL)
+    shows(page, ".problem pre", "no such table")
+
+
+def test_a_restart_that_overlaps_is_told_while_it_happens(open_page, tmp_path):
+    begin = tmp_path / "begin"
+    start = f"[ ! -e {begin} ] || read line <{begin}; exec {' '.join(service('plain'))}"
+    with Wrapper("--token", TOKEN, "--restart-mode", "overlap", command=["sh", "-c", start]) as wrapper:
+        os.mkfifo(begin)
+        page = open_page(at=wrapper)
+        page.get_by_role("button", name="Restart", exact=True).click()
+        shows(page, "#dialog-text", "A second run is started beside this one and takes over when it is ready")
+        page.get_by_label("Token").fill(TOKEN)
+        page.locator("#confirm").click()
+        said = r"^Starting the next run, pid \d+, for \d+ s; this one serves until that is ready.$"
+        shows(page, "#next", re.compile(said))
+        shows(page, "#events", "starting the next run, pid")
+        shows(page, "#state", "running")
+        begin.write_text("go\n")
+        shows(page, "#why", re.compile(r"the next run, ready after \d+\.\d s, took over"))
+        shows(page, "#events summary", "Restarted in")
+        assert page.locator("#next").is_hidden()
+        page.close()
+
+
+def test_the_time_line_begins_with_the_wrapper(page, wrapper):
+    """It must not show a day of "stopped" where the first event told of no state."""
+    shows(page, "#state", "running")
+    page.get_by_label("24 h").check()
+    page.evaluate("""() => { for (const one of model.events) one.id += 1;
+                             model.events.unshift({...model.events[0], id: 1, kind: "problem"}); paint(); }""")
+    assert page.evaluate("now() - segments('service')[0].from") < 60
+    widths = page.evaluate("[...document.querySelectorAll('#timeline .segment')].map(one => one.getBBox().width)")
+    assert max(widths) < 10
+
+
+def test_the_time_line_is_reached_by_keys(page):
+    shows(page, "#state", "running")
+    line = page.locator("#timeline")
+    assert line.get_attribute("aria-valuetext") == "running"
+    line.focus()
+    page.keyboard.press("ArrowLeft")
+    shows(page, "#readout", re.compile(r"^\d\d:\d\d:\d\d \u00b7 "))
+    page.keyboard.press("Home")
+    shows(page, "#readout", "unknown")
+    becomes(page, "document.querySelector('#timeline').getAttribute('aria-valuenow') === '0'")
+    page.keyboard.press("Escape")
+    becomes(page, "document.querySelector('#readout').textContent === ''")
+
+
+def test_the_time_line_is_reached_by_touch(open_page):
+    page = open_page(has_touch=True, viewport={"width": 390, "height": 844})
+    shows(page, "#state", "running")
+    box = page.locator("#timeline").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] - 2, box["y"] + 15)
+    shows(page, "#readout", "running")
+    page.touchscreen.tap(200, 60)
+    becomes(page, "document.querySelector('#readout').textContent === ''")
+
+
+def test_what_is_unknown_once_the_wrapper_is_gone_is_drawn_and_said_so(page, wrapper, complaints):
+    complaints.expected.append("ERR_")
+    shows(page, "#state", "running")
+    wrapper.end(signal.SIGTERM)
+    shows(page, "#why", "The wrapper has ended. What the service does now is unknown;")
+    page.locator("#timeline .segment.unknown").wait_for()
+    becomes(page, "[...document.querySelectorAll('#facts dd')].every(one => one.textContent === 'unknown')")
+    shows(page, "#no-problems", "unknown")
+    page.close()
+
+
+def test_times_are_local_or_utc_and_say_so(open_page):
+    page = open_page(timezone_id="Asia/Kolkata")
+    shows(page, "#zones", "local, UTC+5:30")
+    local = shows(page, "#age", re.compile("since")).text_content()[-8:]
+    page.get_by_label("UTC", exact=True).check()
+    utc = page.locator("#age").text_content()[-8:]
+    assert (int(local[:2]) * 60 + int(local[3:5]) - int(utc[:2]) * 60 - int(utc[3:5])) % 1440 == 330
+    shows(page, "#events time", utc)
+
+
+@wrapped()
+def test_what_the_settings_rule_out_is_said_at_once(page):
+    shows(page, "#no-actions", "No token is configured, so nothing can be done from here")
+    for button in ("#start", "#restart", "#stop", "#output-toggle"):
+        assert page.locator(button).get_attribute("aria-disabled") == "true"
+    shows(page, "#output-note", "Not kept: start the wrapper with --capture-output.")
+    page.locator("#restart").click(force=True)
+    assert page.locator("#dialog").is_hidden()
+
+
+@wrapped("--token", TOKEN, "--hold", "0", "--drain-timeout", "1500ms", "--stop-timeout", "7s")
+def test_dialogs_promise_what_the_settings_say(page):
+    page.get_by_role("button", name="Restart", exact=True).click()
+    shows(page, "#dialog-text", "get 1.5 s before the stop signal")
+    shows(page, "#dialog-text", "7 s after it the service is killed. New requests get 503 until it is ready.")
+    page.keyboard.press("Escape")
+
+
+@wrapped("--token", TOKEN, "--helper", f"mail=/mail={' '.join(service('plain'))}")
+def test_a_helper_is_stopped_and_started_and_stands_in_the_time_line(page, wrapper):
+    shows(page, "#helpers .running", "running")
+    assert page.get_by_role("button", name="Start mail", exact=True).get_attribute("aria-disabled") == "true"
+    page.get_by_role("button", name="Stop mail").click()
+    page.get_by_label("Token").fill(TOKEN)
+    page.locator("#confirm").click()
+    shows(page, "#helpers .stopped", "stopped")
+    shows(page, "#timeline text", "mail")
+    page.locator("#timeline .segment.stopped").first.wait_for()
+    page.get_by_role("button", name="Start mail", exact=True).click()
+    page.locator("#confirm").click()
+    shows(page, "#helpers .running", "running")
+    assert wrapper.status()["generation"] == 1
+
+
+def test_applied_and_rejected_configuration_differ_and_stand_above_the_fold(open_page, tmp_path):
+    source = tmp_path / "source"
+    source.write_text("good")
+    options = ("--config-source", str(source), "--config-file", str(tmp_path / "file"),
+               "--config-check", "grep -q good {file}", "--config-action", "signal:HUP",
+               "--config-interval", "100ms", "--config-min-interval", "0s")
+    with Wrapper(*options, command=service("plain")) as wrapper:
+        page = open_page(at=wrapper, viewport={"width": 1440, "height": 900})
+        shows(page, "#config", "applied")
+        box = page.locator("#config").bounding_box()
+        assert box["y"] + box["height"] < 900
+        source.write_text("good too")
+        page.locator("#timeline .mark-applied").first.wait_for()
+        source.write_text("bad")
+        page.locator("#timeline .mark-rejected").first.wait_for()
+        shows(page, "#legend", "configuration rejected")
+        page.close()
