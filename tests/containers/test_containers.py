@@ -10,9 +10,10 @@ import re
 import select
 import signal
 import time
+import urllib.request
 
 import pytest
-from tests.containers.engine import WRAPPER, wait_until
+from tests.containers.engine import ROOT, STAGE, WRAPPER, build, wait_until
 
 pytestmark = pytest.mark.container
 
@@ -210,3 +211,25 @@ def test_an_interactive_shell_has_its_terminal(image, podman):
         assert terminal.close() == 5
     finally:
         podman("rm", "--force", "--time", "0", name, check=False)
+
+
+def test_the_dockerfiles_of_the_readme_are_built_and_run(image, podman, run, tmp_path):
+    """In their order, with images of here for theirs: Python's own server is the service, and it has no /healthz."""
+    text = (ROOT / "README.md").read_text()
+    own, with_sidecar = re.findall(r"^```dockerfile\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "jobs.py").write_text(re.search(r"`jobs.py`:\n\n```python\n(.*?)```", text, re.DOTALL)[1])
+    server = json.dumps(["python3", "-m", "http.server", "3000", "--bind", "127.0.0.1"])
+    for theirs, ours in (("FROM my/service", f"FROM {STAGE}"), ("--from=wrapper", f"--from={image}"),
+                         ("=/healthz", "=/"), ('["/run.sh"]', server)):
+        assert theirs in own
+        own = own.replace(theirs, ours)
+    wrapped = build(podman, own, "readme-own", tmp_path)
+    with_sidecar = with_sidecar.replace("FROM grafana-wrapped", f"FROM {wrapped}")
+    container = run(build(podman, with_sidecar, "readme-jobs", tmp_path),
+                    options=["--env", "WRAPPER_TOKEN=sesame-and-16-more"])
+    container.wait_running()
+    assert podman("healthcheck", "run", container.name, check=False).returncode == 0
+    started = urllib.request.Request(f"http://{container.address}/sidecar/api/jobs/night", b'{"count": 3}',
+                                     {"Authorization": "Bearer sesame-and-16-more"})
+    with wait_until(lambda: urllib.request.urlopen(started, timeout=5)) as answer:
+        assert json.load(answer) == {"started": "night", "count": 3}
