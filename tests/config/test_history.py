@@ -246,6 +246,9 @@ def test_a_folder_that_others_can_read_is_not_used(bench):
     assert listing(bench.history / "service") == []
     assert bench.past.numbers() == [1]
     assert "it must be ours alone" in bench.service.around.board.list()[0]["message"]
+    assert bench.apply(("newer",), {"A": "2"}) == []
+    assert rollback.roll_back(bench.service, 1, []) == []
+    assert (bench.files[0].read_text(), bench.environment) == ("new", {"A": "1"}), "in memory"
 
 
 def test_two_wrappers_do_not_write_into_one_folder(bench):
