@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from tests.config.test_transaction import ACL, FOR_33, Crash, attributes, crash_at, drop_locks, listing
 from wrapper import settings
 from wrapper.config import history, journal, rollback
-from wrapper.config.apply import apply
+from wrapper.config.apply import Change, apply
 from wrapper.config.history import HISTORY_BYTES, VERSIONS_MAX, difference
 from wrapper.config.transaction import Kept, Rights
+from wrapper.deadline import Deadline
 from wrapper.errors import NotFound
 from wrapper.events import Feed
 from wrapper.problems import Board
@@ -230,6 +231,25 @@ def test_what_changes_nothing_is_no_version(bench):
     for _ in range(2):
         assert bench.apply(("new",), {"A": "1"}) == []
     assert bench.past.numbers() == [1]
+
+
+def test_a_version_holds_all_files_though_a_change_names_only_some(bench):
+    bench.apply(("a1", "b1"))
+    bench.apply(("", "b2"))
+    bench.apply(("a3", "b3"))
+    assert rollback.roll_back(bench.service, 2, []) == []
+    assert [file.read_text() for file in bench.files] == ["a1", "b2"]
+
+
+@pytest.mark.parametrize("files", [("half done",), ()])
+def test_a_version_whose_change_was_not_ended_is_none(bench, files):
+    """Its way back failed, and the next change mends what it left."""
+    contents = {str(file): content for file, content in zip(bench.files, files)}
+    Change(bench.service, contents, "restart", None, environment={"A": "half"}).prepare(None, Deadline(None))
+    drop_locks()
+    assert bench.apply(("new",), {"A": "1"}) == []
+    assert listing(bench.history / "service") == ["2.json"]
+    assert bench.past.version(2).before[str(bench.files[0])].content == b"of the image"
 
 
 def test_the_check_sees_the_environment_of_the_next_run(bench, tmp_path):

@@ -16,6 +16,7 @@ import os
 import re
 import threading
 import time
+from collections import namedtuple
 
 from wrapper.config import journal
 from wrapper.config.folder import find
@@ -73,21 +74,14 @@ def recall(service: Service) -> None:
         service.variables = newest.environment
 
 
-class Version:
-    """All files by path, the environment, and what to do for them; `before`: what stood where it was the first to
-    put something. `skipped`: the hash of each source that is not to be applied, because an operator went back.
+class Version(namedtuple("Version", "number at reason action files before environment skipped")):
+    """All files by path, the environment, and the action for them.
+
+    `before`: what stood where this version was the first to put something. `skipped`: the hash of each source that is
+    not to be applied, because an operator went back.
     """
 
-    def __init__(self, number: int, at: str, reason: str, action: str, files: Files, before: Files,
-                 environment: Mapping[str, str | None], skipped: Mapping[str, str]) -> None:
-        self.number = number
-        self.at = at
-        self.reason = reason
-        self.action = action
-        self.files = files
-        self.before = before
-        self.environment = environment
-        self.skipped = skipped
+    __slots__ = ()
 
     def outline(self) -> dict[str, Any]:
         """What may be listed: no content and no value."""
@@ -100,20 +94,21 @@ class Draft:
 
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
                  skipped: Mapping[str, str]) -> None:
-        self._newest = history.newest()
-        self.number = self._newest.number + 1 if self._newest else 1
-        self.path = history.open_path(self.number)
+        self.number, self.path = history.next_place()
         self.packed = b""
-        self._facts = {"number": self.number, "at": timestamp(time.time()), "reason": reason,
-                       "action": action if isinstance(action, str) else "restart" if action else "none",
-                       "environment": dict(environment),
-                       "skipped": {**(self._newest.skipped if self._newest else {}), **skipped}}
+        self._history = history
+        self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
 
     def content(self, before: Files, after: Files) -> bytes:
-        known = self._newest.files if self._newest else {}
-        first = {path: stood for path, stood in before.items() if path not in known}
-        self.packed = json.dumps({**self._facts, "files": _packed({**known, **after}),
-                                  "before": _packed(first)}).encode()
+        """Only now what a crash has left is mended, and the newest version the one that was in force."""
+        newest, draft = self._history.newest(), self._version
+        known: Files = {} if newest is None else newest.files
+        action = draft.action if isinstance(draft.action, str) else "restart" if draft.action else "none"
+        version = draft._replace(
+            action=action, files=_packed({**known, **after}),
+            before=_packed({path: stood for path, stood in before.items() if path not in known}),
+            skipped={**({} if newest is None else newest.skipped), **draft.skipped})
+        self.packed = json.dumps(version._asdict()).encode()
         return self.packed
 
 
@@ -152,10 +147,11 @@ class History:
     def _path(self, number: int) -> str:
         return os.path.join(self._folder or "", f"{number}.json")
 
-    def open_path(self, number: int) -> str:
-        """Where a version is to be written, "" for memory."""
+    def next_place(self) -> tuple[int, str]:
+        """The number of the next version, and where it is to be written; "" for memory."""
         self._open(make=True)
-        return "" if self._folder is None else self._path(number)
+        number = max(self.numbers(), default=0) + 1
+        return number, "" if self._folder is None else self._path(number)
 
     def numbers(self) -> list[int]:
         """The newest last."""

@@ -85,11 +85,11 @@ class Transaction:
         self.contents = {path: _encoded(content) for path, content in zip(paths, files.values())}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
-        self._rights = {path: content.rights for path, content in zip(paths, files.values())
-                        if isinstance(content, Kept)}
-        self._has_other_rights = any(
-            content.rights != stood.rights for content, stood in zip(files.values(), stood_there)
-            if isinstance(content, Kept) and stood is not None)
+        self._before: dict[str, Stood] = dict(zip(paths, stood_there))
+        had = {path: stood.rights for path, stood in self._before.items() if stood is not None}
+        given = {path: content.rights for path, content in zip(paths, files.values()) if isinstance(content, Kept)}
+        self._has_other_rights = any(had[path] != given[path] for path in had.keys() & given.keys())
+        self._rights = {**had, **given}
         self._places += [home] if home is not None else []
         self._home = None if home is None else home[0]
         self.old_hash = _hash([stood and stood.content for stood in stood_there])
@@ -105,18 +105,18 @@ class Transaction:
 
         Raises: Fault.
         """
-        staged, before, after = {}, {}, dict.fromkeys(self.contents)
+        staged: dict[str, str] = {}
+        after: dict[str, Stood] = dict.fromkeys(self.contents)
         try:
             if self._places:
                 self._journal = Journal(self._places, self._index, self._home)
             changes = self._journal.changes if self._journal is not None else []
             for change, content in zip(changes, self.contents.values()):
                 change.save()
-                before[change.path] = kept(change.folder, change.name) if self._record is not None else None
                 if content is not None:
                     after[change.path] = Kept(content, self._write(change, content))
                     staged[change.path] = os.path.join(change.folder.path, change.staged)
-            record = self._record.content(before, after) if self._record is not None else b""
+            record = self._record.content(self._before, after) if self._record is not None else b""
             if self._home is not None:
                 self._write(changes[-1], record, RECORD_MODE)
             if self._journal is not None:
@@ -135,9 +135,6 @@ class Transaction:
         with open(file, "wb") as stream:
             stream.write(content)
             stream.flush()
-            if rights is None and change.existed:
-                with open(folder.open(change.name, os.O_RDONLY), "rb", buffering=0) as old:
-                    rights = _rights(folder, old.fileno())
             if rights is not None:
                 _take_over(folder, rights, file)
             else:
