@@ -263,26 +263,6 @@ def test_an_event_stream_ends_cleanly_between_events_when_warned(road, framing, 
     assert line.until(b"0\r\n\r\n") == b"0\r\n\r\n"
 
 
-def test_http2_with_prior_knowledge_is_a_tunnel_when_asked_for(road):
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-    def script(line):
-        assert line.exactly(len(preface) + 3) == preface + b"abc"
-        line.send(b"frames")
-
-    assert road(script, h2c=True).ask(preface + b"abc") == b"frames"
-
-
-def test_http2_is_held_and_never_counted_for_ever(road):
-    made = road(lambda line: line.send(line.exactly(24)), is_open=False, h2c=True)
-    line = made.connect().send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-    wait_until(lambda: made.gate.held == 1)
-    made.gate.open(made.service.address)
-    assert line.exactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    line.close()
-    wait_until(lambda: not made.gate.in_flight)
-
-
 def test_what_only_begins_like_http2_is_not_passed_through(road):
     """All 24 bytes of RFC 9113 section 3.4: behind the first 16, any HTTP/1 request would get past the header rules."""
     made = road(h2c=True)
