@@ -27,6 +27,7 @@ def test_too_many_connections_are_told_so(road):
     assert all(line.message() for line in kept)
     surplus = made.connect()
     assert surplus.all().startswith(b"HTTP/1.1 503 ")
+    surplus.close()
     kept[0].close()
     wait_until(lambda: made.server.connections < 2)
     assert made.ask(GET_CLOSE).startswith(b"HTTP/1.1 200 ")

@@ -65,7 +65,7 @@ def test_one_that_is_held_goes_through_once_the_gate_opens(loop, client, gate, c
     wait_until(lambda: gate.held == 1)
     clock.pass_by(3.0)
     gate.open(PLACE)
-    wait_until(lambda: gate.in_flight == 1)
+    wait_until(lambda: made.lane is not None)
     assert made.held == 3.0
 
 
