@@ -32,7 +32,6 @@ from typing import Any, Callable, Union
 
 from wrapper import address, settings, sockets, threads
 from wrapper.events import Feed
-from wrapper.message import joined
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server
@@ -40,12 +39,13 @@ from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import MAIN
 from wrapper.sidecar.extension import Sidecar
-from wrapper.sidecar.handle import Answer, ServiceHandle
+from wrapper.sidecar.handle import Answer, ServiceHandle, ask
 from wrapper.sidecar.loader import Loader
 from wrapper.sidecar.site import Site
 
 PATIENCE = 10.0  # seconds after which a test is told that what it waits for will not come
 TOKEN = "test-token"  # what `token=True` sends
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 PROBE = "wrapper"  # the User-Agent of the probe for readiness
 FAKE_COMMAND = ("a-fake-service", "{port}")
 FIRST_PID = 1_000_000_000  # above every real one (proc(5), pid_max), so that no signal can reach a stranger
@@ -233,16 +233,8 @@ class Wrapper:
     def request(self, method: str, path: str, *, body: bytes | str | Iterable[bytes] | None = None, json: Any = None,
                 headers: Mapping[str, str] | None = None, token: bool = False) -> Answer:
         """One request; `token` True sends the right token. A body in pieces is sent chunked."""
-        fields = dict(headers or {})
-        if json is not None:
-            body = json_module.dumps(json)
-            fields.setdefault("Content-Type", "application/json")
-        if token:
-            fields["Authorization"] = f"Bearer {TOKEN}"
-        with self._connection() as connection:
-            connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
-            response = connection.getresponse()
-            return Answer(response.status, joined(response.getheaders()), response.read())
+        fields = {**(headers or {}), **(AUTHORIZED if token else {})}
+        return ask(self._connection(), method, path, body, json, fields)
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.request("GET", path, **options)
@@ -253,14 +245,14 @@ class Wrapper:
     @contextlib.contextmanager
     def stream(self, path: str, *, token: bool = False) -> Iterator[Iterator[str]]:
         """The lines of a response as they come, for streams and server-sent events."""
-        with self._connection() as connection:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"} if token else {})
+        with contextlib.closing(self._connection()) as connection:
+            connection.request("GET", path, headers=AUTHORIZED if token else {})
             response = connection.getresponse()
             assert response.status == 200, (response.status, response.read())
             yield (line.decode("utf-8", "replace").rstrip("\r\n") for line in response)
 
-    def _connection(self) -> contextlib.closing[http.client.HTTPConnection]:
-        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE))
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     # What is known
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json as json_module
 from collections import namedtuple
@@ -54,6 +55,23 @@ class Answer(namedtuple("Answer", "status headers body")):
     def json(self) -> Any:
         """Raises: ValueError where the body is none."""
         return json_module.loads(self.body)
+
+
+def ask(connection: http.client.HTTPConnection, method: str, path: str, body: Any, json: Any,
+        headers: Mapping[str, str], most: int | None = None) -> Answer:
+    """One request over a connection of its own, and the whole answer. `json`: sent as the body instead of `body`.
+
+    Raises: OSError, also for an answer over `most` bytes; http.client.HTTPException.
+    """
+    if json is not None:
+        body, headers = json_module.dumps(json), {"Content-Type": "application/json", **headers}
+    with contextlib.closing(connection):
+        connection.request(method, path, body.encode() if isinstance(body, str) else body, dict(headers))
+        response = connection.getresponse()
+        content = response.read() if most is None else response.read(most + 1)
+        if most is not None and len(content) > most:
+            raise OSError(f"the response is over {most} bytes")
+        return Answer(response.status, joined(response.getheaders()), content)
 
 
 class ServiceHandle:
@@ -154,22 +172,11 @@ class ServiceHandle:
         """
         if self.address is None:
             raise ConnectionRefusedError(f"the service {self.name!r} has not been started")
-        fields = dict(headers or {})
-        if json is not None:
-            body = json_module.dumps(json)
-            fields.setdefault("Content-Type", "application/json")
-        connection = TimedConnection(self.address, Deadline(timeout))
         try:
-            connection.request(method, path, body.encode() if isinstance(body, str) else body, fields)
-            response = connection.getresponse()
-            content = response.read(ANSWER_MAX + 1)
-            if len(content) > ANSWER_MAX:
-                raise OSError(f"the response is over {ANSWER_MAX} bytes")
-            return Answer(response.status, joined(response.getheaders()), content)
+            return ask(TimedConnection(self.address, Deadline(timeout)), method, path, body, json, headers or {},
+                       ANSWER_MAX)
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
-        finally:
-            connection.close()
 
     # Change
 
