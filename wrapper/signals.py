@@ -13,8 +13,6 @@ import select
 import signal
 from collections import deque
 
-from wrapper import threads
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -90,6 +88,8 @@ class Signals:
 
     def await_blocked(self) -> None:
         """Start the thread that takes what no handler can."""
+        from wrapper import threads  # start-up: not before the signals are caught
+
         threads.start("signals", self._take)
 
     def _take(self) -> None:
