@@ -15,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = {"podman": "podman", "runc": "runc", "mmdebstrap": "mmdebstrap", "gcc": "gcc libc6-dev",
-          "musl-gcc": "musl-tools", "busybox": "busybox-static"}  # program: what to install for it
+          "musl-gcc": "musl-tools", "busybox": "busybox-static",
+          "ip": "iproute2"}  # program: what to install for it
 PACKAGES = "python3-minimal,libpython3-stdlib"
 SUITE = "trixie"
 SHELLS = {"sh", "bash", "dash", "rbash"}

@@ -9,6 +9,8 @@ import pty
 import re
 import select
 import signal
+import socket
+import subprocess
 import time
 import urllib.request
 
@@ -99,6 +101,57 @@ def test_it_runs_as_restricted_as_the_image_wants(image, run, options):
     status = wait_until(lambda: (done := container.wrapper(*ctl)).returncode == 0 and json.loads(done.stdout))
     assert status["state"] in ("starting", "running")
     wait_until(lambda: container.wrapper("health", "--ready").returncode == 0)
+
+
+def test_beside_an_init_signals_and_statuses_are_the_same(image, run, podman):
+    """`--init` puts catatonit at PID 1: it passes on signals, and reaps what is left to it."""
+    container = run(image, *SERVICE, options=("--init",))
+    container.wait_running()
+    words = container.execute("cat", "/proc/1/cmdline").stdout.split("\0")
+    assert words[0].endswith("init")
+    assert words[2:4] == list(WRAPPER[:2])
+    podman("kill", "--signal", "HUP", container.name)
+    wait_until(lambda: "got SIGHUP" in container.logs())
+    podman("stop", container.name)
+    assert container.exit_status() == 7
+
+
+def test_without_any_network_it_serves_on_a_unix_socket(image, run, tmp_path):
+    tmp_path.chmod(0o755)
+    container = run(image, *SERVICE, options=("--network", "none", "--env", "WRAPPER_LISTEN=unix:/sockets/http",
+                                              "--volume", f"{tmp_path}:/sockets"))
+
+    def ask():
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "http"))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            return client.makefile("rb").read()
+    assert b"hello from pid " in wait_until(ask)
+    assert container.wrapper("health", "--ready").returncode == 0
+
+
+def test_it_serves_where_only_the_loopback_has_an_ipv4_address(image, podman):
+    """As in an IPv6-only cluster; the service is at ::1 alone."""
+    network = f"wrapper-test-{os.getpid()}"
+    podman("network", "create", "--ipv6", "--subnet", "fd5a:1::/64", network)
+    name = podman("create", "--network", network, "--health-interval=disable", image, "--", "python3", "-m",
+                  "http.server", "{port}", "--bind", "::1").stdout.strip()
+    try:
+        podman("init", name)
+        state = json.loads(podman("inspect", name).stdout)[0]
+        subprocess.run(["nsenter", "--net", "--target", str(state["State"]["Pid"]), "ip", "-4", "address", "flush",
+                        "dev", "eth0"], check=True)
+        podman("start", name)
+        host = state["NetworkSettings"]["Networks"][network]["GlobalIPv6Address"]
+
+        def get(path):
+            with urllib.request.urlopen(f"http://[{host}]:8080{path}", timeout=5) as answer:
+                return answer.read().decode()
+        assert "Directory listing" in wait_until(lambda: get("/"))
+        assert json.loads(get("/sidecar/api/status"))["state"] == "running"
+    finally:
+        podman("rm", "--force", "--time", "0", name, check=False)
+        podman("network", "rm", network, check=False)
 
 
 def test_settings_come_from_the_environment_of_the_image(image, run):

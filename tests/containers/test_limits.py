@@ -69,6 +69,21 @@ def test_500_websockets_leave_what_is_needed(image, run, limit):
         assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
 
+def test_500_connections_fit_into_64_mib(image, run, podman):
+    """Kept open, each with a request, and with another one while all of them are there."""
+    container = run(image, *CROWD, options=("--memory", "64m", "--volume", f"{SERVICES}:/services:ro"))
+    container.wait_running()
+    port = int(container.address.split(":")[1])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(port)) for _ in range(CLIENTS)]
+        for _ in range(2):
+            for client in clients:
+                client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert {client.read_answer()[0] for client in clients} == {200}
+        assert container.status()["state"] == "running"
+    assert json.loads(podman("inspect", container.name).stdout)[0]["State"]["OOMKilled"] is False
+
+
 @pytest.mark.parametrize("path", ["/sidecar/api/events", "/sidecar/metrics"])
 def test_500_clients_of_own_paths_leave_processes_to_the_service(image, run, path):
     """An own path needs a thread for as long as it is answered, and a thread is a process to the limit."""
