@@ -277,6 +277,18 @@ def test_what_waits_at_a_closed_descriptor_harms_only_itself(loop, pair, is_mute
     assert told(loop, lambda: "serves") == "serves"
 
 
+def test_one_that_fails_when_it_is_woken_does_not_end_the_loop(loop, pair, capfd):
+    class Failing:
+        def wake(self, source):
+            raise KeyError("a fault of ours")
+
+    made = pair()
+    told(loop, made.link.readable.attend, Failing())
+    made.theirs.send(b"x")
+    assert is_quiet(loop) and told(loop, lambda: "serves") == "serves"
+    assert "a fault of ours" in capfd.readouterr().err
+
+
 def test_posts_of_many_threads_are_all_called_each_threads_in_order(loop):
     called, count, threads = [], 2000, 8
 

@@ -95,6 +95,24 @@ def test_a_connection_that_has_been_logged_in_stays_with_its_client(road, reques
     wait_until(lambda: connections[0].sock.fileno() < 0)
 
 
+def test_a_logged_in_connection_that_its_service_ends_harms_no_other_client(road):
+    """One request of a stranger with `Authorization: NTLM` ended the loop where no other connection was kept yet."""
+    is_over = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(OK)
+        is_over.wait(10)
+
+    made = road(script)
+    alice = made.connect().send(b"GET / HTTP/1.1\r\nHost: h\r\nAuthorization: NTLM x\r\n\r\n")
+    assert alice.message()[1] == b"ok"
+    is_over.set()
+    wait_until(lambda: not made.gate.upstream.ends)
+    for line in (alice, made.connect()):
+        assert line.send(GET).message()[1] == b"ok"
+
+
 # Nothing starves or hangs for ever
 
 

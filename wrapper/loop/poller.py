@@ -196,7 +196,10 @@ class Poller:
             if link is None:
                 self._hear(fd)
             elif link.turn != turn:
-                link.dispatch(event)
+                try:
+                    link.dispatch(event)
+                except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves all
+                    log.error("the loop failed", cause=repr(error))
 
     @property
     def has_posted(self) -> bool:

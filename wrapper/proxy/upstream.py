@@ -224,7 +224,7 @@ class Upstream:
 
     def discard(self, connection: UpstreamConnection) -> None:
         """Close one that is kept; in its loop's thread."""
-        kept = self._kept[connection.stream.loop]
+        kept = self._kept.get(connection.stream.loop, {})  # there is none before the first that is no client's own
         if connection in kept:
             del kept[connection]
             connection.stream.link.readable.waiter = None
