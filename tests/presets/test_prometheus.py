@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 
 import pytest
@@ -124,6 +125,10 @@ def test_the_first_file_is_not_for_all_and_its_folder_is_made(tmp_path):
     file.write_text("mine")
     preset.put_first_file(str(file))
     assert file.read_text() == "mine"
+    file.write_text("")  # what a crash or a full disk has left
+    preset.put_first_file(str(file))
+    assert "nobody" in file.read_text()
+    assert os.listdir(file.parent) == ["alertmanager.yml"]
 
 
 def test_without_a_place_for_alertmanager_the_rules_go_on(tmp_path):

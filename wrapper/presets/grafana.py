@@ -19,7 +19,8 @@ The document is JSON; every part may be missing:
 
 What people made by hand is left alone: data sources of other names, dashboards without our tag, contact points whose
 uid does not begin with `site-`, and notification policies that lead to these. Policies of the site stand before them.
-The mail server becomes variables of Grafana's next run, so that its password is in no file.
+The mail server becomes variables of Grafana's next run, so that its password is in no file. The API is that of Grafana
+11, contact points and policies by its alerting provisioning.
 
 | variable | default | meaning |
 |---|---|---|

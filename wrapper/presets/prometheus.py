@@ -124,14 +124,15 @@ def put_notifiers(alertmanager: ServiceHandle, file: str, site: Mapping[str, Any
 
 
 def put_first_file(file: str) -> None:
-    """Alertmanager does not start without one. Raises: OSError."""
-    os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
-    try:
-        first = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)  # it will hold the password of the mail
-    except FileExistsError:
+    """Alertmanager does not start without one; an empty one is none. Raises: OSError."""
+    if os.path.exists(file) and os.path.getsize(file):
         return
-    with open(first, "w", encoding="utf-8") as content:
+    os.makedirs(os.path.dirname(file) or ".", exist_ok=True)
+    # It will hold the password of the mail. A crash in between leaves no half of it at its place.
+    new = os.open(f"{file}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640)
+    with open(new, "w", encoding="utf-8") as content:
         content.write(alertmanager_file({}, []))
+    os.replace(f"{file}.new", file)
 
 
 # Silences
