@@ -314,6 +314,8 @@ class Entrypoint:
     def _await_answers(self) -> None:
         """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
         servers = [server for server in (self._server, self._control) if server is not None]
+        if self._server is not None:
+            self._server.shut()
         told = Deadline(SPARE)  # what the services' end means to a client is known only now
         while any(server.is_answering for server in servers) and not self._is_hurried:
             if self._drained.has_passed() and told.has_passed():

@@ -240,6 +240,37 @@ def test_a_newcomer_is_answered_while_the_port_stops(road):
     assert made.ask(GET).startswith(b"HTTP/1.1 503 ")
 
 
+def test_what_is_in_the_listen_queue_when_the_port_shuts_is_answered_and_later_comers_are_refused(road):
+    """What is closed with connections in its queue resets them."""
+    made = road()
+    made.gate.refuse("the service is being stopped")
+    go_on = threading.Event()
+    made.server.loop.post(go_on.wait, PATIENCE)
+    lines = [made.connect().send(GET) for _ in range(40)]
+    made.server.stop()
+    made.server.shut()
+    go_on.set()
+    assert [line.message()[0].split()[1] for line in lines] == [b"503"] * 40
+    wait_until(lambda: not made.server.is_answering)
+    with pytest.raises(ConnectionRefusedError):
+        made.connect()
+
+
+def test_a_client_that_asks_without_a_pause_is_not_reset_when_the_port_stops(road, monkeypatch):
+    """Its next request may be on its way to a connection that looks idle."""
+    for module in (front_server, front_connection):
+        monkeypatch.setattr(module, "BUSY_SECONDS", 600.0)
+    made = road()
+    line = made.connect().send(GET)
+    assert line.message()[0].startswith(b"HTTP/1.1 200 ")
+    made.server.stop()
+    assert made.server.is_answering
+    head = line.send(GET).message()[0]
+    assert head.startswith(b"HTTP/1.1 200 ") and b"Connection: close" in head
+    line.close()
+    wait_until(lambda: not made.server.is_answering)
+
+
 def test_unix_sockets_on_both_sides(road, tmp_path):
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "in"))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SURPLUS_TIMEOUT = 1.0  # seconds that the request of a connection there is no room for is awaited: a probe waits as long
 TOO_LARGE = (400, 413, 414, 431)  # what a service answers to a head over its limits
 QUOTA = 16  # own paths that are answered before the other connections have their turn
+BUSY_SECONDS = 0.1  # after a request in which its client may have sent the next one: a close would reset that
 LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
 
 
@@ -188,11 +189,12 @@ class Connection(socketserver.BaseRequestHandler):
                 raise RequestTimeout("the request did not come in time")
             return True
         if server.is_stopped and self.has_served:
-            yield from self._part()
-            return False
+            deadline = min(deadline, self.loop.now + BUSY_SECONDS)
         server.idle[self] = None
         fired = yield deadline, link.readable
         server.idle.pop(self, None)
+        if fired is None and server.is_stopped:
+            yield from self._part()
         return fired is not None
 
     def _refuse_head(self, refusal: Refusal) -> Steps:

@@ -6,9 +6,10 @@ import http.server
 import os
 import socket
 import sys
+import time
 
 from wrapper import sockets
-from wrapper.front.connection import Closing, Connection
+from wrapper.front.connection import BUSY_SECONDS, Closing, Connection
 from wrapper.front.error_page import ErrorPage
 from wrapper.front.shortage import Shortage
 from wrapper.log import log
@@ -56,6 +57,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.trusted = trusted
         self.is_closing = False  # responses say Connection: close
         self.is_stopped = False  # and no connection waits for a further request
+        self._is_shutting = False  # what waits in the listen queue is to be taken
         self.accepted = 0
         name = "control" if trusted else "exposed"
         self.workers = Workers(f"{name} path", share(THREADS_MAX), THREADS_KEPT)
@@ -96,19 +98,47 @@ class Server(http.server.ThreadingHTTPServer):
         Newcomers are still taken: a request that is on its way gets an answer, if only the gate's 503.
         """
         self.is_closing = self.is_stopped = True
+        for loop in self._loops:
+            loop.spawn(self._part_all(loop), "the port's end")
+
+    def _part_all(self, loop: Loop) -> Steps:
+        """Close what is idle and does not ask once more within a moment."""
+        yield (loop.now + BUSY_SECONDS,)
         for connection in list(self.idle):
-            if connection.has_served:
-                connection.loop.post(self._part_idle, connection)
+            if connection.has_served and connection.loop is loop:
+                self._part_idle(connection)
 
     def _part_idle(self, connection: Connection) -> None:
         if connection in self.idle or connection in self.surplus:
             connection.task.interrupt(Closing())
 
+    def shut(self) -> None:
+        """Take what waits in the listen queue and close the port: from then on a client is refused, and never reset."""
+        self._is_shutting = True
+        self.loop.post(self._shut)
+
+    def _shut(self) -> None:
+        waiting = []
+        try:
+            while True:
+                waiting.append(self.get_request())
+        except OSError:
+            pass  # that were all, or there is no descriptor for the rest
+        self._acceptor.interrupt(Closing())
+        self.socket.close()
+        for request, client_address in waiting:  # not before: who is answered comes again at once
+            self.process_request(request, client_address)
+        self._is_shutting = False
+
     @property
     def is_answering(self) -> bool:
-        """True while a client has an answer to come, held ones too; what is tunnelled has had its own."""
-        return any(connection.is_answering and not (connection.exchange and connection.exchange.status == 101)
-                   for connection in list(self.open_connections))
+        """True while a client has an answer to come, held ones too, or has asked a moment ago and may ask once more;
+        what is tunnelled has had its own."""
+        busy_since = time.monotonic() - BUSY_SECONDS
+        return self._is_shutting or any(
+            connection.began > busy_since if connection in self.idle else
+            connection.is_answering and not (connection.exchange and connection.exchange.status == 101)
+            for connection in list(self.open_connections))
 
     def close_connections(self) -> None:
         """Cut whatever is left, and end the threads."""
