@@ -1,6 +1,7 @@
 """Connections to the service: made, kept, and let go."""
 
 import contextlib
+import errno
 import socket
 import threading
 
@@ -90,6 +91,22 @@ def test_a_unix_socket_without_a_listener_is_not_reached(loop, tmp_path):
         bound.bind(str(tmp_path / "bound"))
         with pytest.raises(Unreached):
             connected(loop, Upstream(address.unix(str(tmp_path / "bound"))))
+
+
+def test_one_that_has_been_reset_by_the_time_it_is_made_is_not_reached_and_leaves_nothing(loop, service, monkeypatch):
+    """A service that falls with us in its listen queue; getpeername(2) says ENOTCONN then."""
+    made = []
+
+    def ended(name):
+        made.append(name)
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(sockets, "host_and_port", ended)
+    before = set(told(loop, lambda: set(loop.links)))
+    with pytest.raises(Unreached, match="not connected"):
+        connected(loop, Upstream(service.address))
+    assert made and told(loop, lambda: set(loop.links)) == before
+    assert service.take().recv(1) == b""
 
 
 @pytest.fixture

@@ -50,18 +50,19 @@ class UpstreamConnection(http.client.HTTPConnection):
     response_class = ServiceResponse
 
     def __init__(self, connected: socket.socket, loop: Loop, upstream: Upstream) -> None:
-        """Raises: OSError where the loop cannot watch it."""
+        """Raises: OSError where the loop cannot watch it, or it has ended already."""
         super().__init__(upstream.address.host or "localhost", upstream.address.port or None)
         self._upstream = upstream
         self.sock = connected
+        self.name = None if upstream.address.is_unix else sockets.host_and_port(connected.getsockname())
+        end = self.name and sockets.host_and_port(connected.getpeername())
         self.stream = Stream(connected, loop, ServiceGone, is_urgent=True)
         self.answer = ServiceResponse(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
-        self.name = None if upstream.address.is_unix else sockets.host_and_port(connected.getsockname())
-        if self.name is not None:
-            upstream.ends[self.name] = sockets.host_and_port(connected.getpeername())
+        if end is not None:
+            upstream.ends[self.name] = end
 
     def getresponse(self) -> ServiceResponse:
         """The reader of this connection's answers."""
@@ -147,18 +148,20 @@ class Upstream:
 
     def connect(self, loop: Loop) -> Steps:
         """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""
+        connected: socket.socket | None = None
         try:
             connected = yield from _connected(self.address, loop)
             if sockets.is_reserved(connected.fileno()):
-                connected.close()
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return UpstreamConnection(connected, loop, self)
         except OSError as error:
+            if connected is not None:
+                connected.close()
             if error.errno in SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
             said = f"cannot connect to the service at {self.address}: {error.strerror or error}"
-            # Reset: it has just ended, with us in its listen queue.
-            if isinstance(error, (ConnectionRefusedError, ConnectionResetError, FileNotFoundError)):
+            # Reset: it has just ended, with us in its listen queue; then the connection has no other end either.
+            if error.errno in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.ENOENT):
                 raise Unreached(said, "refused") from None
             raise BadGateway(said, "unreachable") from None
 
