@@ -247,6 +247,31 @@ def test_exchanges_that_are_cut_before_their_answer_get_one(road):
     assert line.message()[0].startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.parametrize(("request_bytes", "field_lines"), [
+    (GET.replace(b"GET", b"POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 0\r\n\r\n"),
+     b"Content-Type: text/event-stream\r\n"),
+    (GET, b'Content-Type: text/plain\r\nLink: </events>; type="text/event-stream"\r\n')])
+def test_a_stream_that_its_client_does_not_open_anew_is_finished_when_warned(road, request_bytes, field_lines):
+    """The tokens of a language model, a tool's result over MCP: cut between two events they would look whole."""
+    go_on = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\n" + field_lines + b"Transfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n")
+        go_on.wait(20)
+        line.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+
+    made = road(script)
+    line = made.connect().send(request_bytes)
+    line.until(b"data: 1\n\n\r\n")
+    lane = made.gate.hold("the service is restarting")
+    made.gate.warn(lane, "restart")
+    assert not made.gate.await_empty(lane, Deadline(0.1))
+    go_on.set()
+    assert line.until(b"0\r\n\r\n") == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+    assert made.gate.await_empty(lane, Deadline(20))
+
+
 @pytest.mark.parametrize(("framing", "event"), [
     (b"", b"data: x\n\n"), (b"Transfer-Encoding: chunked\r\n", b"9\r\ndata: x\n\n\r\n")])
 def test_an_event_stream_ends_cleanly_between_events_when_warned(road, framing, event):
