@@ -12,7 +12,7 @@ import pytest
 
 from tests.ctl.test_ctl import ctl
 from tests.config.test_configuration import kill_session, problems, record
-from tests.running import Wrapper, service, wait_until
+from tests.running import Wrapper, run, service, wait_until
 from wrapper import settings
 from wrapper.errors import BadSettings
 
@@ -164,7 +164,8 @@ def test_going_back_is_a_transaction_and_the_source_is_skipped_until_it_changes(
         assert f"{place.file}\n" in difference
         assert '+  "A": "2",' in difference.splitlines()
         assert difference.splitlines()[-2:] == ["environment: B added", "environment: A changed"]
-        back = ctl(wrapper, "config", "rollback", "1")
+        back = run("ctl", "config", "rollback", "1", env={**os.environ, "WRAPPER_CONTROL": wrapper.control})
+        assert back.stderr == f"wrapper ctl: to the wrapper with pid {wrapper.process.pid} at {wrapper.control}\n"
         assert (back.returncode, back.stdout) == (0, "version 1 is in force again\n")
         assert shown(wrapper) == {"A": "1"}
         assert json.loads(place.file.read_text()) == {"A": "1"}

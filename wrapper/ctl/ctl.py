@@ -218,8 +218,8 @@ def _config_version(options: argparse.Namespace) -> int:
         found = _client(options).get("api/config/diff", **query)
         return _report(options, found, render.diff_lines(found, _paint()) or ["no difference"])
     client = _client(options, None)
-    _tell_peer(options, client)
     done = client.ask("POST", "api/config/rollback", **query)
+    _tell_peer(options, client)
     return _report(options, done, [f"version {options.number} is in force again"])
 
 
