@@ -67,6 +67,7 @@ def test_files_and_variables_change_together(place):
         assert json.loads(place.file.read_text()) == {"A": True}
         place.change(A="3", BREAKS="3")
         wait_until(lambda: record(wrapper)["last_result"].startswith("rejected"))
+        assert "permissions" not in problems(wrapper)[0]["message"], "the file that is new is none of the service's"
         assert shown(wrapper) == {"A": "true"}
         assert json.loads(place.file.read_text()) == {"A": True}
         assert [number for number, _ in versions(wrapper)] == [2, 1]

@@ -207,6 +207,17 @@ def test_a_crash_at_any_step_of_a_first_change_leaves_files_and_environment_of_o
     assert new in outcomes[:-1]
 
 
+def test_whatever_files_hold_and_are_called_comes_back(bench, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff \xc3\xa9.yml")
+    every = bytes(range(256))
+    assert apply(bench.service, {odd: every}, environment={"bytes": "\u00e9", "\x01": None}) == []
+    assert apply(bench.service, {odd: b"\xff"}, environment={}) == []
+    bench.start()
+    assert rollback.roll_back(bench.service, 1, []) == []
+    assert Path(odd).read_bytes() == every
+    assert bench.environment == {"bytes": "\u00e9", "\x01": None}
+
+
 def test_the_last_20_versions_are_kept_and_the_newest_whatever_its_size(bench, monkeypatch):
     for number in range(25):
         assert bench.apply((str(number),)) == []

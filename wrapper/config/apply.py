@@ -117,11 +117,10 @@ class Change:
         self._variables = self._before if environment is None else judged(environment)
         if self._variables != self._before:
             self._act = actions.of("restart", service, handle, reason, ready_timeout)
-        self._is_bare = not files and environment is None
+        self._is_bare = not files and environment is None  # only the action
         self._draft = None if self._is_bare or is_repair else Draft(
             history.of(service), reason, action, self._variables, skipped or {})
-        self.transaction = None if self._is_bare else Transaction(
-            files, journal.index_folder(make=True), mode, self._draft)
+        self.transaction = Transaction(files, journal.index_folder(make=True), mode, self._draft)
         self._probe = probe
         self._handle = handle
         self._ready_timeout = ready_timeout
@@ -135,12 +134,12 @@ class Change:
     @property
     def is_in_force(self) -> bool:
         """True where all is like this already, to a service that is up or has not looked yet."""
-        is_change = self.transaction is None or self.transaction.is_change or self._variables != self._before
+        is_change = self._is_bare or self.transaction.is_change or self._variables != self._before
         return not is_change and self._life.state not in (State.FAILED, State.BACKOFF)
 
     def prepare(self, check: Check, deadline: Deadline) -> None:
         """Check the new files and move them to their places. Raises: Fault, and then all is as it was."""
-        if self.transaction is None:
+        if self._is_bare:
             return
         staged = self.transaction.stage()
         try:
@@ -161,8 +160,7 @@ class Change:
     def _undo(self) -> None:
         """Raises: Fault."""
         self._service.variables = self._before
-        if self.transaction is not None:
-            self.transaction.undo()
+        self.transaction.undo()
 
     def _check(self, check: Check, staged: dict[str, str], deadline: Deadline) -> None:
         around = self._service.around
@@ -200,7 +198,7 @@ class Change:
     def _conclude(self, fault: Fault | None) -> list[Problem]:
         if fault is None:
             return self._keep()
-        if self.transaction is None:
+        if self._is_bare:
             return [_problem(fault, self)]
         log.warning(f"the change is undone: {fault.message}", service=self._service.name)
         try:
@@ -216,8 +214,7 @@ class Change:
 
     def _keep(self) -> list[Problem]:
         try:
-            if self.transaction is not None:
-                self.transaction.keep()
+            self.transaction.keep()
             if self._draft is not None:
                 history.of(self._service).commit(self._draft)
             return []
@@ -321,7 +318,7 @@ def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool
     details: dict[str, Any] = {"step": error.step, "output": error.output, "rolled_back": rolled_back,
                                "retry": error.retry}
     message = ("the new configuration is undone: " if rolled_back else "") + error.message
-    if change is not None and change.transaction is not None:
+    if change is not None and change.transaction.contents:
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
         message += change.transaction.doubt if error.step in ("action", "ready") else ""
     return Problem(message, **{name: value for name, value in details.items() if value})

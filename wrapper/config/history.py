@@ -6,7 +6,6 @@ one says what is in force, also after a restart of the wrapper. Where no folder 
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import difflib
 import errno
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     Files = dict[str, Stood]
 
 VERSIONS_MAX = 20
-HISTORY_BYTES = 64 * 1024 * 1024  # of all versions together; the newest stays whatever its size
+HISTORY_BYTES, MEMORY_BYTES = 64 * 1024 * 1024, 8 * 1024 * 1024  # of all together; the newest stays whatever its size
 DIFF_BYTES = 128 * 1024  # of two files that are compared line by line
 DIFF_LINES = 1000  # of one file
 
@@ -95,7 +94,7 @@ class Draft:
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
                  skipped: Mapping[str, str]) -> None:
         self.number, self.path = history.next_place()
-        self.packed = b""
+        self.packed = b""  # for memory
         self._history = history
         self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
 
@@ -105,11 +104,12 @@ class Draft:
         known: Files = {} if newest is None else newest.files
         action = draft.action if isinstance(draft.action, str) else "restart" if draft.action else "none"
         version = draft._replace(
-            action=action, files=_packed({**known, **after}),
-            before=_packed({path: stood for path, stood in before.items() if path not in known}),
+            action=action, files={**known, **after},
+            before={path: stood for path, stood in before.items() if path not in known},
             skipped={**({} if newest is None else newest.skipped), **draft.skipped})
-        self.packed = json.dumps(version._asdict()).encode()
-        return self.packed
+        packed = json.dumps(version._asdict(), default=_packed, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        self.packed = b"" if self.path else packed
+        return packed
 
 
 class History:
@@ -171,8 +171,8 @@ class History:
             raise LookupError(f"no version {number}; there are {', '.join(map(str, self.numbers())) or 'none'}")
         try:
             content = self._memory.get(number) or _read(self._path(number))
-            facts = json.loads(content)
-            return Version(**{**facts, "files": _unpacked(facts["files"]), "before": _unpacked(facts["before"])})
+            facts = json.loads(content, object_hook=_unpacked)
+            return Version(**{**facts, "files": _files(facts["files"]), "before": _files(facts["before"])})
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise LookupError(f"version {number} cannot be read: {type(error).__name__}") from error
 
@@ -218,10 +218,11 @@ class History:
     def _surplus(self) -> list[int]:
         """The oldest, as far as they are too many or too much."""
         size, numbers = 0, self.numbers()
+        most = MEMORY_BYTES if self._memory else HISTORY_BYTES
         for count, number in enumerate(reversed(numbers)):
             content = self._memory.get(number)
             size += len(content) if content is not None else os.stat(self._path(number)).st_size
-            if count == VERSIONS_MAX or (count and size > HISTORY_BYTES):
+            if count == VERSIONS_MAX or (count and size > most):
                 return numbers[:len(numbers) - count]
         return []
 
@@ -303,24 +304,16 @@ def difference(old: Stood, new: Stood) -> list[str]:
     return found[:DIFF_LINES] or [f"{names[0]} {len(contents[0])} bytes, {names[1]} {len(contents[1])} bytes"]
 
 
-def _packed(files: Files) -> dict[str, Any]:
-    return {path: stood and [_text(stood.content), stood.rights.mode, stood.rights.uid, stood.rights.gid,
-                             {name: _text(value) for name, value in stood.rights.attributes.items()}]
-            for path, stood in files.items()}
+# In JSON bytes are an object with one member, whose name can be that of no path, variable or attribute.
 
 
-def _unpacked(files: dict[str, Any]) -> Files:
-    found: Files = {}
-    for path, stood in files.items():
-        content, mode, uid, gid, attributes = stood or (None, 0, 0, 0, {})
-        rights = Rights(mode, uid, gid, {name: _bytes(text) for name, text in attributes.items()})
-        found[path] = None if stood is None else Kept(_bytes(content), rights)
-    return found
+def _packed(content: bytes) -> dict[str, str]:
+    return {"\0": content.decode("latin-1")}
 
 
-def _text(content: bytes | None) -> str | None:
-    return None if content is None else base64.b64encode(content).decode()
+def _unpacked(found: dict[str, Any]) -> Any:
+    return found["\0"].encode("latin-1") if "\0" in found else found
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text)
+def _files(found: dict[str, Any]) -> Files:
+    return {path: stood and Kept(stood[0], Rights(*stood[1])) for path, stood in found.items()}

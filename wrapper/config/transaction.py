@@ -90,8 +90,10 @@ class Transaction:
         given = {path: content.rights for path, content in zip(paths, files.values()) if isinstance(content, Kept)}
         self._has_other_rights = any(had[path] != given[path] for path in had.keys() & given.keys())
         self._rights = {**had, **given}
-        self._places += [home] if home is not None else []
         self._home = None if home is None else home[0]
+        if home is not None:
+            self._places.append(home)
+            self._rights[os.path.join(home[0].path, home[1])] = Rights(RECORD_MODE, os.geteuid(), os.getegid(), {})
         self.old_hash = _hash([stood and stood.content for stood in stood_there])
         self.new_hash = _hash([*self.contents.values()])
 
@@ -118,7 +120,7 @@ class Transaction:
                     staged[change.path] = os.path.join(change.folder.path, change.staged)
             record = self._record.content(self._before, after) if self._record is not None else b""
             if self._home is not None:
-                self._write(changes[-1], record, RECORD_MODE)
+                self._write(changes[-1], record)
             if self._journal is not None:
                 self._journal.sync()  # a saved file whose name is lost with the power is none
         except BlockingIOError:
@@ -128,7 +130,7 @@ class Transaction:
             raise _cannot_write(error) from error
         return staged
 
-    def _write(self, change: Replacement, content: bytes, new_mode: int | None = None) -> Rights:
+    def _write(self, change: Replacement, content: bytes) -> Rights:
         """Write a file that is for no other user until it has the rights it is to have; returns those."""
         folder, rights = change.folder, self._rights.get(change.path)
         file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -139,7 +141,7 @@ class Transaction:
                 _take_over(folder, rights, file)
             else:
                 status = os.fstat(file)
-                mode = _give(folder, file, new_mode or self._new_mode, status.st_uid, folder.gid)
+                mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
                 with folder.at(change.staged):
                     os.fchmod(file, mode)
                 self.doubt = (f"; {change.path} is new, with mode {mode:04o} and uid {status.st_uid}: do these "
