@@ -7,7 +7,6 @@ import socket
 import struct
 import termios
 import threading
-import time
 
 import pytest
 
@@ -551,13 +550,13 @@ def test_a_service_that_takes_too_long_is_a_504(road):
 
 
 @pytest.fixture
-def crowded(road):
+def crowded(road, monkeypatch):
     """`crowded(script)`: a road that can have two threads for own paths, both busy, and a service behind it."""
     made, go_on = [], threading.Event()
+    monkeypatch.setattr("wrapper.front.server.THREADS_MAX", 2)
 
     def build(script, **settings):
         made.append(road(script, **settings))
-        made[0].server.workers._most = 2
         blocked = threading.Semaphore(0)
         made[0].site.answers["/sidecar/block"] = lambda request: blocked.release() or (go_on.wait(10) and Response(b""))
         made[0].busy = [made[0].connect().send(b"GET /sidecar/block HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
@@ -609,7 +608,7 @@ def test_an_own_path_is_refused_where_no_thread_can_be_had(crowded):
 # What the client does wrong
 
 
-def test_a_client_that_leaves_frees_the_service_within_a_second(road):
+def test_a_client_that_leaves_frees_the_service_at_once(road):
     left = threading.Event()
 
     def script(line):
@@ -617,10 +616,8 @@ def test_a_client_that_leaves_frees_the_service_within_a_second(road):
         if line.is_at_end():
             left.set()
 
-    line = road(script).connect().send(GET)
-    began = time.monotonic()
-    line.close()
-    assert left.wait(5) and time.monotonic() - began < 1.0
+    road(script).connect().send(GET).close()
+    assert left.wait(5)
 
 
 def test_a_client_that_leaves_a_silent_stream_frees_the_service(road):
@@ -680,8 +677,8 @@ def test_a_service_that_ends_in_the_middle_of_an_upload_is_a_502_at_once(road, e
             line.sock.shutdown(socket.SHUT_WR)
             assert go_on.wait(10)
 
-    made = road(script)
-    line, began = made.connect(), time.monotonic()
+    made = road(script, idle_timeout=60)  # longer than its client waits
+    line = made.connect()
     line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 1000)
     if end == "half":
         with contextlib.suppress(OSError):
@@ -690,7 +687,6 @@ def test_a_service_that_ends_in_the_middle_of_an_upload_is_a_502_at_once(road, e
         line.sock.settimeout(10)
         is_stuck.set()
     assert line.head().startswith(b"HTTP/1.1 502 ")
-    assert time.monotonic() - began < 5  # far from --idle-timeout
     assert made.site.wait_ended().status == 502 and made.gate.in_flight == 0
     go_on.set()
 

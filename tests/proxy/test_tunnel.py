@@ -129,8 +129,7 @@ def test_websocket_clients_are_told_at_a_frame_boundary(road, going, code):
     line = made.connect().send(UPGRADE % b"websocket")
     line.head()
     assert line.exactly(len(frame(b"whole")) + 6) and half_sent.wait(10)
-    exchange, = made.gate._lane.inside
-    exchange.warn(going)
+    made.gate.warn(made.gate.hold("a test"), going)
     go_on.set()
     got = line.all()
     assert got.startswith(frame(b"cut in two")[6:])
