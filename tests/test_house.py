@@ -339,8 +339,7 @@ def test_a_sentence_names_its_subject(path):
 
 # Their tests stand in the file of what uses them; the list may only become shorter.
 TESTED_ELSEWHERE = {
-    "config/action.py", "config/bounded.py", "config/check.py", "config/journal.py", "config/look.py",
-    "config/timed.py", "config/url.py", "image/survey.py",
+    "config/check.py", "config/journal.py", "config/url.py", "image/survey.py",
     "front/protocols.py",  # types only
 }
 

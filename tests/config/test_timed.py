@@ -1,0 +1,49 @@
+"""timed.py: all waits of one request count against one deadline."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.config.conftest import answer
+from tests.running import wait_until
+from wrapper.address import tcp
+from wrapper.config.timed import TimedConnection
+from wrapper.deadline import Deadline
+
+
+def test_a_request_is_answered(serve):
+    server = serve(answer("hello"))
+    connection = TimedConnection(tcp("127.0.0.1", server.port), Deadline(20))
+    connection.request("GET", "/x")
+    assert connection.getresponse().read() == b"hello"
+    connection.close()
+    assert server.heads[0].startswith("GET /x HTTP/1.1\r\n")
+
+
+def test_a_server_that_drips_meets_the_deadline(serve):
+    over = threading.Event()
+
+    def drip(connection, head):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        while not over.wait(0.02):
+            connection.sendall(b"x")
+
+    server = serve(drip)
+    connection = TimedConnection(tcp("127.0.0.1", server.port), Deadline(0.3))
+    connection.request("GET", "/")
+    with pytest.raises(OSError, match="timed out"):
+        connection.getresponse().read()
+    over.set()
+    connection.close()
+
+
+def test_what_is_too_late_is_not_begun(serve):
+    deadline = Deadline(0.2)
+    connection = TimedConnection(tcp("127.0.0.1", serve(answer("x")).port), deadline)
+    connection.connect()
+    wait_until(deadline.has_passed)
+    with pytest.raises(TimeoutError):
+        connection.request("GET", "/")
+    connection.close()
