@@ -414,7 +414,9 @@ def test_each_loop_keeps_its_own(loop, upstream, service):
     other.stop()
 
 
-def test_the_task_that_lets_go_ends_with_the_upstream(loop, upstream, service, clock):
+@pytest.mark.parametrize("seconds", [KEPT_FOR, 100 * KEPT_FOR])
+def test_the_task_that_lets_go_ends_with_the_upstream(loop, service, clock, seconds):
+    upstream = Upstream(service.address, seconds)
     kept(loop, upstream, service)
     settle(loop)
     assert len(loop.tasks) == 1

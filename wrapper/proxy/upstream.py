@@ -191,7 +191,8 @@ class Upstream:
         while not self._is_closed:
             while kept and (oldest := next(iter(kept))).kept_until <= loop.now:
                 self.discard(oldest)
-            yield (next(iter(kept)).kept_until if kept else loop.now + (self._kept_for or KEPT_FOR),)
+            oldest_until = next(iter(kept)).kept_until if kept else math.inf
+            yield (min(oldest_until, loop.now + KEPT_FOR),)  # not for as long as the option says: the run may end
 
     def note_stale(self, connection: UpstreamConnection) -> None:
         """The service has ended a kept connection."""
