@@ -53,7 +53,8 @@ class Turn:
 
     def __init__(self, name):
         self.name = name
-        self.go = threading.Semaphore(0)
+        self.go = threading.Lock()
+        self.go.acquire()
         self.ident = None
         self.is_enough = lambda: True
         self.deadline = NEVER
@@ -67,7 +68,8 @@ class Schedule:
         self.turns = []
         self.current = None
         self.is_over = False
-        self._back = threading.Semaphore(0)
+        self._back = threading.Lock()
+        self._back.acquire()
         self._is_starting = False
 
     def __enter__(self):
@@ -349,6 +351,12 @@ class Asked:
         return self.client.recv(65536).partition(b"\r\n\r\n")[2]
 
 
+@functools.cache
+def _settings(mode):
+    return settings.read(["--restart-mode", mode, "--restart", "always", "--hold", "100000", "--ready-timeout", "20",
+                          "--", "service", "{port}"], {})
+
+
 class World:
     """All of it. `mode` is --restart-mode."""
 
@@ -356,8 +364,7 @@ class World:
 
     def __init__(self, schedule, mode):
         self.schedule = schedule
-        self.settings = settings.read(["--restart-mode", mode, "--restart", "always", "--hold", "100000",
-                                       "--ready-timeout", "20", "--", "service", "{port}"], {})
+        self.settings = _settings(mode)
         self.runs, self.asked, self.delivered, self.jobs, self.overs = {}, [], {}, [], []
         self.feed = Feed()
         self.board = Board(self.feed)

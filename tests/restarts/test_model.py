@@ -51,7 +51,9 @@ DEEDS = {
 # The rare end comes rarely, and what lets things go on comes often.
 WORDS = [word for word in DEEDS for _ in range({"TERM": 1, "stop": 1, "step": 8, "steps": 10, "request": 8, "time": 4,
                                                 "listen": 4, "crash": 4, "restart": 3, "calm": 3}.get(word, 2))]
-SCRIPTS = st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 7)), min_size=15, max_size=60)
+# Two bytes for each deed: a list of tuples takes hypothesis as long to make up as the model to play.
+SCRIPTS = st.binary(min_size=30, max_size=120).map(
+    lambda data: [(WORDS[one % len(WORDS)], other % 8) for one, other in zip(data[::2], data[1::2])])
 
 
 def _some_run(world, number, act):
