@@ -35,6 +35,14 @@ def wait_until(condition, timeout=PATIENCE, what=""):
     return value
 
 
+def drain(gate, lane, deadline, going) -> bool:
+    """Empty a lane as a planned stop does; True if all left by themselves, False if some had to be cut."""
+    gate.warn(lane, going)
+    in_time = gate.await_empty(lane, deadline)
+    gate.cut(lane)
+    return in_time
+
+
 def free_port() -> int:
     """One that no other suite on this machine is about to choose, and no connection is given (ip_local_port_range)."""
     for port in itertools.islice(PORTS, 100):

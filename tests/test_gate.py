@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.running import wait_until
+from tests.running import drain, wait_until
 from wrapper.address import tcp
 from wrapper.deadline import Deadline
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
@@ -202,7 +202,7 @@ def test_drain_waits_for_those_inside():
     lane = subject.hold("restart")
     leaver = threading.Timer(0.05, subject.leave, (lane, one))
     leaver.start()
-    assert subject.drain(lane, Deadline(5), "restart") is True
+    assert drain(subject, lane, Deadline(5), "restart") is True
     assert one.warned == ["restart"]
     assert one.was_cut is False
     assert lane.upstream.is_closed
@@ -213,7 +213,7 @@ def test_drain_cuts_who_is_still_there_at_the_end():
     subject.open(PLACE)
     one = Traveller(subject).go()
     lane = subject.hold("restart")
-    assert subject.drain(lane, Deadline(0.05), "restart") is False
+    assert drain(subject, lane, Deadline(0.05), "restart") is False
     assert one.was_cut
     assert subject.in_flight == 0
 
@@ -224,7 +224,7 @@ def test_a_drain_can_be_hurried():
     one = Traveller(subject).go()
     lane = subject.refuse("shutdown")
     found = []
-    draining = threading.Thread(target=lambda: found.append(subject.drain(lane, Deadline(None), "shutdown")))
+    draining = threading.Thread(target=lambda: found.append(drain(subject, lane, Deadline(None), "shutdown")))
     draining.start()
     subject.hurry()
     draining.join(20)
@@ -241,7 +241,7 @@ def test_two_lanes_overlap():
     assert before is old.lane
     new = Traveller(subject).go()
     assert new.lane is not old.lane
-    drained = threading.Thread(target=subject.drain, args=(before, Deadline(5), "restart"))
+    drained = threading.Thread(target=drain, args=(subject, before, Deadline(5), "restart"))
     drained.start()
     wait_until(lambda: old.warned)
     assert subject.in_flight == 2
@@ -352,7 +352,7 @@ def test_storm():
         thread.start()
     for number in range(50):
         subject.open(tcp("127.0.0.1", number + 1))
-        subject.drain(subject.hold("again"), Deadline(5), "restart")
+        drain(subject, subject.hold("again"), Deadline(5), "restart")
     for thread in threads:
         thread.join(30)
     subject.open(PLACE)

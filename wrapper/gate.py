@@ -317,13 +317,6 @@ class Gate:
             self._changed.wait_for(lambda: not lane.inside, CUT_TIMEOUT)
             self._draining.discard(lane)
 
-    def drain(self, lane: Lane, deadline: Deadline, going: str) -> bool:
-        """All three; True if all left by themselves, False if some had to be cut."""
-        self.warn(lane, going)
-        in_time = self.await_empty(lane, deadline)
-        self.cut(lane)
-        return in_time
-
     def hurry(self) -> None:
         """End every drain now, and those to come: the wrapper was told to end a second time."""
         with self._lock:

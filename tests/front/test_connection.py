@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from tests.proxy.road import GET, OK, GatedRun, Line, answering, field
-from tests.running import free_port, wait_until
+from tests.running import drain, free_port, wait_until
 from wrapper import address
 from wrapper.deadline import Deadline
 
@@ -243,7 +243,7 @@ def test_exchanges_that_are_cut_before_their_answer_get_one(road):
     line = made.connect().send(GET)
     wait_until(lambda: made.gate.in_flight == 1)
     lane = made.gate.hold("the service is restarting")
-    assert not made.gate.drain(lane, Deadline(0.05), "restart")
+    assert not drain(made.gate, lane, Deadline(0.05), "restart")
     assert line.message()[0].startswith(b"HTTP/1.1 503 ")
 
 
@@ -284,7 +284,7 @@ def test_an_event_stream_ends_cleanly_between_events_when_warned(road, framing, 
     line = made.connect().send(GET)
     line.until(b"data: x\n\n\r\n")
     lane = made.gate.hold("the service is restarting")
-    assert made.gate.drain(lane, Deadline(5), "restart")
+    assert drain(made.gate, lane, Deadline(5), "restart")
     assert line.until(b"0\r\n\r\n") == b"0\r\n\r\n"
 
 

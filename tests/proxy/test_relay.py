@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields, in_turn
-from tests.running import wait_until
+from tests.running import drain, wait_until
 from wrapper import address
 from wrapper.front.server import loops
 from wrapper.deadline import Deadline
@@ -411,7 +411,7 @@ def test_an_answer_cut_by_a_drain_does_not_look_whole(road, request_bytes):
     line = made.connect().send(request_bytes)
     line.until(b"part")
     lane = made.gate.hold("the service is restarting")
-    assert not made.gate.drain(lane, Deadline(0.01), "restart")
+    assert not drain(made.gate, lane, Deadline(0.01), "restart")
     if request_bytes == GET:
         assert line.all() == b"\r\n", "the end of a chunk, and no last chunk"
     else:
@@ -431,7 +431,7 @@ def test_an_answer_cut_by_a_drain_does_not_wait_for_a_slow_reader(road):
     line.until(b"x")
     wait_until(lambda: made.service.lines and is_stuck(line))
     lane = made.gate.hold("the service is restarting")
-    assert not made.gate.drain(lane, Deadline(0.01), "restart")
+    assert not drain(made.gate, lane, Deadline(0.01), "restart")
     assert not lane.inside
     assert line.is_reset()
 
@@ -451,7 +451,7 @@ def test_an_answer_that_is_cut_behind_a_slow_reader_does_not_look_whole(road):
     made = road(sending_much)
     line = made.connect().send(GET_1_0)
     wait_until(lambda: made.gate.in_flight)
-    made.gate.drain(made.gate.hold("restart"), Deadline(0.1), "restart")
+    drain(made.gate, made.gate.hold("restart"), Deadline(0.1), "restart")
     assert made.site.wait_ended().status == 200
     assert line.is_reset()
 
