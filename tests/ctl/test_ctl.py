@@ -191,6 +191,15 @@ def test_restart_shows_the_states_as_they_pass(live):
     assert after["generation"] == before["generation"] + 1
 
 
+def test_restart_shows_the_next_run_while_it_starts():
+    with Wrapper("--restart-mode", "overlap", command=service("plain")) as wrapper:
+        done = ctl(wrapper, "restart", "--reason", "new certificates")
+        assert re.search(rf"^{CLOCK}starting the next run, pid \d+  new certificates", done.stdout, re.MULTILINE)
+        assert re.search(r"running -> running  the next run, ready after \d+\.\d s, took over: new cert", done.stdout)
+        wrapper.wait_line("starting the next run")
+        wrapper.wait_line("restarted in")
+
+
 def test_restart_in_json_is_the_status_afterwards(live):
     document = json.loads(ctl(live, "--json", "restart").stdout)
     assert document["state"] == "running"

@@ -101,3 +101,9 @@ def test_versions_and_differences_have_a_line_each():
     found = {"files": {"/x": ["-a", "+b\x1b"]}, "environment": {"added": ["A"], "removed": [], "changed": ["B"]}}
     assert render.diff_lines(found, PLAIN) == ["/x", "-a", "+b\\x1b", "environment: A added", "environment: B changed"]
     assert render.diff_lines(found, COLOURED)[1] == "\x1b[31m-a\x1b[0m"
+
+
+def test_a_restart_is_summed_up_in_one_line():
+    event = {"kind": "restarted", "service": "service", "at": "2026-01-31T12:00:00Z", "first": 3, "held": 0,
+             "message": "restarted in 3.1 s: a test; 0 held, 0 failed"}
+    assert render.event_line(event, PLAIN) == "2026-01-31 12:00:00Z  restarted in 3.1 s: a test; 0 held, 0 failed"

@@ -86,7 +86,7 @@ def test_planned_restarts_and_crashes_are_counted_apart(live):
 
 
 def test_the_problem_of_a_crash_has_the_last_output(live):
-    fails = "print('no such file', flush=True); 1 / 0"
+    fails = "import sys; print('no such file', file=sys.stderr); 1 / 0"
     life = live("--capture-output", command=[sys.executable, "-c", fails, "{port}"])
     wait_until(lambda: len(life.board))
     output = life.board.list()[0]["details"]["output"]

@@ -97,6 +97,17 @@ def test_the_limit_of_memory_is_read(monkeypatch, tmp_path, text, limit):
     assert procfs.memory_limit() == limit
 
 
+@pytest.mark.parametrize(("texts", "limit"), [(["max 100000\n"], None), (["50000 100000\n"], 0.5),
+                                              (["-1\n", "100000\n"], None), (["150000\n", "100000\n"], 1.5)])
+def test_the_limit_of_processors_is_read(monkeypatch, tmp_path, texts, limit):
+    """cgroup v2, cpu.max; v1, cpu.cfs_quota_us and cpu.cfs_period_us."""
+    paths = [tmp_path / str(number) for number in range(len(texts))]
+    for path, text in zip(paths, texts):
+        path.write_text(text)
+    monkeypatch.setattr(procfs, "CPU_LIMITS", ((str(tmp_path / "none"),), tuple(map(str, paths))))
+    assert procfs.cpu_limit() == limit
+
+
 @pytest.mark.parametrize("line", [
     "0::/docker/{}", "0::/system.slice/docker-{}.scope", "0::/machine.slice/libpod-{}.scope/container",
     "0::/kubepods.slice/kubepods-burstable.slice/cri-containerd-{}.scope",

@@ -322,7 +322,7 @@ class _Passing:
         paint = _paint()
         try:
             for event in events:
-                if event.get("service") == self._service and event["kind"] in ("state", "exit"):
+                if event.get("service") == self._service and event["kind"] in ("state", "exit", "next"):
                     _show([render.event_line(event, paint, self._service)])
                 self._note(event["id"])
         except (NoWrapper, OSError, *ODD):

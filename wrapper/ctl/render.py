@@ -128,6 +128,8 @@ def _told(event: Mapping[str, Any], paint: Paint) -> str:
         is_begun = event.get("step") == "starting"
         what = f"starting the next run, pid {event.get('pid')}" if is_begun else "the next run failed"
         return f"{what}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
+    if kind == "restarted":
+        return one_line(str(event.get("message")))
     if kind in ("problem", "resolved"):
         word = paint(BAD, "problem") if kind == "problem" else paint(GOOD, "problem gone")
         return f"{word}: {one_line(str(event.get('message')))}"

@@ -21,6 +21,8 @@ LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)
 # The first that exists counts: cgroup version 2 as a container sees it, then version 1.
 MEMORY_EVENTS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CPU_LIMITS = (("/sys/fs/cgroup/cpu.max",),
+              ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 UNLIMITED = 1 << 60  # bytes: what version 1 says where there is no limit lies above
 # As Docker, podman, containerd and CRI-O name cgroups, and the file that the first two mount; the layers of an image,
 # and the containers of a host that is looked at from outside, have such numbers too.
@@ -141,15 +143,30 @@ def memory_kills() -> int:
     return 0
 
 
+def _text(path: str) -> str:
+    with open(path) as file:
+        return file.read()
+
+
 def memory_limit() -> int | None:
     """Bytes that this container may use; None where it may use all, or its cgroup does not say."""
     for path in MEMORY_LIMITS:
         try:
-            with open(path) as file:
-                text = file.read().strip()
+            text = _text(path).strip()
         except OSError:
             continue
         return int(text) if text.isdigit() and int(text) < UNLIMITED else None
+    return None
+
+
+def cpu_limit() -> float | None:
+    """Cores that this container may use at a time; None where it may use all, or its cgroup does not say."""
+    for paths in CPU_LIMITS:
+        try:
+            quota, period = " ".join(map(_text, paths)).split()
+        except (OSError, ValueError):
+            continue
+        return int(quota) / int(period) if quota.isdigit() else None
     return None
 
 
@@ -157,8 +174,7 @@ def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mounti
     """The first 12 digits of this container's id, as `docker ps` and `podman ps` show it; None where nothing tells."""
     for path in paths:
         try:
-            with open(path) as file:
-                found = CONTAINER_ID.search(file.read())
+            found = CONTAINER_ID.search(_text(path))
         except OSError:
             continue
         if found:

@@ -94,12 +94,13 @@ class Dashboard:
         return as_json(document)
 
     def _about(self) -> dict[str, Any]:
-        """What the page may promise; times in seconds, memory in bytes."""
+        """What the page may promise; times in seconds, limits in bytes and cores."""
         settings = self._around.settings
         stop = STOP_TIMEOUT if settings.stop_timeout is None else settings.stop_timeout
         return {"has_token": bool(settings.token or settings.token_file), "keeps_output": settings.capture_output,
                 "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop,
-                "overlap_drain": settings.overlap_drain_timeout, "memory_limit": procfs.memory_limit()}
+                "overlap_drain": settings.overlap_drain_timeout, "memory_limit": procfs.memory_limit(),
+                "cpu_limit": procfs.cpu_limit()}
 
     def _scrape(self, request: Request) -> Response:
         return Response(self._registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)

@@ -71,8 +71,9 @@ class Sampler:
             if is_due:
                 self._restart = None
         if is_due and restart is not None:
-            self._feed.publish("restarted", service=MAIN, first=restart.first,
-                               **restart.summary(self._traffic.seconds_after(restart.number)))
+            summary = restart.summary(self._traffic.seconds_after(restart.number))
+            log.info(summary["message"], service=MAIN)
+            self._feed.publish("restarted", service=MAIN, first=restart.first, **summary)
         return number
 
     def _close(self, facts: dict[str, Any]) -> int:
