@@ -1,0 +1,70 @@
+"""url.py: what is asked of a URL, and what of its credentials goes where."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from tests.config.conftest import answer
+from wrapper.config.look import CannotLook
+from wrapper.config.url import Url
+
+
+def url(server, path="/x", token_file=None, user=""):
+    return Url(f"http://{user}127.0.0.1:{server.port}{path}", 20.0, 1000, token_file)
+
+
+def test_what_has_not_changed_is_told_by_its_tag(serve):
+    def serve_once(connection, head):
+        connection.sendall(answer("", "304 Not Modified") if 'If-None-Match: "1"' in head
+                           else answer("content", "200 OK", 'ETag: "1"'))
+
+    source = url(serve(serve_once))
+    assert (source.look().content, source.look().changed) == (b"content", False)
+    source.forget()
+    assert source.look().content == b"content"
+
+
+def test_credentials_of_the_url_become_a_field_and_are_not_in_its_name(serve):
+    server = serve(answer("x"))
+    source = url(server, user="me:s3cret@")
+    source.look()
+    assert "s3cret" not in source.name and "s3cret" not in server.heads[0].splitlines()[0]
+    assert "Authorization: Basic " + base64.b64encode(b"me:s3cret").decode() in server.heads[0]
+
+
+def test_a_token_is_read_at_every_look(serve, tmp_path):
+    server, file = serve(answer("x")), tmp_path / "token"
+    source = url(server, token_file=str(file))
+    for token in ("one", "two"):
+        file.write_text(token + "\n")
+        source.look()
+        assert f"Authorization: Bearer {token}\r\n" in server.heads[-1]
+    file.write_text("two words")
+    with pytest.raises(CannotLook, match="holds no token"):
+        source.look()
+
+
+def test_a_redirect_is_followed_so_often(serve):
+    server = serve(answer("", "302 Found", "Location: /again"))
+    with pytest.raises(CannotLook, match="more than 5 redirects"):
+        url(server).look()
+    assert len(server.heads) == 6
+
+
+@pytest.mark.parametrize(("said", "why"), [
+    (answer("x" * 1001), "over 1000 bytes"), (answer(""), "the answer is empty"),
+    (answer("x", "500 Oh"), "answers 500"),
+    (answer("x", "200 OK", "Content-Encoding: gzip"), "answers in gzip"), (b"SSH-2.0-x\r\n\r\n", "no good HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", "too early"),
+])
+def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why):
+    with pytest.raises(CannotLook, match=why):
+        url(serve(said)).look()
+
+
+@pytest.mark.parametrize("text", ["http://h:port/", "http://h/a b", "http://h/\n"])
+def test_a_url_that_cannot_be_asked_is_said_at_once(text):
+    with pytest.raises(ValueError):
+        Url(text, 1.0, 1000, None)
