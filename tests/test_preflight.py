@@ -24,6 +24,7 @@ PROGRAM = [sys.executable, str(ROOT / "wrapper" / "__main__.py")]
      "--config-check: cannot run 'nope': not found"),
     (["--sidecar", "/nope.py", "--", "true", "{port}"], "--sidecar=/nope.py: cannot be read: No such file"),
     (["--sidecar", "no.such", "--", "true", "{port}"], "--sidecar=no.such: there is no such module"),
+    (["--config-history", "/etc/passwd", "--", "true", "{port}"], "--config-history=/etc/passwd: is a file"),
     (["--token-file", "/nope", "--", "true", "{port}"], "--token-file=/nope: No such file"),
     (["--config-source", "http:/host", "--config-file", "/x", "--", "true", "{port}"], "a URL has two slashes")])
 def test_check_finds_what_a_run_would_find(words, said):

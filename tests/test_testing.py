@@ -88,6 +88,17 @@ def test_what_is_sent_to_a_fake_service_is_known():
     assert service.signals == ["HUP", "TERM"]
 
 
+def test_the_environment_of_a_fake_service_is_known():
+    service = FakeService()
+    with running(service=service) as wrapper:
+        assert wrapper.service.apply({}, environment={"LEVEL": 3, "PATH": None}) == []
+        assert service.environment["LEVEL"] == "3"
+        assert "PATH" not in service.environment
+        assert service.starts == 2
+        assert wrapper.service.apply({}, environment={"PATH": None, "LEVEL": 3}) == []
+        assert service.starts == 2, "nothing has changed"
+
+
 def test_a_real_service_runs_as_well():
     command = [sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", "/etc"]
     with running(command=command, ready_path="/hostname") as wrapper:

@@ -55,7 +55,8 @@ def work(service: ServiceHandle, stopping: threading.Event) -> None:
 
 @sidecar.watch("/etc/hostname", every="5s", select=lambda document: document)
 def changed(value: Any, service: ServiceHandle) -> list[Problem]:
-    return service.apply({"/tmp/x": value}, check=["true", "{file}"], action="signal:HUP")
+    return service.apply({"/tmp/x": value}, check=["true", "{file}"], action="signal:HUP",
+                         environment={"LEVEL": 3, "OLD": None})
 
 
 @sidecar.on_exit

@@ -28,6 +28,8 @@ def faults(chosen: Settings) -> Iterator[str]:
                 open(path, "rb").close()
         except OSError as error:
             yield f"{flag}={path}: {error.strerror}"
+    if chosen.config_history is not None and os.path.isfile(chosen.config_history):
+        yield f"--config-history={chosen.config_history}: is a file, and must be a folder"
     for flag, path in (("--token-file", chosen.token_file), ("--metrics-token-file", chosen.metrics_token_file)):
         try:
             if path is not None:

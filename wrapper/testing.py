@@ -65,6 +65,7 @@ class FakeService:
         self.requests: list[Asked] = []  # all it was asked, the wrapper's probe excepted
         self.signals: list[str] = []  # that it was sent, TERM and KILL among them
         self.starts = 0
+        self.environment: dict[str, str] = {}  # of the latest run
         self.fails_to_start = False  # the next runs end with status 1 at once
         self._runs: list[FakeProcess] = []
 
@@ -214,6 +215,7 @@ class KitSpawner(Spawner):
               **streams: Any) -> Any:
         if self._fake is None or command[0] != FAKE_COMMAND[0]:
             return super().spawn(command, environment, on_end, **streams)
+        self._fake.environment = dict(environment)
         process = FakeProcess(self._fake, int(command[1]), on_end)
         self._fake.run(process)
         return process
