@@ -8,7 +8,8 @@
 #     docker inspect my/service:1.2 | python3 -m wrapper dockerfile | docker build --tag my/service:1.2-wrapped -f - .
 ARG IMAGE=python:3-slim
 
-FROM python:3-slim AS wrapper
+ARG PYTHON=python:3-slim
+FROM ${PYTHON} AS wrapper
 COPY wrapper /src/wrapper
 WORKDIR /src
 # Modules for sidecars beyond the usual ones: --build-arg MODULES="ssl sqlite3". TLS is 9 MB, and needs ssl.

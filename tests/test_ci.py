@@ -28,6 +28,14 @@ def test_an_action_is_pinned_by_its_hash(path):
     assert "git clone" not in path.read_text()
 
 
+@pytest.mark.parametrize("text", [RUN.with_name("images").read_text(), (ROOT / ".github/workflows/ci.yml").read_text()],
+                         ids=["wrapped", "their Python"])
+def test_an_image_is_pinned_by_its_digest(text):
+    images = re.findall(r'[\w./-]+@sha256:(\w+)', text)
+    assert len(images) >= 2
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in images)
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_a_workflow_may_only_read_and_a_pull_request_is_never_privileged(path):
     text = path.read_text()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from tests.containers.engine import wait_until
+from tests.containers.engine import ROOT, wait_until
 from tests.containers.stand_ins import node_modules
 
 pytestmark = pytest.mark.container
@@ -30,6 +33,14 @@ def test_nginx_is_restarted_and_reloaded_behind_its_port(stand_in, run):
         assert done.returncode == 0, done.stderr
         assert container.get("/").startswith("<h1>Welcome")
     assert container.wait_running()["generation"] == first["generation"] + 1
+
+
+def test_the_script_for_real_images_does_with_ours_what_it_does_with_those(stand_in, podman):
+    """Where a registry is reached, .ci/images pulls them by their digests and compares each with itself, wrapped."""
+    done = subprocess.run([sys.executable, ".ci/images", "podman", stand_in("nginx")[0]], cwd=ROOT,
+                          env=podman.environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "first answer" in done.stdout
 
 
 def test_node_reds_editor_comes_back_by_itself(stand_in, run, browser):

@@ -17,7 +17,8 @@ from wrapper.image.known import Known
 WRAPPER_PORT = 8080  # where the service cannot be moved, and does not have it
 PACE = "--interval=10s --timeout=5s --start-period=60s"  # Compose waits for the first of them
 STAGES = f"""\
-FROM python:3-slim AS wrapper
+ARG PYTHON=python:3-slim
+FROM ${{{{PYTHON}}}} AS wrapper
 COPY wrapper /src/wrapper
 WORKDIR /src
 # Modules for sidecars beyond the usual ones: --build-arg MODULES="ssl sqlite3". TLS is 9 MB, and needs ssl.
