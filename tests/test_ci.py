@@ -31,7 +31,7 @@ def test_an_action_is_pinned_by_its_hash(path):
 @pytest.mark.parametrize("text", [RUN.with_name("images").read_text(), (ROOT / ".github/workflows/ci.yml").read_text()],
                          ids=["wrapped", "their Python"])
 def test_an_image_is_pinned_by_its_digest(text):
-    images = re.findall(r'[\w./-]+@sha256:(\w+)', text)
+    images = re.findall(r"[\w./-]+@sha256:(\w+)", text)
     assert len(images) >= 2
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in images)
 

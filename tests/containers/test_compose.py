@@ -1,16 +1,18 @@
-"""The README's Compose file with podman-compose, around a stand-in that has Grafana's user, port variable and folder.
+"""The README's recipe and Compose file, around a stand-in that has Grafana's user, port variable and folder.
 
 Podman 4.3 cannot wait until a container is healthy, and runs no health check without systemd: both is done by hand.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from tests.containers.engine import STAGE, Container, build, wait_until, wrap_as_it_is
+from tests.containers.engine import ROOT, STAGE, Container, build, wait_until, wrap_as_it_is
 from tests.containers.manifests import COMPOSE
 from tests.running import free_port
 
@@ -30,6 +32,37 @@ ENTRYPOINT ["/run.sh"]
 CURL = f"""FROM {STAGE}
 ENTRYPOINT ["python3", "-c", "import sys, urllib.request as r; print(r.urlopen(sys.argv[-1], timeout=9).read())"]
 """
+DOCKER = """docker() {
+    case $1 in
+        pull) ;;
+        build) shift; podman build --isolation=chroot --network=host --format=docker --pull=never "$@" ;;
+        run) shift; podman run --detach --name wrapper-test-recipe --health-interval=disable "$@" ;;
+        *) podman "$@" ;;
+    esac
+}
+set -e -o pipefail
+"""
+
+
+def test_the_three_lines_of_the_readme_wrap_an_image(podman, context):
+    """As pasted, but for the address that the port is published on; there is no Docker here, and no registry."""
+    podman("tag", build(podman, GRAFANA, "grafana", context), "docker.io/grafana/grafana")
+    port = free_port()
+    lines = re.search("^```sh\n(docker pull .*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    assert lines.count("-p 3000:3000") == 1
+    lines = lines.replace("-p 3000:3000", f"-p 127.0.0.1:{port}:3000")
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    try:
+        done = subprocess.run(["bash", "-c", DOCKER + lines], cwd=ROOT, env={**podman.environment, "PATH": path},
+                              capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        container = Container(podman, "wrapper-test-recipe", 3000)
+        container.wait_running()
+        assert "wrote line" in container.get("/")
+        podman("stop", container.name)
+        assert container.exit_status() == 143
+    finally:
+        podman("rm", "--force", "--time", "0", "wrapper-test-recipe", check=False)
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.containers.engine import WRAPPER, build, wait_until, wrap_as_it_is
 from tests.containers.kinds import KINDS, PORT, Kind
+from wrapper.image import survey
 
 pytestmark = pytest.mark.container
 
@@ -100,3 +103,20 @@ def test_the_short_name_works_where_there_is_a_shell(images, run):
     container = run(image, port=9000)
     container.wait_running()
     assert "running" in container.execute("/opt/wrapper/entry.sh", "ctl", "status").stdout
+
+
+def test_a_musl_loader_is_asked_and_started_as_glibcs_is(tmp_path):
+    """What a bundle made in python:3-alpine relies on; no musl build of CPython is to be had from Debian or PyPI."""
+    (tmp_path / "hello.c").write_text('const char *hello() { return "hello"; }')
+    (tmp_path / "main.c").write_text("int puts(const char *); const char *hello(); int main() { puts(hello()); }")
+    words = ["musl-gcc", "-o"]
+    subprocess.run([*words, "libhello.so", "-shared", "hello.c"], cwd=tmp_path, check=True)
+    subprocess.run([*words, "main", "main.c", "-L.", "-lhello", f"-Wl,-rpath,{tmp_path}"], cwd=tmp_path, check=True)
+    loader = str(next(Path("/lib").glob("ld-musl-*.so.1")))
+    found = survey.libraries(loader, [str(tmp_path / "main")])
+    assert found == {"libhello.so": str(tmp_path / "libhello.so")}, "and no libc, which is the loader itself"
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "libhello.so").rename(tmp_path / "lib/libhello.so")
+    done = subprocess.run([loader, "--library-path", str(tmp_path / "lib"), str(tmp_path / "main")],
+                          capture_output=True, text=True)
+    assert done.stdout == "hello\n", done.stderr
