@@ -10,6 +10,7 @@ import struct
 import tempfile
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis
 import pytest
@@ -246,6 +247,16 @@ def test_the_old_file_that_comes_back_is_the_old_file_itself(files, tmp_path, wa
     assert whole_truth(files[0]) == before
     assert contents(files) == ["old a", "old b", None]
     assert listing(tmp_path) == ["a.yml", "b.yml"]
+
+
+def test_the_record_of_a_change_is_never_doubted(files, tmp_path):
+    """Its rights are for the wrapper alone, and the service never reads it."""
+    (tmp_path / "records").mkdir(mode=0o700)
+    record = Mock(path=str(tmp_path / "records" / "1.json"), content=lambda before, after: b"{}")
+    transaction = Transaction({str(files[0]): "new"}, None, record=record)
+    transaction.stage()
+    transaction.undo()
+    assert transaction.doubt == ""
 
 
 def test_nothing_is_readable_for_all_on_its_way(files, tmp_path, monkeypatch):
