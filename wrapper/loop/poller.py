@@ -150,7 +150,7 @@ class Poller:
         self.epoll = select.epoll()
         self.urgent = select.epoll()
         self.epoll.register(self.urgent.fileno(), READABLE)
-        self._word_of_urgent = self.urgent.fileno(), READABLE
+        self._only_urgent = [(self.urgent.fileno(), READABLE)]  # what epoll says where nothing else has happened
         self.links: dict[int, Link] = {}
         self.turn = 0
         self.now = time.monotonic()
@@ -182,10 +182,11 @@ class Poller:
         events = self.epoll.poll(seconds, BATCH)
         self.now = time.monotonic()
         self.turn += 1
-        if self._word_of_urgent in events or len(events) == BATCH:
+        if self._only_urgent[0] in events or len(events) == BATCH:
             # First: the end of a kept connection, or rubbish on it, is older than the request that would take it.
             self._dispatch(self.urgent.poll(0, URGENT_BATCH))
-        self._dispatch(events)
+        if len(events) > 1 or events != self._only_urgent:
+            self._dispatch(events)
         if self._posted:
             self._call_posted()
 

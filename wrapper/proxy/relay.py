@@ -78,6 +78,7 @@ class Exchange(Travelling):
     _head_size = _sends = 0
     _has_sent = False  # the latest of them
     _has_heard = False  # something of a response had come before its connection broke
+    _is_hungry = False
     _may_end = False
     _upload: Upload | None = None
 
@@ -206,7 +207,8 @@ class Exchange(Travelling):
                 upstream.note_stale(connection)
                 connection = None
             finally:
-                upstream.fed(self)
+                if self._is_hungry:
+                    upstream.fed(self)
 
     def _connect(self, lane: Lane, upstream: Upstream) -> Steps:
         """A connection; a service that lives but does not listen is waited for as long as a request may be held.
@@ -300,7 +302,7 @@ class Exchange(Travelling):
             if fired is None and self.loop.now >= deadline:
                 raise GatewayTimeout("the service did not answer in time")
             if fired is None:
-                self._hungry_at = self.loop.now
+                self._hungry_at, self._is_hungry = self.loop.now, True
                 upstream.give_way(self)
                 return
             if fired is link.writable:

@@ -215,9 +215,8 @@ class Upstream:
 
     def fed(self, hungry: object) -> None:
         """It waits no longer."""
-        if self._hungry:
-            with self._lock:
-                self._hungry.discard(hungry)
+        with self._lock:
+            self._hungry.discard(hungry)
 
     def close_idle(self) -> None:
         """Close those that are kept, soon; from any thread."""
