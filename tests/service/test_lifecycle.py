@@ -358,7 +358,7 @@ def test_a_service_that_hangs_leaves_a_problem_with_its_last_output(moody):
     life.mood.write_text("503")
     life.wait_state("backoff")
     problem = next(each for each in life.board.list() if each["id"] == "service/liveness")
-    assert problem["message"] == "the service hangs: /live answers 503"
+    assert problem["message"] == "the service hangs: /live answers 503, which is none of --ready-status"
     assert "listens at 127.0.0.1" in problem["details"]["output"]
     assert "hangs" in life.service.readiness()
     assert not life.service.gate.is_open
