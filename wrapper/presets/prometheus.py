@@ -35,7 +35,7 @@ how many alerts fire.
 | PROMETHEUS_RULES | /etc/prometheus/rules/site.yml | the rule file that this sidecar alone writes |
 | ALERTMANAGER_CONFIG | /etc/alertmanager/alertmanager.yml | the same for Alertmanager |
 | ALERTMANAGER_COMMAND | alertmanager | its program and further options; empty: no Alertmanager |
-| ALERTMANAGER_CLUSTER | off | the address at which it listens to its peers, such as `0.0.0.0:9094` |
+| ALERTMANAGER_CLUSTER | none | the address at which it listens to its peers, such as `0.0.0.0:9094` |
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def add_status(sidecar: Sidecar, alertmanager: ServiceHandle | None, is_off: boo
     @sidecar.route("GET", f"{STATUS}/alerts-status")
     def status() -> Any:
         if alertmanager is None:
-            return 503, {"error": "Alertmanager is switched off"}
+            return 503, {"error": "Alertmanager does not run here"}
         try:
             answer = alertmanager.request("GET", f"{ROUTE}/api/v2/alerts?active=true&inhibited=false")
             return alerts_status(answer.json()) if answer.ok else (502, {"error": answer.text[:200]})
