@@ -78,13 +78,13 @@ class Notice:
 class Link:
     """A descriptor that the loop watches until it is closed; three may wait at it: a reader, a writer, a watcher.
 
-    What is urgent has its turn before each batch of the rest: responses, and new connections. epoll tells in the order
-    of what happened, so a crowd's requests would stand before the response that one of them waits for.
+    What is urgent has its turn before each full batch: responses, and new connections. epoll tells in the order of what
+    happened, so a crowd's requests would stand before the response that one of them waits for.
     It is registered once, level-triggered. Only when an event comes that nothing waits for is it left out, until
     something does again.
     """
 
-    __slots__ = ("_epoll", "ended", "fd", "is_registered", "last_event", "mask", "poller", "readable", "turn",
+    __slots__ = ("_epolls", "ended", "fd", "is_registered", "last_event", "mask", "poller", "readable", "turn",
                  "writable")
 
     def __init__(self, poller: Poller, fd: int, *, is_urgent: bool = False) -> None:
@@ -97,18 +97,17 @@ class Link:
         self.readable = Readiness(self, READABLE)
         self.writable = Readiness(self, WRITABLE)
         self.ended = Readiness(self, ENDED)
-        self._epoll = poller.urgent if is_urgent else poller.epoll
-        self._epoll.register(fd, self.mask)
+        self._epolls = (poller.epoll, poller.urgent) if is_urgent else (poller.epoll,)
+        for epoll in self._epolls:
+            epoll.register(fd, self.mask)
         self.is_registered = True
         poller.links[fd] = self
 
     def listen_for(self, mask: int) -> None:
         self.mask |= mask
-        if self.is_registered:
-            self._epoll.modify(self.fd, self.mask)
-        else:
-            self._epoll.register(self.fd, self.mask)
-            self.is_registered = True
+        for epoll in self._epolls:
+            (epoll.modify if self.is_registered else epoll.register)(self.fd, self.mask)
+        self.is_registered = True
 
     def dispatch(self, event: int) -> None:
         """Tell those who wait for what has happened; from then on leave out what nothing waits for."""
@@ -131,10 +130,12 @@ class Link:
         self.mask &= ~unheard
         if unheard & BROKEN:  # cannot be left out
             self.mask = 0
-            self._epoll.unregister(self.fd)
+            for epoll in self._epolls:
+                epoll.unregister(self.fd)
             self.is_registered = False
         else:
-            self._epoll.modify(self.fd, self.mask)
+            for epoll in self._epolls:
+                epoll.modify(self.fd, self.mask)
 
     def close(self) -> None:
         """Before the descriptor is closed: the kernel forgets it then by itself."""
@@ -144,13 +145,11 @@ class Link:
 
 
 class Poller:
-    """Two epolls, one within the other, and their links. `now` is the monotonic clock as the present turn begins."""
+    """Two epolls, one for what is urgent alone, and their links. `now` is the monotonic clock as the turn begins."""
 
     def __init__(self) -> None:
         self.epoll = select.epoll()
         self.urgent = select.epoll()
-        self.epoll.register(self.urgent.fileno(), READABLE)
-        self._only_urgent = [(self.urgent.fileno(), READABLE)]  # what epoll says where nothing else has happened
         self.links: dict[int, Link] = {}
         self.turn = 0
         self.now = time.monotonic()
@@ -182,11 +181,10 @@ class Poller:
         events = self.epoll.poll(seconds, BATCH)
         self.now = time.monotonic()
         self.turn += 1
-        if self._only_urgent[0] in events or len(events) == BATCH:
-            # First: the end of a kept connection, or rubbish on it, is older than the request that would take it.
+        if len(events) == BATCH:
+            # First: the end of a kept connection, or rubbish on it, may be older than the request that would take it.
             self._dispatch(self.urgent.poll(0, URGENT_BATCH))
-        if len(events) > 1 or events != self._only_urgent:
-            self._dispatch(events)
+        self._dispatch(events)
         if self._posted:
             self._call_posted()
 
@@ -197,6 +195,7 @@ class Poller:
             if link is None:
                 self._hear(fd)
             elif link.turn != turn:
+                link.turn = turn
                 try:
                     link.dispatch(event)
                 except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves all
@@ -207,7 +206,7 @@ class Poller:
         return bool(self._posted)
 
     def _hear(self, fd: int) -> None:
-        """The self-pipe, the urgent ones, which have been heard, or a late word about a descriptor that is closed."""
+        """The self-pipe, or a late word about a descriptor that is closed."""
         if fd == self._pipe:
             self._has_rung = False  # first: what is posted from here on rings again
             os.read(self._pipe, 1)
