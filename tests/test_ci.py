@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,15 @@ def test_a_workflow_may_only_read_and_a_pull_request_is_never_privileged(path):
     assert "pull_request_target" not in text
     jobs = re.split(r"^  (?=\w+:$)", text.partition("\njobs:\n")[2], flags=re.MULTILINE)
     assert all("if: github.event_name == 'push'" in job for job in jobs if "--privileged" in job)
+
+
+@pytest.mark.parametrize(("kind", "found"), [
+    ("run", [r"python3 -m wrapper -- python3 -m http\.server \{port\}.*"]), ("ask", [r"curl localhost:8080/.*"] * 2),
+    ("test", [r"python3 -m pip install -e '\.\[test\]' && python3 -m pytest"])])
+def test_ci_finds_the_commands_of_the_readme(kind, found):
+    """One runs the main job with nothing installed, curl asks it, one passes the tests; CI runs what this prints."""
+    command = [sys.executable, ROOT / ".ci" / "readme.py", kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(found)
+    assert all(re.fullmatch(one, line) for one, line in zip(found, lines)), lines
