@@ -41,7 +41,8 @@ from wrapper.errors import Refusal
 NEVER = float("inf")
 STEPS_MAX = 5_000  # until all must have come to rest
 FIRST_PID = 1 << 30  # no process has such a number
-WAIT, WAIT_FOR, START = threading.Event.wait, threading.Condition.wait_for, threading.Thread.start
+WAIT, CLEAR, WAIT_FOR = threading.Event.wait, threading.Event.clear, threading.Condition.wait_for
+START = threading.Thread.start
 
 
 class Killed(BaseException):
@@ -91,8 +92,14 @@ class Schedule:
                 condition.acquire()
             return predicate()
 
+        def clear(event):
+            if schedule._is_ours():
+                schedule.block(lambda: True)  # what is set right before is forgotten
+            CLEAR(event)
+
         self._patches = contextlib.ExitStack()
         for patch in (mock.patch.object(threading.Event, "wait", wait),
+                      mock.patch.object(threading.Event, "clear", clear),
                       mock.patch.object(threading.Condition, "wait_for", wait_for),
                       mock.patch.object(threading.Thread, "start", functools.partialmethod(_start_in, self)),
                       mock.patch.object(time, "monotonic", self._moment)):
@@ -459,16 +466,21 @@ class World:
         """A service that does what is asked of it, and time: then nothing may be under way any more."""
         for _ in range(STEPS_MAX):
             self.serve_well()
-            if not self.schedule.step(next(choices)) and (self._is_at_rest or not self.schedule.advance()):
+            if self.schedule.step(next(choices)):
+                continue
+            if self._is_at_rest:
                 return
+            if not self.schedule.advance():
+                break
         names = [turn.name for turn in self.schedule.turns]
         raise AssertionError(f"it does not come to rest: {self.life.state.value}, {', '.join(names)}")
 
     @property
     def _is_at_rest(self):
         is_done = all(each.outcome is not None for each in self.asked) and all(job.is_done for job in self.jobs)
-        is_steady = bool(self.overs) if self.is_ending else self.life.state.value in ("running", "stopped", "failed")
-        is_steady = is_steady and self.life.unready is None and self.lifecycle.stopping.old is None
+        state = self.life.state.value
+        is_steady = state in ("stopped", "failed") or (state == "running" and self.life.unready is None)
+        is_steady = (bool(self.overs) if self.is_ending else is_steady) and self.lifecycle.stopping.old is None
         return is_done and is_steady and len(self.schedule.turns) <= 3
 
     def close(self):

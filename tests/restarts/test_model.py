@@ -23,6 +23,7 @@ from wrapper.service.controller import Controller
 from wrapper.service.jobs import JobQueue
 from wrapper.service.restart import RestartPolicy
 from wrapper.service.run import Run
+from wrapper.service.wakeup import WakeUp
 from wrapper.service.state import State
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
@@ -92,9 +93,12 @@ FAULTS = {
     "a lane stays": (Run, "cut", lambda *_: None, "calm, request, steps 7, answer, steps 7, restart"),
     "the end is not heard": (Controller, "_is_ending", lambda _: False, "calm, TERM"),
     "a job has no end": (JobQueue, "finish", lambda *_: None, "calm, restart"),
+    "a job that waits has no end": (JobQueue, "close", lambda *_: None, "calm, restart, steps 1, restart, TERM"),
     "a fall has no end": (RestartPolicy, "next_start_in", lambda _: None, "calm, request, crash"),
     "a pause holds nothing": (Gate, "_has_room", lambda *_: True, "calm, pause, request, steps 7, read"),
     "a stop does not stay": (RestartPolicy, "reset", lambda _: None, "calm, crash, steps 7, stop"),
+    "news is forgotten": (WakeUp, "pause", lambda event, seconds: (event.clear(), event.wait(seconds)),
+                          "request, request 1, request 1"),
     "a restart refuses": (Gate, "hold", lambda gate, reason: gate.refuse(reason), "calm, restart, steps 1, request"),
 }
 
