@@ -79,7 +79,7 @@ def test_a_setting_that_is_refused(words, environment, said):
 
 
 def script(path, content, mode=0o755):
-    path.write_text(content, newline="")
+    path.write_bytes(content.encode())
     path.chmod(mode)
 
 

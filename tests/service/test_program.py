@@ -15,7 +15,7 @@ from wrapper.service.program import why_not
     ("#!/bin/sh\r\n", 0o755, "CR LF")])
 def test_a_script_is_judged_by_its_first_line(tmp_path, content, mode, said):
     script = tmp_path / "script"
-    script.write_text(content, newline="")
+    script.write_bytes(content.encode())
     script.chmod(mode)
     found = why_not([str(script)])
     assert found is None if said is None else said in found
