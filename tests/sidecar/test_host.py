@@ -58,9 +58,11 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         stopping.wait()
 
     with running(sidecar) as wrapper:
-        wrapper.wait_until(lambda: len(wrapper.events("resolved")) == 1)
-        assert "task work failed" in wrapper.events("problem")[0]["message"]
-        assert not wrapper.problems()
+        def told(kind):
+            return [event["message"] for event in wrapper.events(kind) if event["source"] == "sidecar:mine"]
+
+        wrapper.wait_until(lambda: told("resolved"))
+        assert len(told("resolved")) == len(told("problem")) == 1 and "task work failed" in told("problem")[0]
         wrapper.wait_until(lambda: len(runs) == 2)
 
 
