@@ -31,7 +31,7 @@ ANSWERS = {
     "GET /api/status": "JSON: state, since, pid, generation, restarts, last exit, in flight, held and more",
     "GET /api/problems": "JSON: what is wrong now, `[]` when all is well; without the token only where and since when",
     "GET /api/config": "JSON: each subscription, its source, hashes and last result",
-    "GET /api/events": "server-sent events: states, problems, configuration",
+    "GET /api/events": "server-sent events: states, exits, restarts, problems, configuration",
     "GET /api/logs": "the last output lines, `?lines=N`, `?service=NAME`, `?follow=1` (with `--capture-output`)",
     "GET /api/config/history": "JSON: the versions that were in force, the newest first",
     "GET /api/config/diff": "JSON: what changed since `?version=N`; of the environment only names",

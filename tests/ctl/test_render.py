@@ -12,8 +12,8 @@ from wrapper.ctl.render import Paint
 NOW = 1769860800.0  # 2026-01-31T12:00:00Z
 PLAIN, COLOURED = Paint(False), Paint(True)
 STATUS = {"state": "running", "since": "2026-01-31T11:56:00Z", "reason": "ready", "ready": True, "pid": 12,
-          "generation": 3, "restarts": 2, "last_exit": {"status": 143, "signal": "TERM", "planned": True,
-                                                        "at": "2026-01-31T11:55:58Z"},
+          "generation": 3, "restarts": 2, "restarts_planned": 2, "crashes": 0,
+          "last_exit": {"status": 143, "signal": "TERM", "planned": True, "at": "2026-01-31T11:55:58Z"},
           "in_flight": 1, "held": 0, "uptime_seconds": 3725.0, "problems": 0, "version": "1.2", "helpers": {}}
 
 
@@ -27,8 +27,8 @@ def test_the_overview_begins_with_the_state_and_for_how_long():
 
 def test_the_overview_says_everything_of_the_contract():
     text = overview()
-    for fact in ("pid 12", "generation 3", "2 restarts", "signal TERM, planned", "1 in flight, 0 held", "none",
-                 "1.2, up 1h 02m"):
+    for fact in ("pid 12", "generation 3", "planned restarts: 2, crashes: 0", "signal TERM, planned",
+                 "1 in flight, 0 held", "none", "1.2, up 1h 02m"):
         assert fact in text
 
 

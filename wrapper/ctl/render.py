@@ -52,8 +52,9 @@ def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> 
     rows = [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
             ("why", one_line(status.get("reason") or "-"))]
     process = f"pid {status['pid']}" if status.get("pid") else "none"
-    restarts = f"{status['restarts']} restart" + ("" if status["restarts"] == 1 else "s")
-    rows.append(("process", f"{process}, generation {status['generation']}, {restarts}"))
+    crashes = paint(WARN if status["crashes"] else PLAIN, str(status["crashes"]))
+    rows.append(("process", f"{process}, generation {status['generation']}, "
+                            f"planned restarts: {status['restarts_planned']}, crashes: {crashes}"))
     if status.get("last_exit"):
         last = status["last_exit"]
         rows.append(("last exit", f"{_exit(last, paint)}, {age(last.get('at'), now)} ago"))
