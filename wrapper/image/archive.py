@@ -13,7 +13,8 @@ UNIX = 3  # the system whose file modes an entry has
 FRONT = b"#!/usr/bin/env python3\n"
 MAIN = b"""import sys
 
-if sys.version_info < (3, 10):  # zipimport shows a module to other threads before it is whole: leave none to them
+# zipimport shows a module to other threads before it is whole: leave none to them. What makes a bundle has none.
+if sys.version_info < (3, 10) and sys.argv[1:2] != ["bundle"]:
     import pkgutil
     import wrapper
     for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
