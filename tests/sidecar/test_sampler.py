@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections import namedtuple
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.running import wait_until
 from wrapper.message import Ended
 from wrapper.sidecar import sampler
-
+from wrapper.sidecar.sampler import QUIET_SAMPLES
 
 Process = namedtuple("Process", "pid")
 
@@ -122,8 +123,36 @@ def test_what_a_new_run_takes_is_there_in_its_first_second(site):
     assert site.dashboard.traffic.seconds_after(1)[0]["usage"]["service_bytes"] > 1e6
 
 
-def test_a_thread_samples_until_the_end(site, monkeypatch):
+def test_a_thread_samples_while_something_happens_and_until_the_end(site, monkeypatch):
     monkeypatch.setattr(sampler, "INTERVAL", 0.001)
+    traffic = site.dashboard.traffic
     site.dashboard.sampler.start()
-    wait_until(lambda: len(site.dashboard.traffic.seconds_after(0)) > 3)
+    wait_until(lambda: len(traffic.seconds_after(0)) >= QUIET_SAMPLES)
+    for _ in range(5):
+        before = len(traffic.seconds_after(0))
+        traffic.stirred.set()  # as an exchange does that ends
+        wait_until(lambda before=before: len(traffic.seconds_after(0)) > before)
     site.finish()
+    wait_until(lambda: not any(thread.name == "sampler" for thread in threading.enumerate()))
+
+
+def test_a_thread_that_samples_sleeps_where_nothing_happens(site, monkeypatch):
+    monkeypatch.setattr(sampler, "INTERVAL", 0.0)
+    waits = threading.Semaphore(0)
+    monkeypatch.setattr(site.dashboard.traffic, "stirred", Stirred(waits))
+    site.dashboard.sampler.start()
+    assert waits.acquire(timeout=10)
+    assert len(site.dashboard.traffic.seconds_after(0)) == QUIET_SAMPLES
+    site.finish()
+
+
+class Stirred(threading.Event):
+    """It says when it is waited for."""
+
+    def __init__(self, waits):
+        super().__init__()
+        self._waits = waits
+
+    def wait(self, timeout=None):
+        self._waits.release()
+        return super().wait(timeout)

@@ -1,5 +1,6 @@
-"""Once a second: what the gates saw and what the processes take joins the traffic of that second.
+"""Once a second, while something happens: what the gates saw and what the processes take joins that second's traffic.
 
+Where nothing happens nothing wakes up: the next second is as long as that. A page that is open asks each second.
 A restart is summed up here too, as one event, once the requests that it held are through.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from wrapper.sidecar.traffic import Traffic
 
 INTERVAL = 1.0  # seconds
+QUIET_SAMPLES = 2  # without an exchange or a restart, after which the next one of these is waited for
 USAGE_EVERY = 5  # samples, or a new run: /proc of a container with hundreds of processes is not read each second
 SETTLE_SECONDS = 0.5  # after a restart until what it held is through, see `gate.BATCH_INTERVAL`
 
@@ -53,10 +55,17 @@ class Sampler:
 
     def stop(self) -> None:
         self._stopping.set()
+        self._traffic.stirred.set()
 
     def _run(self) -> None:
+        quiet, stirred = 0, self._traffic.stirred
         while not self._stopping.wait(INTERVAL):
+            quiet = 0 if stirred.is_set() or self._restart is not None else quiet + 1
+            stirred.clear()
             self.sample()
+            if quiet >= QUIET_SAMPLES and not self._stopping.is_set():
+                stirred.wait()
+                self.sample()  # of the quiet
 
     def sample(self) -> int:
         """Close one second; its number."""
@@ -83,6 +92,7 @@ class Sampler:
         """Called by the thread that publishes, the controller's where the service is concerned."""
         if event.get("service") != MAIN or event["kind"] not in ("state", "exit", "next"):
             return
+        self._traffic.stirred.set()
         with self._lock:
             if Restart.begins_with(event) and (self._restart is None or self._restart.ended is not None):
                 self._restart = Restart(event, self._close({}))  # of the second before

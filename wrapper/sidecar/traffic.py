@@ -80,6 +80,7 @@ class Traffic:
         self._totals = [0] * 10  # by status // 100, at the end of the second before
         self._number = 0  # of the second that was closed last
         self._seconds: deque[dict[str, Any]] = deque(maxlen=SECONDS_KEPT)
+        self.stirred = threading.Event()  # an exchange has ended since this was cleared
 
     def observe(self, ended: Ended) -> None:
         """Called for each exchange by the thread that ends it."""
@@ -106,6 +107,8 @@ class Traffic:
                     second.slowest = first_byte
                 if status in FAILED:
                     second.failed += 1
+        if not self.stirred.is_set():
+            self.stirred.set()
 
     # The last seconds
 
