@@ -11,7 +11,7 @@ from wrapper import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wrapper.address import Address
 
@@ -134,49 +134,40 @@ def _address(text: str, family: int) -> Address:
 
 def memory_kills() -> int:
     """How many processes of this container the kernel has killed for memory; 0 where it does not say."""
-    for path in MEMORY_EVENTS:
-        try:
-            with open(path) as file:
-                return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
-        except OSError:
-            continue
-    return 0
-
-
-def _text(path: str) -> str:
-    with open(path) as file:
-        return file.read()
+    lines = next(_texts(MEMORY_EVENTS), "").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
 
 def memory_limit() -> int | None:
     """Bytes that this container may use; None where it may use all, or its cgroup does not say."""
-    for path in MEMORY_LIMITS:
-        try:
-            text = _text(path).strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() and int(text) < UNLIMITED else None
-    return None
+    text = next(_texts(MEMORY_LIMITS), "").strip()
+    return int(text) if text.isdigit() and int(text) < UNLIMITED else None
 
 
 def cpu_limit() -> float | None:
     """Cores that this container may use at a time; None where it may use all, or its cgroup does not say."""
     for paths in CPU_LIMITS:
-        try:
-            quota, period = " ".join(map(_text, paths)).split()
-        except (OSError, ValueError):
-            continue
-        return int(quota) / int(period) if quota.isdigit() else None
+        numbers = " ".join(_texts(paths)).split()
+        if len(numbers) == 2:
+            quota, period = numbers
+            return int(quota) / int(period) if quota.isdigit() else None
     return None
 
 
 def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mountinfo")) -> str | None:
     """The first 12 digits of this container's id, as `docker ps` and `podman ps` show it; None where nothing tells."""
-    for path in paths:
-        try:
-            found = CONTAINER_ID.search(_text(path))
-        except OSError:
-            continue
-        if found:
+    for text in _texts(paths):
+        if found := CONTAINER_ID.search(text):
             return (found[1] or found[2])[:12]
     return None
+
+
+def _texts(paths: Iterable[str]) -> Iterator[str]:
+    """What those of the files hold that can be read."""
+    for path in paths:
+        try:
+            with open(path) as file:
+                text = file.read()
+        except OSError:
+            continue
+        yield text
