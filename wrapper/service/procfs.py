@@ -25,9 +25,9 @@ CPU_LIMITS = (("/sys/fs/cgroup/cpu.max",),
               ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
 UNLIMITED = 1 << 60  # bytes: what version 1 says where there is no limit lies above
 # As Docker, podman, containerd and CRI-O name cgroups, and the file that the first two mount; the layers of an image,
-# and the containers of a host that is looked at from outside, have such numbers too.
-CONTAINER_ID = re.compile(r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/)([0-9a-f]{64})"
-                          r"|containers/([0-9a-f]{64})/(?:userdata/)?hostname /etc/hostname ")
+# and the containers of a host that is looked at from outside, have such numbers too. Start-up: not compiled here.
+CONTAINER_ID = (r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/)([0-9a-f]{64})"
+                r"|containers/([0-9a-f]{64})/(?:userdata/)?hostname /etc/hostname ")
 
 
 class Stat(namedtuple("Stat", "state parent group started cpu memory")):
@@ -157,7 +157,7 @@ def cpu_limit() -> float | None:
 def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mountinfo")) -> str | None:
     """The first 12 digits of this container's id, as `docker ps` and `podman ps` show it; None where nothing tells."""
     for text in _texts(paths):
-        if found := CONTAINER_ID.search(text):
+        if found := re.search(CONTAINER_ID, text):
             return (found[1] or found[2])[:12]
     return None
 
