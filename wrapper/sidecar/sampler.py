@@ -74,18 +74,18 @@ class Sampler:
         if self._samples % USAGE_EVERY == 0 or pids != self._usage.pids:
             facts["usage"] = self._usage.of(pids)
         self._samples += 1
-        number = self._close(facts)
+        number = self._close(**facts)
         with self._lock:
-            restart, is_due = self._restart, self._restart is not None and self._restart.is_settled
-            if is_due:
+            settled = self._restart if self._restart is not None and self._restart.is_settled else None
+            if settled is not None:
                 self._restart = None
-        if is_due and restart is not None:
-            summary = restart.summary(self._traffic.seconds_after(restart.number))
+        if settled is not None:
+            summary = settled.summary(self._traffic.seconds_after(settled.number))
             log.info(summary["message"], service=MAIN)
-            self._feed.publish("restarted", service=MAIN, first=restart.first, **summary)
+            self._feed.publish("restarted", service=MAIN, first=settled.first, **summary)
         return number
 
-    def _close(self, facts: dict[str, Any]) -> int:
+    def _close(self, **facts: Any) -> int:
         return self._traffic.close_second([service.gate.take_peaks() for service in list(self._services)], **facts)
 
     def _hear(self, event: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ class Sampler:
         self._traffic.stirred.set()
         with self._lock:
             if Restart.begins_with(event) and (self._restart is None or self._restart.ended is not None):
-                self._restart = Restart(event, self._close({}))  # of the second before
+                self._restart = Restart(event, self._close())  # of the second before
             elif self._restart is not None:
                 if event.get("state") == "running":
                     self._restart.ended = time.monotonic()

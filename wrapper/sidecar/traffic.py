@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 from wrapper.errors import BadGateway
@@ -112,9 +112,8 @@ class Traffic:
 
     # The last seconds
 
-    def close_second(self, peaks: Iterable[Peaks], **facts: Any) -> int:
+    def close_second(self, peaks: Sequence[Peaks], **facts: Any) -> int:
         """Keep what was counted since the last call, with the peaks of all gates; the number of this second."""
-        every = list(peaks)
         with self._lock:
             second, self._second = self._second, Second()
             self._number += 1
@@ -126,9 +125,9 @@ class Traffic:
                 "requests": sum(classes), "denied": classes[4], "errors": classes[5], "failed": second.failed,
                 "latency": {place: count for place, count in enumerate(second.latency) if count},
                 "slowest": round(second.slowest, 6),
-                "in_flight": sum(one.in_flight for one in every), "held": sum(one.held for one in every),
-                "waits": sum(one.waits for one in every),
-                "longest_wait": round(max((one.longest_wait for one in every), default=0.0), 3), **facts})
+                "in_flight": sum(one.in_flight for one in peaks), "held": sum(one.held for one in peaks),
+                "waits": sum(one.waits for one in peaks),
+                "longest_wait": round(max((one.longest_wait for one in peaks), default=0.0), 3), **facts})
             return self._number
 
     def _count_by_class(self) -> list[int]:
