@@ -73,12 +73,13 @@ def with_descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int
     return family
 
 
-def usage(leaders: Iterable[int]) -> tuple[float, int]:
+def usage(leaders: Iterable[int], table: Mapping[int, Stat] | None = None) -> tuple[float, int]:
     """CPU seconds and resident bytes of these processes, their groups and all their descendants.
 
-    A page that several of them share is counted for each. Raises: OSError, see `stat`.
+    A page that several of them share is counted for each. `table`: what `processes` has just found, where the caller
+    asks for several. Raises: OSError, see `stat`.
     """
-    chosen, table = set(leaders), processes()
+    chosen, table = set(leaders), processes() if table is None else table
     roots = {pid for pid, known in table.items() if pid in chosen or known.group in chosen}
     known = [table[pid] for pid in with_descendants(table, roots)]
     return sum(one.cpu for one in known) / TICKS, sum(one.memory for one in known) * PAGE_BYTES

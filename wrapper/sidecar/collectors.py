@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service
 
 
-
 def single(name: str, kind: str, help: str, value: float) -> Family:
     return Family(name, kind, help, [Sample("", (), value)])
 
 
 def of_services(services: Sequence[Service]) -> Iterator[Family]:
     """State, requests on the road, restarts and ends of every service, by its name."""
-    facts = [(service, service.status()) for service in list(services)]
+    known = list(services)
+    facts = [(service, service.status()) for service in known]
 
     def gauge(name: str, help: str, value: Callable[[Mapping[str, Any]], float]) -> Family:
         return Family(name, "gauge", help, [
@@ -51,8 +51,8 @@ def of_services(services: Sequence[Service]) -> Iterator[Family]:
             ("idle", getattr(service.gate.upstream, "idle", 0)), ("busy", status["in_flight"]))])
     yield Family("wrapper_service_crashes_total", "counter", "Ends of a service's runs that were not asked for.", [
         Sample("", (("service", service.name),), status["crashes"]) for service, status in facts])
-    yield from _counts([service for service, _ in facts])
-    yield from _usage([service for service, _ in facts])
+    yield from _counts(known)
+    yield from _usage(known)
 
 
 def _counts(services: Iterable[Service]) -> Iterator[Family]:
@@ -71,9 +71,10 @@ def _counts(services: Iterable[Service]) -> Iterator[Family]:
 def _usage(services: Iterable[Service]) -> Iterator[Family]:
     """What the services take, with all their processes; nothing where there is no /proc."""
     try:
-        found = [((("service", service.name),), procfs.usage(service.life.pids)) for service in services]
+        table = procfs.processes()
     except OSError:
         return
+    found = [((("service", service.name),), procfs.usage(service.life.pids, table)) for service in services]
     yield Family("wrapper_service_cpu_seconds_total", "counter", "CPU time of a service's processes that run.", [
         Sample("", labels, cpu) for labels, (cpu, _) in found])
     yield Family("wrapper_service_resident_memory_bytes", "gauge", "Memory of a service's processes.", [
