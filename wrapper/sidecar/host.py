@@ -205,11 +205,8 @@ class Hooks:
         with self._lock:
             hooks = list(self._hooks[moment])
         for what, hook in hooks:
-            timer = threads.start_watchdog(f"{what} slow", SLOW_SECONDS, self._report_slow, what)
-            try:
-                self._guard.attempt(what, functools.partial(hook, *arguments))
-            finally:
-                timer.cancel()
+            slow = threads.start_watchdog(f"{what} slow", SLOW_SECONDS, self._report_slow, what)
+            self._guard.attempt(what, functools.partial(hook, *arguments), watchdog=slow)
 
     def _report_slow(self, what: str) -> None:
         """The only thing that can be said of one that hangs."""
