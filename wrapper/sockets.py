@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    Names = tuple[tuple[str, int], tuple[str, int]]  # (host, port) of our end of a connection, and of the other
+
 # Below net.ipv4.ip_local_port_range (32768 and up, ip(7)): the kernel may give any connection one of those between
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
@@ -145,11 +147,13 @@ def host_and_port(name: tuple[str, int]) -> tuple[str, int]:
     return name[0].removeprefix("::ffff:"), name[1]
 
 
-def refuse_self(connected: socket.socket, address: Address) -> None:
+def refuse_self(connected: socket.socket, address: Address) -> Names:
     """A connect to a loopback port without a listener can meet itself: simultaneous open (RFC 9293 section 3.5)."""
-    if connected.getsockname() == connected.getpeername():
+    own, other = host_and_port(connected.getsockname()), host_and_port(connected.getpeername())
+    if own == other:
         connected.close()
         raise ConnectionRefusedError(errno.ECONNREFUSED, f"nothing listens at {address}")
+    return own, other
 
 
 def known_places(address: Address) -> list[tuple[int, Any]]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from wrapper.address import Address
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.poller import Source
+    from wrapper.sockets import Names
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
 BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix socket is full
@@ -49,20 +50,19 @@ class UpstreamConnection(http.client.HTTPConnection):
 
     response_class = ServiceResponse
 
-    def __init__(self, connected: socket.socket, loop: Loop, upstream: Upstream) -> None:
-        """Raises: OSError where the loop cannot watch it, or it has ended already."""
+    def __init__(self, connected: socket.socket, loop: Loop, upstream: Upstream, names: Names | None = None) -> None:
+        """`names`: None over a unix socket. Raises: OSError where the loop cannot watch it."""
         super().__init__(upstream.address.host or "localhost", upstream.address.port or None)
         self._upstream = upstream
         self.sock = connected
-        self.name = None if upstream.address.is_unix else sockets.host_and_port(connected.getsockname())
-        end = self.name and sockets.host_and_port(connected.getpeername())
+        self.name = names[0] if names else None
         self.stream = Stream(connected, loop, ServiceGone, is_urgent=True)
         self.answer = ServiceResponse(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
-        if end is not None:
-            upstream.ends[self.name] = end
+        if names:
+            upstream.ends[names[0]] = names[1]
 
     def getresponse(self) -> ServiceResponse:
         """The reader of this connection's answers."""
@@ -150,10 +150,10 @@ class Upstream:
         """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""
         connected: socket.socket | None = None
         try:
-            connected = yield from _connected(self.address, loop)
+            connected, names = yield from _connected(self.address, loop)
             if sockets.is_reserved(connected.fileno()):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return UpstreamConnection(connected, loop, self)
+            return UpstreamConnection(connected, loop, self, names)
         except OSError as error:
             if connected is not None:
                 connected.close()
@@ -241,15 +241,13 @@ class Upstream:
 
 
 def _connected(address: Address, loop: Loop) -> Steps:
-    """A socket that is connected to `address`. Raises: OSError, TimeoutError among them."""
+    """A socket that is connected to `address`, and its names. Raises: OSError, TimeoutError among them."""
     end = loop.now + CONNECT_TIMEOUT
     for family, place in (yield from _places(address, loop)):
         connecting = sockets.begin_connect(family)
         try:
             yield from _connect(connecting, place, loop, end)
-            if not address.is_unix:
-                sockets.refuse_self(connecting, address)
-            return connecting
+            return connecting, None if address.is_unix else sockets.refuse_self(connecting, address)
         except OSError as error:
             connecting.close()
             failure = error
