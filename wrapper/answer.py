@@ -55,8 +55,8 @@ class AnswerHead(Head):
                 self.keep = False
             elif b"keep-alive" in self.options:
                 self.keep = True
-        if (announced := _KEPT_FOR.search(b",".join(value for _, _, value in care.get(b"keep-alive", ())))):
-            self.kept_for = int(announced[1]) - min(LAST_MOMENT, int(announced[1]) / 2)
+        if b"keep-alive" in care and (announced := _KEPT_FOR.search(b",".join(one[2] for one in care[b"keep-alive"]))):
+            self.kept_for = before_end(int(announced[1]))
         if b"content-length" in care:
             self._judge_length(care[b"content-length"])
         if b"transfer-encoding" in care:
@@ -100,6 +100,11 @@ class AnswerHead(Head):
         if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
             self.is_chunked = False
             self.length = 0
+
+
+def before_end(seconds: float) -> float:
+    """For how long of `seconds` of idleness, behind which the service ends a connection, it may be used again."""
+    return seconds - min(LAST_MOMENT, seconds / 2)
 
 
 def read_answer(data: bytes, limit: int, known: int = 0) -> AnswerHead | None:

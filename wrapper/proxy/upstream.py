@@ -15,7 +15,7 @@ import socket
 import threading
 
 from wrapper import sockets
-from wrapper.answer import LAST_MOMENT
+from wrapper.answer import before_end
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import Gone, ServiceGone, Stream
 from wrapper.proxy.answer import ServiceResponse
@@ -110,7 +110,7 @@ class Upstream:
         self._kept_for = kept_for  # less as soon as the service announces less
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each answer, and does not say so
-        self._ends_after = math.inf  # seconds of idleness after which the service has closed one
+        self._borne = math.inf  # seconds of idleness after which the service may be about to close one
         self._hungry: set[object] = set()  # those who wait on a fresh connection, while none is idle to give way
         # Of each connection that there is, by its own (host, port): that of the service's end.
         self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
@@ -139,10 +139,8 @@ class Upstream:
         if not kept:
             return None
         self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
-        if not is_repeatable:
-            borne = self._ends_after - min(LAST_MOMENT, self._ends_after / 2)
-            if not self._holds or loop.now - next(reversed(kept)).kept_at >= borne:
-                return None
+        if not (is_repeatable or (self._holds and loop.now - next(reversed(kept)).kept_at < self._borne)):
+            return None
         connection, _ = kept.popitem()
         return connection if connection.resume() else None
 
@@ -198,7 +196,7 @@ class Upstream:
         """The service has ended a kept connection."""
         age = connection.stream.loop.now - connection.kept_at
         if age >= HOLDS:
-            self._ends_after = min(self._ends_after, age)
+            self._borne = min(self._borne, before_end(age))
         elif not self._holds:
             self._closes_at_once = True
 
