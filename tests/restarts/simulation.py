@@ -395,7 +395,7 @@ class World:
         poll.register(loop.epoll.fileno(), select.POLLIN)
         while True:
             moment = loop._deadlines[0][0] if loop._deadlines else NEVER
-            self.schedule.block(lambda: bool(loop.ready or loop.has_posted or poll.poll(0)),
+            self.schedule.block(lambda: bool(loop.ready or loop._posted or poll.poll(0)),
                                 None if moment == NEVER else max(0.0, moment - self.schedule.now))
             loop._take_turn()
 

@@ -223,7 +223,7 @@ class Loop(Poller):
 
     def _pause(self) -> float:
         """Seconds that epoll may sleep."""
-        if self.ready or self._later or self.has_posted:
+        if self.ready or self._later or self._posted:
             return 0
         if not self._deadlines:
             return -1

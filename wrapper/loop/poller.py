@@ -201,10 +201,6 @@ class Poller:
                 except Exception as error:  # noqa: BLE001  one fault must not end the thread, which serves all
                     log.error("the loop failed", cause=repr(error))
 
-    @property
-    def has_posted(self) -> bool:
-        return bool(self._posted)
-
     def _hear(self, fd: int) -> None:
         """The self-pipe, or a late word about a descriptor that is closed."""
         if fd == self._pipe:
