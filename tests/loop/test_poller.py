@@ -17,6 +17,14 @@ def is_quiet(loop):
     return loop.epoll.poll(0) == []
 
 
+def send_in_one_turn(loop, pairs):
+    """A byte to each, and what waits now hears of all of them at once."""
+    settle(loop)
+    with held(loop):
+        for one in pairs:
+            one.theirs.send(b"x")
+
+
 def test_what_happens_while_the_loop_is_busy_comes_in_one_turn_and_in_order(loop, pair):
     pairs, seen = [pair() for _ in range(BATCH)], []
 
@@ -25,10 +33,7 @@ def test_what_happens_while_the_loop_is_busy_comes_in_one_turn_and_in_order(loop
         seen.append((number, loop.turn))
 
     answers = [begin(loop, steps(number, each.link))[1] for number, each in enumerate(pairs)]
-    settle(loop)
-    with held(loop):
-        for each in pairs[1:]:  # and the self-pipe, on which the hold was rung
-            each.theirs.send(b"x")
+    send_in_one_turn(loop, pairs[1:])  # and the self-pipe, on which the hold was rung
     for answer in answers[1:]:
         answer.get()
     assert [number for number, _ in seen] == list(range(1, BATCH))
@@ -46,10 +51,7 @@ def test_what_is_urgent_does_not_stand_behind_a_crowd(loop, pair):
         seen.append(one)
 
     answers = [begin(loop, steps(one))[1] for one in pairs]
-    settle(loop)
-    with held(loop):
-        for one in pairs:
-            one.theirs.send(b"x")
+    send_in_one_turn(loop, pairs)
     for answer in answers:
         answer.get()
     assert seen.index(pairs[-1]) <= BATCH
@@ -66,10 +68,7 @@ def test_what_is_urgent_is_told_before_what_came_behind_it(loop, pair):
     for _ in range(20):
         seen.clear()
         answers = [begin(loop, steps(one))[1] for one in pairs]
-        settle(loop)
-        with held(loop):
-            for one in pairs:
-                one.theirs.send(b"x")
+        send_in_one_turn(loop, pairs)
         for answer in answers:
             answer.get()
         assert seen == pairs
@@ -84,10 +83,7 @@ def test_more_events_than_a_batch_are_all_told(loop, pair):
         return (yield NEVER, link.readable)
 
     answers = [begin(loop, steps(each.link))[1] for each in pairs]
-    settle(loop)
-    with held(loop):
-        for each in pairs:
-            each.theirs.send(b"x")
+    send_in_one_turn(loop, pairs)
     assert [answer.get() for answer in answers] == [each.link.readable for each in pairs]
 
 
@@ -149,10 +145,7 @@ def test_an_event_of_a_descriptor_that_was_closed_in_this_turn_is_not_told_to_it
     forgotten = []
     begin(loop, waiting(lambda: (NEVER, old.link.readable), forgotten))
     _, answer = begin(loop, reuse())
-    settle(loop)
-    with held(loop):
-        first.theirs.send(b"x")
-        old.theirs.send(b"x")
+    send_in_one_turn(loop, [first, old])
     answer.get()
     settle(loop)
     assert seen == [] and forgotten == []
@@ -176,10 +169,7 @@ def test_a_word_about_a_closed_descriptor_is_dropped(loop, pair):
 
     begin(loop, waiting(lambda: (NEVER, other.link.readable), seen))
     _, answer = begin(loop, close())
-    settle(loop)
-    with held(loop):
-        first.theirs.send(b"x")
-        other.theirs.send(b"x")
+    send_in_one_turn(loop, [first, other])
     answer.get()
     settle(loop)
     assert seen == []

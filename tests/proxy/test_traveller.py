@@ -52,6 +52,14 @@ def start(loop, client, gate):
     return made, outcome
 
 
+def start_held(loop, client, gate):
+    """The same, and it waits at the gate by then."""
+    gate.hold("it starts")
+    made, outcome = start(loop, client, gate)
+    wait_until(lambda: gate.held == 1)
+    return made, outcome
+
+
 def test_one_that_meets_an_open_gate_does_not_wait(loop, client, gate):
     gate.open(PLACE)
     made, _ = start(loop, client, gate)
@@ -60,9 +68,7 @@ def test_one_that_meets_an_open_gate_does_not_wait(loop, client, gate):
 
 
 def test_one_that_is_held_goes_through_once_the_gate_opens(loop, client, gate, clock):
-    gate.hold("it starts")
-    made, _ = start(loop, client, gate)
-    wait_until(lambda: gate.held == 1)
+    made, _ = start_held(loop, client, gate)
     clock.pass_by(3.0)
     gate.open(PLACE)
     wait_until(lambda: made.lane is not None)
@@ -70,9 +76,7 @@ def test_one_that_is_held_goes_through_once_the_gate_opens(loop, client, gate, c
 
 
 def test_one_that_is_held_too_long_is_refused(loop, client, gate, clock):
-    gate.hold("it starts")
-    _, outcome = start(loop, client, gate)
-    wait_until(lambda: gate.held == 1)
+    _, outcome = start_held(loop, client, gate)
     clock.pass_by(1001.0)
     with pytest.raises(GatewayTimeout):
         outcome.get()
@@ -80,9 +84,7 @@ def test_one_that_is_held_too_long_is_refused(loop, client, gate, clock):
 
 
 def test_one_whose_client_leaves_while_it_is_held_frees_its_place(loop, client, gate):
-    gate.hold("it starts")
-    _, outcome = start(loop, client, gate)
-    wait_until(lambda: gate.held == 1)
+    _, outcome = start_held(loop, client, gate)
     client.theirs.close()
     with pytest.raises(ClientGone):
         outcome.get()
