@@ -282,10 +282,9 @@ def killed(name: str, log: Log) -> Row:
             return in_flight
 
         in_flight = asyncio.run(load(clients, kill))
-    row = shown(clients, log)
-    posts = sum(1 for one in clients.asked if one.is_post and not one.is_good)
-    row["failed"] = f"{int(row['failed'].replace(',', '')) - posts:,}"
-    return {**row, "POSTs failed": f"{posts:,}", "POSTs under way at a kill": f"{in_flight:,}"}
+    failed = Counter(one.is_post for one in clients.asked if not one.is_good)
+    return {**shown(clients, log), "failed": f"{failed[False]:,}", "POSTs failed": f"{failed[True]:,}",
+            "POSTs under way at a kill": f"{in_flight:,}"}
 
 
 def hung(name: str, log: Log) -> Row:

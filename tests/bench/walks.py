@@ -25,6 +25,7 @@ import time
 from collections.abc import Set
 from pathlib import Path
 
+from tests import running
 from wrapper import Sidecar
 
 PACKAGE = str(Path(__file__).parents[2] / "wrapper") + os.sep
@@ -32,7 +33,6 @@ ROUNDS = 5
 GOALS = {"relayed request": (8, 25), "restart": (10, 60), "configuration change": (15, None)}  # files, moves
 WORDS = {"address.py", "deadline.py", "errors.py", "events.py", "log.py", "loop/loop.py", "loop/poller.py",
          "problems.py", "sockets.py", "text.py", "threads.py", "values.py"}
-SERVICES = Path(__file__).parents[1] / "services"
 
 sidecar = Sidecar()
 
@@ -117,7 +117,7 @@ class Outside:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(place)
         listener.listen()
-        self._port = _free_port()
+        self._port = running.free_port()
         self._process = _start(service, folder, self._port, place)
         self._line, _ = listener.accept()
         self._words = self._line.makefile("r")
@@ -151,19 +151,13 @@ class Outside:
         self._process.wait()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 def _read_until(stream, word: bytes) -> None:
     while word not in stream.readline():
         pass
 
 
 def _start(service: str, folder: str, port: int, place: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-u", str(SERVICES / f"{service}.py"), "{port}"]
-    command += [place + ".file"] if service == "configured" else []
+    command = running.service(service, *([place + ".file"] if service == "configured" else []))
     return subprocess.Popen([sys.executable, "-c", "from tests.bench import walks; walks.inside()", "--listen",
                              f"127.0.0.1:{port}", "--control", f"{folder}/control", "--sidecar", "tests.bench.walks",
                              "--log-level", "error", *command],
