@@ -47,8 +47,7 @@ class Loader:
             try:
                 threads.start(f"load {word}", self._load, word, guard)
             except NoThread as error:
-                self._site.note_loaded(word, False)
-                guard.report("the import", f"cannot import {word}: {error}")
+                self._give_up(word, guard, f"cannot import {word}: {error}")
 
     def announce_end(self) -> None:
         """The wrapper shuts down: tasks and watches have as long to end as the service has. Returns at once."""
@@ -69,15 +68,16 @@ class Loader:
             sidecar.retire()
 
     def _load(self, word: str, guard: Guard) -> None:
-        timer = threads.start_watchdog(f"load-watch {word}", LOAD_TIMEOUT, self._report_slow, word, guard)
+        timer = threads.start_watchdog(f"load-watch {word}", LOAD_TIMEOUT, self._give_up, word, guard,
+                                       f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
         is_loaded = guard.attempt("the import", lambda: self.load(word), is_import=True, watchdog=timer)
         self._site.note_loaded(word, is_loaded)
         if is_loaded:
             log.info("sidecar loaded", sidecar=word)
 
-    def _report_slow(self, word: str, guard: Guard) -> None:
+    def _give_up(self, word: str, guard: Guard, fault: str) -> None:
         self._site.note_loaded(word, False)
-        guard.report("the import", f"the import of {word} has not ended after {LOAD_TIMEOUT:g} s")
+        guard.report("the import", fault)
 
     def load(self, word: str) -> None:
         """Load what `word` names, in this thread.
