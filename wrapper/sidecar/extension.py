@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from wrapper.config.source import Source
     from wrapper.message import Request, Response
-    from wrapper.problems import Problem
     from wrapper.sidecar.declaration import Span
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric
@@ -220,10 +219,10 @@ class Sidecar:
         Raises: ValueError for a key that no problem of this sidecar has had, unless `missing_ok`.
         """
         with self._lock:
-            known = sorted(self._keys)
-        if key not in known and not missing_ok and len(known) < KEYS_MAX:
-            raise ValueError(f"resolve({key!r}): no problem of this sidecar has had this key, but {known}; where there "
-                             f"need not have been one, say resolve({key!r}, missing_ok=True)")
+            if not missing_ok and key not in self._keys and len(self._keys) < KEYS_MAX:
+                raise ValueError(f"resolve({key!r}): no problem of this sidecar has had this key, but "
+                                 f"{sorted(self._keys)}; where there need not have been one, say "
+                                 f"resolve({key!r}, missing_ok=True)")
         self._declare("resolve", lambda host: host.resolve(key), is_news=True)
 
     def problems(self) -> list[Problem]:
