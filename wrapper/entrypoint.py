@@ -131,8 +131,9 @@ class Entrypoint:
     def _past(self) -> str | None:
         """The folder of earlier versions, where what gives the service its configuration may have left one."""
         settings = self._settings
-        has_any = settings.config_history or journal.own_folder(journal.HISTORY, make=False) is not None
-        if not has_any or not (settings.config_source or settings.sidecar):
+        if not (settings.config_source or settings.sidecar):
+            return None
+        if not settings.config_history and journal.own_folder(journal.HISTORY, make=False) is None:
             return None
         from wrapper.config import history  # start-up: as above
 
