@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
 
 
-
 class Surroundings:
     """What all services of one wrapper share."""
 

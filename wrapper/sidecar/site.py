@@ -47,9 +47,8 @@ class Site:
         # Held by those who add prefixes and services; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
-        self.scrapers: Access | None = None
-        if settings.metrics_token_file is not None:
-            self.scrapers = Access(None, settings.metrics_token_file, around.board, "access:metrics", self.access)
+        scrapers = None if settings.metrics_token_file is None else Access(
+            None, settings.metrics_token_file, around.board, "access:metrics", self.access)
         self.origins = Origins(settings.allowed_hosts)
         self._is_private = settings.private
         self._starts: tuple[str, ...] = (settings.prefix,)
@@ -64,7 +63,7 @@ class Site:
         self._main_gate = services[0].gate
         self._routes: tuple[tuple[str, Gate], ...] = ()
         self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
-        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry, self.scrapers)
+        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry, scrapers)
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
         self.registry.collector(self.dashboard.families)
