@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.running import wait_until
 from wrapper import settings
 from wrapper.events import Feed
 from wrapper.problems import Board
@@ -39,11 +40,7 @@ def test_a_helper_that_cannot_run_is_a_problem_and_ends_nothing(tmp_path):
     helper = Helper("mail", [str(tmp_path / "none"), "{port}"], None, around, route="/mail")
     helper.launch()
     assert not helper.controller.over.wait(0)
-    for number in range(1000):
-        if board.list():
-            break
-        feed.after(number, 1.0)
-    assert board.list()[0]["source"] == "mail"
+    assert wait_until(board.list)[0]["source"] == "mail"
     assert ends == []
     helper.controller.shut_down(9)
     assert helper.controller.over.wait(20)

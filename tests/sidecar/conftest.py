@@ -5,11 +5,17 @@ import threading
 import pytest
 
 from tests.sidecar.parts import make_site
+from wrapper import Sidecar
 
 
 @pytest.fixture
 def site():
     return make_site()
+
+
+@pytest.fixture
+def sidecar():
+    return Sidecar("mine")
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 from wrapper import settings
 from wrapper.events import Feed
 from wrapper.http1 import read_request
-from wrapper.message import Request, normal_path
+from wrapper.message import Request, Response, normal_path
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
-from wrapper.service.service import MAIN, Service, Surroundings
-from wrapper.service.state import State
+from wrapper.service.service import Service, Surroundings
+from wrapper.service.state import MAIN, State
+from wrapper.sidecar.router import Route
 from wrapper.sidecar.site import Site
 
 
@@ -44,6 +45,15 @@ def make_service(around, name=MAIN, **differences):
 def make_site(*options):
     around = surroundings(*options)
     return Site(around, [make_service(around)])
+
+
+def with_routes(*options):
+    """A site with an own path of each shape: a parameter, odd characters, a tree."""
+    site = make_site(*options)
+    site.add(Route("GET", "/hook/{name}", lambda request: Response(request.params["name"])))
+    site.add(Route("GET", "/caf\xe9 (1)", lambda request: Response("x")))
+    site.add_tree(Route("GET", "/app", lambda request: Response(request.path)))
+    return site
 
 
 def make_request(method, target, body=b"", *, headers=(), trusted=False, peer="192.0.2.1"):

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-
 import pytest
-
-from wrapper import Sidecar
-
-
-@pytest.fixture
-def sidecar():
-    return Sidecar("mine")
 
 
 @pytest.mark.parametrize("wrong", [

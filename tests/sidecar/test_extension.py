@@ -14,11 +14,6 @@ from wrapper.sidecar.calls import MOST_CALLS
 from wrapper.testing import FakeService, running
 
 
-@pytest.fixture
-def sidecar():
-    return Sidecar("mine")
-
-
 # Routes
 
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-import pytest
-
-from wrapper import Problem, Sidecar
+from wrapper import Problem
 from wrapper.testing import FakeService, running
-
-
-@pytest.fixture
-def sidecar():
-    return Sidecar("mine")
 
 
 def test_a_task_has_a_thread_and_hears_of_the_end(sidecar):

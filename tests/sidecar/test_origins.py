@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sidecar.parts import make_request, make_site
+from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import Forbidden, Refusal
 from wrapper.message import Response
 from wrapper.sidecar.router import Route
-
-
-def with_routes(*options):
-    site = make_site(*options)
-    site.add(Route("GET", "/hook/{name}", lambda request: Response(request.params["name"])))
-    site.add(Route("GET", "/caf\xe9 (1)", lambda request: Response("x")))
-    site.add_tree(Route("GET", "/app", lambda request: Response(request.path)))
-    return site
 
 
 SITE = with_routes()

@@ -6,18 +6,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.sidecar.parts import make_request, make_site
+from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unauthorized
-from wrapper.message import Response, normal_path
-from wrapper.sidecar.router import Route
-
-
-def with_routes(*options):
-    site = make_site(*options)
-    site.add(Route("GET", "/hook/{name}", lambda request: Response(request.params["name"])))
-    site.add(Route("GET", "/caf\xe9 (1)", lambda request: Response("x")))
-    site.add_tree(Route("GET", "/app", lambda request: Response(request.path)))
-    return site
+from wrapper.message import normal_path
 
 
 SITE = with_routes()
