@@ -6,7 +6,7 @@ Nothing is read ahead of what the other side takes; an end of one side is carrie
 
 from __future__ import annotations
 
-from wrapper.loop.loop import NEVER
+from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import Gone
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
 
@@ -65,9 +65,10 @@ class Tunnel:
         """Pump until both sides have ended, or one has broken."""
         try:
             for way in (self._up, self._down):
-                if way.source.rest:
-                    rest, way.source.rest = way.source.rest, b""
-                    self._pass_on(way, memoryview(rest))
+                rest, way.source.rest = memoryview(way.source.rest), b""
+                for at in range(0, len(rest), READ_SIZE):
+                    self._pass_on(way, rest[at:at + READ_SIZE])
+                    yield NEXT_TURN
             ways = {way.source.link.readable: way for way in (self._up, self._down)}
             flowing = (NEVER, self._warned, *ways)  # nearly all the time: both ways open, and nothing in arrears
             while not (self._up.has_ended and self._down.has_ended):
