@@ -38,16 +38,16 @@ def main(words: Sequence[str]) -> int:
 def _read(words: Sequence[str]) -> Mapping[str, str]:
     """Raises: ValueError."""
     given, rest = {}, list(words)
+    valued, switches = ("--control", "--timeout"), ("--ready", "--json", "--help", "-h")
     while rest:
         flag, equals, text = rest.pop(0).partition("=")
-        if flag in ("--control", "--timeout") and (equals or rest):
+        if flag in valued and (equals or rest):
             given[flag] = text if equals else rest.pop(0)
-        elif flag in ("--ready", "--json", "--help", "-h") and not equals:
+        elif flag in switches and not equals:
             given["--help" if flag == "-h" else flag] = ""
         else:
-            known = flag in ("--control", "--timeout", "--ready", "--json", "--help", "-h")
-            raise ValueError(f"{flag}: {'a value is missing' if not equals else 'it takes no value'}" if known else
-                             f"{flag}: no such option")
+            wrong = "it takes no value" if equals else "a value is missing"
+            raise ValueError(f"{flag}: {wrong if flag in valued + switches else 'no such option'}")
     return given
 
 
