@@ -233,8 +233,8 @@ class Connection(socketserver.BaseRequestHandler):
             keep = yield from self._answer_own(head, body, path)
         if keep is None:
             keep = yield from self._relay(head, body, path)
-        if not keep:
-            yield from self._part(is_whole=body.is_done and not stream.rest and not self.may_ask_more)
+        if not keep and (stream.rest or self.may_ask_more or not body.is_done):
+            yield from self._part()
         return keep
 
     def _answer_own(self, head: RequestHead, body: RequestBody, path: str, may_keep: bool = True) -> Steps:
@@ -324,13 +324,11 @@ class Connection(socketserver.BaseRequestHandler):
 
     # The end
 
-    def _part(self, is_whole: bool = False) -> Steps:
-        """Close; where the client may still be sending, only after it could see our answer (RFC 9112 section 9.6).
+    def _part(self) -> Steps:
+        """Close once the client could see our answer, though it may still be sending (RFC 9112 section 9.6).
 
         What is closed with bytes unread is reset, and with it goes what the client has not taken yet of an answer.
         """
-        if is_whole:
-            return
         stream, end = self.stream, self.loop.now + LINGER_TIMEOUT
         stream.finish_writing()
         stream.rest = b""
