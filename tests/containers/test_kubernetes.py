@@ -74,7 +74,7 @@ class Replica(Container):
     def end(self):
         """As the kubelet ends a pod: TERM, and SIGKILL behind the grace period. The exit status."""
         self.podman("stop", "--time", "30", self.name)
-        return json.loads(self.podman("inspect", self.name).stdout)[0]["State"]["ExitCode"]
+        return self.exit_status()
 
     def volume(self, name):
         return pathlib.Path(self.podman("volume", "inspect", "--format", "{{.Mountpoint}}", name).stdout.strip())
