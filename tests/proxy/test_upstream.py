@@ -79,6 +79,16 @@ def test_a_connection_is_made_and_speaks_at_once(loop, upstream, service):
     assert service.taken[0].recv(1) == b""
 
 
+def test_one_that_is_closed_twice_leaves_the_next_with_its_name_alone(loop, upstream):
+    """The service ends a client's own connection, the kernel gives its port out again, and then the client leaves."""
+    connection = connected(loop, upstream)
+    name, end = next(iter(upstream.ends.items()))
+    told(loop, connection.close)
+    upstream.ends[name] = end
+    told(loop, connection.close)
+    assert upstream.ends == {name: end}
+
+
 def test_what_does_not_listen_is_not_reached(loop, tmp_path):
     for place in (address.tcp("127.0.0.1", free_port()), address.unix(str(tmp_path / "missing"))):
         with pytest.raises(Unreached, match="cannot connect to the service"):

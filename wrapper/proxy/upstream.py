@@ -91,6 +91,7 @@ class UpstreamConnection(http.client.HTTPConnection):
 
     def close(self) -> None:
         self._upstream.ends.pop(self.name, None)
+        self.name = None  # the kernel gives it out again
         self.stream.close()
 
 
