@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-from wrapper import Problem
+from wrapper import Problem, threads
+from wrapper.sidecar.isolation import Guard
 from wrapper.testing import FakeService, running
 
 
@@ -57,6 +58,32 @@ def test_a_task_that_goes_on_for_long_after_a_crash_is_well(sidecar, monkeypatch
         wrapper.wait_until(lambda: told("resolved"))
         assert len(told("resolved")) == len(told("problem")) == 1 and "task work failed" in told("problem")[0]
         wrapper.wait_until(lambda: len(runs) == 2)
+
+
+def test_a_task_that_fails_before_its_declaration_is_through_is_a_problem(sidecar, monkeypatch):
+    """What starts the task has gone well, and says nothing of the task."""
+    start, failed, has_failed = threads.start, Guard.failed, threading.Event()
+
+    def start_and_see_it_fail(name, work, *arguments):
+        thread = start(name, work, *arguments)
+        assert "task" not in name or has_failed.wait(10)
+        return thread
+
+    def fail(guard, *arguments):
+        failed(guard, *arguments)
+        has_failed.set()
+
+    monkeypatch.setattr("wrapper.sidecar.host.FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(threads, "start", start_and_see_it_fail)
+    monkeypatch.setattr(Guard, "failed", fail)
+
+    @sidecar.task
+    def work():
+        raise ValueError
+
+    with running(sidecar) as wrapper:
+        assert "task work failed" in wrapper.wait_problem()["message"]
+        assert wrapper.events("resolved") == []
 
 
 def test_a_task_without_a_thread_is_a_problem_and_keeps_nothing_from_its_end(sidecar, refuse_threads):

@@ -65,7 +65,11 @@ class Sidecar:
                 raise ValueError("this sidecar runs already; was it given twice?")
             self._host, declared = host, list(self._declared)
         for what, action in declared:
-            host.guard.attempt(what, lambda action=action: action(host))  # type: ignore[misc]
+            try:
+                action(host)
+            except BaseException as error:  # noqa: BLE001  the others are carried out all the same
+                # Not `attempt`: that a task was begun takes no failure of the task itself back.
+                host.guard.failed(what, error)
         host.hooks.begin()
 
     def retire(self) -> None:
