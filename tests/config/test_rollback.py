@@ -111,3 +111,8 @@ def test_a_file_that_cannot_be_read_is_no_end_of_the_watch(bench):
     bench.files[0].unlink()
     bench.files[0].mkdir()
     rollback.look(bench.service)
+    assert "cannot look at the managed files: Is a directory" in problems(bench)[0]["message"]
+    bench.files[0].rmdir()
+    bench.files[0].write_text("by hand")
+    rollback.look(bench.service)
+    assert ["something else has changed" in problem["message"] for problem in problems(bench)] == [True]

@@ -41,7 +41,6 @@ DIFF_BYTES = 128 * 1024  # of two files that are compared line by line
 DIFF_LINES = 1000  # of one file
 
 REPAIR_INTERVAL = 60.0  # seconds between two repairs: another program that insists would have us restart for ever
-UNSEEN = object()  # the state of a file that is to be read at the next look
 
 # Guards the making of histories: two would lock each other out of the folder.
 _making = threading.Lock()
@@ -120,7 +119,7 @@ class History:
         self._memory: dict[int, bytes] = {}
         self._folder: str | None = None
         self._file = -1  # the lock of the folder, until the process ends
-        self._seen: dict[str, object] | None = None  # the state of each managed file that was as it should be
+        self._seen: dict[str, object] | None = None  # the state of each managed file, where all were as they should be
         self._next_repair = Deadline(0.0)
         self._open(make=False)
 
@@ -234,14 +233,12 @@ class History:
         if self._seen is not None and all(_state(path) == state for path, state in self._seen.items()):
             return {}
         newest = self.newest()
-        self._seen, found = {}, {}
+        seen, found = {}, {}
         for path, should in newest.files.items() if newest else ():
-            state, now = _state(path), standing(path)
-            if (now and now.content) == (should and should.content):
-                self._seen[path] = state
-            else:
-                self._seen[path] = UNSEEN
+            seen[path], now = _state(path), standing(path)
+            if (now and now.content) != (should and should.content):
                 found[path] = should
+        self._seen = None if found else seen  # where all was as it should be; else all is read at the next look
         return found
 
     def may_repair(self) -> bool:

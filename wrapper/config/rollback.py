@@ -56,16 +56,16 @@ def look(service: Service) -> None:
     """See whether something else has changed a managed file: a problem, or put it back, as --config-drift says."""
     if not service.changing.acquire(blocking=False):
         return  # the change that is under way is the next thing to look at
+    key = f"drift:{service.name}"
     try:
         past = history.of(service)
         drifted = past.drifted()
         needs_repair = bool(drifted) and service.around.settings.config_drift == "repair" and past.may_repair()
     except OSError as error:
-        log.warning(f"cannot look at the managed files: {error.strerror}: {error.filename}", service=service.name)
+        service.around.board.report(key, f"cannot look at the managed files: {error.strerror}: {error.filename}")
         return
     finally:
         service.changing.release()
-    key = f"drift:{service.name}"
     if needs_repair:
         _repair(service, drifted)
     elif drifted:
