@@ -314,6 +314,7 @@ def test_a_version_that_cannot_be_read_is_none(bench, content):
         bench.past.version(1)
     assert bench.apply(("newer",), {"A": "2"}) == []
     assert bench.past.newest().environment == {"A": "2"}
+    assert [version["version"] for version in bench.past.outline()] == [2]
 
 
 def file_of(content):

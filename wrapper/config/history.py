@@ -26,7 +26,7 @@ from wrapper.log import timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from wrapper.config.transaction import Stood
@@ -159,10 +159,13 @@ class History:
         return sorted({*on_disk, *self._memory})
 
     def newest(self) -> Version | None:
+        return next(self._readable(), None)
+
+    def _readable(self) -> Iterator[Version]:
+        """Those that can be read, the newest first."""
         for number in reversed(self.numbers()):
             with contextlib.suppress(LookupError):
-                return self.version(number)
-        return None
+                yield self.version(number)
 
     def version(self, number: int) -> Version:
         """Raises: LookupError where there is none of that number, or no good one."""
@@ -188,8 +191,8 @@ class History:
         return {**files, **found.files}, found.environment, found.action
 
     def outline(self) -> list[dict[str, Any]]:
-        """An outline of each, the newest first."""
-        return [self.version(number).outline() for number in reversed(self.numbers())]
+        """An outline of each that can be read, the newest first."""
+        return [version.outline() for version in self._readable()]
 
     def diff(self, number: int) -> dict[str, Any]:
         """From a version to what stands there now; of the environment only names. Raises: LookupError, OSError."""
