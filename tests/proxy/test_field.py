@@ -61,6 +61,7 @@ def test_what_arrives_on_an_idle_connection_ends_it(road):
 
     made = road(script)
     assert made.connect().send(GET).message()[1] == b"ok"
+    assert written.wait(5), "what comes later than a request cannot be told from its answer"
     wait_until(lambda: not made.gate.upstream.idle)
     assert made.connect().send(GET).message()[1] == b"ok"
 
