@@ -84,8 +84,8 @@ class _Bundle:
     def _compile(self, sources: list[str]) -> None:
         """Without docstrings and asserts (-OO), by PEP 552's unchecked hashes: a start compares no time.
 
-        A process of its own makes the same bytes of the same sources each time: the order of a set follows the hash
-        seed before CPython 3.11, and marshal tells what strings a process had interned before.
+        In a process of its own, so that the same sources give the same bytes, as far as CPython can: the order of a
+        set follows the hash seed before 3.11, and marshal tells what strings a process had interned before.
         """
         subprocess.run([sys.executable, "-sS", "-m", "compileall", "-qb", "-o2", "--invalidation-mode=unchecked-hash",
                         self._place(self._library)], check=True, cwd="/", env={**os.environ, "PYTHONHASHSEED": "0"})
