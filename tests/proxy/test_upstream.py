@@ -295,6 +295,21 @@ def test_one_that_was_taken_is_the_exchanges_own(loop, upstream, service):
     told(loop, connection.close)
 
 
+def test_one_that_is_taken_before_it_has_given_way_does_so_when_it_comes_back(loop, upstream, service):
+    connection, theirs = kept(loop, upstream, service)
+
+    def take_after_the_look():
+        upstream.give_way("a request that waits")
+        return upstream.take_kept(loop, True)
+
+    assert told(loop, take_after_the_look) is connection
+    settle(loop)
+    assert connection.stream.link.fd >= 0
+    told(loop, upstream.put_back, connection)
+    assert upstream.idle == 0 and theirs.recv(1) == b""
+    assert told(loop, upstream.put_back, connected(loop, upstream)) is None and upstream.idle == 1, "one was asked for"
+
+
 def test_one_that_nothing_needs_for_long_is_let_go_and_the_younger_ones_stay(loop, upstream, service, clock):
     _, old = kept(loop, upstream, service)
     clock.pass_by(KEPT_FOR / 2)

@@ -112,7 +112,7 @@ class Upstream:
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each answer, and does not say so
         self._borne = math.inf  # seconds of idleness after which the service may be about to close one
-        self._hungry: set[object] = set()  # those who wait on a fresh connection, while none is idle to give way
+        self._hungry: set[object] = set()  # those who wait on a fresh connection
         # Of each connection that there is, by its own (host, port): that of the service's end.
         self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
         # The latest is used first, so that surplus ones grow old. By loop.
@@ -204,13 +204,12 @@ class Upstream:
     def give_way(self, hungry: object) -> None:
         """A request waits on a fresh connection: kept ones may hold all the workers that the service has.
 
-        What is idle ends, or else the next connection that comes back; none does where `hungry` is `fed` before.
+        What is idle ends, and the next connection that comes back: one that is idle now may be taken before it ends.
+        None comes to that where `hungry` is `fed` before.
         """
-        if self.idle:
-            self.close_idle()
-        else:
-            with self._lock:
-                self._hungry.add(hungry)
+        with self._lock:
+            self._hungry.add(hungry)
+        self.close_idle()
 
     def fed(self, hungry: object) -> None:
         """It waits no longer."""
