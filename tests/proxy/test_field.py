@@ -282,12 +282,13 @@ def closed_port():
         return probe.getsockname()
 
 
-def test_a_service_that_lives_and_does_not_listen_for_a_while_is_waited_for(road):
+def test_a_service_that_lives_and_does_not_listen_for_a_while_is_waited_for(road, monkeypatch):
     """An inner restart, as of uvicorn --reload: the process lives, its listener is closed for some seconds."""
-    made, place = road(None, is_open=False, service=None), closed_port()
+    made, place, refused = road(None, is_open=False, service=None), closed_port(), []
+    monkeypatch.setattr(made.gate, "doubt", lambda: refused.append(True))
     made.gate.open(tcp(*place), GatedRun())
     lines = [made.connect().send(request) for request in (GET, POST)]
-    wait_until(lambda: made.gate.in_flight == 2)
+    wait_until(lambda: len(refused) == 2)
     listening = Service(answering(OK), place)
     try:
         for line in lines:
