@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -270,6 +271,47 @@ def test_a_crash_that_healed_stays_told_and_is_counted_apart(page, wrapper):
     assert page.evaluate("marks().map(one => one.kind)") == ["crash"], "the start after it is no mark over it"
     page.evaluate("model.status.last_crash.at = new Date(Date.now() - 3700e3).toISOString(); showAges()")
     assert page.locator("#healed").is_hidden(), "after an hour it is no news"
+
+
+# What each frame paints of the ages, as seconds; null where one is empty.
+WATCH_AGES = """() => {
+    window.painted = [];
+    const look = () => {
+        const ages = [...document.querySelectorAll("#age, [data-since]")].filter(one => one.checkVisibility());
+        painted.push(ages.map(one => Number((/(\\d+) s/.exec(one.textContent) || [0, null])[1])));
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+@wrapped("--token", TOKEN, "--restart", "on-failure", "--backoff", "60s..60s",
+         "--helper", f"mail=/mail={' '.join(service('plain'))}")
+def test_ages_grow_and_never_blink(page, wrapper):
+    """While all that they stand in is asked for again and again, and the wrapper is reached fast and slowly in turn."""
+    shows(page, "#helpers .running", "running")
+    page.evaluate(f"keepToken('{TOKEN}')")
+    os.kill(wrapper.status()["pid"], signal.SIGKILL)
+    shows(page, "#problem-list [data-since]", "for")
+    shows(page, "#healed", "Crashed")
+    page.evaluate(WATCH_AGES)
+    for turn in range(40):
+        page.evaluate("Promise.all([refresh(), look()])")
+        page.wait_for_timeout(50)
+        page.unroute_all()
+        if turn % 2:
+            page.route("**/api/traffic?*", slowly)
+    page.unroute_all(behavior="wait")
+    painted = page.evaluate("painted")
+    assert {len(ages) for ages in painted} == {4}, "of the state, the crash, the problem and the helper"
+    assert [ages for ages in painted if None in ages] == []
+    assert all(younger <= older for before, after in zip(painted, painted[1:]) for younger, older in zip(before, after))
+    assert all(last > first for first, last in zip(painted[0], painted[-1]))
+
+
+def slowly(route):
+    time.sleep(.3)
+    route.continue_()
 
 
 @wrapped("--token", TOKEN, "--capture-output", "--restart", "on-failure", "--backoff", "60s..60s",
