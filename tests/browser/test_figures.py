@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 import threading
 import time
 
@@ -101,6 +103,47 @@ def test_every_figure_is_true_and_known_after_a_reload(page, wrapper):
         assert is_near(figures(page, "Memory")["service"], resident(wrapper.status()["pid"]), 2)
         assert is_near(figures(page, "Memory")["wrapper"], resident(wrapper.process.pid), 2)
         page.reload()
+
+
+BURNS = """
+import time
+while True:
+    end = time.process_time() + .02
+    while time.process_time() < end:
+        pass
+    time.sleep(.06)
+"""
+
+
+@wrapped(command=["sh", "-c", '"$0" -c "$1" & shift; exec "$@"', sys.executable, BURNS, *service("plain")])
+def test_the_processor_shown_is_what_the_kernel_says_of_the_service_and_its_children(page, wrapper):
+    service_cores = "model.samples.filter(one => one.service_cores != null).map(one => [one.time, one.service_cores])"
+    truth = [(time.time(), spent(wrapper.status()["pid"]))]
+    while len(shown := page.evaluate(service_cores)) < 3:
+        assert time.time() < truth[0][0] + 40, shown
+        time.sleep(.1)
+        truth.append((time.time(), spent(wrapper.status()["pid"])))
+    for (began, _), (ended, cores) in zip(shown, shown[1:]):
+        (first, before), (last, after) = near(truth, began), near(truth, ended)
+        assert after - before > .2 and cores == pytest.approx((after - before) / (last - first), rel=.15)
+    said = figures(page, "Processor")["service"]
+    assert float(said.rstrip(" %")) / 100 == pytest.approx(shown[-1][1], abs=.006)
+    assert f"Service uses{said}" in page.locator("#facts").text_content()
+
+
+def near(truth, moment):
+    return min(truth, key=lambda one: abs(one[0] - moment))
+
+
+def spent(pid):
+    """Processor seconds of a process and its children (proc(5): fields 14 and 15 of stat, in ticks)."""
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        pids = [pid, *file.read().split()]
+    total = 0
+    for one in pids:
+        with open(f"/proc/{one}/stat") as file:
+            total += sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid):
