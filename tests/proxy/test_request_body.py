@@ -162,12 +162,13 @@ def test_no_more_than_about_so_much_is_awaited(client):
 
 
 def upload_all(made, data):
-    """Send from the client's side, on the loop."""
+    """Send from the client's side, on the loop, and leave the others their turn."""
     made.theirs.setblocking(False)
     at = 0
     while at < len(data):
         try:
-            at += made.theirs.send(data[at:])
+            at += made.theirs.send(data[at:at + TURN_SIZE])
+            yield NEXT_TURN
         except BlockingIOError:
             yield (made.loop.now + 0.001,)
 
