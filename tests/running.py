@@ -17,10 +17,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
-PORTS = itertools.cycle(range(10000 + os.getpid() % 80 * 100, 10100 + os.getpid() % 80 * 100))
 # What is tested: `TESTED_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
 PROGRAM = shlex.split(os.environ.get("TESTED_PROGRAM") or f"{sys.executable} -m tests.guarded")
 PATIENCE = 20.0  # seconds after which a test says that what it waits for will not come
@@ -43,8 +43,21 @@ def drain(gate, lane, deadline, going) -> bool:
     return in_time
 
 
+def _claimed_ports() -> tuple[socket.socket, Iterator[int]]:
+    """A hundred ports, and what keeps them from all other processes of tests: a name that ends with us (unix(7))."""
+    claim = socket.socket(socket.AF_UNIX)
+    for start in (10000 + (os.getpid() + step) % 80 * 100 for step in range(80)):
+        with contextlib.suppress(OSError):
+            claim.bind(f"\0image-sidecar-wrapper-tests-{start}")
+            return claim, itertools.cycle(range(start, start + 100))
+    raise AssertionError("80 other processes of tests have claimed all ports")
+
+
+CLAIM, PORTS = _claimed_ports()
+
+
 def free_port() -> int:
-    """One that no other suite on this machine is about to choose, and no connection is given (ip_local_port_range)."""
+    """One that no other suite on this machine chooses, and no connection is given (ip_local_port_range)."""
     for port in itertools.islice(PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

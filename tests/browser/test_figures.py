@@ -111,7 +111,7 @@ while True:
     end = time.process_time() + .02
     while time.process_time() < end:
         pass
-    time.sleep(.06)
+    time.sleep(.06)  # a quarter of one processor is used
 """
 
 
@@ -121,7 +121,7 @@ def test_the_processor_shown_is_what_the_kernel_says_of_the_service_and_its_chil
     truth = [(time.time(), spent(wrapper.status()["pid"]))]
     while len(shown := page.evaluate(service_cores)) < 3:
         assert time.time() < truth[0][0] + 40, shown
-        time.sleep(.1)
+        time.sleep(.1)  # the truth is looked at ten times a second
         truth.append((time.time(), spent(wrapper.status()["pid"])))
     for (began, _), (ended, cores) in zip(shown, shown[1:]):
         (first, before), (last, after) = near(truth, began), near(truth, ended)

@@ -310,7 +310,7 @@ def test_ages_grow_and_never_blink(page, wrapper):
 
 
 def slowly(route):
-    time.sleep(.3)
+    time.sleep(.3)  # of the network
     route.continue_()
 
 
