@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 
+ENDING = []  # the signals to end that have come
+
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -31,14 +33,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False  # the process ends when all are answered
 
+    def service_actions(self):
+        if ENDING:
+            self.server_close()  # waits for the threads
+            os._exit(0)
+
 
 def stop(number, frame):
     sys.stderr.write(f"signal {number} for {os.getpid()}\n")
-    threading.Thread(target=server.shutdown).start()
+    ENDING.append(number)
 
 
-server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
 for number in (signal.SIGTERM, signal.SIGQUIT):
     signal.signal(number, stop)
+server = Server(("127.0.0.1", int(sys.argv[1])), Handler)  # last: from here on it counts as ready, and may be stopped
 server.serve_forever(0.05)
-server.server_close()

@@ -14,7 +14,10 @@ PORT, MOOD, HOST = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3] if l
 
 
 def mood():
-    return MOOD.read_text() if MOOD.exists() else ""
+    try:
+        return MOOD.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def answer(connection):
