@@ -36,13 +36,13 @@ def shell(spawner, script, **streams):
 
 def test_status_is_the_services_own(spawner):
     process = shell(spawner, "exit 7")
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert (process.exit_status, process.exit_signal) == (7, None)
 
 
 def test_status_is_128_plus_n_when_a_signal_ended_it(spawner):
     process = shell(spawner, "kill -9 $$")
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert (process.exit_status, process.exit_signal) == (137, 9)
 
 
@@ -59,7 +59,7 @@ def test_status_is_never_stolen_by_the_reaper(spawner):
     try:
         for _ in range(100):
             process = spawn(spawner, "/bin/false")
-            assert process.over.wait(5)
+            assert process.over.wait(20)
             assert process.exit_status == 1
     finally:
         stop.set()
@@ -78,7 +78,7 @@ def test_status_taken_behind_the_first_look_is_not_lost(spawner, monkeypatch, sc
 
     monkeypatch.setattr(os, "waitid", stolen)
     process = shell(spawner, script)
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert process.returncode == returncode
 
 
@@ -91,7 +91,7 @@ def test_status_taken_before_the_first_look_is_unknown_and_no_success(spawner, m
 
     monkeypatch.setattr(os, "waitid", late)
     process = shell(spawner, "exit 0")
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert process.returncode == 255
 
 
@@ -108,7 +108,7 @@ def test_what_is_left_of_the_group_ends_with_it(spawner):
     """As in a container whose PID 1 ends."""
     process = shell(spawner, "trap '' TERM HUP; (trap '' TERM HUP; sleep 60) & echo $!; exit 0", stdout=subprocess.PIPE)
     left = int(process._popen.stdout.readline())
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     wait_until(lambda: not is_alive(left))
     process._popen.stdout.close()
 
@@ -125,7 +125,7 @@ def test_a_pipe_held_by_a_grandchild_does_not_hide_the_end(spawner, tmp_path):
     reading, writing = os.pipe()
     process = shell(spawner, f"setsid sleep 60 & echo $! >{tmp_path}/pid; exit 4", stdout=writing)
     os.close(writing)
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert process.exit_status == 4
     os.close(reading)
     with contextlib.suppress(ProcessLookupError):  # the group's end may have come before setsid
@@ -144,13 +144,13 @@ def test_stop_continues_a_suspended_process(spawner):
     process = shell(spawner, "exec sleep 60")
     process.signal(signal.SIGSTOP)
     wait_until(lambda: procfs.stat(process.pid).state == "T")
-    assert process.stop(signal.SIGTERM, 5) is True
+    assert process.stop(signal.SIGTERM, 20) is True
     assert process.exit_status == 143
 
 
 def test_signals_to_an_ended_process_go_nowhere(spawner):
     process = shell(spawner, "exit 0")
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     process.signal(signal.SIGKILL)
 
 
@@ -185,7 +185,7 @@ def test_inheritable_descriptors_go_on_and_ours_do_not(spawner):
                                                    f"try: os.fstat({reading})\nexcept OSError: raise SystemExit(9)")
     os.close(writing)
     assert os.read(reading, 10) == b"here"
-    assert process.over.wait(5)
+    assert process.over.wait(20)
     assert process.exit_status == 9
     os.close(reading)
 
@@ -196,7 +196,7 @@ def test_masked_and_ignored_signals_come_out_as_they_went_in():
         spawner = Spawner(mask=frozenset({signal.SIGUSR1}), ignored=frozenset({signal.SIGCHLD}))
         process = spawn(spawner, "grep", "-E", "SigBlk|SigIgn", "/proc/self/status", stdout=subprocess.PIPE)
         lines = dict(line.decode().split() for line in process._popen.stdout)
-        assert process.over.wait(5)
+        assert process.over.wait(20)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process._popen.stdout.close()
