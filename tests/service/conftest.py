@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,14 @@ def answering():
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """The command of a service that does not listen for as long as the file `shut` exists."""
+    shut = tmp_path / "shut"
+    wait = f"while [ -e {shut} ]; do sleep 0.02; done"  # the pace of the poll
+    return SimpleNamespace(shut=shut, command=["sh", "-c", f"{wait}; exec {' '.join(service('plain'))}"])
 
 
 @pytest.fixture

@@ -38,7 +38,16 @@ class Life:
         return [event["state"] for event in self.feed.after(0) if event["kind"] == "state"]
 
     def wait_state(self, state):
-        wait_until(lambda: self.service.life.state is State(state), what=f"{state}: {self.states()}")
+        """Wait until it is in that state, and those who listen to the feed have heard of it."""
+        wait_until(lambda: self.service.life.state is State(state) and self.states()[-1:] == [state],
+                   what=f"{state}: {self.states()}")
+
+    def wait_over(self):
+        """Its exit status and whether that was planned, once the controller has told them."""
+        wait_until(lambda: self.overs, what=f"the end: {self.states()}")
+        assert self.controller.over.is_set()
+        (over,) = self.overs
+        return over
 
     def ask(self, kind, **options):
         job = self.controller.ask(kind, "test", **options)

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.running import service, wait_until
-from wrapper.service import probe
+from wrapper.service import probe, run
 from wrapper.service.state import State
 
 
@@ -51,13 +51,15 @@ def test_restart_brings_a_new_run(live):
 
 def test_the_wait_for_readiness_ends_with_the_process(live):
     life = live("--ready-timeout", "60s", command=[sys.executable, "-c", "raise SystemExit(3)", "{port}"])
-    assert life.controller.over.wait(10)
+    assert life.wait_over() == (3, False)
 
 
-def test_a_service_that_is_late_fails_by_name_and_may_still_come(live):
-    life = live("--ready-timeout", "300ms", command=service("slow", "1.5"))
+def test_a_service_that_is_late_fails_by_name_and_may_still_come(live, gated):
+    gated.shut.touch()
+    life = live("--ready-timeout", "300ms", command=gated.command)
     life.wait_state("failed")
     assert "not ready within 0.3 s" in life.board.list()[0]["message"]
+    gated.shut.unlink()
     life.wait_state("running")
     assert life.board.list() == []
 
@@ -98,16 +100,14 @@ def test_shut_down_passes_its_own_signal_on(live):
     life = live()
     life.wait_state("running")
     life.controller.shut_down(signal.SIGINT)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True)]
+    assert life.wait_over() == (0, True)
 
 
 def test_shut_down_while_starting_does_not_wait_for_readiness(live):
     life = live(command=[sys.executable, "-c", "import time; time.sleep(60)", "{port}"])
     life.wait_state("starting")
     life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
+    assert life.wait_over() == (143, True)
 
 
 SILENT = """
@@ -124,8 +124,7 @@ def test_shut_down_while_a_silent_service_is_probed_does_not_wait_for_the_probe(
     life = live("--ready-path", "/ready", command=[sys.executable, "-c", SILENT, "{port}"])
     wait_until(lambda: is_listening(life.controller.address))
     life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
+    assert life.wait_over() == (143, True)
 
 
 def is_listening(address):
@@ -140,26 +139,27 @@ def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
     job = life.controller.ask("reload", "test")
     wait_until(lambda: life.controller._jobs._jobs[0].is_running)
     life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(143, True)]
+    assert life.wait_over() == (143, True)
     assert job.is_done
 
 
-def test_shut_down_of_a_deaf_service_kills_it(live):
+def test_shut_down_of_a_deaf_service_kills_it(live, monkeypatch):
+    monkeypatch.setattr(run, "LAST_STOP_TIMEOUT", 600.0)  # what it would have without --stop-timeout
     life = live("--stop-timeout", "300ms", command=service("deaf"))
     life.wait_state("running")
     life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(5)
-    assert life.overs == [(137, True)]
+    assert life.wait_over() == (137, True)
 
 
 def test_shut_down_during_a_restart_does_not_start_again(live):
-    life = live("--stop-timeout", "1s", command=service("deaf"))
+    life = live("--stop-timeout", "600s", command=service("deaf"))
     life.wait_state("running")
+    pid = life.pid()
     life.controller.ask("restart", "test")
     life.wait_state("stopping")
     life.controller.shut_down(signal.SIGTERM)
-    assert life.controller.over.wait(10)
+    os.kill(pid, signal.SIGKILL)
+    assert life.wait_over() == (137, True)
     assert life.service.status()["generation"] == 1
 
 
@@ -186,7 +186,7 @@ def test_overlap_is_told_while_it_happens(live, tmp_path):
     job = life.controller.ask("restart", "new certificates")
     beside = wait_until(lambda: life.service.status()["next_run"])
     assert life.service.life.pids == [life.pid(), beside["pid"]]
-    (told,) = [event for event in life.feed.after(0) if event["kind"] == "next"]
+    (told,) = wait_until(lambda: [event for event in life.feed.after(0) if event["kind"] == "next"])
     assert (told["step"], told["pid"], told["reason"]) == ("starting", beside["pid"], "new certificates")
     begin.write_text("go\n")
     assert job.wait(20)
@@ -213,31 +213,35 @@ def test_overlap_that_fails_leaves_the_old_run(live, tmp_path):
 
 
 @pytest.mark.parametrize("befalls", ["an end", "a death"])
-def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, befalls):
-    broken, told = tmp_path / "broken", tmp_path / "told"
-    deaf = f"if [ -e {broken} ]; then trap 'touch {told}' TERM; while :; do sleep 1 & wait; done; fi; "
+def test_a_deaf_run_that_failed_to_take_over_holds_nothing_up(live, tmp_path, monkeypatch, befalls):
+    broken, is_deaf, told = tmp_path / "broken", tmp_path / "is deaf", tmp_path / "told"
+    deaf = (f"if [ -e {broken} ]; then trap 'touch {told}' TERM; touch '{is_deaf}'; "
+            "while :; do sleep 1 & wait; done; fi; ")
     life = live("--restart-mode", "overlap", "--stop-timeout", "60s",
                 command=["sh", "-c", f"{deaf} exec {' '.join(service('plain'))}"])
     life.wait_state("running")
     broken.touch()
-    life.controller.ask("restart", "test", ready_timeout=0.5)
+    monkeypatch.setattr(life.controller._lifecycle.health, "await_ready",
+                        lambda *_: wait_until(is_deaf.exists) and "not ready in time")
+    life.controller.ask("restart", "test")
     wait_until(told.exists)
     if befalls == "an end":
         life.controller.shut_down(signal.SIGTERM)
     else:
         os.kill(life.pid(), signal.SIGKILL)
-    assert life.controller.over.wait(10)
-    assert life.overs == [(0, True) if befalls == "an end" else (137, False)]
+    assert life.wait_over() == ((0, True) if befalls == "an end" else (137, False))
 
 
-def test_overlap_survives_the_death_of_the_old_run_meanwhile(live):
-    life = live("--restart-mode", "overlap", command=service("slow", "0.5"))
+def test_overlap_survives_the_death_of_the_old_run_meanwhile(live, gated):
+    life = live("--restart-mode", "overlap", command=gated.command)
     life.wait_state("running")
+    gated.shut.touch()
     job = life.controller.ask("restart", "test")
     wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
     os.kill(life.pid(), signal.SIGKILL)
     wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
-    assert job.wait(10)
+    gated.shut.unlink()
+    assert job.wait(20)
     assert life.service.gate.is_open
     assert life.service.life.state is State.RUNNING
     assert life.overs == []
@@ -263,8 +267,7 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
     assert life.ask("restart") is None  # the old run leaves by itself
     os.kill(new := life.pid(), signal.SIGKILL)
     if over:
-        assert life.controller.over.wait(5)
-        assert life.overs == [(137, False)]
+        assert life.wait_over() == (137, False)
     else:
         wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
         os.kill(before, 0)  # it drains, still
@@ -284,16 +287,16 @@ def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls
     wait_until(lambda: life.pid() != before)
     os.kill(new := life.pid(), signal.SIGKILL)
     wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-    run = life.controller._lifecycle.run.process
+    third = life.controller._lifecycle.run.process
     job = life.controller.ask("restart", "test")
     wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
     if befalls == "an end":
         life.controller.shut_down(signal.SIGTERM)
     else:
-        os.kill(run.pid, signal.SIGKILL)
-        wait_until(lambda: life.pid() not in (before, run.pid, None))
+        os.kill(third.pid, signal.SIGKILL)
+        wait_until(lambda: life.pid() not in (before, third.pid, None))
         assert "ended" in job.error
-    assert run.ended.wait(5)
+    assert third.ended.wait(20)
     os.kill(before, 0)  # it drains, still
     life.service.gate.hurry()
 
@@ -307,7 +310,7 @@ def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd
     life.wait_state("draining")
     life.controller.shut_down(signal.SIGINT)
     life.service.gate.leave(lane, stays)
-    assert life.controller.over.wait(5)
+    assert life.wait_over() == (0, True)
     assert "signal 2\n" in capfd.readouterr().err
 
 
@@ -355,6 +358,7 @@ def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkey
 
 def test_a_service_that_hangs_leaves_a_problem_with_its_last_output(moody):
     life = moody("--capture-output", "--live-path", "/live", "--live-interval", "10ms", "--backoff", "60s..60s")
+    wait_until(lambda: life.service.output.lines(1))  # it is read, not only written
     life.mood.write_text("503")
     life.wait_state("backoff")
     problem = next(each for each in life.board.list() if each["id"] == "service/liveness")

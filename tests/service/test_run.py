@@ -19,8 +19,7 @@ def test_a_planned_stop_has_more_time_than_the_containers_end(live, monkeypatch)
     life.controller.ask("restart", "test")
     life.wait_state("stopping")
     life.controller.shut_down(signal.SIGTERM)  # the end comes while the planned stop waits, and leaves less time
-    assert life.controller.over.wait(10)
-    assert life.overs == [(137, True)]
+    assert life.wait_over() == (137, True)
 
 
 class Deaf:
@@ -58,16 +57,17 @@ def test_what_hears_the_service_alone_has_its_time_to_drain_behind_the_signal(li
 
 def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, monkeypatch):
     """A process that the kernel holds, as behind a dead NFS server, ends of nothing."""
-    monkeypatch.setattr(process, "KILL_TIMEOUT", 0.1)
     life = live("--stop-timeout", "100ms", command=service("deaf"))
     life.wait_state("running")
-    pid, send = life.pid(), process.Process._send
+    pid = life.pid()
+    monkeypatch.setattr(process, "KILL_TIMEOUT", 0.1)
     monkeypatch.setattr(process.Process, "_send", lambda *_, **__: None)
     assert "does not end" in life.ask("restart")
+    life.controller.doubt()  # a probe comes every ten seconds by itself
     life.wait_state("running")  # it still answers, and so it serves
     assert life.pid() == pid
     assert "does not end" in str(life.feed.after(0))
-    monkeypatch.setattr(process.Process, "_send", send)
+    monkeypatch.undo()  # the time to be seen to end, too: this one is killed in earnest
     assert life.ask("restart") is None
 
 
