@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
+from tests.loop.driving import held
 from tests.running import drain, wait_until
 from wrapper.address import tcp
 from wrapper.deadline import Deadline
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
-from wrapper.gate import FIRST_BATCH, Gate
+from wrapper.gate import BATCH_INTERVAL, FIRST_BATCH, Gate
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 
@@ -103,29 +103,28 @@ def test_the_held_go_through_in_order_when_the_gate_opens():
 
 def test_the_held_are_paced():
     """All at once would knock the fresh service over: a few at first, then twice as many each time."""
-    subject = gate()
+    subject, clock = gate(), Clock()
     subject.hold("test")
-    times = []
-
-    class Timed(Traveller):
-        def proceed(self):
-            times.append(time.monotonic())
-            super().proceed()
-
-    waiting = [Timed(subject).go() for _ in range(FIRST_BATCH * 3 + 1)]
+    waiting = [Traveller(subject) for _ in range(FIRST_BATCH * 3 + 1)]
+    for each in waiting:
+        each.loop = clock
+        each.go()
     subject.open(PLACE)
-    assert all(each.over.wait(5) for each in waiting)
-    assert times[FIRST_BATCH] - times[FIRST_BATCH - 1] > 0.005
-    assert times[FIRST_BATCH * 3] - times[FIRST_BATCH * 3 - 1] > 0.005
+    counts = []
+    for _ in range(5):
+        clock.advance(0.6 * BATCH_INTERVAL)
+        counts.append(sum(each.over.is_set() for each in waiting))
+    assert counts == [FIRST_BATCH, FIRST_BATCH * 3, FIRST_BATCH * 3, FIRST_BATCH * 3 + 1, FIRST_BATCH * 3 + 1]
 
 
 def test_newcomers_queue_behind_the_held():
     subject = gate()
     subject.hold("test")
     waiting = [Traveller(subject).go() for _ in range(FIRST_BATCH * 4)]
-    subject.open(PLACE)
-    late = Traveller(subject).go()
-    assert late.lane is None
+    with held(Traveller.loop):
+        subject.open(PLACE)
+        late = Traveller(subject).go()
+        assert late.lane is None
     assert late.over.wait(5)
     assert all(each.over.is_set() for each in waiting)
 
@@ -196,12 +195,15 @@ def test_refuse_answers_those_who_wait():
 
 
 def test_drain_waits_for_those_inside():
+    class Leaving(Traveller):
+        def warn(self, going):
+            super().warn(going)
+            threading.Timer(0.05, subject.leave, (lane, self)).start()
+
     subject = gate()
     subject.open(PLACE)
-    one = Traveller(subject).go()
+    one = Leaving(subject).go()
     lane = subject.hold("restart")
-    leaver = threading.Timer(0.05, subject.leave, (lane, one))
-    leaver.start()
     assert drain(subject, lane, Deadline(60), "restart") is True
     assert one.warned == ["restart"]
     assert one.was_cut is False

@@ -116,7 +116,7 @@ def test_a_request_may_come_byte_by_byte(road):
 
 
 def test_an_idle_connection_is_closed_after_its_time(road):
-    line = road(idle_timeout=0.2).connect().send(GET)
+    line = road(idle_timeout=0.2).connect_with(GET)
     line.message()
     assert line.is_at_end()
 
@@ -127,8 +127,8 @@ def test_a_head_that_does_not_come_whole_in_time_is_a_408(road):
 
 
 def test_a_body_that_stalls_is_a_408(road):
-    line = road(lambda line: line.all(), idle_timeout=0.3).connect()
-    line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
+    made = road(lambda line: line.all(), idle_timeout=0.3)
+    line = made.connect_with(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab")
     assert line.all().startswith(b"HTTP/1.1 408 ")
 
 

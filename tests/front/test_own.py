@@ -285,9 +285,10 @@ def test_a_call_past_its_time_is_504_where_no_thread_can_be_had_to_tell(own, mon
         monkeypatch.setattr(made.server.workers, "_most", made.server.workers.count)
         monkeypatch.setattr(made.server.workers, "_idle", [])
         began.set()
+        request.limit_time(0.05, bool)
         assert go_on.wait(PATIENCE)
 
-    made = own(limited(0.05, bool, handler))
+    made = own(handler)
     line = made.connect().send(REQUEST)
     assert line.message()[0].startswith(b"HTTP/1.1 504 ") and began.is_set()
     go_on.set()
@@ -298,10 +299,14 @@ def test_a_call_within_its_time_is_no_late_one(own):
     assert made.connect().send(REQUEST).message()[1] == b"in time"
 
 
-def test_a_body_that_does_not_come_within_that_time_is_408(own):
+def test_a_body_that_does_not_come_within_that_time_is_408(own, clock):
     late = []
-    made = own(limited(0.05, lambda: late.append(1), lambda request: Response(request.body())))
-    line = made.connect().send(upload(5) + b"he")
+    made = own(limited(5.0, lambda: late.append(1), lambda request: Response(request.body())))
+    line = made.connect().send(upload(5, b"Expect: 100-continue\r\n"))
+    assert line.head().startswith(b"HTTP/1.1 100 ")  # the body is awaited from here on
+    line.send(b"he")
+    clock.now += 6
+    settle(made.server.loop)
     assert line.message()[0].startswith(b"HTTP/1.1 408 ") and late == []
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 import types
 
+from tests.loop.driving import held
 from wrapper import address
 from wrapper.gate import Gate
 from wrapper.message import Response
@@ -237,6 +238,11 @@ class Road:
         sock.settimeout(PATIENCE)
         sock.connect(self.place)
         return Line(sock)
+
+    def connect_with(self, data):
+        """A connection whose first bytes come along with it, however late this thread gets its turn to send them."""
+        with held(self.server.loop):
+            return self.connect().send(data)
 
     def ask(self, request):
         """All that comes back on a connection that carries `request`, until it ends."""

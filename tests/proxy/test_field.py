@@ -1,7 +1,6 @@
 """Faults that users of other proxies have reported: what a kept connection, a crash or an odd service must not do."""
 
 import http.server
-import socket
 import threading
 import types
 
@@ -276,15 +275,9 @@ def test_a_head_that_our_fields_made_too_large_for_the_service_is_told_of(road, 
 # What happens between a service and its listener
 
 
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()
-
-
 def test_a_service_that_lives_and_does_not_listen_for_a_while_is_waited_for(road, monkeypatch):
     """An inner restart, as of uvicorn --reload: the process lives, its listener is closed for some seconds."""
-    made, place, refused = road(None, is_open=False, service=None), closed_port(), []
+    made, place, refused = road(None, is_open=False, service=None), ("127.0.0.1", free_port()), []
     monkeypatch.setattr(made.gate, "doubt", lambda: refused.append(True))
     made.gate.open(tcp(*place), GatedRun())
     lines = [made.connect().send(request) for request in (GET, POST)]

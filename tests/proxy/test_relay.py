@@ -10,11 +10,12 @@ import threading
 
 import pytest
 
-from tests.proxy.road import GET, GET_CLOSE, OK, answering, echoing, field, fields, in_turn
+from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, answering, echoing, field, fields, in_turn
 from tests.running import drain, wait_until
 from wrapper import address
 from wrapper.front.server import loops
 from wrapper.deadline import Deadline
+from wrapper.loop import stream
 from wrapper.message import Response
 from wrapper.proxy import upstream
 from wrapper.proxy.upstream import Upstream
@@ -363,7 +364,9 @@ def test_nonsense_from_the_service_is_a_502(road, answer):
         line.head()
         line.send(answer)
 
-    got = road(script).ask(GET_CLOSE)
+    made = road(script)
+    made.service.closed = True  # its connection ends where an answer is too long
+    got = made.ask(GET_CLOSE)
     assert got.startswith(b"HTTP/1.1 502 "), got
 
 
@@ -450,7 +453,7 @@ def arrived(line):
 def test_an_answer_that_is_cut_behind_a_slow_reader_does_not_look_whole(road):
     made = road(sending_much)
     line = made.connect().send(GET_1_0)
-    wait_until(lambda: made.gate.in_flight)
+    wait_until(lambda: arrived(line))
     drain(made.gate, made.gate.hold("restart"), Deadline(0.1), "restart")
     assert made.site.wait_ended().status == 200
     assert line.is_reset()
@@ -464,7 +467,7 @@ def test_a_client_may_take_its_answer_as_slowly_as_it_likes(road):
         line.head()
         line.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
 
-    line = road(script, idle_timeout=0.1).connect().send(GET)
+    line = road(script, idle_timeout=0.1).connect_with(GET)
     line.head()
     threading.Event().wait(0.5)  # the pause itself: five times as long as a client may be silent
     assert len(line.exactly(size)) == size
@@ -600,8 +603,10 @@ def test_an_own_path_is_refused_where_no_thread_can_be_had(crowded):
     head = made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").head()
     assert head.startswith(b"HTTP/1.1 503 ") and field(head, b"Retry-After"), head
     wait_until(lambda: made.site.short == {"threads": True})
+    assert not made.server.workers._idle
     made.let_go()
     assert [line.head().startswith(b"HTTP/1.1 200 ") for line in made.busy] == [True, True]
+    wait_until(lambda: made.server.workers._idle)  # a thread hands its response over before it is free
     assert made.connect().send(b"GET /sidecar/slow HTTP/1.1\r\nHost: h\r\n\r\n").message()[1] == b"own"
 
 
@@ -617,7 +622,7 @@ def test_a_client_that_leaves_frees_the_service_at_once(road):
             left.set()
 
     road(script).connect().send(GET).close()
-    assert left.wait(5)
+    assert left.wait(PATIENCE)
 
 
 def test_a_client_that_leaves_a_silent_stream_frees_the_service(road):
@@ -632,10 +637,11 @@ def test_a_client_that_leaves_a_silent_stream_frees_the_service(road):
     line = road(script).connect().send(GET)
     line.until(b"data: x\n\n")
     line.close()
-    assert left.wait(1.5)
+    assert left.wait(PATIENCE)
 
 
-def test_a_client_that_only_half_closes_is_answered(road):
+def test_a_client_that_only_half_closes_is_answered(road, monkeypatch):
+    monkeypatch.setattr(stream, "LEAVE_TIMEOUT", PATIENCE)  # the moment it gets is test_stream.py's
     line = road(answering(OK)).connect().send(GET)
     line.sock.shutdown(socket.SHUT_WR)
     assert line.message()[1] == b"ok"
@@ -657,9 +663,9 @@ def test_a_broken_upload_never_looks_complete(road, framing):
 
     line = road(script).connect()
     line.send(b"POST / HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n3\r\nabc\r\n")
-    assert begun.wait(5)
+    assert begun.wait(PATIENCE)
     line.close()
-    assert ended.wait(5)
+    assert ended.wait(PATIENCE)
     assert not got[0].endswith(b"0\r\n\r\n") and len(got[0]) < 100
 
 
