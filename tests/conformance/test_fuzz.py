@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.proxy.road import PATIENCE, Road
+from wrapper.loop import stream
 
 TOKENS = st.sampled_from([b"A", b"x-b", b"Accept", b"X_Y", b"Cookie", b"Via", b"Range"])
 VALUES = st.binary(max_size=8).map(lambda value: bytes(byte for byte in value if byte > 32 and byte != 127))
@@ -85,7 +86,10 @@ class Reader:
 @pytest.fixture(scope="module")
 def made():
     made = Road(Reader())
-    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        # Else the service might note the request of a client that was given up within a later example.
+        patch.setattr(stream, "LEAVE_TIMEOUT", PATIENCE)
+        yield made
     made.close()
     assert not made.service.failures
 
