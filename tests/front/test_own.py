@@ -302,9 +302,8 @@ def test_a_call_within_its_time_is_no_late_one(own):
 def test_a_body_that_does_not_come_within_that_time_is_408(own, clock):
     late = []
     made = own(limited(5.0, lambda: late.append(1), lambda request: Response(request.body())))
-    line = made.connect().send(upload(5, b"Expect: 100-continue\r\n"))
-    assert line.head().startswith(b"HTTP/1.1 100 ")  # the body is awaited from here on
-    line.send(b"he")
+    line = made.connect().send(upload(5, b"Expect: 100-continue\r\n") + b"he")
+    assert line.head().startswith(b"HTTP/1.1 100 ")  # the rest of the body is awaited from here on
     clock.now += 6
     settle(made.server.loop)
     assert line.message()[0].startswith(b"HTTP/1.1 408 ") and late == []
