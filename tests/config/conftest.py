@@ -37,7 +37,10 @@ class Server:
             try:
                 head = b""
                 while b"\r\n\r\n" not in head:
-                    head += connection.recv(65536)
+                    piece = connection.recv(65536)
+                    if not piece:
+                        return  # the client left before it asked
+                    head += piece
                 self.heads.append(head.decode())
                 self.serve(connection, head.decode())
             except OSError:
