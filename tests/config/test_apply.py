@@ -19,6 +19,7 @@ from tests.running import SERVICES, free_port, wait_until
 from wrapper import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
+from wrapper.config import journal
 from wrapper.config.apply import Change, apply, apply_first
 from wrapper.config.journal import Replacement
 from wrapper.config.transaction import Fault, Transaction
@@ -37,9 +38,17 @@ NO_BAD = [sys.executable, "-c", "import sys; t = open(sys.argv[1]).read(); print
 
 
 @pytest.fixture(autouse=True)
+def _own_index(monkeypatch, tmp_path_factory):
+    """Keep the journals from the wrappers of other suites on this machine: each one that starts mends what is left."""
+    monkeypatch.setattr(journal, "PLACES", (str(tmp_path_factory.mktemp("index")),))
+
+
+@pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Less time in which a service is seen to fall, for services that fall at once."""
+    """Less time in which a service is seen to live on, and enough for last words, which end by themselves."""
     monkeypatch.setattr(actions, "SIGNAL_SETTLE", 0.3)
+    monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 20.0)
+    monkeypatch.setattr("wrapper.config.apply.LAST_WORDS_TIMEOUT", 20.0)
 
 
 class Upstream:
@@ -53,7 +62,7 @@ class Stage:
         self.file.write_text("old")
         command = [sys.executable, "-u", str(SERVICES / "configured.py"), "{port}", str(self.file)]
         # The little service answers one request after the other, at once.
-        chosen = settings.read(["--capture-output", "--ready-timeout", "5s", "--drain-timeout", "100ms",
+        chosen = settings.read(["--capture-output", "--ready-timeout", "20s", "--drain-timeout", "100ms",
                                 "--stop-timeout", "1s", "--ready-path", "/", *options, "--", *command], {})
         feed = Feed()
         self.over = threading.Event()
@@ -237,8 +246,10 @@ def test_what_the_check_rejects_never_reaches_the_service(stage):
     *((content, "restart") for content in ("broken", "fatal", "late-fatal")), ("broken", "reload"),
     ("fatal", "signal:HUP"), ("late-fatal", "signal:HUP"), ("broken", "POST /-/reload"), ("fatal", "POST /-/reload"),
 ])
-def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, action, content):
-    problem = only(stage.apply(content, action=action))
+def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, monkeypatch, action, content):
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "SIGNAL_SETTLE", 20.0)  # which the end of the service cuts short
+        problem = only(stage.apply(content, action=action))
     assert problem.message.startswith("the new configuration is undone: ")
     assert problem.details["rolled_back"]
     assert problem.details["output"]
@@ -276,16 +287,19 @@ def test_a_query_is_not_shown(stage):
 
 def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
     monkeypatch.setattr(actions, "CALL_TIMEOUT", 0.3)
-    stop = threading.Event()
+    stop, is_dry = threading.Event(), threading.Event()
 
     def drip(connection, head):
-        while not stop.wait(0.05):
+        for _ in range(600):
+            if stop.wait(0.05):
+                return
             connection.sendall(b"H")
+        is_dry.set()
 
-    server, begin = serve(drip), time.monotonic()
+    server = serve(drip)
     with pytest.raises(OSError):
         actions.call(address.tcp("127.0.0.1", server.port), "POST", "/")
-    assert time.monotonic() - begin < 2
+    assert not is_dry.is_set()
     stop.set()
 
 
@@ -298,7 +312,7 @@ def test_an_end_that_was_asked_for_is_not_the_configurations_fault(stage, monkey
     # The reload itself refuses a stop; what comes behind it is meant.
     wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._jobs.is_empty)
     stage.service.controller.ask(verb, "an operator").wait()
-    thread.join(10)
+    thread.join(20)
     assert results == [[]]
     assert stage.state is state
     assert stage.file.read_text() == "new"
@@ -331,8 +345,8 @@ def test_a_restart_that_is_asked_for_on_trial_fails_for_the_trial_to_mend(stage,
     thread = threading.Thread(target=lambda: found.append(stage.apply("broken", action="signal:HUP")))
     thread.start()
     wait_until(lambda: stage.file.read_text() == "broken" and "reads broken" in stage.service.output.lines(5))
-    assert not stage.service.controller.ask("restart", "an operator").wait(10)
-    thread.join(10)
+    assert not stage.service.controller.ask("restart", "an operator").wait(20)
+    thread.join(20)
     assert "undone" in only(found[0]).message
     assert not stage.over.is_set()
     assert stage.says()[2] == "old"
@@ -365,8 +379,18 @@ def test_the_last_words_are_awaited_where_reading_them_takes_long(stage, monkeyp
     assert problem.details["output"][-1] == "this configuration is broken"
 
 
-def test_a_probe_of_the_authors_has_the_last_word(stage):
-    problem = only(stage.apply("new", ready_timeout=2, probe=lambda service: "the rule is not there"))
+def test_a_probe_of_the_authors_has_the_last_word(stage, monkeypatch):
+    allowed, asked = Deadline(60), []
+
+    def refuse(service):
+        asked.append(service)
+        allowed._end = 0.0 if len(asked) == 3 else allowed._end  # over
+        return "the rule is not there"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Change, "_deadline", lambda change: allowed)
+        problem = only(stage.apply("new", probe=refuse))
+    assert len(asked) == 3
     assert "the probe failed: the rule is not there" in problem.message
     assert stage.says()[2] == "old"
     answers = iter([False, "not yet", True])
@@ -440,13 +464,13 @@ def test_where_even_the_old_files_do_not_start_the_policy_decides(stage):
 
     problems = stage.apply("new", action=harm)
     assert [problem.details["step"] for problem in problems] == ["action", "rollback"]
-    assert stage.over.wait(5)
+    assert stage.over.wait(20)
 
 
 def test_a_service_that_falls_after_the_trial_is_the_policys(stage):
     assert stage.apply("new") == []
     stage.service.controller.signal(9)
-    assert stage.over.wait(5)
+    assert stage.over.wait(20)
 
 
 @pytest.mark.parametrize(("files", "reason"), [
@@ -469,7 +493,7 @@ def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monk
 
 def test_the_files_of_a_service_that_is_gone_for_good_stay_as_they_were(stage):
     stage.service.controller.signal(9)
-    assert stage.over.wait(5)
+    assert stage.over.wait(20)
     assert only(stage.apply("new"))
     assert stage.file.read_text() == "old"
 
@@ -506,7 +530,7 @@ def test_a_check_holds_the_first_start_up_no_longer_than_allowed(tmp_path):
     problems, change = first(stage, "new", ["sleep", "20"], 0.1)
     assert only(problems).details["retry"]
     assert change is None
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 15, "the check takes 20 s"
 
 
 def test_a_first_start_with_new_files(tmp_path):
@@ -601,7 +625,7 @@ def test_a_fault_of_ours_undoes_the_change(stage, monkeypatch, step):
 # Checks
 
 
-def run_check(command, timeout=10.0):
+def run_check(command, timeout=60.0):
     checks.run(command, dict(os.environ), Spawner(), timeout)
 
 
@@ -614,7 +638,7 @@ def test_a_check_that_hangs_is_ended(monkeypatch):
     with pytest.raises(Fault) as caught:
         run_check(["sleep", "60"], 0.2)
     assert not caught.value.retry, "it would take as long again, and again"
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 50, "it would take 60 s"
 
 
 def test_a_check_that_cannot_run_is_named():
@@ -647,10 +671,8 @@ sys.exit(int(sys.argv[2]))
 def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(tmp_path, monkeypatch, status):
     """Nor listened to any longer: that would be a thread and a descriptor for each change."""
     monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 0.1)
-    begin = time.monotonic()
     with pytest.raises(Fault) if status else contextlib.nullcontext():
         run_check([sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(status)])
-    assert time.monotonic() - begin < 5
     wait_until(lambda: "check-output" not in [thread.name for thread in threading.enumerate()])
     os.kill(int((tmp_path / "pid").read_text()), 9)
 
