@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from wrapper.config import check as room
 from wrapper.config.check import commands, run
 from wrapper.config.transaction import Fault
 from wrapper.service.process import Spawner
@@ -26,6 +27,12 @@ def test_a_command_that_names_the_file_is_run_for_each_any_other_once(check, fou
 def test_what_is_no_command_is_refused(check):
     with pytest.raises(ValueError, match="no check"):
         list(commands(check, STAGED))
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Have as much time for the last words of a check as it takes: they end with it."""
+    monkeypatch.setattr(room, "LAST_WORDS_TIMEOUT", 20.0)
 
 
 def check(words, **options):

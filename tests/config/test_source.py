@@ -85,21 +85,20 @@ def test_the_timeout_counts_over_all_addresses_of_a_host(monkeypatch):
         one.setblocking(False)
         one.connect_ex(listener.getsockname())
     places = socket.getaddrinfo(*listener.getsockname(), type=socket.SOCK_STREAM)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places * 3)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places * 300)
     begin = time.monotonic()
-    assert "no whole answer within 0.2 s" in refused("http://three/", timeout=0.2)
-    assert time.monotonic() - begin < 0.5
+    assert "no whole answer within 0.2 s" in refused("http://many/", timeout=0.2)
+    assert time.monotonic() - begin < 30, "each by itself it would be a minute"
     for one in (*crowd, listener):
         one.close()
 
 
 def test_the_timeout_counts_while_a_name_is_resolved(monkeypatch):
     """Without an answer of any server that takes 5 s for each of them, twice, and for each search domain."""
-    held = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: held.wait(20) and [])
-    begin = time.monotonic()
+    held, came_back = threading.Event(), threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: (held.wait(60), came_back.set())[2:])
     assert "no whole answer within 0.1 s" in refused("http://no-answer/", timeout=0.1)
-    assert time.monotonic() - begin < 5
+    assert not came_back.is_set()
     held.set()
 
 
@@ -201,26 +200,28 @@ def test_garbage_is_named(serve, reply, reason):
 
 
 def test_a_server_that_hangs_takes_no_more_than_the_timeout(serve):
-    held = threading.Event()
-    begin = time.monotonic()
-    assert "no whole answer within 0.3 s" in refused(serve(lambda *_: held.wait(10)).url, timeout=0.3)
-    assert time.monotonic() - begin < 1.5
+    held, came_back = threading.Event(), threading.Event()
+    server = serve(lambda *_: (held.wait(60), came_back.set()))
+    assert "no whole answer within 0.3 s" in refused(server.url, timeout=0.3)
+    assert not came_back.is_set()
     held.set()
 
 
 @pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"])
 def test_a_server_that_drips_takes_no_more_than_the_timeout(serve, start):
     """The timeout counts for the whole look, not for each byte of it."""
-    stop = threading.Event()
+    stop, is_dry = threading.Event(), threading.Event()
 
     def drip(connection, head):
         connection.sendall(start)
-        while not stop.wait(0.05):
+        for _ in range(600):
+            if stop.wait(0.05):
+                return
             connection.sendall(b"x")
+        is_dry.set()
 
-    begin = time.monotonic()
     assert "no whole answer within 0.5 s" in refused(serve(drip).url, timeout=0.5)
-    assert time.monotonic() - begin < 1.5
+    assert not is_dry.is_set()
     stop.set()
 
 
@@ -280,7 +281,8 @@ def test_what_is_being_written_is_not_still_until_the_next_look_finds_the_same(t
     assert (found.content, found.is_still) == (b"half", True)
 
 
-def test_what_was_written_right_before_the_first_look_is_looked_at_twice(tmp_path):
+def test_what_was_written_right_before_the_first_look_is_looked_at_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "YOUNG_SECONDS", 3600.0)
     (tmp_path / "file").write_text("one")
     origin = source.of(str(tmp_path / "file"))
     assert [origin.look().is_still for _ in range(2)] == [False, True]
@@ -409,12 +411,12 @@ def test_what_a_callable_raises_is_for_the_log_only(capfd):
 
 
 def test_a_callable_that_hangs_costs_one_thread_and_no_more():
-    free = threading.Event()
+    free, before = threading.Event(), set(threading.enumerate())  # one of another test may be about to end
     origin = source.of(free.wait, timeout=0.05)
     for reason in ("did not come back", "has not come back", "has not come back"):
         with pytest.raises(CannotLook, match=reason):
             origin.look()
-    assert sum(thread.name.startswith("source-") for thread in threading.enumerate()) == 1
+    assert sum(thread.name.startswith("source-") for thread in set(threading.enumerate()) - before) == 1
     free.set()
 
 
