@@ -192,10 +192,10 @@ def _ask(connection, method, path, body, headers):
         connection.close()
 
 
-def run(*words: str, **options) -> subprocess.CompletedProcess:
+def run(*words: str, timeout: float = PATIENCE, **options) -> subprocess.CompletedProcess:
     """`python3 -m wrapper WORDS`, to its end."""
     return subprocess.run([*PROGRAM, *words], cwd=ROOT, capture_output=True, text=True,
-                          timeout=PATIENCE, **options)
+                          timeout=timeout, **options)
 
 
 def thread_names() -> list[str]:

@@ -10,13 +10,14 @@ import zipfile
 
 import pytest
 
-from tests.running import ROOT, Wrapper, run, service, wait_until
+from tests.image.conftest import bundled
+from tests.running import ROOT, Wrapper, service, wait_until
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     path = tmp_path_factory.mktemp("archive") / "wrapper.pyz"
-    assert run("bundle", str(path)).returncode == 0
+    assert bundled(str(path)).returncode == 0
     return path
 
 

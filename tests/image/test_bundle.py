@@ -12,14 +12,15 @@ import sys
 
 import pytest
 
-from tests.running import ROOT, Wrapper, run, wait_until
+from tests.image.conftest import bundled
+from tests.running import ROOT, Wrapper, wait_until
 from wrapper.image.bundle import command
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle") / "wrapper"
-    done = run("bundle", str(folder))
+    done = bundled(str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -69,7 +70,7 @@ def test_it_relays_shows_its_page_and_steers(bundle, tmp_path):
 
 def test_every_user_can_read_it(tmp_path):
     folder = tmp_path / "strict"
-    assert run("bundle", str(folder), umask=0o077).returncode == 0
+    assert bundled(str(folder), umask=0o077).returncode == 0
     for path in (folder, *folder.rglob("*")):
         wanted = 0o005 if path.is_dir() or path.name in ("python3", "ld.so", "entry.sh") else 0o004
         assert path.stat().st_mode & wanted == wanted, path
@@ -87,7 +88,7 @@ def test_what_a_function_imports_is_there(bundle):
 
 def test_a_module_more_is_there_when_it_is_named(bundle, tmp_path):
     folder = tmp_path / "more"
-    assert run("bundle", str(folder), "sqlite3", "lzma", "ssl").returncode == 0
+    assert bundled(str(folder), "sqlite3", "lzma", "ssl").returncode == 0
     words = ["-c", "import sqlite3, lzma, ssl, wrapper.front.secure; "
              "print(sqlite3.connect(':memory:').execute('select 1').fetchone())"]
     for place, status in ((folder, 0), (bundle, 1)):
@@ -115,7 +116,7 @@ def test_without_tls_it_says_how_to_get_it(bundle, tmp_path):
     (["FOLDER", "pytest"], "not of the standard library"), (["/"], "is not empty"),
     (["/proc/nope"], "/proc/nope")])
 def test_what_cannot_be_made_is_one_line_and_1(words, cause, tmp_path):
-    done = run("bundle", *(str(tmp_path / "new") if word == "FOLDER" else word for word in words))
+    done = bundled(*(str(tmp_path / "new") if word == "FOLDER" else word for word in words))
     assert done.returncode == 1
     assert re.fullmatch(rf"wrapper: .*{re.escape(cause)}.*\n", done.stderr)
 
