@@ -133,9 +133,8 @@ def test_a_first_configuration_the_service_cannot_start_with_is_undone(place):
 
 def test_a_source_that_is_late_does_not_hold_the_service_up(place, serve):
     port = free_port()
-    begin = time.monotonic()
     with place.wrapper("--config-wait", "300ms", source=f"http://127.0.0.1:{port}/") as wrapper:
-        assert time.monotonic() - begin < 5
+        wrapper.wait_line("the service starts without the configuration of its source")
         assert said(wrapper) == "old"
         wait_until(lambda: problems(wrapper))
         assert "Connection refused" in problems(wrapper)[0]["message"]
@@ -295,14 +294,19 @@ def test_whatever_the_source_does_the_service_never_notices(place, serve):
             assert record(wrapper)["stale_since"] == entry["details"]["stale_since"]
             assert said(wrapper) == "one"
             state["how"] = "fine"
-            wrapper.request("POST", "/sidecar/api/config", None, {"Authorization": "Bearer t"})
-            wait_until(lambda: not problems(wrapper), what=f"well again after {how}")
+            wait_until(lambda: is_well_again(wrapper), what=f"well again after {how}")
         server.close()
         wait_until(lambda: problems(wrapper))
         assert said(wrapper) == "one"
         assert wrapper.status()["generation"] == 1
         assert peak_memory(wrapper.process.pid) < 120 * 1024, "16 MiB of a document at most, and the wrapper itself"
     held.set()
+
+
+def is_well_again(wrapper):
+    """Have it look now, and again: one look may be too late on a busy machine, and the next by itself is rare."""
+    wrapper.request("POST", "/sidecar/api/config", None, {"Authorization": "Bearer t"})
+    return not problems(wrapper)
 
 
 def peak_memory(pid):

@@ -11,6 +11,7 @@ import pytest
 from tests.config.test_apply import Stage
 from wrapper.config import declare
 from wrapper.config.declare import Declared, part, render
+from wrapper.deadline import Deadline
 
 
 @pytest.mark.parametrize(("document", "path", "found"), [
@@ -188,6 +189,14 @@ def test_null_is_nothing_to_write(tmp_path):
     site.source.write_text('{"a": {"b": null}}')
     assert "a.b is null" in str(site.look())
     assert not site.place.exists()
+
+
+def test_the_first_start_waits_for_the_source_as_long_as_the_option_says(tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(declare, "Deadline", lambda seconds: waits.append(seconds) or Deadline(0))
+    site = Site(tmp_path, "place", "--config-wait", "300ms")
+    declare.before_start(site.stage.around.settings, site.stage.service)
+    assert waits == [0.3]
 
 
 def test_a_change_of_the_template_is_a_change(tmp_path):
