@@ -221,8 +221,10 @@ def test_stop_and_start(live):
 
 
 def test_no_wait_only_asks(live):
+    before = live.status()["generation"]
     done = ctl(live, "restart", "--no-wait")
     assert done.returncode == 0
+    wait_until(lambda: live.status()["generation"] > before)
     live.wait_state("running")
 
 
