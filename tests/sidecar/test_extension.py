@@ -5,11 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import types
 
 import pytest
 
 from wrapper import Response, Sidecar
 from wrapper.errors import NotFound
+from wrapper.front.own import OwnExchange
+from wrapper.loop import loop as loop_room
+from wrapper.loop import poller as poller_room
+from wrapper.proxy.request_body import RequestBody
 from wrapper.sidecar.calls import MOST_CALLS
 from wrapper.testing import FakeService, running
 
@@ -209,16 +214,40 @@ def test_a_route_that_is_taken_is_a_problem_and_the_others_stand(sidecar):
         assert "GET /sidecar/healthz failed" in wrapper.wait_problem()["message"]
 
 
-def test_a_client_that_sends_slowly_is_no_handler_that_hangs(sidecar):
+@pytest.fixture
+def still(monkeypatch):
+    """The time of all loops: it stands still until a test moves it."""
+    made = types.SimpleNamespace(now=time.monotonic())
+    for room in (loop_room, poller_room):
+        monkeypatch.setattr(room, "time", types.SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def noted(monkeypatch, owner, name):
+    """A semaphore that is released at each call of `owner.name`."""
+    called, call = threading.Semaphore(0), getattr(owner, name)
+
+    def note(*arguments):
+        called.release()
+        return call(*arguments)
+
+    monkeypatch.setattr(owner, name, note)
+    return called
+
+
+def test_a_client_that_sends_slowly_is_no_handler_that_hangs(sidecar, still, monkeypatch):
     """The handler's time begins when the body is there."""
+    awaited = noted(monkeypatch, RequestBody, "read_within")
+
     @sidecar.route("POST", "/x", timeout=0.1)
     def x(request):
         return request.body()
 
     with running(sidecar) as wrapper, socket.create_connection(("127.0.0.1", wrapper.port), 10) as client:
         client.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n")
+        assert awaited.acquire(timeout=10)
         for byte in (b"b", b"o", b"d", b"y"):
-            time.sleep(0.06)  # the slowness itself
+            still.now += 0.04
             client.sendall(byte)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -232,9 +261,11 @@ def slow_client(port, path):
     return client
 
 
-def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, monkeypatch):
+def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, still, monkeypatch):
     """RFC 9110 section 15.5.9: that is the client's fault, no problem of the handler's."""
     monkeypatch.setattr("wrapper.sidecar.calls.MOST_CALLS", 3)
+    monkeypatch.setattr("wrapper.front.own.BODY_TIMEOUT", 0.0)
+    awaited = noted(monkeypatch, OwnExchange, "_read_more")
 
     @sidecar.route("POST", "/x", timeout=0.05)
     def x(request):
@@ -242,6 +273,8 @@ def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, m
 
     with running(sidecar) as wrapper:
         clients = [slow_client(wrapper.port, "/x") for _ in range(3)]
+        assert all(awaited.acquire(timeout=10) for _ in clients)
+        still.now += 0.1
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
             client.close()
