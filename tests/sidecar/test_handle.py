@@ -11,7 +11,7 @@ from wrapper import address
 from wrapper.errors import Busy
 from wrapper.service.controller import Controller
 from wrapper.sidecar.handle import ActionFailed
-from wrapper.testing import FakeService, running
+from wrapper.testing import FakeProcess, FakeService, running
 
 
 def test_it_can_be_looked_at():
@@ -52,11 +52,19 @@ def test_a_restart_that_fails_says_why():
             wrapper.service.restart("test")
 
 
-def test_a_contradiction_is_said_at_once():
+def test_a_contradiction_is_said_at_once(monkeypatch):
+    go_on, begin_stop = threading.Event(), FakeProcess.begin_stop
+
+    def begin_stop_later(*arguments):
+        assert go_on.wait(10)
+        begin_stop(*arguments)
+
+    monkeypatch.setattr(FakeProcess, "begin_stop", begin_stop_later)
     with running() as wrapper:
         wrapper.service.stop(wait=False)
         with pytest.raises(Busy):
             wrapper.service.restart("test")
+        go_on.set()
 
 
 def test_a_signal_that_is_none_is_a_value_error_and_one_to_nobody_is_busy():
@@ -136,7 +144,7 @@ def test_what_is_not_http_is_a_value_error(monkeypatch):
     with running() as wrapper:
         monkeypatch.setattr(Controller, "address", address.tcp(*stub.listener.getsockname()))
         with pytest.raises(ValueError, match="HTTP"):
-            wrapper.service.request("GET", "/", timeout=2)
+            wrapper.service.request("GET", "/", timeout=10)
         stub.over.set()
         monkeypatch.undo()
 
