@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -13,7 +14,7 @@ import tracemalloc
 
 import pytest
 
-from tests.running import Wrapper, service, wait_until
+from tests.running import PATIENCE, Wrapper, service, wait_until
 from wrapper.http1 import read_request
 from wrapper.message import Ended
 from wrapper.sidecar import accesslog
@@ -153,10 +154,19 @@ def test_a_request_that_ends_with_the_wrapper_is_logged():
         assert '"GET /late HTTP/1.1"' in wrapper.stderr
 
 
+def fill(writing):
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+
+
 def test_a_reader_that_stalls_costs_lines_not_time(monkeypatch, capfd):
     """The road must not wait for the reader of stderr."""
     monkeypatch.setattr(accesslog, "WAITING_MAX", 10_000)
     reading, writing = os.pipe()
+    fill(writing)  # else the writer may just have emptied the queue
     log = AccessLog(as_json=False, descriptor=writing)
     for _ in range(2000):
         log.observe(ended("/" + "x" * 500))
@@ -187,6 +197,7 @@ def test_a_line_that_waits_keeps_nothing_of_its_request(monkeypatch):
     finally:
         tracemalloc.stop()
         log.finish()
+    assert log._is_over.wait(PATIENCE)  # `finish` waits for a moment only
     os.close(writing)
     with open(reading, "rb") as pipe:
         assert len(pipe.readlines()) == 300
