@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from tests.running import Wrapper, service, wait_until
+from tests.running import ROOT, Wrapper, service, wait_until
 from tests.sidecar.parts import make_request, make_site, serve
 from wrapper.errors import Unavailable
 from wrapper.service.state import State
@@ -229,6 +229,14 @@ def test_the_whole_road_with_a_good_and_a_bad_sidecar(tmp_path):
         assert wrapper.end(15) == 0  # its own status
 
 
+# Its service ends when the task has.
+WAITING = """
+import os, signal, socket, sys, time
+signal.signal(signal.SIGTERM, lambda *_: None)
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while not os.path.exists("cleaned-up"):
+    time.sleep(.01)  # the pace of its looks
+"""
 TASK = """
 import sys
 from wrapper import Sidecar
@@ -236,10 +244,12 @@ sidecar = Sidecar()
 
 @sidecar.task
 def work(service, stopping):
+    sys.stderr.write("begun\\n")
     stopping.wait()
     sys.stderr.write(f"told while the service is {service.state}\\n")
     service.wait_ready(0)
     sys.stderr.write("cleaned up\\n")
+    open("cleaned-up", "w").close()
 
 @sidecar.task
 def heeds_nothing():
@@ -249,7 +259,9 @@ def heeds_nothing():
 
 
 def test_a_task_has_as_long_to_end_as_the_service(tmp_path):
-    with Wrapper("--sidecar", write(tmp_path, "ends.py", TASK), command=service("plain")) as wrapper:
+    with Wrapper("--sidecar", write(tmp_path, "ends.py", TASK), command=[sys.executable, "-c", WAITING, "{port}"],
+                 cwd=tmp_path, environment={"PYTHONPATH": str(ROOT)}) as wrapper:
         wrapper.wait_line("sidecar loaded")
+        wrapper.wait_line("begun")
         wrapper.end(15)  # one that heeds nothing is not waited for
         assert "cleaned up" in wrapper.stderr
