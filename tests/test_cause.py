@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from tests.running import PATIENCE, ROOT
+from tests.running import PATIENCE, ROOT, wait_until
 from wrapper import cause
 from wrapper.events import Feed
 from wrapper.problems import Board
@@ -38,7 +38,7 @@ def test_the_stack_of_a_thread_says_where_it_is():
     thread = threading.Thread(target=go_on.wait, daemon=True)
     thread.start()
     try:
-        assert "in wait" in cause.place_of(thread)
+        wait_until(lambda: "in wait" in cause.place_of(thread))  # it has been started, and may not be there yet
     finally:
         go_on.set()
         thread.join()
