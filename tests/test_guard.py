@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.guard import LONGEST, guard
+from tests.guard import LONGEST, _allowed, guard
 from tests.loop.driving import begin, done, settle, told
 from tests.running import ROOT, Wrapper, service
 from wrapper.loop.loop import NEVER, NEXT_TURN, Notice
@@ -69,14 +69,26 @@ def step(call):
     yield NEXT_TURN
 
 
-def test_a_task_that_computes_for_long_is_an_offence(loop):
+@pytest.fixture
+def at_rest(monkeypatch):
+    """What a task may take is not stretched, as it is where the machine is found busy."""
+    monkeypatch.setattr("tests.guard._allowed", lambda: LONGEST)
+    monkeypatch.setattr("tests.guard._is_hurried", lambda: False)
+
+
+def test_a_busy_machine_stretches_what_a_task_may_take(monkeypatch):
+    monkeypatch.setattr("tests.guard.time.thread_time", iter([1.0, 1.004]).__next__)
+    assert _allowed() == pytest.approx(2 * LONGEST)
+
+
+def test_a_task_that_computes_for_long_is_an_offence(loop, at_rest):
     done(loop, step(lambda: compute(LONGEST * 1.5)))
     settle(loop)
     offence, = guard.take()
     assert "ms of the processor" in offence and "test_guard.py" in offence
 
 
-def test_so_is_what_an_interrupt_makes_it_compute(loop):
+def test_so_is_what_an_interrupt_makes_it_compute(loop, at_rest):
     def steps():
         try:
             yield NEVER, Notice(loop)
@@ -102,7 +114,7 @@ def test_computing_within_bounds_or_elsewhere_or_waiting_is_none(loop):
     assert guard.take() == []
 
 
-def test_what_a_task_makes_another_one_compute_is_told_once(loop):
+def test_what_a_task_makes_another_one_compute_is_told_once(loop, at_rest):
     def inner():
         compute(LONGEST * 1.5)
         yield NEVER, Notice(loop)
