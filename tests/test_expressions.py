@@ -170,8 +170,11 @@ def is_steep(make, match):
     """Whether the cost rises faster than the input; only what costs something is looked at more than once."""
     for shorter, longer in zip(LENGTHS, LENGTHS[1:]):
         short, long = make(shorter), make(longer)
-        if cost(lambda: match(long), 1) > NOTICED:  # noqa: B023
-            ratio = cost(lambda: match(long), 3) / max(cost(lambda: match(short), 3), 1e-7)  # noqa: B023
+        if cost(lambda: match(long), 1) <= NOTICED:  # noqa: B023
+            continue
+        dear = cost(lambda: match(long), 3)  # noqa: B023
+        if dear > NOTICED:  # else the first look met a collection of garbage, or a machine that stood still
+            ratio = dear / max(cost(lambda: match(short), 3), 1e-7)  # noqa: B023
             return math.log(ratio) / math.log(longer / shorter) > STEEP
     return False
 
