@@ -183,12 +183,12 @@ def test_in_the_shutdown_delay_kept_connections_are_given_back():
     """One that is cut later may have a request on its way (RFC 9112 section 9.6): clients are told before."""
     with Wrapper("--shutdown-delay", "600s", command=service("plain", "3")) as wrapper, \
             Raw(wrapper.port, get()) as client, Raw(wrapper.port, get("/sidecar/healthz")) as other:
-        assert all("connection" not in each.read_answer()[1] for each in (client, other))
+        assert all("connection" not in each.read_response()[1] for each in (client, other))
         wrapper.process.terminate()
         wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
         for each, path in ((client, "/"), (other, "/sidecar/healthz")):
             each.send(get(path))
-            status, fields, _ = each.read_answer()
+            status, fields, _ = each.read_response()
             assert (status, fields.get("connection"), each.read_end()) == (200, "close", b"")
 
 
@@ -223,7 +223,7 @@ def test_drain_lets_a_request_in_flight_end():
         wrapper.process.send_signal(signal.SIGTERM)
         wrapper.wait_line("running -> draining")
         with Raw(wrapper.port, get()) as newcomer:  # is not refused without a word
-            assert newcomer.read_answer()[0] == 503
+            assert newcomer.read_response()[0] == 503
         client.sendall(b"half")
         answer = b""
         while piece := client.recv(65536):
@@ -238,7 +238,7 @@ def test_a_service_that_falls_leaves_no_client_without_an_answer(request_bytes):
         clients = [stack.enter_context(Raw(wrapper.port, request_bytes)) for _ in range(50)]
         wait_until(lambda: wrapper.status()["in_flight"] == len(clients))
         os.kill(wrapper.status()["pid"], signal.SIGKILL)
-        assert {client.read_answer()[0] for client in clients} <= {502, 503}
+        assert {client.read_response()[0] for client in clients} <= {502, 503}
         assert wrapper.end() == 137
 
 
@@ -275,7 +275,7 @@ def asked(tmp_path):
 def test_an_answer_of_the_sidecar_that_is_under_way_still_comes(asked):
     with asked.came(0.5) as client:
         asked.process.send_signal(signal.SIGTERM)
-        status, _, body = client.read_answer()
+        status, _, body = client.read_response()
         assert (status, body, client.read_end()) == (200, b"done", b"")
     assert asked.end() == 0
 
@@ -392,7 +392,7 @@ def test_requests_are_paused_and_resumed_without_touching_the_service():
         client.send(get())
         wait_until(lambda: wrapper.status()["held"] == 1)
         assert run("ctl", "--control", wrapper.control, "resume").returncode == 0
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
         assert wrapper.status()["pid"] == pid
 
 

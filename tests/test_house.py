@@ -38,14 +38,14 @@ LAYERS = (
     ("front",),
     ("proxy", "service"),
     ("gate", "message"),
-    ("answer",),
+    ("response",),
     ("http1", "chunked", "poll"),
     ("loop",),
     ("problems", "events", "cause", "ctl"),
     ("settings", "values", "address", "sockets", "signals", "log", "text", "deadline", "errors", "threads"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "answer", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline")
+PURE = ("text", "http1", "response", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

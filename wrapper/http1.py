@@ -21,7 +21,7 @@ from wrapper.errors import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     # name in lower case -> (start, end, value) of each line of that name, offsets into the field section
-    Care = dict[bytes, list[tuple[int, int, bytes]]]
+    SpecialFields = dict[bytes, list[tuple[int, int, bytes]]]
 
 MAX_REMEMBERED = 8 * 1024  # bytes of fields that are kept for the next request of an idle connection
 MAX_FIELDS = 200  # lines of a request's head; Apache's LimitRequestFields is 100, HAProxy's tune.http.maxhdr 101
@@ -57,21 +57,21 @@ class Malformed(Exception):
 class Head:
     """What the heads of requests and answers share. `fields` is the raw section, `end` where the body begins."""
 
-    __slots__ = ("_care", "end", "fields")
+    __slots__ = ("_special", "end", "fields")
     fields: bytes
     end: int
-    _care: Care | None  # None where it takes too much to be kept
+    _special: SpecialFields | None  # None where it takes too much to be kept
 
     @property
-    def care(self) -> Care:
-        """The lines that need care, by name."""
-        return find_care(self.fields) if self._care is None else self._care
+    def special(self) -> SpecialFields:
+        """The lines of the fields that are judged or rewritten, by name."""
+        return find_special(self.fields) if self._special is None else self._special
 
-    def _find_care(self) -> Care:
+    def _find_special(self) -> SpecialFields:
         """The same for the first time; it is kept where that takes little."""
-        care = find_care(self.fields)
-        self._care = care if self.fields.count(b"\n") <= MAX_KEPT_LINES or is_short(care) else None
-        return care
+        special = find_special(self.fields)
+        self._special = special if self.fields.count(b"\n") <= MAX_KEPT_LINES or is_short(special) else None
+        return special
 
 
 class RequestHead(Head):
@@ -86,7 +86,7 @@ class RequestHead(Head):
         self.minor = minor  # 0 or 1, whatever 1.x was spoken
         self.fields = fields
         self.end = end
-        care = self._find_care()
+        special = self._find_special()
         self.length = 0  # of the body in bytes; without meaning when is_chunked
         self.is_chunked = False
         self.keep = minor > 0  # RFC 9112 section 9.3
@@ -100,9 +100,9 @@ class RequestHead(Head):
         self.forwarded: tuple[object, bytes, bytes, bytes] | None = None
         if target[0] != 47:  # "/"
             self._judge_target()
-        self._judge_host(care.get(b"host"))
-        if len(care) > (b"host" in care):
-            self._judge_care(care)
+        self._judge_host(special.get(b"host"))
+        if len(special) > (b"host" in special):
+            self._judge_special(special)
 
     @property
     def has_body(self) -> bool:
@@ -110,14 +110,14 @@ class RequestHead(Head):
 
     def let_go(self) -> None:
         """Forget what only the sending of it needed; the head itself may have to be kept for hours."""
-        self._care, self.forwarded, self.rest = None, None, b""
+        self._special, self.forwarded, self.rest = None, None, b""
 
     def again(self, method: bytes, target: bytes, end: int) -> RequestHead:
         """The head of another request with the very same fields and no body."""
         head: RequestHead = object.__new__(RequestHead)
         head.method, head.target, head.end = method, target, end
         head.minor, head.keep, head.length, head.is_chunked = 1, self.keep, 0, False
-        head.fields, head._care, head.host, head.authority = self.fields, self._care, self.host, b""
+        head.fields, head._special, head.host, head.authority = self.fields, self._special, self.host, b""
         head.options, head.upgrade, head.expects = self.options, self.upgrade, False
         head.rest, head.forwarded = self.rest, self.forwarded
         return head
@@ -157,20 +157,20 @@ class RequestHead(Head):
         if self.method == b"CONNECT":
             raise NotImplementedHere("CONNECT is for forward proxies")
 
-    def _judge_care(self, care: Care) -> None:
-        if b"transfer-encoding" in care or b"content-length" in care:
-            self._judge_framing(care)
-        if b"connection" in care:
-            self._judge_connection(care)
-        if b"expect" in care:
-            self._judge_expect(care)
+    def _judge_special(self, special: SpecialFields) -> None:
+        if b"transfer-encoding" in special or b"content-length" in special:
+            self._judge_framing(special)
+        if b"connection" in special:
+            self._judge_connection(special)
+        if b"expect" in special:
+            self._judge_expect(special)
 
-    def _judge_framing(self, care: Care) -> None:
-        codings = care.get(b"transfer-encoding")
+    def _judge_framing(self, special: SpecialFields) -> None:
+        codings = special.get(b"transfer-encoding")
         if codings is None:
-            self.length = content_length(care[b"content-length"], BadRequest)
+            self.length = content_length(special[b"content-length"], BadRequest)
             return
-        if b"content-length" in care:
+        if b"content-length" in special:
             # RFC 9112 section 6.1 lets us refuse it, and names it as what smuggling looks like.
             raise BadRequest("Content-Length together with Transfer-Encoding")
         if not self.minor:
@@ -179,19 +179,19 @@ class RequestHead(Head):
             raise _coding_refusal(codings)
         self.is_chunked = True
 
-    def _judge_connection(self, care: Care) -> None:
-        self.options = options = tokens(care[b"connection"], MAX_OPTIONS)
+    def _judge_connection(self, special: SpecialFields) -> None:
+        self.options = options = tokens(special[b"connection"], MAX_OPTIONS)
         if b"close" in options:
             self.keep = False
         elif b"keep-alive" in options:
             self.keep = True
-        if self.minor and b"upgrade" in options and b"upgrade" in care:
+        if self.minor and b"upgrade" in options and b"upgrade" in special:
             # RFC 9113 section 3.1 took h2c out of the registry: passed on, it would be a way around our own paths.
-            wanted = (name.strip(b" \t") for _, _, value in care[b"upgrade"] for name in value.split(b","))
+            wanted = (name.strip(b" \t") for _, _, value in special[b"upgrade"] for name in value.split(b","))
             self.upgrade = b", ".join(name for name in wanted if name and name.lower() != b"h2c")
 
-    def _judge_expect(self, care: Care) -> None:
-        values = care[b"expect"]
+    def _judge_expect(self, special: SpecialFields) -> None:
+        values = special[b"expect"]
         if not self.minor:
             return  # RFC 9110 section 10.1.1: to be ignored in an HTTP/1.0 request
         if len(values) > 1 or values[0][2].lower() != b"100-continue":
@@ -205,9 +205,9 @@ def _is_host(value: bytes) -> bool:
     return match is not None and match.end() == len(value)
 
 
-def is_short(care: Care) -> bool:
+def is_short(special: SpecialFields) -> bool:
     """Whether it may be kept: taken apart, a short line takes fifty times the bytes that came, and requests wait."""
-    return sum(map(len, care.values())) <= MAX_KEPT_LINES
+    return sum(map(len, special.values())) <= MAX_KEPT_LINES
 
 
 NO_OPTIONS: frozenset[bytes] = frozenset()
@@ -243,18 +243,18 @@ def tokens(lines: list[tuple[int, int, bytes]], most: int = 0) -> frozenset[byte
     return frozenset(member for member in members if member)
 
 
-def find_care(section: bytes) -> Care:
-    """The lines of `section` that need care, by name; offsets span "\\nname: value\\r"."""
-    care: Care = {}
+def find_special(section: bytes) -> SpecialFields:
+    """The lines of `section` that are judged or rewritten, by name; offsets span "\\nname: value\\r"."""
+    special: SpecialFields = {}
     for match in _CARE.finditer(section.lower()):
         start, end = match.span(2)
         line = (match.start(), match.end(), section[start:end].strip(b" \t"))
         name = match[1]
-        if name in care:
-            care[name].append(line)
+        if name in special:
+            special[name].append(line)
         else:
-            care[name] = [line]
-    return care
+            special[name] = [line]
+    return special
 
 
 def split_fields(section: bytes) -> list[tuple[bytes, bytes]]:

@@ -79,7 +79,7 @@ def test_500_connections_fit_into_64_mib(image, run, podman):
         for _ in range(2):
             for client in clients:
                 client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-            assert {client.read_answer()[0] for client in clients} == {200}
+            assert {client.read_response()[0] for client in clients} == {200}
         assert container.status()["state"] == "running"
     assert json.loads(podman("inspect", container.name).stdout)[0]["State"]["OOMKilled"] is False
 

@@ -10,7 +10,7 @@ import functools
 import re
 
 from tests.sidecar.parts import Body, make_site
-from wrapper import answer, http1
+from wrapper import http1
 from wrapper.chunked import Chunked
 from wrapper.config import journal
 from wrapper.errors import BadRequest, Refusal, Unauthorized
@@ -19,6 +19,7 @@ from wrapper.http1 import Malformed
 from wrapper.message import Request, Response, literal_path, normal_path
 from wrapper.problems import Board
 from wrapper.proxy import headers
+from wrapper.response import read_response
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.router import Route
 
@@ -52,7 +53,7 @@ def request(data: bytes) -> None:
         assert again is not None and again.end > 0
         assert (again.method, again.target, again.is_chunked, again.length) == (
             head.method, head.target, head.is_chunked, head.length)
-        assert len(again.care[b"x-forwarded-for"]) == 1 and len(again.care[b"host"]) == 1
+        assert len(again.special[b"x-forwarded-for"]) == 1 and len(again.special[b"host"]) == 1
 
 
 def _judged(data: bytes, known: int = 0):
@@ -66,20 +67,20 @@ def _judged(data: bytes, known: int = 0):
 
 
 def response(data: bytes) -> None:
-    """What is passed on of an answer frames the same body for its next reader, in one way."""
+    """What is passed on of a response frames the same body for its next reader, in one way."""
     try:
-        head = answer.read_answer(data, LIMIT)
+        head = read_response(data, LIMIT)
     except Malformed:
         return
     if head is None:
         return
     assert 0 < head.end <= len(data)
     head.frame_for(b"GET")
-    again = answer.read_answer(headers.answer_head(head, b"", head.is_chunked), 2 * LIMIT + 4096)
+    again = read_response(headers.response_head(head, b"", head.is_chunked), 2 * LIMIT + 4096)
     assert again is not None and again.mended is None
     again.frame_for(b"GET")
     assert (again.status, again.length, again.is_chunked) == (head.status, head.length, head.is_chunked)
-    assert not {b"connection", b"keep-alive", b"te", b"wrapper-held"} & set(again.care) or again.status in (101, 426)
+    assert not {b"connection", b"keep-alive", b"te", b"wrapper-held"} & set(again.special) or again.status in (101, 426)
 
 
 def chunked(data: bytes) -> None:
@@ -105,7 +106,7 @@ def forwarded(data: bytes) -> None:
     value = bytes(byte for byte in data if (byte >= 0x20 and byte != 0x7F) or byte == 9)
     head = http1.read_request(b"GET / HTTP/1.1\r\nHost: h\r\nForwarded: " + value + b"\r\n\r\n", 65536)
     made = http1.read_request(headers.request_head(head, FRONT, b"up"), 2 * 65536)
-    ((_, _, said),) = made.care[b"forwarded"]
+    ((_, _, said),) = made.special[b"forwarded"]
     parts = re.findall(rb'(?:[^",]|"(?:[^"\\]|\\.)*")+', said)
     assert parts[-1].strip() == b'for=192.0.2.2;host="h";proto=http', said
 

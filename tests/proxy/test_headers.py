@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wrapper import answer as answers
+from wrapper import response as answers
 from wrapper import http1
 from wrapper.proxy import headers
 
@@ -52,8 +52,8 @@ def test_h11_reads_what_we_pass_on_as_we_did(fields, method, target, special, is
 def test_h11_reads_answers_we_pass_on_as_we_did(fields, status, special, is_chunked):
     data = (b"HTTP/1.1 %d Some Reason\r\n" % status + special
             + b"".join(b"Q" + name + b": " + value + b"\r\n" for name, value in fields) + b"\r\n")
-    answer = answers.read_answer(data, 65536)
-    passed_on = headers.answer_head(answer, b"Connection: close\r\n", is_chunked)
+    answer = answers.read_response(data, 65536)
+    passed_on = headers.response_head(answer, b"Connection: close\r\n", is_chunked)
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
     connection.send(h11.EndOfMessage())

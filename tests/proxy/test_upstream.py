@@ -11,7 +11,7 @@ import pytest
 from tests.loop.driving import PATIENCE, begin, done, settle, told
 from tests.running import free_port, wait_until
 from wrapper import address, sockets
-from wrapper.answer import read_answer
+from wrapper.response import read_response
 from wrapper.errors import BadGateway
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
@@ -75,7 +75,7 @@ def test_a_connection_is_made_and_speaks_at_once(loop, upstream, service):
     assert connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     assert connection.sock.gettimeout() == 0 and not connection.is_used
     assert (connection.host, connection.port) == (service.address.host, service.address.port)
-    assert connection.getresponse() is connection.answer
+    assert connection.getresponse() is connection.response
     told(loop, connection.close)
     assert service.taken[0].recv(1) == b""
 
@@ -370,7 +370,7 @@ def test_what_may_not_be_repeated_goes_on_none_that_the_service_may_be_closing_j
 def test_a_service_that_announces_its_end_is_not_asked_in_the_last_moment_before(
         loop, upstream, service, clock, announced, seconds):
     connection = connected(loop, upstream)
-    connection.answer.head = read_answer(
+    connection.response.head = read_response(
         b"HTTP/1.1 200 OK\r\nKeep-Alive: max=100, timeout=%b\r\nContent-Length: 0\r\n\r\n" % announced, 1000)
     told(loop, upstream.put_back, connection)
     clock.pass_by(seconds - 0.1)
@@ -385,7 +385,7 @@ def test_a_service_that_announces_its_end_is_not_asked_in_the_last_moment_before
 def test_none_is_kept_where_that_is_not_wanted(loop, service, announced):
     upstream = Upstream(service.address, KEPT_FOR if announced else 0.0)
     connection = connected(loop, upstream)
-    connection.answer.head = read_answer(
+    connection.response.head = read_response(
         b"HTTP/1.1 200 OK\r\nKeep-Alive: timeout=%b\r\n\r\n" % (announced or b"60"), 1000)
     told(loop, upstream.put_back, connection)
     assert upstream.idle == 0 and service.take().recv(1) == b"" and not loop.tasks

@@ -36,7 +36,7 @@ class Raw:
         found, _, self.data = self.data.partition(mark)
         return found + mark
 
-    def read_answer(self) -> tuple[int, dict[str, str], bytes]:
+    def read_response(self) -> tuple[int, dict[str, str], bytes]:
         """Status, fields by name in lower case, body; the body must have a length."""
         first, *lines = self.read_until(b"\r\n\r\n").decode().splitlines()
         fields = dict(line.lower().split(": ", 1) for line in lines if line)

@@ -59,7 +59,7 @@ def test_an_upload_in_flight_gets_its_time(run, mode):
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
         client.send(post(f"/?{number}", body)[100_000:])
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
     assert len(wrapper.noted().of("whole")) == len(wrapper.noted().of("began")) == 1
     wait_until(lambda: is_done(wrapper))
 
@@ -70,7 +70,7 @@ def test_an_upload_that_does_not_end_in_time_is_visibly_broken_and_never_repeate
     with Raw(wrapper.port, post(f"/?{next(NUMBERS)}", bytes(200_000))[:100_000]) as client:
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
-        status, fields, _ = client.read_answer()
+        status, fields, _ = client.read_response()
         assert (status, fields["connection"]) == (503, "close")  # the service ends at the signal
     wait_until(lambda: is_done(wrapper))
     noted = wrapper.noted()
@@ -84,8 +84,8 @@ def test_a_request_that_takes_long_is_finished_and_newcomers_wait(run):
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
         newcomer.send(get())
-        assert slow.read_answer()[0] == 200
-        status, fields, _ = newcomer.read_answer()
+        assert slow.read_response()[0] == 200
+        status, fields, _ = newcomer.read_response()
         assert (status, "wrapper-held" in fields) == (200, True)
     assert not wrapper.noted().repeated
 
@@ -106,7 +106,7 @@ def test_a_request_that_the_service_leaves_unanswered_travels_once_more_or_is_to
     with Raw(wrapper.port, request_of(f"/slow?{next(NUMBERS)}")) as client:
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
-        status, fields, _ = client.read_answer()
+        status, fields, _ = client.read_response()
         assert status == answers
         assert ("retry-after" in fields) == (status == 503)
     wait_until(lambda: is_done(wrapper))
@@ -133,7 +133,7 @@ def test_an_event_stream_ends_cleanly_between_two_events(run, mode):
     for client, beginning in zip(clients, begun):
         assert ended_stream(beginning + client.read_until(b"\r\n0\r\n\r\n")).count(b"data: more\n\n") >= 3
         client.send(get("/"))  # the connection was not to be closed
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
         client.close()
     assert mode == "overlap" or time.monotonic() - begin < 2, "the streams took the whole time to drain"
 

@@ -46,8 +46,8 @@ def test_a_kill_costs_the_posts_that_were_under_way_and_none_is_sent_again(tmp_p
         os.kill(wrapper.status()["pid"], signal.SIGKILL)
         wrapper.wait_line("the service ended")  # what comes in between may have reached it too
         late = [Raw(wrapper.port, post(f"/?{next(NUMBERS)}", b"body")) for _ in range(8)]
-        assert [client.read_answer()[0] for client in clients] == [502] * 8
-        assert [client.read_answer()[0] for client in late] == [200] * 8
+        assert [client.read_response()[0] for client in clients] == [502] * 8
+        assert [client.read_response()[0] for client in late] == [200] * 8
         for client in clients + late:
             client.close()
     began = [number for number, *_ in Noted(log).of("began")]
@@ -81,7 +81,7 @@ def test_no_connection_is_refused_while_the_end_is_delayed(tmp_path):
     def ask():
         for _ in range(50):
             with Raw(wrapper.port, get(f"/?{next(NUMBERS)}")) as client:
-                statuses.append(client.read_answer()[0])
+                statuses.append(client.read_response()[0])
 
     with Wrapper("--shutdown-delay", "600s", command=counting(tmp_path / "log")) as wrapper:
         threads = [threading.Thread(target=ask) for _ in range(8)]

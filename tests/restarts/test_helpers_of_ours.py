@@ -112,7 +112,7 @@ def test_a_planned_restart_of_a_helper_holds_its_own_requests_alone(run, tmp_pat
         assert wrapper.status()["held"] == 0
         assert wrapper.request("GET", "/sidecar/readyz")[0] == 200
         (tmp_path / "go").write_text("")
-        status, fields, _ = held.read_answer()
+        status, fields, _ = held.read_response()
         assert (status, "wrapper-held" in fields) == (200, True)
 
 

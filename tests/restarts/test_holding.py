@@ -60,11 +60,11 @@ def test_the_answer_says_how_long_its_request_was_held(late):
         begin = time.monotonic()
         subject.wait_held(1)
         subject.let_it_start()
-        status, fields, _ = client.read_answer()
+        status, fields, _ = client.read_response()
         assert status == 200
         assert 0 < float(fields["wrapper-held"]) <= time.monotonic() - begin + 0.1
         client.send(get())
-        assert "wrapper-held" not in client.read_answer()[1]
+        assert "wrapper-held" not in client.read_response()[1]
 
 
 def test_health_never_waits_and_readiness_says_why(late):
@@ -98,7 +98,7 @@ def test_held_requests_reach_the_service_in_the_order_they_came(late):
             subject.wait_held(count)
     subject.let_it_start()
     for client in clients:
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
         client.close()
     arrived = [int(line[0]) for line in subject.noted().of("whole")]
     assert sorted(arrived) == numbers
@@ -118,7 +118,7 @@ def test_a_held_body_arrives_once_and_whole(late, size):
         if size > 1 << 20:
             assert sender.is_alive(), "a body was read in advance"
         subject.let_it_start()
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
         sender.join(10)
     noted = subject.noted()
     assert noted.of("whole") == [[str(number), str(size), hashlib.sha256(body).hexdigest()]]
@@ -135,7 +135,7 @@ def test_a_held_chunked_body_arrives_once_and_whole(late):
         for begin in range(0, len(body), 50_000):
             client.send(b"%x\r\n%s\r\n" % (len(body[begin:begin + 50_000]), body[begin:begin + 50_000]))
         client.send(b"0\r\n\r\n")
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
     assert subject.noted().of("whole") == [[str(number), str(len(body)), hashlib.sha256(body).hexdigest()]]
 
 
@@ -145,7 +145,7 @@ def test_pipelined_requests_behind_a_held_one_are_not_lost(late):
     with Raw(subject.port, b"".join(get(f"/?{number}") for number in numbers)) as client:
         subject.wait_held(1)
         subject.let_it_start()
-        assert [client.read_answer()[0] for _ in numbers] == [200] * 5
+        assert [client.read_response()[0] for _ in numbers] == [200] * 5
     assert [int(line[0]) for line in subject.noted().of("whole")] == numbers
 
 
@@ -158,7 +158,7 @@ def test_a_client_that_leaves_frees_its_place(late):
         with Raw(subject.port, get()) as takes_the_place:
             subject.wait_held(2)
             subject.let_it_start()
-            assert stays.read_answer()[0] == takes_the_place.read_answer()[0] == 200
+            assert stays.read_response()[0] == takes_the_place.read_response()[0] == 200
     assert len(subject.noted().of("whole")) == 2
 
 
@@ -170,9 +170,9 @@ def test_too_many_get_503_with_retry_after(late):
         # Whichever came first waits; the other one is refused.
         second.socket.settimeout(0.5)
         try:
-            answers[second] = second.read_answer()
+            answers[second] = second.read_response()
         except OSError:
-            answers[first] = first.read_answer()
+            answers[first] = first.read_response()
         refused, (status, fields, body) = next(iter(answers.items()))
         assert status == 503
         assert int(fields["retry-after"]) >= 1
@@ -180,14 +180,14 @@ def test_too_many_get_503_with_retry_after(late):
         subject.let_it_start()
         held = first if refused is second else second
         held.socket.settimeout(20)
-        assert held.read_answer()[0] == 200
+        assert held.read_response()[0] == 200
 
 
 def test_held_too_long_is_a_504_with_the_reason(late):
     subject = late("--hold", "300ms")
     with Raw(subject.port, get()) as client:
         begin = time.monotonic()
-        status, fields, body = client.read_answer()
+        status, fields, body = client.read_response()
         assert status == 504
         assert b"starting" in body
         assert b"held for 0.3 s" in body
@@ -198,7 +198,7 @@ def test_held_too_long_is_a_504_with_the_reason(late):
 def test_hold_0_is_a_503_at_once(late):
     subject = late("--hold", "0")
     with Raw(subject.port, get()) as client:
-        status, fields, _ = client.read_answer()
+        status, fields, _ = client.read_response()
         assert (status, "retry-after" in fields) == (503, True)
 
 
@@ -210,7 +210,7 @@ def test_waiting_costs_no_thread_each(late):
     assert len(os.listdir(f"/proc/{subject.wrapper.process.pid}/task")) < before + 20
     subject.let_it_start()
     for client in clients:
-        assert client.read_answer()[0] == 200
+        assert client.read_response()[0] == 200
         client.close()
 
 
@@ -221,6 +221,6 @@ def test_those_who_wait_are_refused_when_the_service_is_stopped_for_good(late):
     subject.wrapper.process.terminate()
     for client in clients:
         with client:
-            status, fields, _ = client.read_answer()
+            status, fields, _ = client.read_response()
             assert (status, "retry-after" in fields) == (503, True)
             assert client.read_end() == b""

@@ -38,7 +38,7 @@ def test_what_is_in_flight_goes_on_behind_the_stop_signal(tmp_path, how):
             assert wrapper.command("POST", f"/sidecar/api/{how}")[0] == 202
         wrapper.wait_line("signal 15")
         may_end.touch()
-        status, _, body = client.read_answer()
+        status, _, body = client.read_response()
         assert (status, body.isdigit()) == (200, True)
         if how == "TERM":
             assert wrapper.end() == 0
@@ -53,7 +53,7 @@ def test_what_is_in_flight_is_cut_when_the_service_does_not_end(tmp_path):
         wrapper.wait_line("begun")
         assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 200
         with pytest.raises((ConnectionResetError, AssertionError)):
-            client.read_answer()
+            client.read_response()
 
 
 def test_in_an_overlap_the_old_run_keeps_what_it_has(tmp_path):
@@ -66,7 +66,7 @@ def test_in_an_overlap_the_old_run_keeps_what_it_has(tmp_path):
         assert int(wrapper.get("/")) == wrapper.status()["pid"] != before
         assert f"signal 15 for {before}" not in wrapper.stderr
         may_end.touch()
-        status, _, body = client.read_answer()
+        status, _, body = client.read_response()
         assert (status, int(body)) == (200, before)
         wrapper.wait_line(f"signal 15 for {before}")
         wait_until(lambda: not is_alive(before))

@@ -127,13 +127,13 @@ def die_twenty_times(tmp_path, capture, tolerance):
         def die():
             before = wrapper.status()
             with Raw(wrapper.port, get()) as client, Raw(wrapper.port, get("/events")) as reader:
-                assert client.read_answer()[0] == 200
+                assert client.read_response()[0] == 200
                 reader.read_until(b"data: 1\n")
                 os.kill(before["pid"], signal.SIGKILL)
                 with pytest.raises((AssertionError, ConnectionResetError)):
                     reader.read_until(b"never")
                 client.send(get())
-                assert client.read_answer()[0] in (200, 502)
+                assert client.read_response()[0] in (200, 502)
             wait_until(lambda: wrapper.status()["generation"] > before["generation"])
             wrapper.wait_state("running")
 

@@ -50,7 +50,7 @@ class Record:
         self.lock = threading.Lock()
         self.began = time.time()
         self.last_fetch: float | None = None
-        self.last_answer: float | None = None
+        self.last_response: float | None = None
         self.last_success: float | None = None
         self.applied_at: float | None = None
         self.hash_seen: str | None = None
@@ -70,7 +70,7 @@ class Record:
                     "failures": self.failures}
 
     def _stale_since(self) -> float | None:
-        return (self.last_answer or self.began) if self.failed_looks >= QUIET_FAILURES else None
+        return (self.last_response or self.began) if self.failed_looks >= QUIET_FAILURES else None
 
     def looked(self) -> None:
         with self.lock:
@@ -79,7 +79,7 @@ class Record:
     def answered(self, seen: str | None) -> None:
         """The source answered; None where it said that nothing has changed."""
         with self.lock:
-            self.last_answer = time.time()
+            self.last_response = time.time()
             self.failed_looks = 0
             self.hash_seen = seen or self.hash_seen
             if self.hash_seen == self.hash_applied and not self.is_unsettled:
@@ -297,7 +297,7 @@ class Subscription:
     def _report_failure(self, reason: str) -> None:
         if self._record.failed(reason) >= QUIET_FAILURES:
             since = self._record.facts()["stale_since"]
-            never = self._record.last_answer is None
+            never = self._record.last_response is None
             self._board.report(self._key, f"{reason}; " + (f"it has not answered since the start at {since}" if never
                                else f"stale since {since}"), "source", stale_since=since)
 

@@ -1,8 +1,8 @@
 """One client's connection, from its first byte to its last: each is a generator on the loop.
 
 TLS, then request after request: a head, an own path or the relay, then the next one or the end. What goes wrong with a
-relayed exchange becomes an answer in `_relay`, with an own path in `own.py`. RFC 9112 section 9 (connections), RFC 9110
-section 15 (status codes).
+relayed exchange becomes a response in `_relay`, with an own path in `own.py`. RFC 9112 section 9 (connections), RFC
+9110 section 15 (status codes).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SURPLUS_TIMEOUT = 1.0  # seconds that the request of a connection there is no ro
 TOO_LARGE = (400, 413, 414, 431)  # what a service answers to a head over its limits
 QUOTA = 16  # own paths that are answered before the other connections have their turn
 BUSY_SECONDS = 0.1  # after a request in which its client may have sent the next one: a close would reset that
-LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our answer; nginx's
+LINGER_SILENCE, LINGER_TIMEOUT = 5.0, 30.0  # seconds a client whose body is not read gets to see our response; nginx's
 
 
 class Closing(Exception):
@@ -60,7 +60,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.peer = server.peer_of(self.client_address)
         self.personal: dict[Upstream, UpstreamConnection] = {}
         self.has_served = False
-        self.is_answering = False  # its client has an answer to come
+        self.is_answering = False  # its client has a response to come
         self.exchange: Exchange | None = None  # the latest with the service
         self.last_head: RequestHead | None = None
         self.may_ask_more = True  # the client has not said that the present request is its last
@@ -88,7 +88,7 @@ class Connection(socketserver.BaseRequestHandler):
     def _turn_away(self, said: str) -> Steps:
         """Answer one request for an own path, since probes matter most in a crowd; refuse any other."""
         if self.stream.is_secure:
-            return  # there is no answer to give before a TLS handshake, and that is not for the surplus
+            return  # there is no response to give before a TLS handshake, and that is not for the surplus
         self.server.surplus[self] = None
         is_answered = yield from self._answer_surplus()
         self.server.surplus[self] = None  # until the client has seen it
@@ -325,9 +325,9 @@ class Connection(socketserver.BaseRequestHandler):
     # The end
 
     def _part(self) -> Steps:
-        """Close once the client could see our answer, though it may still be sending (RFC 9112 section 9.6).
+        """Close once the client could see our response, though it may still be sending (RFC 9112 section 9.6).
 
-        What is closed with bytes unread is reset, and with it goes what the client has not taken yet of an answer.
+        What is closed with bytes unread is reset, and with it goes what the client has not taken yet of a response.
         """
         stream, end = self.stream, self.loop.now + LINGER_TIMEOUT
         stream.finish_writing()
@@ -338,7 +338,7 @@ class Connection(socketserver.BaseRequestHandler):
             data = stream.receive()  # once, and then the others have their turn: a flood would never let go
 
     def _break(self) -> None:
-        """At once: an end before the reset would look like success where the end is what frames the answer."""
+        """At once: an end before the reset would look like success where the end is what frames the response."""
         self.stream.reset()
         raise Closing
 

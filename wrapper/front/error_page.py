@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from wrapper.errors import BadSettings, CannotStart
-from wrapper.front.reply import answer_bytes, reason
+from wrapper.front.reply import reason, response_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class ErrorPage:
         return refusal.status in STATUSES and _accepts_html(head)
 
     def answer(self, refusal: Refusal, close: bool, is_head: bool, minor: int) -> bytes:
-        """The whole answer, as bytes."""
+        """The whole response, as bytes."""
         retry_after = dict(refusal.headers).get("Retry-After", "")
         text = self._text
         for name, value in (("{status}", str(refusal.status)), ("{reason}", reason(refusal.status)),
                             ("{retry_after}", retry_after)):
             text = text.replace(name, html.escape(value))
-        return answer_bytes(refusal.status, refusal.headers, "text/html; charset=utf-8", text.encode(), close, is_head,
-                            minor)
+        return response_bytes(refusal.status, refusal.headers, "text/html; charset=utf-8", text.encode(), close,
+                              is_head, minor)
 
 
 def _accepts_html(head: RequestHead) -> bool:

@@ -1,7 +1,7 @@
 """One request for an own path: answered in a thread, where code may block, for a client that waits on the loop.
 
 The thread and the client's task talk: the thread asks for the body, says how long it may take, hands over its response
-and the pieces of a stream; the task reads and writes. So a slow client costs no thread more than its answer needs.
+and the pieces of a stream; the task reads and writes. So a slow client costs no thread more than its response needs.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections import deque
 
 from wrapper.chunked import chunk, last_chunk
 from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
-from wrapper.front.reply import answer_parts, has_no_body, head_bytes, own_refusal_bytes, unframed
+from wrapper.front.reply import has_no_body, head_bytes, own_refusal_bytes, response_parts, unframed
 from wrapper.front.switch_interval import switch_interval
 from wrapper.log import log
 from wrapper.loop.loop import NEVER
 from wrapper.loop.poller import Notice
 from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
-from wrapper.threads import NoThread
 from wrapper.message import Request
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Talk:
             yield bytes(piece)
 
     def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
-        """From now on the answer may take so long; after that `late` is called, in another thread."""
+        """From now on the response may take so long; after that `late` is called, in another thread."""
         self.tell("limit", (seconds, late))
 
     def put(self, piece: bytes) -> None:
@@ -173,7 +173,7 @@ class OwnExchange:
             yield from self._refuse(refusal)
         except Gone:
             self._break_off()
-        except Exception as error:  # noqa: BLE001  whatever a sidecar does, the client gets an answer
+        except Exception as error:  # noqa: BLE001  whatever a sidecar does, the client gets a response
             log.error("an own path failed", path=self._request.path, cause=repr(error))
             yield from self._refuse(Refusal("the wrapper failed"))
         finally:
@@ -288,7 +288,7 @@ class OwnExchange:
         if response.is_streamed:
             yield from self._stream_out(response)
         else:
-            head, body = answer_parts(response.status, response.headers, None, response.whole(),
+            head, body = response_parts(response.status, response.headers, None, response.whole(),
                                       not self.keep, self._is_head, self._minor)
             if len(body) <= TURN_SIZE:
                 head, body = head + body, b""
@@ -358,5 +358,5 @@ class OwnExchange:
 
 
 def _spoken(error: BaseException) -> Exception:
-    """What can be raised on the loop without ending it: sys.exit() in a sidecar ends no more than its answer."""
+    """What can be raised on the loop without ending it: sys.exit() in a sidecar ends no more than its response."""
     return error if isinstance(error, Exception) else RuntimeError(repr(error))

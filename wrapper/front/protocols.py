@@ -29,7 +29,7 @@ if TYPE_CHECKING:
             """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
 
         def is_quick(self, path: str) -> bool:
-            """True where the answer to a path of the wrapper's own waits for nothing, not even the disk."""
+            """True where the response to a path of the wrapper's own waits for nothing, not even the disk."""
 
         def gate(self, path: str) -> Gate: ...
 

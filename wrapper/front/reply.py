@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def head_bytes(status: int, fields: Any, close: bool, minor: int = 1) -> bytes:
-    """The head of an answer of our own (RFC 9110 section 6.6.1 asks for a Date)."""
+    """The head of a response of our own (RFC 9110 section 6.6.1 asks for a Date)."""
     lines = [f"HTTP/1.1 {status} {reason(status)}", f"Date: {formatdate(usegmt=True)}"]
     lines += [f"{name}: {value}" for name, value in fields]
     if close:
@@ -24,17 +24,17 @@ def head_bytes(status: int, fields: Any, close: bool, minor: int = 1) -> bytes:
     elif not minor:
         lines.append("Connection: keep-alive")
     if any("\r" in line or "\n" in line for line in lines):
-        raise ValueError("a line break in a field of an answer")
+        raise ValueError("a line break in a field of a response")
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
 
 
-def answer_bytes(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
+def response_bytes(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
                  minor: int = 1) -> bytes:
-    """A whole answer of our own."""
-    return b"".join(answer_parts(status, fields, content_type, body, close, is_head, minor))
+    """A whole response of our own."""
+    return b"".join(response_parts(status, fields, content_type, body, close, is_head, minor))
 
 
-def answer_parts(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
+def response_parts(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
                  minor: int = 1) -> tuple[bytes, bytes]:
     """Its head and its body, for a body that is too large to be copied."""
     fields, promised = unframed(fields)
@@ -61,17 +61,17 @@ def refusal_bytes(refusal: Refusal, close: bool, is_head: bool = False, held: fl
     fields = list(refusal.headers)
     if held:
         fields.append(held_field(held))
-    return answer_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
+    return response_bytes(refusal.status, fields, "text/plain; charset=utf-8", text, close, is_head, minor)
 
 
 def own_refusal_bytes(refusal: Refusal, close: bool, is_head: bool, minor: int) -> bytes:
     """An error for an own path: JSON."""
     text = json.dumps({"error": refusal.message, "status": refusal.status}).encode() + b"\n"
-    return answer_bytes(refusal.status, refusal.headers, "application/json", text, close, is_head, minor)
+    return response_bytes(refusal.status, refusal.headers, "application/json", text, close, is_head, minor)
 
 
 def unframed(fields: Any) -> tuple[list[tuple[str, str]], int | None]:
-    """The fields without those that frame the answer, which is our own business, and the length they promised."""
+    """The fields without those that frame the response, which is our own business, and the length they promised."""
     promised = [int(value) for name, value in fields if name.lower() == "content-length" and value.isdecimal()]
     kept = [(name, value) for name, value in fields if name.lower() not in ("content-length", "transfer-encoding")]
     return kept, promised[0] if promised else None

@@ -82,7 +82,7 @@ class SecureStream(Stream):
 
     def _fill(self) -> bool:
         """Feed OpenSSL with what has come; False where nothing has. Raises: OSError."""
-        self._push_quietly()  # what reading made OpenSSL say, such as the answer to a KeyUpdate
+        self._push_quietly()  # what reading made OpenSSL say, such as the response to a KeyUpdate
         try:
             data = self.socket.recv(BATCH)
         except BlockingIOError:

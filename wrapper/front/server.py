@@ -95,7 +95,7 @@ class Server(http.server.ThreadingHTTPServer):
     def stop(self) -> None:
         """Close the connections that carry nothing, and the others behind their response.
 
-        Newcomers are still taken: a request that is on its way gets an answer, if only the gate's 503.
+        Newcomers are still taken: a request that is on its way gets a response, if only the gate's 503.
         """
         self.is_closing = self.is_stopped = True
         for loop in self._loops:
@@ -132,7 +132,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     @property
     def is_answering(self) -> bool:
-        """True while a client has an answer to come, held ones too, or has asked a moment ago and may ask once more;
+        """True while a client has a response to come, held ones too, or has asked a moment ago and may ask once more;
         what is tunnelled has had its own."""
         busy_since = time.monotonic() - BUSY_SECONDS
         return self._is_shutting or any(

@@ -15,8 +15,8 @@ from wrapper.http1 import NO_OPTIONS, split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.answer import AnswerHead
-    from wrapper.http1 import Care, RequestHead
+    from wrapper.http1 import RequestHead, SpecialFields
+    from wrapper.response import ResponseHead
 
 # RFC 9110 section 7.6.1: an intermediary removes these even where Connection does not name them.
 _HOP_BY_HOP = frozenset((
@@ -28,13 +28,13 @@ _FORWARDED = frozenset([b"forwarded"] + [
     for first in (b"-", b"_") for second in (b"-", b"_") for name in (b"for", b"host", b"proto")])
 _FROM_REQUEST = _HOP_BY_HOP | _FORWARDED
 _HELD = "Wrapper-Held"  # tells a client for how long we held its request: ours alone to say
-_FROM_ANSWER = _HOP_BY_HOP | {_HELD.lower().encode()}
+_FROM_RESPONSE = _HOP_BY_HOP | {_HELD.lower().encode()}
 # RFC 9110 section 7.6.1: Connection must not name what is meant for all on the road: these would change how we are
 # read, or take away what a front says of the client, which has its own name for the client's address.
 _NEVER_NOMINATED = frozenset((b"host", b"content-length", b"expect", b"trailer", b"close", b"date", b"via",
                               b"x-real-ip"))
 # RFC 9110 section 6.5.1: framing, routing and authentication have no place in a trailer.
-_NOT_IN_TRAILERS = _FROM_ANSWER | _FORWARDED | frozenset((
+_NOT_IN_TRAILERS = _FROM_RESPONSE | _FORWARDED | frozenset((
     b"host", b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"expect",
     b"authorization", b"cookie", b"set-cookie", b"cache-control", b"max-forwards", b"location", b"date", b"via",
     b"x-real-ip"))
@@ -103,11 +103,11 @@ def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
 
 def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[bytes, bytes]:
     """What follows the CR of the request line: what was sent, and what is ours."""
-    care = head.care
-    if len(care) == 1 and head.host and not head.authority and head.minor:
+    special = head.special
+    if len(special) == 1 and head.host and not head.authority and head.minor:
         return head.fields, b"X-Forwarded-Host: %b\r\n%b\r\n" % (head.host, peer.lines)
     host_line = b"" if head.host and not head.authority else b"Host: %b\r\n" % (head.host or upstream_host)
-    dropped = _FROM_REQUEST if peer.is_trusted else _FROM_REQUEST.union(filter(_is_forwarded, care))
+    dropped = _FROM_REQUEST if peer.is_trusted else _FROM_REQUEST.union(filter(_is_forwarded, special))
     if host_line:
         dropped = dropped | {b"host"}
     if not head.expects:
@@ -115,7 +115,7 @@ def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[
     if not head.is_chunked:
         dropped = dropped | {b"trailer"}
     # What a client names in Connection and its front passes on would take away what that front has added since.
-    kept = without(head.fields, care, dropped, NO_OPTIONS if peer.is_trusted else head.options)
+    kept = without(head.fields, special, dropped, NO_OPTIONS if peer.is_trusted else head.options)
     return b"\n" + host_line + kept[1:], b"%b%b\r\n" % (
         _hop_lines(head), forwarded_lines(head, peer))
 
@@ -132,7 +132,7 @@ def _hop_lines(head: RequestHead) -> bytes:
     if head.upgrade:
         options.append(b"Upgrade")
         lines += b"Upgrade: %s\r\n" % head.upgrade
-    if b"te" in head.care and accepts_trailers(head.care):
+    if b"te" in head.special and accepts_trailers(head.special):
         options.append(b"TE")  # RFC 9110 section 10.1.4
         lines += b"TE: trailers\r\n"
     if options:
@@ -140,8 +140,8 @@ def _hop_lines(head: RequestHead) -> bytes:
     return lines
 
 
-def accepts_trailers(care: Care) -> bool:
-    members = (member for _, _, value in care[b"te"] for member in value.split(b","))
+def accepts_trailers(special: SpecialFields) -> bool:
+    members = (member for _, _, value in special[b"te"] for member in value.split(b","))
     return any(member.strip(b" \t").lower() == b"trailers" for member in members)
 
 
@@ -150,26 +150,26 @@ def forwarded_lines(head: RequestHead, peer: Peer) -> bytes:
 
     A client that names no host, as HTTP/1.0 may, asked for none: what the service is called inside is not one.
     """
-    care = head.care
+    special = head.special
     client, host, scheme = peer.name, head.host, peer.scheme
     element = _forwarded_element(peer, host)
     if peer.is_trusted:
-        client = b", ".join([*_values(care, b"x-forwarded-for"), client])
-        host = b", ".join(_values(care, b"x-forwarded-host")) or host
-        scheme = b", ".join(_values(care, b"x-forwarded-proto")) or scheme
-        element = b", ".join([*filter(_FORWARDED_VALUE.fullmatch, _values(care, b"forwarded")), element])
+        client = b", ".join([*_values(special, b"x-forwarded-for"), client])
+        host = b", ".join(_values(special, b"x-forwarded-host")) or host
+        scheme = b", ".join(_values(special, b"x-forwarded-proto")) or scheme
+        element = b", ".join([*filter(_FORWARDED_VALUE.fullmatch, _values(special, b"forwarded")), element])
     lines = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\n" % (client, scheme)
     if host:
         lines += b"X-Forwarded-Host: %s\r\n" % host
-    if b"forwarded" in care:
+    if b"forwarded" in special:
         lines += b"Forwarded: %s\r\n" % element
     if peer.sends_via:
         lines += VIA if head.minor else VIA_OF_1_0
     return lines
 
 
-def _values(care: Care, name: bytes) -> list[bytes]:
-    return [value for _, _, value in care.get(name, ()) if value]
+def _values(special: SpecialFields, name: bytes) -> list[bytes]:
+    return [value for _, _, value in special.get(name, ()) if value]
 
 
 def _forwarded_element(peer: Peer, host: bytes) -> bytes:
@@ -179,9 +179,9 @@ def _forwarded_element(peer: Peer, host: bytes) -> bytes:
     return b"for=%s%s;proto=%s" % (node, named, peer.scheme)
 
 
-def without(section: bytes, care: Care, dropped: frozenset[bytes], nominated: frozenset[bytes]) -> bytes:
+def without(section: bytes, special: SpecialFields, dropped: frozenset[bytes], nominated: frozenset[bytes]) -> bytes:
     """`section` without the lines named in `dropped`, and without those that Connection names."""
-    spans = sorted(line[:2] for name, lines in care.items() if name in dropped for line in lines)
+    spans = sorted(line[:2] for name, lines in special.items() if name in dropped for line in lines)
     pieces, at = [], 0
     for start, end in spans:
         pieces.append(section[at:start])
@@ -197,38 +197,38 @@ def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
     return b"\n" + b"".join(line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in nominated)
 
 
-def answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
+def response_head(response: ResponseHead, added: bytes, is_chunked: bool) -> bytes:
     """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
-    if not answer.has_date and not answer.is_interim:
+    if not response.has_date and not response.is_interim:
         added += _date_line()
     if not added and not is_chunked:
-        if not answer.passed_on:
-            answer.passed_on = _answer_head(answer, b"", False)
-        return answer.passed_on
-    return _answer_head(answer, added, is_chunked)
+        if not response.passed_on:
+            response.passed_on = _response_head(response, b"", False)
+        return response.passed_on
+    return _response_head(response, added, is_chunked)
 
 
-def _answer_head(answer: AnswerHead, added: bytes, is_chunked: bool) -> bytes:
-    care = answer.care
-    via = VIA if answer.minor else VIA_OF_1_0
-    if not is_chunked and answer.status >= 200 and answer.status != 204 and answer.mended is None and (
-            not care or (len(care) == 1 and b"content-length" in care)):
-        return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, answer.fields, via, added)
-    dropped = _FROM_ANSWER
+def _response_head(response: ResponseHead, added: bytes, is_chunked: bool) -> bytes:
+    special = response.special
+    via = VIA if response.minor else VIA_OF_1_0
+    if not is_chunked and response.status >= 200 and response.status != 204 and response.mended is None and (
+            not special or (len(special) == 1 and b"content-length" in special)):
+        return b"HTTP/1.1%s\r%s%s%s\r\n" % (response.line, response.fields, via, added)
+    dropped = _FROM_RESPONSE
     if not is_chunked:
         dropped = dropped | {b"trailer"}
-    if answer.status == 204 or answer.is_interim:
+    if response.status == 204 or response.is_interim:
         dropped = dropped | {b"content-length"}  # RFC 9110 section 8.6
-    elif answer.mended is not None:
+    elif response.mended is not None:
         dropped = dropped | {b"content-length"}
-        added += answer.mended
-    kept = without(answer.fields, care, dropped, answer.options)
-    if answer.status in (101, 426) and b"upgrade" in care:
-        protocols = b", ".join(value for _, _, value in care[b"upgrade"])
+        added += response.mended
+    kept = without(response.fields, special, dropped, response.options)
+    if response.status in (101, 426) and b"upgrade" in special:
+        protocols = b", ".join(value for _, _, value in special[b"upgrade"])
         added += b"Connection: Upgrade\r\nUpgrade: %s\r\n" % protocols
     if is_chunked:
         added += b"Transfer-Encoding: chunked\r\n"
-    return b"HTTP/1.1%s\r%s%s%s\r\n" % (answer.line, kept, via, added)
+    return b"HTTP/1.1%s\r%s%s%s\r\n" % (response.line, kept, via, added)
 
 
 _date = (0, b"")  # the present second and its line; replaced as one, so that no thread sees half of it
@@ -240,7 +240,7 @@ def held_field(seconds: float) -> tuple[str, str]:
 
 
 def _date_line() -> bytes:
-    """RFC 9110 section 6.6.1: one who forwards an answer without a Date records when it came."""
+    """RFC 9110 section 6.6.1: one who forwards a response without a Date records when it came."""
     global _date
     now = int(time.time())
     if _date[0] != now:
@@ -264,10 +264,10 @@ def is_event_stream(fields: bytes) -> bool:
                for name, value in split_fields(fields))
 
 
-def logs_in(request: RequestHead, answer: AnswerHead) -> bool:
+def logs_in(request: RequestHead, response: ResponseHead) -> bool:
     """True where NTLM or Negotiate logs the connection in, not this request alone (RFC 4559 section 6)."""
     is_asked = b"\nauthorization:" in request.fields.lower() and _names_login(request.fields, b"authorization")
-    return is_asked or (answer.status == 401 and _names_login(answer.fields, b"www-authenticate"))
+    return is_asked or (response.status == 401 and _names_login(response.fields, b"www-authenticate"))
 
 
 def _names_login(fields: bytes, name: bytes) -> bool:

@@ -20,15 +20,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
-    from wrapper.gate import Gate, Lane, GatedRun
-    from wrapper.answer import AnswerHead
+    from wrapper.gate import Gate, GatedRun, Lane
     from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Steps, Task
-    from wrapper.proxy.answer import ServiceResponse
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.request_body import RequestBody
+    from wrapper.proxy.response import ServiceResponse
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
+    from wrapper.response import ResponseHead
 
     class ExchangePort(Protocol):
         """What an exchange needs of the port it came in by."""
@@ -101,11 +101,11 @@ class Exchange(Travelling):
         Raises: a Refusal as long as the response has not begun; Broken after that; ClientGone.
         """
         try:
-            answer = yield from self._ask()
-            if answer.status == 101:
-                yield from self._tunnel(answer)
+            response = yield from self._ask()
+            if response.status == 101:
+                yield from self._tunnel(response)
             else:
-                yield from self._respond(answer)
+                yield from self._respond(response)
         except Cut:
             raise self._failure(Unavailable("the service is being stopped")) from None
         except ServiceGone as error:
@@ -114,7 +114,7 @@ class Exchange(Travelling):
             raise self._failure(BadGateway(f"{error}{self.growth}", "closed")) from None
         except Malformed as error:
             raise self._failure(BadGateway(
-                f"the service's answer is not HTTP: {error}{self.growth}", "malformed")) from None
+                f"the service's response is not HTTP: {error}{self.growth}", "malformed")) from None
         finally:
             self._end()
 
@@ -199,7 +199,7 @@ class Exchange(Travelling):
                 self.connection = None
                 connection.close()
                 self._judge_upload()
-                self._has_heard = connection.answer.has_begun or bool(connection.stream.rest)
+                self._has_heard = connection.response.has_begun or bool(connection.stream.rest)
                 # A run that falls still takes connections into its listen queue: that would count as a second time.
                 if not self._may_ask_again(connection, error) or (
                         self._has_sent and (yield from self._has_fallen(lane.run))):
@@ -254,7 +254,7 @@ class Exchange(Travelling):
 
         Rubbish on a used connection was no response to this request.
         """
-        if not connection.is_used or connection.answer.has_begun or self._upload or self._sends >= SENDS_MAX:
+        if not connection.is_used or connection.response.has_begun or self._upload or self._sends >= SENDS_MAX:
             return False
         if connection.stream.rest and not isinstance(error, Malformed):
             return False
@@ -270,21 +270,21 @@ class Exchange(Travelling):
 
     def _read_heads(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Pass interim answers on; returns the final one, or 101."""
-        reader, method = connection.answer, self.head.method
+        reader, method = connection.response, self.head.method
         for _ in range(INTERIM_MAX):
-            while (answer := reader.next_head(method)) is None:
-                yield from self._await_answer(connection, upstream)
-            if not answer.is_interim:
-                return answer
-            if answer.status == 101:
+            while (response := reader.next_head(method)) is None:
+                yield from self._await_response(connection, upstream)
+            if not response.is_interim:
+                return response
+            if response.status == 101:
                 if not self.head.upgrade:
                     raise Malformed("it switches protocols though that was not asked for")
-                return answer
+                return response
             if self.head.minor:  # RFC 9110 section 15.2: never to an HTTP/1.0 client
-                yield from self._send(headers.answer_head(answer, b"", False))
+                yield from self._send(headers.response_head(response, b"", False))
         raise Malformed("too many interim answers")
 
-    def _await_answer(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
+    def _await_response(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Take what has come of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload = connection.stream.link, self._upload
         self._judge_upload()
@@ -308,13 +308,13 @@ class Exchange(Travelling):
             if fired is link.writable:
                 connection.stream.send_unsent()
                 return
-        connection.answer.receive()
+        connection.response.receive()
 
-    def _respond(self, answer: AnswerHead) -> Steps:
+    def _respond(self, response: ResponseHead) -> Steps:
         connection = self.connection
         assert connection is not None
-        reader = connection.answer
-        is_open = not reader.is_done and answer.length is None  # no length that we could promise the client
+        reader = connection.response
+        is_open = not reader.is_done and response.length is None  # no length that we could promise the client
         is_chunked = is_open and self.head.minor == 1
         self.looks_whole = is_open and not is_chunked
         if self.port.is_closing or self.looks_whole:
@@ -322,9 +322,9 @@ class Exchange(Travelling):
         if self._upload is not None:
             yield from self._await_upload(UPLOAD_TIMEOUT)
             self.keep = self.keep and self.body.is_done
-        block = headers.answer_head(answer, self._own_lines(), is_chunked)
+        block = headers.response_head(response, self._own_lines(), is_chunked)
         arrived = reader.take_arrived()
-        self.status = answer.status
+        self.status = response.status
         self.is_answered = True
         self.first_byte = self.loop.now
         if reader.is_done and not is_chunked:
@@ -332,24 +332,24 @@ class Exchange(Travelling):
             if not self.client.send(block + arrived):
                 yield from self.client.flush()
         else:
-            is_events = headers.is_event_stream(answer.fields)
+            is_events = headers.is_event_stream(response.fields)
             if is_events:
                 self.stay()
             # What opened it opens it anew by itself (WHATWG HTML section 9.2.3). Any other response, events of a POST
             # among them, is a whole that must not be cut short.
             self._may_end = is_chunked and is_events and self.head.method == b"GET"
-            yield from self._copy(reader, answer, is_chunked, block, arrived)
+            yield from self._copy(reader, response, is_chunked, block, arrived)
         if reader.can_be_followed() and (self._upload is None or self._upload.is_over) and not self.going:
             self.connection = None
-            self._keep(connection, answer)
+            self._keep(connection, response)
 
-    def _keep(self, connection: UpstreamConnection, answer: AnswerHead) -> None:
+    def _keep(self, connection: UpstreamConnection, response: ResponseHead) -> None:
         """For the next request: of this client alone where it has been logged in there (RFC 4559 section 6)."""
         assert self.lane is not None
         upstream: Upstream = self.lane.upstream  # type: ignore[assignment]
-        if connection.is_personal or headers.logs_in(self.head, answer):
+        if connection.is_personal or headers.logs_in(self.head, response):
             connection.is_personal = True
-            connection.rest(answer.kept_for)
+            connection.rest(response.kept_for)
             self._personal[upstream] = connection
         else:
             upstream.put_back(connection)
@@ -375,7 +375,7 @@ class Exchange(Travelling):
         self.sent += len(data)
         yield from self.client.write(data)
 
-    def _copy(self, reader: ServiceResponse, answer: AnswerHead, is_chunked: bool, block: bytes,
+    def _copy(self, reader: ServiceResponse, response: ResponseHead, is_chunked: bool, block: bytes,
               arrived: bytes | memoryview) -> Steps:
         """The body, piece by piece, each as soon as it is there; `block` and `arrived` go first."""
         out: bytes | memoryview = block + (chunk(arrived) if is_chunked else arrived)
@@ -403,7 +403,7 @@ class Exchange(Travelling):
                 tail = (tail + bytes(payload[-4:]))[-4:]
             out = chunk(payload) if is_chunked else payload
         if is_chunked:
-            out = bytes(out) + last_chunk(headers.trailers(reader.trailers, answer.options))
+            out = bytes(out) + last_chunk(headers.trailers(reader.trailers, response.options))
         yield from self._send(out)
 
     def _next_size(self, size: int) -> int:
@@ -424,7 +424,7 @@ class Exchange(Travelling):
 
     # Upgrades
 
-    def _tunnel(self, answer: AnswerHead) -> Steps:
+    def _tunnel(self, response: ResponseHead) -> Steps:
         connection = self.connection
         assert connection is not None
         yield from self._await_upload(SWITCH_TIMEOUT)
@@ -438,7 +438,7 @@ class Exchange(Travelling):
         self.stay()
         self.head.let_go()  # it is kept for as long as the tunnel lives
         try:
-            yield from self._send(headers.answer_head(answer, self._held_line(), False))
+            yield from self._send(headers.response_head(response, self._held_line(), False))
             yield from tunnel.run()
         finally:
             self.sent += tunnel.sent

@@ -102,7 +102,7 @@ class RequestBody(Framed):
 
 
 class Upload:
-    """A body on its way to the service, in a task of its own, so that the answer may begin before it ends.
+    """A body on its way to the service, in a task of its own, so that the response may begin before it ends.
 
     `error` is what ended it early: a refusal, or the client or the service that left.
     """

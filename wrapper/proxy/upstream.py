@@ -15,10 +15,10 @@ import socket
 import threading
 
 from wrapper import sockets
-from wrapper.answer import before_end
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import Gone, ServiceGone, Stream
-from wrapper.proxy.answer import ServiceResponse
+from wrapper.proxy.response import ServiceResponse
+from wrapper.response import before_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unl
 BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix socket is full
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
-HOLDS = 0.1  # seconds after an answer in which a service that closes behind each has closed
+HOLDS = 0.1  # seconds after a response in which a service that closes behind each has closed
 KEPT_FOR = 60.0  # seconds an idle connection is kept where nothing else is said; nginx's keepalive_timeout
 
 
@@ -57,7 +57,7 @@ class UpstreamConnection(http.client.HTTPConnection):
         self.sock = connected
         self.name = names[0] if names else None
         self.stream = Stream(connected, loop, ServiceGone, is_urgent=True)
-        self.answer = ServiceResponse(self.stream)
+        self.response = ServiceResponse(self.stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
@@ -66,12 +66,12 @@ class UpstreamConnection(http.client.HTTPConnection):
 
     def getresponse(self) -> ServiceResponse:
         """The reader of this connection's answers."""
-        return self.answer
+        return self.response
 
     def rest(self, seconds: float) -> None:
         """Carry nothing until `resume`, which may be `seconds` away, and hear of the service's end meanwhile."""
         self.is_used = True
-        self.answer.has_begun = False
+        self.response.has_begun = False
         self.kept_at = self.stream.loop.now
         self.kept_until = self.kept_at + seconds
         self.stream.link.readable.attend(self)
@@ -84,7 +84,7 @@ class UpstreamConnection(http.client.HTTPConnection):
         return self.stream.link.fd >= 0
 
     def wake(self, source: Source) -> None:
-        """While it was kept the service closed it, or sent what was not asked for: that must not become an answer."""
+        """While it was kept the service closed it, or sent what was not asked for: that must not become a response."""
         self._upstream.note_stale(self)
         self._upstream.discard(self)
         self.close()
@@ -110,7 +110,7 @@ class Upstream:
         self._is_closed = False
         self._kept_for = kept_for  # less as soon as the service announces less
         self._holds = False  # the service has been seen to hold a connection that carries nothing
-        self._closes_at_once = False  # it closes them behind each answer, and does not say so
+        self._closes_at_once = False  # it closes them behind each response, and does not say so
         self._borne = math.inf  # seconds of idleness after which the service may be about to close one
         self._hungry: set[object] = set()  # those who wait on a fresh connection
         # Of each connection that there is, by its own (host, port): that of the service's end.
@@ -133,7 +133,7 @@ class Upstream:
         """A kept connection that the service has neither closed nor written to, or None.
 
         What may not be repeated waits for none whose end may be on its way: only a service that has been seen to hold
-        its connections, longer than it takes to close one behind an answer, gets it on a kept one, and on none that
+        its connections, longer than it takes to close one behind a response, gets it on a kept one, and on none that
         has been idle for nearly as long as the service bears.
         """
         kept = self._kept.get(loop)
@@ -166,7 +166,7 @@ class Upstream:
 
     def put_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""
-        loop, head = connection.stream.loop, connection.answer.head
+        loop, head = connection.stream.loop, connection.response.head
         if head is not None:
             self._kept_for = min(self._kept_for, head.kept_for)
         with self._lock:

@@ -24,7 +24,7 @@ class Fronts:
     def observe(self, facts: Ended) -> None:
         if self._is_secure or facts.head is None or facts.peer in self._named or len(self._named) >= MOST_NAMED:
             return
-        said = facts.head.care.get(b"x-forwarded-proto", ())
+        said = facts.head.special.get(b"x-forwarded-proto", ())
         if any(value.lower() == b"https" for _, _, value in said) and not self._proxies.trust(facts.peer):
             self._named.add(facts.peer)
             log.warning("X-Forwarded-Proto: https is replaced by http, because its sender is not in --trusted-proxies; "

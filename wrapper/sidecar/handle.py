@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Variable = Union[str, float, bool, None]
 
 REQUEST_TIMEOUT = 10.0  # seconds
-ANSWER_MAX = 16 * 1024 * 1024  # bytes of a response that is read whole
+RESPONSE_MAX = 16 * 1024 * 1024  # bytes of a response that is read whole
 
 
 class ActionFailed(Exception):
@@ -174,7 +174,7 @@ class ServiceHandle:
             raise ConnectionRefusedError(f"the service {self.name!r} has not been started")
         try:
             return ask(TimedConnection(self.address, Deadline(timeout)), method, path, body, json, headers or {},
-                       ANSWER_MAX)
+                       RESPONSE_MAX)
         except http.client.HTTPException as error:
             raise ValueError(f"{self.name} did not answer in HTTP: {error!r}") from None
 

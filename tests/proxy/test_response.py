@@ -10,7 +10,7 @@ from wrapper.chunked import CHUNKS_MAX, chunk, last_chunk
 from wrapper.http1 import MAX_REMEMBERED, Malformed
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import TURN_SIZE, ServiceGone
-from wrapper.proxy.answer import ANSWER_HEAD_MAX, ServiceResponse
+from wrapper.proxy.response import RESPONSE_HEAD_MAX, ServiceResponse
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -114,7 +114,7 @@ def test_what_is_not_http_is_malformed(service, head):
 def test_a_head_without_end_is_malformed(service):
     def send():
         service.theirs.setblocking(False)
-        left = memoryview(b"A: b\r\n" * (ANSWER_HEAD_MAX // 6))
+        left = memoryview(b"A: b\r\n" * (RESPONSE_HEAD_MAX // 6))
         while left:
             try:
                 left = left[service.theirs.send(left):]

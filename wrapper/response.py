@@ -1,4 +1,4 @@
-"""Reads and judges the heads of a service's answers, and mends what is sloppy in them. Pure: bytes in, facts out.
+"""Reads and judges the heads of a service's responses, and mends what is sloppy in them. Pure: bytes in, facts out.
 
 RFC 9112 (message syntax), RFC 9110 section 8.6 (Content-Length). Mended is only what leaves no doubt about where the
 body ends; all else is Malformed, with its reason.
@@ -13,9 +13,9 @@ from wrapper.http1 import NO_OPTIONS, SECTION, TOKEN, VALUE, Head, Malformed, co
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import Care
+    from wrapper.http1 import SpecialFields
 
-_ANSWER = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + SECTION)
+_RESPONSE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + SECTION)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [1-9][0-9][0-9](?: " + VALUE + rb")?")
 _WRONG_END = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
 # draft-thomson-hybi-http-timeout-03 section 2, as Apache and Node send it.
@@ -24,7 +24,7 @@ LAST_MOMENT = 1.0  # seconds before an announced end in which a request may meet
 _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 
 
-class AnswerHead(Head):
+class ResponseHead(Head):
     """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
 
     __slots__ = ("has_date", "is_chunked", "keep", "kept_for", "length", "line", "mended", "minor", "options",
@@ -36,7 +36,7 @@ class AnswerHead(Head):
         self.line = line
         self.fields = fields
         self.end = end
-        care = self._find_care()
+        special = self._find_special()
         self.length: int | None = None  # None: until the connection ends, unless is_chunked
         self.is_chunked = False
         self.keep = minor > 0
@@ -45,22 +45,22 @@ class AnswerHead(Head):
         self.has_date = b"\ndate:" in fields.lower()
         self.passed_on = b""  # what `proxy.headers` made of it, for a client to whom we have nothing to add
         self.mended: bytes | None = None  # the line that stands for all of its Content-Length; None: as they came
-        if care:
-            self._judge(care)
+        if special:
+            self._judge(special)
 
-    def _judge(self, care: Care) -> None:
-        if b"connection" in care:
-            self.options = tokens(care[b"connection"])
+    def _judge(self, special: SpecialFields) -> None:
+        if b"connection" in special:
+            self.options = tokens(special[b"connection"])
             if b"close" in self.options:
                 self.keep = False
             elif b"keep-alive" in self.options:
                 self.keep = True
-        if b"keep-alive" in care and (announced := _KEPT_FOR.search(b",".join(one[2] for one in care[b"keep-alive"]))):
+        if announced := _KEPT_FOR.search(b",".join(one[2] for one in special.get(b"keep-alive", ()))):
             self.kept_for = before_end(int(announced[1]))
-        if b"content-length" in care:
-            self._judge_length(care[b"content-length"])
-        if b"transfer-encoding" in care:
-            self._judge_codings(care[b"transfer-encoding"])
+        if b"content-length" in special:
+            self._judge_length(special[b"content-length"])
+        if b"transfer-encoding" in special:
+            self._judge_codings(special[b"transfer-encoding"])
 
     def _judge_length(self, lines: list[tuple[int, int, bytes]]) -> None:
         """RFC 9110 section 8.6: the same number said twice is one."""
@@ -107,29 +107,29 @@ def before_end(seconds: float) -> float:
     return seconds - min(LAST_MOMENT, seconds / 2)
 
 
-def read_answer(data: bytes, limit: int, known: int = 0) -> AnswerHead | None:
-    """The answer head at the beginning of `data`, or None while it is incomplete.
+def read_response(data: bytes, limit: int, known: int = 0) -> ResponseHead | None:
+    """The response head at the beginning of `data`, or None while it is incomplete.
 
     `known`: how many bytes of `data` were found incomplete before.
 
     Raises: Malformed.
     """
-    end = _answer_end(data, limit, max(0, known - 3))
+    end = _response_end(data, limit, max(0, known - 3))
     if not end:
         # Lines that ended in LF alone were no fault as long as all of them did.
         _judge_beginning(data, limit, max(0, known - 1) if data.find(b"\r", 0, known) >= 0 else 0)
         return None
-    match = _ANSWER.fullmatch(data, 0, end)
-    return _read_mended(data[:end]) if match is None else _answer(match, end)
+    match = _RESPONSE.fullmatch(data, 0, end)
+    return _read_mended(data[:end]) if match is None else _response(match, end)
 
 
-def _answer(match: re.Match[bytes], end: int) -> AnswerHead:
+def _response(match: re.Match[bytes], end: int) -> ResponseHead:
     minor, status, reason, fields = match.groups()
     # RFC 9112 section 4: the space stays where there is no reason.
-    return AnswerHead(0 if minor == b"0" else 1, int(status), b" " + status + (reason or b" "), fields, end)
+    return ResponseHead(0 if minor == b"0" else 1, int(status), b" " + status + (reason or b" "), fields, end)
 
 
-def _answer_end(data: bytes, limit: int, begin: int) -> int:
+def _response_end(data: bytes, limit: int, begin: int) -> int:
     """Where the body begins, 0 while that has not come. Lines end in LF alone only where all of them do."""
     end = data.find(b"\n\n", begin, limit) + 2
     if end > 1 and b"\r" not in data[:end]:
@@ -149,17 +149,17 @@ def _judge_beginning(data: bytes, limit: int, begin: int) -> None:
         raise Malformed("its head holds a control character")
 
 
-def _read_mended(head: bytes) -> AnswerHead:
+def _read_mended(head: bytes) -> ResponseHead:
     """What is sloppy and beyond doubt: the version in small letters, and lines that all end in LF (RFC 9112 section
-    2.2); white space between name and colon, which a proxy removes from an answer (section 5.1).
+    2.2); white space between name and colon, which a proxy removes from a response (section 5.1).
     """
     text = head[:4].upper() + head[4:]
     if b"\r" not in text:
         text = text.replace(b"\n", b"\r\n")
-    match = _ANSWER.fullmatch(_SPACE_BEFORE_COLON.sub(rb"\1:", text))
+    match = _RESPONSE.fullmatch(_SPACE_BEFORE_COLON.sub(rb"\1:", text))
     if match is None:
         raise Malformed(_fault(text))
-    return _answer(match, len(head))
+    return _response(match, len(head))
 
 
 def _fault(head: bytes) -> str:

@@ -1,11 +1,11 @@
-"""answer.py: heads of answers, judged and mended."""
+"""response.py: heads of responses, judged and mended."""
 
 import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wrapper import answer as answers
+from wrapper import response as answers
 from wrapper import http1
 from wrapper.proxy import headers
 
@@ -30,7 +30,7 @@ MENDED = [  # sloppy head, keep, length or None where chunked, the length that i
 
 def answer_outcome(data, known=0):
     try:
-        answer = answers.read_answer(data, LIMIT, known)
+        answer = answers.read_response(data, LIMIT, known)
     except http1.Malformed:
         return "malformed"
     return "more" if answer is None else (answer.status, answer.fields, answer.end, answer.length, answer.is_chunked)
@@ -38,7 +38,7 @@ def answer_outcome(data, known=0):
 
 @settings(max_examples=400)
 @given(ANSWERS, st.integers(1, 20))
-def test_an_answer_head_is_judged_alike_however_it_is_split(data, step):
+def test_a_response_head_is_judged_alike_however_it_is_split(data, step):
     whole, known = answer_outcome(data), 0
     for end in (*range(0, len(data), step), len(data)):
         early = answer_outcome(data[:end])
@@ -53,15 +53,15 @@ def test_an_answer_head_is_judged_alike_however_it_is_split(data, step):
 def test_a_sloppy_answer_is_mended_where_its_framing_is_beyond_doubt(data, keep, length, passed_on):
     """RFC 9110 section 8.6, RFC 9112 sections 2.2, 2.3, 5.1 and 6.3."""
     for end in range(len(data)):
-        assert answers.read_answer(data[:end], 65536) is None
-    head = answers.read_answer(data + b"ok\r\n\r\n", 65536)
+        assert answers.read_response(data[:end], 65536) is None
+    head = answers.read_response(data + b"ok\r\n\r\n", 65536)
     head.frame_for(b"GET")
     assert (head.status, head.keep, head.length, head.end) == (200, keep, length, len(data))
     assert head.is_chunked == (length is None)
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="GET", target="/", headers=[("Host", "h")]))
     connection.send(h11.EndOfMessage())
-    connection.receive_data(headers.answer_head(head, b"", head.is_chunked))
+    connection.receive_data(headers.response_head(head, b"", head.is_chunked))
     named = connection.next_event().headers
     assert [value for name, value in named if name == b"content-length"] == ([passed_on] if passed_on else [])
     assert [value for name, value in named if name == b"transfer-encoding"] == ([] if passed_on else [b"chunked"])
@@ -80,4 +80,4 @@ def test_a_sloppy_answer_is_mended_where_its_framing_is_beyond_doubt(data, keep,
 ])
 def test_what_cannot_be_mended_says_why(data, reason):
     with pytest.raises(http1.Malformed, match=reason):
-        answers.read_answer(data, 65536)
+        answers.read_response(data, 65536)

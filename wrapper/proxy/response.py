@@ -1,39 +1,39 @@
-"""Reads what the service answers on one connection, strictly: heads by `wrapper.answer`, bodies by their framing."""
+"""Reads what the service answers on one connection, strictly: heads by `wrapper.response`, bodies by their framing."""
 
 from __future__ import annotations
 
 import http.client
 
-from wrapper.answer import read_answer
 from wrapper.chunked import Chunked, Framed
 from wrapper.http1 import MAX_REMEMBERED
 from wrapper.loop.stream import ServiceGone
+from wrapper.response import read_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.answer import AnswerHead
     from wrapper.loop.stream import Stream
+    from wrapper.response import ResponseHead
 
-ANSWER_HEAD_MAX = 256 * 1024  # bytes of an answer's head
+RESPONSE_HEAD_MAX = 256 * 1024  # bytes of a response's head
 
 
 class ServiceResponse(Framed, http.client.HTTPResponse):
-    """Reads one answer after the other from `stream`, whose `rest` is what was read and not used yet.
+    """Reads one response after the other from `stream`, whose `rest` is what was read and not used yet.
 
     `is_done` once the body of the present one has been read to its end.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self.fp = None  # type: ignore[assignment]  # what http.client looks at to see whether an answer is closed
-        self.head: AnswerHead | None = None
+        self.fp = None  # type: ignore[assignment]  # what http.client looks at to see whether a response is closed
+        self.head: ResponseHead | None = None
         self._last = (b"", b"")  # method and bytes of the head that `head` was read from
         self._known = 0  # bytes in `rest` that are no whole head yet
         self.is_done = False
-        self.has_begun = False  # something of the present answer has come, if only an interim one
+        self.has_begun = False  # something of the present response has come, if only an interim one
         self._chunked = None
         self._left = 0
-        self._is_followed = False  # a service may send a body behind this answer, though there is none
+        self._is_followed = False  # a service may send a body behind this response, though there is none
 
     def receive(self) -> bool:
         """Take what has arrived into `rest`; False where nothing has. Raises: ServiceGone."""
@@ -46,7 +46,7 @@ class ServiceResponse(Framed, http.client.HTTPResponse):
         self._stream.rest = rest + data if rest else data
         return True
 
-    def next_head(self, method: bytes) -> AnswerHead | None:
+    def next_head(self, method: bytes) -> ResponseHead | None:
         """The next head, interim or final; None while it is not all there. Raises: Malformed."""
         data = self._stream.rest
         if not data:
@@ -59,14 +59,14 @@ class ServiceResponse(Framed, http.client.HTTPResponse):
         self._stream.rest = data[head.end:]
         self.has_begun = True
         if not head.is_interim:
-            self._chunked = Chunked(ANSWER_HEAD_MAX, mends=True) if head.is_chunked else None
+            self._chunked = Chunked(RESPONSE_HEAD_MAX, mends=True) if head.is_chunked else None
             self._left = head.length
             self.is_done = not head.is_chunked and head.length == 0
             self.trailers = b""
         return head
 
-    def _judge_head(self, data: bytes, method: bytes) -> AnswerHead | None:
-        head = read_answer(data, ANSWER_HEAD_MAX, self._known)
+    def _judge_head(self, data: bytes, method: bytes) -> ResponseHead | None:
+        head = read_response(data, RESPONSE_HEAD_MAX, self._known)
         self._known = len(data) if head is None else 0
         if head is None:
             return None
@@ -99,12 +99,12 @@ class ServiceResponse(Framed, http.client.HTTPResponse):
         if count:
             return self._payload(view[:count])
         if self._left is not None or self._chunked is not None:
-            raise ServiceGone("the service closed the connection in the middle of its answer")
+            raise ServiceGone("the service closed the connection in the middle of its response")
         self.is_done = True
         return b""
 
     def can_be_followed(self) -> bool:
-        """True where the next answer on this connection can be trusted to be the next request's."""
+        """True where the next response on this connection can be trusted to be the next request's."""
         head = self.head
         return self.is_done and not self._stream.rest and head is not None and head.keep and not self._is_followed \
             and not (head.length is None and not head.is_chunked)
