@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ import types
 
 import pytest
 
+from tests.loop.driving import settle
 from wrapper import Response, Sidecar
 from wrapper.errors import NotFound
 from wrapper.front.own import OwnExchange
@@ -224,11 +226,11 @@ def still(monkeypatch):
 
 
 def noted(monkeypatch, owner, name):
-    """A semaphore that is released at each call of `owner.name`."""
-    called, call = threading.Semaphore(0), getattr(owner, name)
+    """A queue of the objects whose method `name` was called."""
+    called, call = queue.SimpleQueue(), getattr(owner, name)
 
     def note(*arguments):
-        called.release()
+        called.put(arguments[0])
         return call(*arguments)
 
     monkeypatch.setattr(owner, name, note)
@@ -245,9 +247,10 @@ def test_a_client_that_sends_slowly_is_no_handler_that_hangs(sidecar, still, mon
 
     with running(sidecar) as wrapper, socket.create_connection(("127.0.0.1", wrapper.port), 10) as client:
         client.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nConnection: close\r\n\r\n")
-        assert awaited.acquire(timeout=10)
+        loop = awaited.get(timeout=10)._stream.loop
         for byte in (b"b", b"o", b"d", b"y"):
             still.now += 0.04
+            settle(loop)  # else the handler's time may begin before this move
             client.sendall(byte)
         answer = b"".join(iter(lambda: client.recv(65536), b""))
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -273,7 +276,8 @@ def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, s
 
     with running(sidecar) as wrapper:
         clients = [slow_client(wrapper.port, "/x") for _ in range(3)]
-        assert all(awaited.acquire(timeout=10) for _ in clients)
+        for _ in clients:
+            awaited.get(timeout=10)
         still.now += 0.1
         for client in clients:
             assert client.recv(65536).startswith(b"HTTP/1.1 408 ")
