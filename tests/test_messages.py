@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.running import ROOT, Wrapper, free_port, run, service, wait_until
+from tests.running import PATIENCE, ROOT, Wrapper, free_port, run, service, wait_until
 from wrapper import address, cli, settings
 from wrapper.errors import BadSettings, CannotStart
 from wrapper.service.probe import Health, Probe
@@ -214,7 +214,8 @@ def test_a_wrong_port_is_told_with_the_right_one():
                         "; name that with --upstream, or move it with {port}", Health._await_or_tell(health, run, 0.0))
 
 
-def test_a_path_that_answers_otherwise_is_told():
+def test_a_path_that_answers_otherwise_is_told(monkeypatch):
+    monkeypatch.setattr("wrapper.service.probe.PROBE_TIMEOUT", PATIENCE)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
