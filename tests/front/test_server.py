@@ -170,25 +170,33 @@ def test_no_descriptors_left_is_survived(road, capfd):
     line = made.connect().send(GET)
     line.message()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    waiting = [socket.socket() for _ in range(3)]
-    taken = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
-    try:
+    unused, waiting, taken = [socket.socket() for _ in range(30)], [], []
+
+    def is_short():
+        """Again and again: threads of the tests before may be giving descriptors back."""
         with contextlib.suppress(OSError):
             while True:
                 taken.append(os.dup(0))
-        for sock in waiting:
-            sock.connect(made.place)  # the kernel takes it; we cannot
-        wait_until(lambda: "cannot take a connection" in capfd.readouterr().err)
+        if unused:
+            waiting.append(unused.pop())
+            waiting[-1].connect(made.place)  # the kernel takes it; we cannot
+        return "cannot take a connection" in capfd.readouterr().err
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+    try:
+        wait_until(is_short)
         turn = made.server.loop.turn
         threading.Event().wait(0.2)  # the time itself: a loop that spins takes thousands of turns in it
         assert made.server.loop.turn - turn < 100
+        kept_waiting = waiting[made.server.accepted - 1:]
     finally:
         for fd in taken:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    for sock in waiting:
+    assert kept_waiting
+    for sock in kept_waiting:
         assert Line(sock).send(GET).message()[0].startswith(b"HTTP/1.1 200 ")
+    for sock in (*waiting, *unused):
         sock.close()
 
 
