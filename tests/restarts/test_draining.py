@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from tests.restarts.load import NUMBERS, Noted, counting
 from tests.restarts.raw import Raw, get, post
-from tests.running import Wrapper, service, wait_until
+from tests.running import PATIENCE, Wrapper, service, wait_until
 
 # A client that upgrades and then neither reads nor answers.
 UPGRADE = get("/", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
@@ -53,7 +53,7 @@ def is_done(wrapper, generation=2):
 
 @MODES
 def test_an_upload_in_flight_gets_its_time(run, mode):
-    wrapper = run("--restart-mode", mode)
+    wrapper = run("--restart-mode", mode, "--drain-timeout", "60s")
     number, body = next(NUMBERS), os.urandom(200_000)
     with Raw(wrapper.port, post(f"/?{number}", body)[:100_000]) as client:
         wait_until(lambda: wrapper.noted().of("began"))
@@ -78,12 +78,15 @@ def test_an_upload_that_does_not_end_in_time_is_visibly_broken_and_never_repeate
     assert not noted.of("whole")
 
 
-def test_a_request_that_takes_long_is_finished_and_newcomers_wait(run):
-    wrapper = run()
-    with Raw(wrapper.port, get(f"/slow?{next(NUMBERS)}")) as slow, Raw(wrapper.port) as newcomer:
+def test_a_request_that_takes_long_is_finished_and_newcomers_wait(run, tmp_path):
+    wrapper = run("--drain-timeout", "60s")
+    with Raw(wrapper.port, get(f"/kept?{next(NUMBERS)}")) as slow, Raw(wrapper.port) as newcomer:
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
+        wrapper.wait_line("running -> draining")
         newcomer.send(get())
+        wait_until(lambda: wrapper.status()["held"] == 1)
+        (tmp_path / "log.go").touch()
         assert slow.read_response()[0] == 200
         status, fields, _ = newcomer.read_response()
         assert (status, "wrapper-held" in fields) == (200, True)
@@ -100,12 +103,14 @@ def test_an_answer_that_does_not_end_in_time_is_visibly_broken(run):
 
 
 @pytest.mark.parametrize(("request_of", "answers"), [(get, 200), (lambda path: post(path, b""), 503)])
-def test_a_request_that_the_service_leaves_unanswered_travels_once_more_or_is_told(run, request_of, answers):
+def test_a_request_that_the_service_leaves_unanswered_travels_once_more_or_is_told(run, tmp_path, request_of, answers):
     """Only what may be repeated; the service ends at the signal."""
     wrapper = run("--drain-timeout", "200ms")
-    with Raw(wrapper.port, request_of(f"/slow?{next(NUMBERS)}")) as client:
+    with Raw(wrapper.port, request_of(f"/kept?{next(NUMBERS)}")) as client:
         wait_until(lambda: wrapper.noted().of("began"))
         restart(wrapper)
+        wait_until(lambda: is_done(wrapper))
+        (tmp_path / "log.go").touch()
         status, fields, _ = client.read_response()
         assert status == answers
         assert ("retry-after" in fields) == (status == 503)
@@ -125,17 +130,15 @@ def ended_stream(data):
 
 @MODES
 def test_an_event_stream_ends_cleanly_between_two_events(run, mode):
-    wrapper = run("--restart-mode", mode, "--overlap-drain-timeout", "2s")
+    wrapper = run("--restart-mode", mode, "--drain-timeout", "600s", "--overlap-drain-timeout", "6s")
     clients = [Raw(wrapper.port, get("/events")) for _ in range(8)]
     begun = [client.read_until(b"data: 3\n") for client in clients]
-    begin = time.monotonic()
     restart(wrapper)
     for client, beginning in zip(clients, begun):
         assert ended_stream(beginning + client.read_until(b"\r\n0\r\n\r\n")).count(b"data: more\n\n") >= 3
         client.send(get("/"))  # the connection was not to be closed
         assert client.read_response()[0] == 200
         client.close()
-    assert mode == "overlap" or time.monotonic() - begin < 2, "the streams took the whole time to drain"
 
 
 def test_a_silent_event_stream_ends_cleanly_too(run, tmp_path):
@@ -148,13 +151,11 @@ def test_a_silent_event_stream_ends_cleanly_too(run, tmp_path):
         "    c = s.accept()[0]; kept.append(c)\n"
         "    if c.recv(9999): c.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Type: text/event-stream\\r\\n'\n"
         "                               b'Transfer-Encoding: chunked\\r\\n\\r\\n9\\r\\ndata: 1\\n\\n\\r\\n')\n")
-    wrapper = run(command=["python3", str(script), "{port}"])
+    wrapper = run("--drain-timeout", "600s", command=["python3", str(script), "{port}"])
     with Raw(wrapper.port, get("/")) as client:
         client.read_until(b"data: 1\n\n\r\n")
-        begin = time.monotonic()
         restart(wrapper)
         assert client.read_until(b"0\r\n\r\n") == b"0\r\n\r\n"
-        assert time.monotonic() - begin < 2
 
 
 # WebSockets
@@ -166,17 +167,15 @@ def sockets(run):
 
 @MODES
 def test_a_websocket_client_sees_1012_at_a_restart_and_connects_again_at_once(sockets, mode):
-    wrapper = sockets("--restart-mode", mode)
+    wrapper = sockets("--restart-mode", mode, "--drain-timeout", "600s", "--overlap-drain-timeout", "600s")
     with connect(f"ws://127.0.0.1:{wrapper.port}/") as client:
         first = client.recv()
         client.send("hello")
         assert client.recv() == "hello"
         restart(wrapper)
-        begin = time.monotonic()
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=10)
+            client.recv(timeout=PATIENCE)  # long before it would be cut
         assert closed.value.rcvd.code == 1012
-        assert time.monotonic() - begin < 2, "it was cut, not told"
         with connect(f"ws://127.0.0.1:{wrapper.port}/") as again:
             assert again.recv() != first
             again.send("hello again")
@@ -218,13 +217,13 @@ def test_a_websocket_client_sees_1001_at_the_end(sockets):
         client.recv()
         wrapper.process.terminate()
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=10)
+            client.recv(timeout=PATIENCE)
         assert closed.value.rcvd.code == 1001
     assert wrapper.end() == 0
 
 
 def test_a_close_comes_at_a_frame_boundary_in_the_middle_of_a_flood(sockets):
-    wrapper = sockets("--drain-timeout", "5s")
+    wrapper = sockets("--drain-timeout", "600s")
     under_way, codes = threading.Semaphore(0), []
 
     def read():
@@ -233,7 +232,7 @@ def test_a_close_comes_at_a_frame_boundary_in_the_middle_of_a_flood(sockets):
             client.send("flood")
             try:
                 for count in range(1_000_000):
-                    assert client.recv(timeout=10) == b"%08d" % count * 2000
+                    assert client.recv(timeout=PATIENCE) == b"%08d" % count * 2000
                     if count == 20:
                         under_way.release()
             except ConnectionClosed as closed:
@@ -244,17 +243,15 @@ def test_a_close_comes_at_a_frame_boundary_in_the_middle_of_a_flood(sockets):
         thread.start()
     for _ in threads:
         assert under_way.acquire(timeout=20)
-    begin = time.monotonic()
     restart(wrapper)
     for thread in threads:
-        thread.join(20)
+        thread.join(3 * PATIENCE)
     assert codes == [1012] * len(threads)
-    assert time.monotonic() - begin < 4, "they were cut, not told"
 
 
 def test_a_client_that_does_not_read_still_finds_the_close(sockets):
     """The close waits behind what the client has not taken yet, and is not forgotten there."""
-    wrapper = sockets("--drain-timeout", "5s")
+    wrapper = sockets("--drain-timeout", "600s")
     with connect(f"ws://127.0.0.1:{wrapper.port}/", max_queue=1) as client:
         client.recv()
         client.send("flood")
@@ -263,7 +260,7 @@ def test_a_client_that_does_not_read_still_finds_the_close(sockets):
         restart(wrapper)
         # The kernel's buffers are full now; only from here on the client reads.
         with pytest.raises(ConnectionClosed) as closed:
-            all(client.recv(timeout=10) for _ in range(1_000_000))
+            all(client.recv(timeout=PATIENCE) for _ in range(1_000_000))
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
 
@@ -307,11 +304,11 @@ def test_the_end_in_the_middle_of_an_overlap_ends_both_runs_in_one_span(sockets)
 
 
 def test_a_second_signal_in_the_middle_of_an_overlap_ends_it_at_once(sockets):
-    wrapper = sockets("--restart-mode", "overlap", "--drain-timeout", "20s")
+    wrapper = sockets("--restart-mode", "overlap", "--drain-timeout", "600s")
     with Raw(wrapper.port, UPGRADE) as client:
         client.read_until(b"\r\n\r\n")
         restart(wrapper)
         wait_until(lambda: wrapper.status()["generation"] == 2)
         wrapper.process.send_signal(signal.SIGTERM)
         wrapper.wait_line("shutting down")
-        assert wrapper.end(signal.SIGTERM, timeout=5) == 0
+        assert wrapper.end(signal.SIGTERM) == 0

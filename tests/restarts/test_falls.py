@@ -41,7 +41,7 @@ def test_a_kill_costs_no_request_that_may_be_repeated(tmp_path):
 def test_a_kill_costs_the_posts_that_were_under_way_and_none_is_sent_again(tmp_path):
     log = tmp_path / "log"
     with Wrapper("--restart", "on-failure", "--backoff", "20ms..20ms", command=counting(log)) as wrapper:
-        clients = [Raw(wrapper.port, post(f"/slow?{next(NUMBERS)}", b"body")) for _ in range(8)]
+        clients = [Raw(wrapper.port, post(f"/kept?{next(NUMBERS)}", b"body")) for _ in range(8)]
         wait_until(lambda: len(Noted(log).of("began")) == 8)
         os.kill(wrapper.status()["pid"], signal.SIGKILL)
         wrapper.wait_line("the service ended")  # what comes in between may have reached it too
@@ -70,7 +70,7 @@ def test_a_hang_costs_no_request(tmp_path):
                  command=counting(tmp_path / "log")) as wrapper, Load(wrapper.port, 16) as load:
         load.wait(200)
         os.kill(wrapper.status()["pid"], signal.SIGSTOP)
-        wait_until(lambda: wrapper.status()["generation"] == 2)
+        wait_until(lambda: wrapper.status()["generation"] >= 2)
         load.wait(200)
     assert load.failed == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import time
 
@@ -56,8 +57,8 @@ def late(tmp_path):
 
 def test_the_answer_says_how_long_its_request_was_held(late):
     subject = late()
+    begin = time.monotonic()
     with Raw(subject.port, get()) as client:
-        begin = time.monotonic()
         subject.wait_held(1)
         subject.let_it_start()
         status, fields, _ = client.read_response()
@@ -164,35 +165,26 @@ def test_a_client_that_leaves_frees_its_place(late):
 
 def test_too_many_get_503_with_retry_after(late):
     subject = late("--hold-max", "1")
-    with Raw(subject.port, get()) as first, Raw(subject.port, get()) as second:
+    with Raw(subject.port, get()) as held:
         subject.wait_held(1)
-        answers = {}
-        # Whichever came first waits; the other one is refused.
-        second.socket.settimeout(0.5)
-        try:
-            answers[second] = second.read_response()
-        except OSError:
-            answers[first] = first.read_response()
-        refused, (status, fields, body) = next(iter(answers.items()))
+        with Raw(subject.port, get()) as refused:
+            status, fields, body = refused.read_response()
         assert status == 503
         assert int(fields["retry-after"]) >= 1
         assert b"1 requests wait already" in body
         subject.let_it_start()
-        held = first if refused is second else second
-        held.socket.settimeout(20)
         assert held.read_response()[0] == 200
 
 
 def test_held_too_long_is_a_504_with_the_reason(late):
     subject = late("--hold", "300ms")
+    begin = time.monotonic()
     with Raw(subject.port, get()) as client:
-        begin = time.monotonic()
         status, fields, body = client.read_response()
         assert status == 504
         assert b"starting" in body
-        assert b"held for 0.3 s" in body
-        assert 0.2 < time.monotonic() - begin < 2
-        assert float(fields["wrapper-held"]) >= 0.3
+        assert re.search(rb"held for \d+\.\d s", body)
+        assert 0.3 <= float(fields["wrapper-held"]) <= time.monotonic() - begin + 0.1
 
 
 def test_hold_0_is_a_503_at_once(late):

@@ -61,7 +61,8 @@ def test_a_reload_that_ends_the_service_is_left_to_the_policy(file):
         file.write_text("fatal")
         reload(wrapper)
         wait_until(lambda: wrapper.status()["last_exit"])
-        file.write_text("mended")
+        file.with_name("new").write_text("mended")
+        file.with_name("new").replace(file)  # the service may be about to read it
         wrapper.wait_state("running")
         wait_until(lambda: reads(wrapper)[2] == "mended")
 

@@ -29,7 +29,8 @@ def is_alive(pid):
 def test_what_is_in_flight_goes_on_behind_the_stop_signal(tmp_path, how):
     """nginx, gunicorn and uvicorn finish what they have begun, if they are let."""
     may_end = tmp_path / "end"
-    with Wrapper("--drain-timeout", "100ms", command=service("graceful", str(may_end))) as wrapper, \
+    with Wrapper("--drain-timeout", "100ms", "--stop-timeout", "60s",
+                 command=service("graceful", str(may_end))) as wrapper, \
             Raw(wrapper.port, get("/slow")) as client:
         wrapper.wait_line("begun")
         if how == "TERM":
@@ -78,7 +79,7 @@ def test_the_end_leaves_an_old_run_no_more_time_than_the_service(tmp_path):
         wrapper.wait_line("begun")
         before = wrapper.status()["pid"]
         assert wrapper.command("POST", "/sidecar/api/restart?wait=1")[0] == 200
-        assert wrapper.end(signal.SIGTERM, timeout=10) == 0
+        assert wrapper.end(signal.SIGTERM) == 0
         assert not is_alive(before)
 
 
@@ -144,6 +145,7 @@ def test_what_a_killed_leader_leaves_gets_term(tmp_path):
     """As dumb-init's suite asks for."""
     with Wrapper(command=shell(f"{tidy(tmp_path)} & echo leader $$ >&2; wait"), wait=False) as wrapper:
         wrapper.wait_line("up")
+        wrapper.wait_line("leader ")
         os.kill(int(wrapper.stderr.split("leader ")[1].split()[0]), signal.SIGKILL)
         assert wrapper.end() == 137
         assert "tidied" in wrapper.stderr
@@ -195,7 +197,7 @@ def test_a_service_that_cannot_be_signalled_goes_on_and_the_action_fails_at_once
         assert "CAP_KILL" in wrapper.command("GET", "/sidecar/api/problems")[1][0]["message"]
         assert wrapper.command("POST", "/sidecar/api/signal?name=HUP")[0] == 500
         try:
-            assert wrapper.end(signal.SIGTERM, timeout=10) == 137
+            assert wrapper.end(signal.SIGTERM) == 137
             assert "cannot signal the service" in wrapper.stderr
         finally:
             os.kill(pid, signal.SIGKILL)  # in a container the kernel does it

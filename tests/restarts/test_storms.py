@@ -176,12 +176,17 @@ def test_a_service_that_never_gets_up_backs_off_and_its_clients_wait(tmp_path):
 
 
 def test_clients_held_in_backoff_are_answered_by_the_next_run(tmp_path):
-    with Wrapper("--restart", "always", "--backoff", "500ms..500ms", command=counting(tmp_path / "log")) as wrapper:
-        os.kill(wrapper.status()["pid"], signal.SIGKILL)
-        wrapper.wait_state("backoff")
-        status, fields, _ = wrapper.request("GET", "/")
-        assert status == 200
-        assert float(fields["wrapper-held"]) > 0.1
+    os.mkfifo(tmp_path / "go")
+    with Wrapper("--restart", "always", "--backoff", "500ms..500ms", wait=False,
+                 command=counting(tmp_path / "log", tmp_path / "go")) as wrapper:
+        (tmp_path / "go").write_text("")  # blocks until the service reads
+        os.kill(wrapper.wait_state("running")["pid"], signal.SIGKILL)
+        wrapper.wait_line("running -> backoff")
+        with Raw(wrapper.port, get()) as client:
+            wait_until(lambda: wrapper.status()["held"] == 1)
+            (tmp_path / "go").write_text("")
+            status, fields, _ = client.read_response()
+        assert (status, "wrapper-held" in fields) == (200, True)
 
 
 def kill(pid):

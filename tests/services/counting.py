@@ -2,8 +2,8 @@
 
 A line of the log is `up MONOTONIC`, `down MONOTONIC`, `began NUMBER`, `whole NUMBER LENGTH SHA256` or `broken NUMBER`;
 the number is the request's query. START: seconds until it listens, or a FIFO it reads first. On TERM it ends at once:
-whatever is still on its way then is lost. /slow takes a second, /events is an event stream that beats every 20 ms, and
-/answer sends the head and half of the body of an answer and keeps the rest.
+whatever is still on its way then is lost. /slow takes a second, /kept until the file LOG.go exists, /events is an event
+stream that beats every 20 ms, and /answer sends the head and half of the body of an answer and keeps the rest.
 """
 
 import asyncio
@@ -62,6 +62,8 @@ async def serve(reader, writer):
                 digest.update(piece)
             if path == "/slow":
                 await asyncio.sleep(1)
+            while path == "/kept" and not os.path.exists(sys.argv[2] + ".go"):
+                await asyncio.sleep(0.01)
             note("whole", number, length, digest.hexdigest())
             number = None
             await answer(path, writer)
