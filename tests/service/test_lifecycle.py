@@ -343,6 +343,19 @@ def test_a_service_that_stops_listening_is_not_ready_until_it_listens_again(mood
     assert life.board.list() == []
 
 
+def test_readiness_changes_behind_the_problem_that_it_is_about(moody):
+    """Whatever waits for the service to be ready, or not to be, reads the board next."""
+    life, seen = moody(), []
+    life.feed.listen(lambda event: seen.append((event["kind"], life.service.readiness() is None)))
+    life.mood.write_text("shut")
+    wait_until(lambda: not is_listening(life.controller.address))
+    life.controller.doubt()
+    wait_until(lambda: life.service.readiness() is not None)
+    life.mood.unlink()
+    wait_until(lambda: life.service.readiness() is None)
+    assert seen == [("problem", True), ("resolved", False)]
+
+
 def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkeypatch):
     """Once may be a moment of its own, such as a collection of garbage."""
     monkeypatch.setattr(probe, "READY_INTERVAL", 0.01)

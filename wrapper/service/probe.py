@@ -140,12 +140,13 @@ class Health:
         self._failed_ready = 0 if fault is None else self._failed_ready + 1
         if self._life.state is not State.RUNNING or run.has_ended:
             return fault
+        # The board first: whatever sees that the service is ready, or is not, finds the problem gone, or there.
         if fault is None:
-            self._life.unready = None
             self._board.resolve(self._name, "readiness")
+            self._life.unready = None
         elif fault.startswith(NOTHING_LISTENS) or self._failed_ready >= READY_FAILURES:
-            self._life.unready = fault
             self._board.report(self._name, f"the service is not ready any more: {fault}", "readiness")
+            self._life.unready = fault
         return fault
 
     def live_probe_in(self, run: Run | None) -> float | None:
