@@ -20,7 +20,9 @@ def test_a_connection_is_enough_without_a_path(answering):
 
 
 def test_nothing_there_is_a_fault():
-    assert "nothing listens" in Probe(None, ANY).fault(tcp("127.0.0.1", sockets.free_port()))
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert "nothing listens" in Probe(None, ANY).fault(tcp(*bound.getsockname()))
 
 
 @pytest.mark.parametrize(("answer", "fault"), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 
+from tests.running import wait_until
 from wrapper.address import tcp
 from wrapper.service import procfs
 
@@ -71,8 +73,12 @@ def test_what_a_tree_of_processes_takes_is_summed():
     with subprocess.Popen([sys.executable, "-S", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           start_new_session=True) as process:
         process.stdout.readline()
-        alone = procfs.stat(process.pid)
-        cpu, memory = procfs.usage([process.pid])
+
+        def at_rest():
+            alone, taken = procfs.stat(process.pid), procfs.usage([process.pid])
+            return alone == procfs.stat(process.pid) and (alone, taken)
+
+        alone, (cpu, memory) = wait_until(at_rest)
         assert cpu == alone.cpu / procfs.TICKS > 0
         assert memory == alone.memory * procfs.PAGE_BYTES > 1e6
         process.stdin.write(b"\n")
@@ -83,6 +89,7 @@ def test_a_grandchild_counts_in_what_a_tree_takes():
     with subprocess.Popen(["sh", "-c", "setsid sh -c 'echo $$; exec sleep 60' & wait"], stdout=subprocess.PIPE,
                           start_new_session=True) as process:
         grandchild = int(process.stdout.readline())
+        wait_until(lambda: pathlib.Path(f"/proc/{grandchild}/comm").read_text() == "sleep\n")  # no shell any more
         both = procfs.stat(process.pid).memory + procfs.stat(grandchild).memory
         assert procfs.usage([process.pid])[1] >= both * procfs.PAGE_BYTES
         os.kill(grandchild, signal.SIGKILL)

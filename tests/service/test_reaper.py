@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import threading
-import time
+import types
 
 import pytest
 
@@ -97,13 +97,25 @@ def test_what_an_ended_thread_started_is_left_for_a_while(subject):
 
 
 def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
-    looks = []
+    looks, clock = [], [1000.0]
+    monkeypatch.setattr(reaper, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(reaper, "_adopted", lambda: looks.append(1) or [os.getpid()])
     monkeypatch.setattr(reaper, "_is_zombie", lambda pid: True)
     monkeypatch.setattr(Reaper, "_grace", lambda self, pid: reaper.FOREIGN_GRACE)
     for _ in range(100):
         assert subject.look(()) <= reaper.FOREIGN_GRACE
-    assert len(looks) < 5
+        clock[0] += reaper.FOREIGN_GRACE / 101
+    assert len(looks) == 1
+
+
+def test_all_that_ended_together_are_collected_in_one_look(subject, monkeypatch):
+    clock = [1000.0]
+    orphans = [shell("exit 0", start_new_session=True) for _ in range(20)]
+    wait_zombie(*orphans)
+    monkeypatch.setattr(reaper, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    clock[0] += subject.look(())
+    assert subject.look(()) is None
+    assert all(is_gone(orphan) for orphan in orphans)
 
 
 def test_a_kernel_without_lists_has_the_long_way_round(monkeypatch):
@@ -157,15 +169,13 @@ def test_a_script_that_becomes_the_wrapper_leaves_no_zombies():
     script = 'for n in 1 2 3; do sleep 0.2 & done; exec "$@"'
     with Wrapper(command=service("plain"), wait=False, under=["sh", "-c", script, "sh"]) as wrapper:
         wrapper.wait_state("running")
-        wait_until(lambda: children(wrapper.process.pid) == [wrapper.status()["pid"]], timeout=5)
+        wait_until(lambda: children(wrapper.process.pid) == [wrapper.status()["pid"]])
 
 
-def test_a_hundred_orphans_are_reaped_within_a_second():
+def test_a_hundred_orphans_are_all_reaped():
     with Wrapper(command=service("orphans", "100"), preexec_fn=as_subreaper) as wrapper:
         wrapper.wait_line("left 100 orphans")
-        start = time.monotonic()
-        wait_until(lambda: not children(wrapper.process.pid, "Z"), timeout=1)
-        assert time.monotonic() - start < 1
+        wait_until(lambda: not children(wrapper.process.pid, "Z"))
         assert children(wrapper.process.pid) == [wrapper.status()["pid"]]
 
 
