@@ -146,7 +146,7 @@ def test_a_signal_while_the_first_configuration_is_awaited_ends_it_at_once(tmp_p
     with Wrapper("--config-source", str(tmp_path / "never"), "--config-file", str(tmp_path / "out"), "--config-wait",
                  "60s", command=["touch", str(tmp_path / "started"), "{port}"], wait=False) as wrapper:
         wrapper.wait_line("never")
-        assert wrapper.end(signal.SIGTERM, timeout=5) == 143
+        assert wrapper.end(signal.SIGTERM) == 143
     assert not (tmp_path / "started").exists()
 
 
@@ -164,18 +164,25 @@ def test_a_second_signal_ends_the_drain_and_is_passed_on():
         wait_until(lambda: wrapper.status()["in_flight"] == 1)
         wrapper.process.send_signal(signal.SIGTERM)
         wrapper.wait_line("running -> draining")
-        assert wrapper.end(signal.SIGTERM, timeout=10) == 0
+        assert wrapper.end(signal.SIGTERM) == 0
         assert wrapper.stderr.count("signal 15\n") >= 1
 
 
 def test_shutdown_delay_serves_on_while_it_is_not_ready_any_more():
     """A load balancer takes an address out of its tables a moment after the TERM."""
-    with Wrapper("--shutdown-delay", "2s", command=service("plain", "3")) as wrapper:
+    with Wrapper("--shutdown-delay", "600s", command=service("plain", "3")) as wrapper:
         wrapper.process.send_signal(signal.SIGTERM)
         wait_until(lambda: wrapper.request("GET", "/sidecar/readyz")[0] == 503)
         assert wrapper.get("/")  # on a new connection
         assert wrapper.status()["state"] == "running"
-        assert wrapper.end() == 3
+        assert "signal 15\n" not in wrapper.stderr
+
+
+def test_shutdown_delay_ends_by_itself():
+    with Wrapper("--shutdown-delay", "500ms", command=service("plain", "3")) as wrapper:
+        begin = time.monotonic()
+        assert wrapper.end(signal.SIGTERM) == 3
+        assert time.monotonic() - begin >= 0.5
         assert "signal 15\n" in wrapper.stderr
 
 
@@ -216,7 +223,7 @@ def is_refused(port):
 
 
 def test_drain_lets_a_request_in_flight_end():
-    with Wrapper("--drain-timeout", "10s", command=service("plain")) as wrapper, \
+    with Wrapper("--drain-timeout", "60s", command=service("plain")) as wrapper, \
             socket.create_connection(("127.0.0.1", wrapper.port)) as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nhalf")
         wait_until(lambda: wrapper.status()["in_flight"] == 1)
@@ -315,7 +322,7 @@ def test_helpers_end_together_with_the_service_and_hear_a_second_signal(tmp_path
         wrapper.wait_line("helper got 1")
         os.kill(main, signal.SIGKILL)
         wrapper.wait_line(f"pid={main} status=137")
-        assert wrapper.end(signal.SIGTERM, timeout=10) == 137
+        assert wrapper.end(signal.SIGTERM) == 137
         assert "helper got 2" in wrapper.stderr
 
 
@@ -339,7 +346,7 @@ def scarce(thread):
     start(thread)
 threading.Thread.start = scarce"""
     with changed(tmp_path, change, command=service("plain", "3")) as wrapper:
-        assert wrapper.end(signal.SIGTERM, timeout=10) == 3
+        assert wrapper.end(signal.SIGTERM) == 3
         assert "Traceback" not in wrapper.stderr
 
 
@@ -406,7 +413,7 @@ def refuse(*words):
 server.Server.__init__ = refuse"""
     script = f": {{port}}; echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60"
     with changed(tmp_path, change, command=["sh", "-c", script], wait=False) as wrapper:
-        assert wrapper.end(timeout=10) == 1
+        assert wrapper.end() == 1
         assert "wrapper: cannot serve: [Errno 24] Too many open files" in wrapper.stderr.splitlines()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
@@ -450,7 +457,7 @@ def test_signals_that_came_blocked_are_heard_and_stay_blocked_for_the_service():
     with Wrapper("--stop-timeout", "100ms", command=[sys.executable, "-c", script, "{port}"], wait=False,
                  preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, blocked)) as wrapper:
         wrapper.wait_line(f"blocked {' '.join(str(int(number)) for number in sorted(blocked))} .")
-        assert wrapper.end(signal.SIGTERM, timeout=10) == 137  # we hear it, and the service is deaf
+        assert wrapper.end(signal.SIGTERM) == 137  # we hear it, and the service is deaf
 
 
 def test_an_ignored_chld_loses_no_status():
@@ -467,10 +474,10 @@ def test_a_grandchild_with_the_pipes_and_the_port_does_not_hide_the_exit(words, 
     with Wrapper("--capture-output", "--stop-timeout", "1s", command=service("holder", *words), wait=False,
                  preexec_fn=as_subreaper) as wrapper:
         if words:
-            assert wrapper.end(timeout=5) == status
+            assert wrapper.end() == status
         else:
             wrapper.wait_state("running")
-            assert wrapper.end(signal.SIGTERM, timeout=5) == status
+            assert wrapper.end(signal.SIGTERM) == status
 
 
 # What the service gets is what we got
@@ -689,7 +696,7 @@ def test_the_terminal_is_the_wrappers_while_no_service_runs():
         assert wrapper.command("POST", "/sidecar/api/stop?wait=1")[0] == 200
         wait_until(lambda: os.tcgetpgrp(terminal) == wrapper.process.pid)
         os.write(terminal, b"\x03")
-        assert wrapper.end(timeout=5) == 0
+        assert wrapper.end() == 0
 
 
 def test_in_an_overlap_the_terminal_goes_to_the_run_that_takes_over(tmp_path):
