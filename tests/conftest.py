@@ -13,8 +13,9 @@ from wrapper.loop import poller as poller_room
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 
-# How long one example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# How long an example takes, and making it up, says more about the machine than about the code.
+hypothesis.settings.register_profile("untimed", deadline=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 
