@@ -310,6 +310,25 @@ def test_a_handler_that_hangs_is_a_problem(make, monkeypatch):
     wait_until(lambda: stage.problems == [])
 
 
+def test_a_handler_that_returns_while_it_is_said_to_hang_leaves_no_problem(make, monkeypatch):
+    """It would stand there until the next change."""
+    monkeypatch.setattr(room, "SLOW_SECONDS", 0.01)
+    stage, is_late, is_said = make(), threading.Event(), threading.Event()
+    report = stage.board.report
+
+    def report_late(*words):
+        is_late.set()
+        is_said.wait(0.2)  # in which the handler is back
+        report(*words)
+        is_said.set()
+
+    monkeypatch.setattr(stage.board, "report", report_late)
+    stage.verdict = lambda value: is_late.wait(20) and None
+    stage.subscription.start()
+    assert is_said.wait(20)
+    wait_until(lambda: stage.problems == [])
+
+
 def test_nothing_wakes_while_nothing_is_due(make):
     stage = make(Pace(3600))
     stage.subscription.start()

@@ -338,6 +338,8 @@ class Subscription:
             return [Problem(cause.tell(f"the handler of {self.name}", error), "handler")]
         finally:
             timer.cancel()
+            if timer.is_alive():
+                timer.join()  # it may be about to say so
             self._board.resolve(self._key, "slow")
 
     def _conclude(self, which: str, problems: list[Problem]) -> None:
