@@ -147,10 +147,10 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             ErrorPage(chosen["error_page"])
         except CannotStart as error:
             yield str(error)
-    source, place = chosen["config_source"], chosen["config_file"]
-    if (source and place and not (chosen["config_select"] or chosen["config_template"] or place.endswith("/"))
-            and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(place)):
-        yield (f"--config-file={place}: --config-source is a folder, so this must be one too: end it with /, or name "
+    source, target = chosen["config_source"], chosen["config_file"]
+    if (source and target and not (chosen["config_select"] or chosen["config_template"] or target.endswith("/"))
+            and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(target)):
+        yield (f"--config-file={target}: --config-source is a folder, so this must be one too: end it with /, or name "
                "one of the source's files with --config-select")
 
 
@@ -172,8 +172,8 @@ def make(verb: str, words: Sequence[str]) -> int:
 
             bundle.make(words[0], words[1:])
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return complain([f"{verb}: {place}{error.strerror or error}"], CannotMake.exit_status)
+        named = f"{error.filename}: " if error.filename else ""
+        return complain([f"{verb}: {named}{error.strerror or error}"], CannotMake.exit_status)
     except CannotMake as error:
         return complain([str(error)], CannotMake.exit_status)
     return 0

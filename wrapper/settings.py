@@ -402,13 +402,13 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
 
 
 def _config_faults(chosen: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    place = chosen["config_file"]
-    if chosen["config_source"] and not place and not chosen["config_env"]:
+    target = chosen["config_file"]
+    if chosen["config_source"] and not target and not chosen["config_env"]:
         yield ("config_source", "config_file", "config_env"), "--config-source: needs --config-file or --config-env too"
-    if chosen["config_env"] and place and place.endswith("/") and not chosen["config_template"]:
+    if chosen["config_env"] and target and target.endswith("/") and not chosen["config_template"]:
         yield (("config_env", "config_file"), f"--config-env: the members of the object are files in "
-               f"--config-file={place}, and cannot be variables too")
-    if chosen["config_env"] and not place:
+               f"--config-file={target}, and cannot be variables too")
+    if chosen["config_env"] and not target:
         for name in ("config_template", "config_mode"):
             if chosen[name] is not None:
                 yield (name, "config_file"), f"--{name.replace('_', '-')}: is for a --config-file, and there is none"

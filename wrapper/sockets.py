@@ -36,9 +36,9 @@ def listen(address: Address, mode: int | None = None) -> socket.socket:
     if address.path is not None:
         return _listen_unix(address.path, mode)
     if address.host:
-        family, _, _, _, place = socket.getaddrinfo(
+        family, _, _, _, sockaddr = socket.getaddrinfo(
             _name(address.host), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return _listen_tcp(family, place)
+        return _listen_tcp(family, sockaddr)
     try:
         return _listen_tcp(socket.AF_INET6, ("::", address.port))
     except OSError as error:
@@ -48,13 +48,13 @@ def listen(address: Address, mode: int | None = None) -> socket.socket:
         return _listen_tcp(socket.AF_INET, ("0.0.0.0", address.port))
 
 
-def _listen_tcp(family: int, place: tuple[object, ...]) -> socket.socket:
+def _listen_tcp(family: int, sockaddr: tuple[object, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if place[0] == "::" else 1)
-        listener.bind(place)
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if sockaddr[0] == "::" else 1)
+        listener.bind(sockaddr)
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
@@ -67,7 +67,7 @@ def _listen_unix(path: str, mode: int | None) -> socket.socket:
     if os.path.lexists(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Bound beside its place and moved there once it listens: a client that finds the file can connect, and no other
+    # Bound beside its path and moved there once it listens: a client that finds the file can connect, and no other
     # wrapper takes it for one that was left behind.
     beside = _name_beside(path)
     try:
@@ -84,7 +84,7 @@ def _listen_unix(path: str, mode: int | None) -> socket.socket:
 
 
 def _name_beside(path: str) -> str:
-    """A free name in the same folder; the place itself where that would be too long for sun_path (unix(7))."""
+    """A free name in the same folder; the name itself where that would be too long for sun_path (unix(7))."""
     beside = os.path.join(os.path.dirname(path), f".{os.urandom(4).hex()}")
     return beside if len(os.fsencode(beside)) <= UNIX_PATH_BYTES else path
 
@@ -107,8 +107,8 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
     """
     if address.path is None:
         # An empty host means "all addresses" to a listener, and this machine to a client.
-        place = (_name(address.host or "localhost"), address.port)
-        connected = socket.create_connection(place, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
+        sockaddr = (_name(address.host or "localhost"), address.port)
+        connected = socket.create_connection(sockaddr, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
         refuse_self(connected, address)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
@@ -156,8 +156,8 @@ def refuse_self(connected: socket.socket, address: Address) -> Names:
     return own, other
 
 
-def known_places(address: Address) -> list[tuple[int, Any]]:
-    """(family, place) of each address that needs no look-up; none for a name.
+def known_addresses(address: Address) -> list[tuple[int, Any]]:
+    """(family, sockaddr) of each address that needs no look-up; none for a name.
 
     `localhost` is both loopbacks (RFC 6761 section 6.3); so is an empty host to one who connects.
     """
@@ -177,9 +177,9 @@ def _is_numeric(family: int, host: str) -> bool:
 
 
 def resolve(address: Address) -> list[tuple[int, Any]]:
-    """(family, place) of each address that a name has; may take as long as a name server likes. Raises: OSError."""
+    """(family, sockaddr) of each address that a name has; may take as long as a name server likes. Raises: OSError."""
     found = socket.getaddrinfo(_name(address.host), address.port, type=socket.SOCK_STREAM)
-    return [(family, place) for family, _, _, _, place in found]
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 def begin_connect(family: int) -> socket.socket:

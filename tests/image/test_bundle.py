@@ -125,6 +125,6 @@ def test_a_module_that_puts_another_in_its_place_keeps_its_file():
     """As collections.abc does up to CPython 3.13.0: it is not found in memory under its own name."""
     program = ("import collections.abc, sys; from wrapper.image import survey; "
                "sys.modules['json.tool'] = sys.modules['collections.abc']; import json; "
-               "print([module.place for module in survey.modules() if module.name == 'json.tool'])")
+               "print([module.file for module in survey.modules() if module.name == 'json.tool'])")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "['json/tool.py']\n", done.stderr

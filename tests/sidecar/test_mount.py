@@ -19,7 +19,7 @@ from wrapper.sidecar import mount
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
-from wrapper.sidecar.streams import StreamPlaces
+from wrapper.sidecar.streams import StreamSlots
 from wrapper.testing import running
 
 TEXT = ("Content-Type", "text/plain")
@@ -28,7 +28,7 @@ TEXT = ("Content-Type", "text/plain")
 def mounted(application, root="/app", settings=()):
     around = surroundings(*settings)
     return Mount(root, application, around.settings, Guard("mine", around.board),
-                 StreamPlaces(Access(None, None, around.board)))
+                 StreamSlots(Access(None, None, around.board)))
 
 
 def ask(application, method="GET", target="/app/x", body=b"", settings=(), **options):
@@ -77,7 +77,7 @@ def environment_with_host(host, target="/app/x"):
     head = read_request(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode(), 65536)
     request = Request(head, "/app/x", Body(), "192.0.2.1", False)
     Mount("/app", application, around.settings, Guard("mine", around.board),
-                 StreamPlaces(Access(None, None, around.board))).answer(request)
+                 StreamSlots(Access(None, None, around.board))).answer(request)
     return seen
 
 

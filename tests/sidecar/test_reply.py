@@ -10,7 +10,7 @@ from wrapper.events import Feed
 from wrapper.message import Response
 from wrapper.problems import Board
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.streams import Places
+from wrapper.sidecar.streams import Slots
 from wrapper.sidecar.reply import response_of
 
 
@@ -21,7 +21,7 @@ def board():
 
 @pytest.fixture
 def answer(board):
-    return lambda result: response_of(result, Guard("mine", board), "GET /x", Places())
+    return lambda result: response_of(result, Guard("mine", board), "GET /x", Slots())
 
 
 def content_type(response):
@@ -82,7 +82,7 @@ def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
 
 
 def test_an_answer_to_head_may_have_only_a_length(board):
-    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", Places(), is_head=True)
+    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", Slots(), is_head=True)
     assert ("Content-Length", "3") in response.headers
 
 

@@ -14,7 +14,7 @@ from wrapper.sidecar import sse
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.reply import response_of
-from wrapper.sidecar.streams import Places, event
+from wrapper.sidecar.streams import Slots, event
 from wrapper.testing import running
 
 
@@ -26,7 +26,7 @@ def board():
 @pytest.fixture
 def places(monkeypatch):
     monkeypatch.setattr("wrapper.sidecar.streams.MOST_STREAMS", 2)
-    return Places()
+    return Slots()
 
 
 @pytest.fixture

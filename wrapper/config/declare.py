@@ -46,8 +46,8 @@ class Declared:
     def __init__(self, settings: Settings, service: Service) -> None:
         self._settings = settings
         self._service = service
-        self._place = settings.config_file
-        self._name = os.path.basename(self._place.rstrip("/")) if self._place else "environment"
+        self._target = settings.config_file
+        self._name = os.path.basename(self._target.rstrip("/")) if self._target else "environment"
         self._select_path = settings.config_select or ""
         self._part = selection(self._select_path) if self._select_path else lambda document: document
         self._template = settings.config_template
@@ -94,7 +94,7 @@ class Declared:
 
     def _noted(self, files: Files, problems: list[Problem]) -> list[Problem]:
         if not problems:
-            self._placed = {place for place, content in files.items() if content is not None}
+            self._placed = {path for path, content in files.items() if content is not None}
         return problems
 
     def _read(self, look: Look) -> Any:
@@ -106,7 +106,7 @@ class Declared:
 
     @property
     def _is_folder(self) -> bool:
-        return self._place is not None and (self._place.endswith("/") or os.path.isdir(self._place))
+        return self._target is not None and (self._target.endswith("/") or os.path.isdir(self._target))
 
     def _select(self, document: Any) -> Any:
         """The part that counts; with the template it is to be rendered by, where there is one: both may change."""
@@ -120,18 +120,18 @@ class Declared:
 
     def _files(self, found: Any) -> Files:
         """Raises: ValueError, and OSError where a folder for them cannot be made."""
-        if self._place is None:
+        if self._target is None:
             return {}
         if self._template is not None:
             try:
-                return {self._place: render(found["template"], found["part"])}
+                return {self._target: render(found["template"], found["part"])}
             except ValueError as error:
                 raise ValueError(f"{self._template}: {error}") from error
         if found is None:
             raise ValueError(f"there is nothing to write: {self._select_path or 'the source'} is null")
         if isinstance(found, dict) and self._is_folder:
             return self._files_inside(found)
-        return {self._place: _text(found)}
+        return {self._target: _text(found)}
 
     def _variables(self, found: Any) -> Variables:
         """With --config-env: the members of the selected object. Raises: ValueError."""
@@ -141,10 +141,10 @@ class Declared:
 
     def _files_inside(self, found: dict[str, Any]) -> Files:
         """What the source has now, and no more what came from it before."""
-        folder = self._place or ""
+        folder = self._target or ""
         files: Files = {os.path.join(folder, _inside(name)): _text(content) for name, content in found.items()}
-        for place in files:
-            find(place, make=True)
+        for path in files:
+            find(path, make=True)
         return {**dict.fromkeys(self._placed), **files}
 
 

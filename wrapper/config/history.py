@@ -50,9 +50,9 @@ def folder_of(settings: Settings, *, make: bool = False) -> str | None:
     """Where one wrapper's histories are: in --config-history, else in a folder for wrappers of these very words."""
     if settings.config_history is not None:
         return settings.config_history
-    place = journal.own_folder(journal.HISTORY, make=make)
+    folder = journal.own_folder(journal.HISTORY, make=make)
     words = [str(settings.listen), settings.command, settings.config_file, settings.sidecar, os.getcwd()]
-    return None if place is None else os.path.join(place, fingerprint(words))
+    return None if folder is None else os.path.join(folder, fingerprint(words))
 
 
 def of(service: Service) -> History:
@@ -127,10 +127,10 @@ class History:
         """Take the folder, where there is one or `make`; another wrapper may have it."""
         around = self._service.around
         is_open = self._folder is not None or self._memory or not around.keeps_history
-        place = None if is_open else folder_of(around.settings, make=make)
-        if place is None:
+        folder = None if is_open else folder_of(around.settings, make=make)
+        if folder is None:
             return
-        path = os.path.join(place, self._service.name)
+        path = os.path.join(folder, self._service.name)
         try:
             if make:
                 os.makedirs(path, 0o700, exist_ok=True)

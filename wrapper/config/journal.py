@@ -87,10 +87,10 @@ class Journal:
     Raises: OSError, BlockingIOError among them where another transaction changes one of the files right now.
     """
 
-    def __init__(self, places: Sequence[tuple[Folder, str]], index: str | None, home: Folder | None = None) -> None:
+    def __init__(self, targets: Sequence[tuple[Folder, str]], index: str | None, home: Folder | None = None) -> None:
         token = os.urandom(6).hex()
         self._name = f".{token}{SUFFIX}"
-        self.changes = [Replacement(folder, name, token, folder.status(name) is not None) for folder, name in places]
+        self.changes = [Replacement(folder, name, token, folder.status(name) is not None) for folder, name in targets]
         # A folder of our own leads: another user could take its journal away. But the files' volumes may come without
         # the history's.
         self._folders = sorted({change.folder for change in self.changes},
@@ -239,7 +239,7 @@ def repair(paths: Iterable[str], index: str | None) -> list[str]:
     try:
         restored = []
         for path in paths:  # a file, or a folder with folders
-            for folder in [place for place, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
+            for folder in [folder for folder, _, _ in os.walk(path)] or [os.path.dirname(os.path.realpath(path))]:
                 restored += _repair_at(folder)
         return restored if lock is None or index is None else restored + _repair_known(index, lock)
     finally:
@@ -359,22 +359,22 @@ def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) 
 
 
 def index_folder(*, make: bool) -> str | None:
-    """Where the index is: the first place that is ours; None where no place is. `make`: have one."""
+    """Where the index is: the first folder that is ours; None where none is. `make`: have one."""
     return own_folder("wrapper-journals", make=make)
 
 
 def own_folder(name: str, *, make: bool) -> str | None:
-    """The first place with a folder of that name and of our own, or where one can be had."""
+    """The first of PLACES with a folder of that name and of our own, or where one can be had."""
     for folder in PLACES:
-        place = os.path.join(folder, f"{name}-{os.geteuid()}")
+        path = os.path.join(folder, f"{name}-{os.geteuid()}")
         if make:
             with contextlib.suppress(OSError):  # it is there already, or cannot be
-                os.mkdir(place, 0o700)
+                os.mkdir(path, 0o700)
         with contextlib.suppress(OSError):
-            status = os.lstat(place)
+            status = os.lstat(path)
             # Another user who could write there could make us put files back.
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-                return place
+                return path
     return None
 
 

@@ -71,17 +71,17 @@ class Transaction:
         self._record = record
         try:
             found = map(find, files)
-            self._places = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
+            self._targets = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
             # Before anything is read: what a crash or a way back that failed left half done is no old content.
-            self._mended = [repair_in(folder, {name for one, name in self._places if one is folder})
+            self._mended = [repair_in(folder, {name for one, name in self._targets if one is folder})
                             for folder in folders.values()]
-            stood_there = [kept(*place) for place in self._places]
+            stood_there = [kept(*target) for target in self._targets]
             home = find(record.path) if record is not None and record.path else None
             if home is not None:
                 repair_in(home[0])  # it is this service's alone
         except OSError as error:
             raise _cannot_write(error) from error
-        paths = [os.path.join(folder.path, name) for folder, name in self._places]
+        paths = [os.path.join(folder.path, name) for folder, name in self._targets]
         self.contents = {path: _encoded(content) for path, content in zip(paths, files.values())}
         if len(self.contents) < len(files):
             raise Fault("write", "two of the paths are the same file")
@@ -92,7 +92,7 @@ class Transaction:
         self._rights = {**had, **given}
         self._home = None if home is None else home[0]
         if home is not None:
-            self._places.append(home)
+            self._targets.append(home)
             self._rights[os.path.join(home[0].path, home[1])] = Rights(RECORD_MODE, os.geteuid(), os.getegid(), {})
         self.old_hash = _hash([stood and stood.content for stood in stood_there])
         self.new_hash = _hash([*self.contents.values()])
@@ -110,8 +110,8 @@ class Transaction:
         staged: dict[str, str] = {}
         after: dict[str, Stood] = dict.fromkeys(self.contents)
         try:
-            if self._places:
-                self._journal = Journal(self._places, self._index, self._home)
+            if self._targets:
+                self._journal = Journal(self._targets, self._index, self._home)
             changes = self._journal.changes if self._journal is not None else []
             for change, content in zip(changes, self.contents.values()):
                 change.save()

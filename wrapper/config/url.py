@@ -157,12 +157,12 @@ def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
     Raises: OSError.
     """
     error = OSError(f"no address for {host}")
-    places = _resolve(host, port, deadline)
-    for left, (family, kind, protocol, _, place) in zip(range(len(places), 0, -1), places):
+    found = _resolve(host, port, deadline)
+    for left, (family, kind, protocol, _, sockaddr) in zip(range(len(found), 0, -1), found):
         connected = socket.socket(family, kind, protocol)
         connected.settimeout((deadline.remaining() or 0.001) / left)
         try:
-            connected.connect(place)
+            connected.connect(sockaddr)
             return connected
         except OSError as failure:
             connected.close()

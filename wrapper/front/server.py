@@ -252,9 +252,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.open_connections.discard(connection)
 
     def peer_of(self, address: Any) -> Peer:
-        place = None if self.is_unix else sockets.host_and_port(address)
-        host = place[0] if place else None
-        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via, place)
+        sockaddr = None if self.is_unix else sockets.host_and_port(address)
+        host = sockaddr[0] if sockaddr else None
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via, sockaddr)
 
 
 def loops() -> int:

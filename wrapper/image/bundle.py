@@ -54,7 +54,7 @@ class _Bundle:
         self._folder = folder
         self._library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
         self._native: list[str] = []
-        os.makedirs(self._place(f"{self._library}/lib-dynload"))
+        os.makedirs(self._path(f"{self._library}/lib-dynload"))
 
     def put_modules(self, modules: Sequence[Module]) -> None:
         """Compiled, each a file of its own: out of a compressed archive two threads cannot import at a time."""
@@ -63,8 +63,8 @@ class _Bundle:
                 self._copy(module.path, f"{self._library}/lib-dynload/{os.path.basename(module.path)}")
                 self._native.append(module.path)
             else:
-                self._write(f"{self._library}/{module.place}", module.source())
-        self._compile([self._place(f"{self._library}/{module.place}") for module in modules if not module.is_native])
+                self._write(f"{self._library}/{module.file}", module.source())
+        self._compile([self._path(f"{self._library}/{module.file}") for module in modules if not module.is_native])
         from wrapper.image import archive  # after the survey, which takes what it finds in memory
 
         for name, content in archive.files():
@@ -88,23 +88,23 @@ class _Bundle:
         set follows the hash seed before 3.11, and marshal tells what strings a process had interned before.
         """
         subprocess.run([sys.executable, "-sS", "-m", "compileall", "-qb", "-o2", "--invalidation-mode=unchecked-hash",
-                        self._place(self._library)], check=True, cwd="/", env={**os.environ, "PYTHONHASHSEED": "0"})
+                        self._path(self._library)], check=True, cwd="/", env={**os.environ, "PYTHONHASHSEED": "0"})
         for source in sources:
             os.unlink(source)
 
-    def _place(self, name: str) -> str:
+    def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)
 
     def _write(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        place = self._place(name)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        with open(place, "wb") as file:
+        path = self._path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
             file.write(content)
-        os.chmod(place, mode)
+        os.chmod(path, mode)
 
     def _copy(self, source: str, name: str, mode: int = 0o644) -> None:
         """Without symbols, where this machine can strip them."""
         with open(source, "rb") as file:
             self._write(name, file.read(), mode)
         if shutil.which("strip"):
-            subprocess.run(["strip", "--strip-unneeded", self._place(name)], check=False, stderr=subprocess.DEVNULL)
+            subprocess.run(["strip", "--strip-unneeded", self._path(name)], check=False, stderr=subprocess.DEVNULL)

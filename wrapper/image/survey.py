@@ -29,14 +29,14 @@ STANDARD = os.path.dirname(os.path.realpath(os.__file__))
 
 
 class Module:
-    """A module with a file of its own, and `place`, the file's name below a folder of modules."""
+    """A module with a file of its own, and `file`, its name below a folder of modules."""
 
     def __init__(self, spec: ModuleSpec) -> None:
         self.name = spec.name
         self.path = str(spec.origin)
         self.is_native = not self.path.endswith(".py")
         self.is_ours = self.name.partition(".")[0] == "wrapper"
-        self.place = self.name.replace(".", "/") + ("/__init__.py" if spec.submodule_search_locations else ".py")
+        self.file = self.name.replace(".", "/") + ("/__init__.py" if spec.submodule_search_locations else ".py")
         self._loader: Any = spec.loader
 
     def source(self) -> bytes:
@@ -127,8 +127,8 @@ def libraries(loader: str, files: list[str]) -> dict[str, str]:
     for file in files:
         listed = subprocess.run([loader, "--list", file], capture_output=True, text=True, check=False).stdout
         for line in listed.splitlines():
-            name, arrow, place = line.strip().partition(" => ")
-            path = place.partition(" (")[0]
+            name, arrow, found_at = line.strip().partition(" => ")
+            path = found_at.partition(" (")[0]
             if arrow and os.path.isfile(path) and not os.path.samefile(path, loader):
                 found[os.path.basename(name)] = path
     return found

@@ -122,11 +122,11 @@ class Upstream:
     def idle(self) -> int:
         return sum(len(kept) for kept in list(self._kept.values()))
 
-    def leads_to(self, client: socket.socket, place: tuple[str, int] | None) -> bool:
-        """True where `client`, which came from `place`, is the other end of one of our own connections: the service's
-        address leads back to us. No two connections share these four numbers (RFC 9293 section 3.3.1).
+    def leads_to(self, client: socket.socket, sockaddr: tuple[str, int] | None) -> bool:
+        """True where `client`, which came from `sockaddr`, is the other end of one of our own connections: the
+        service's address leads back to us. No two connections share these four numbers (RFC 9293 section 3.3.1).
         """
-        end = self.ends.get(place)
+        end = self.ends.get(sockaddr)
         return end is not None and end == sockets.host_and_port(client.getsockname())
 
     def take_kept(self, loop: Loop, is_repeatable: bool) -> UpstreamConnection | None:
@@ -241,10 +241,10 @@ class Upstream:
 def _connected(address: Address, loop: Loop) -> Steps:
     """A socket that is connected to `address`, and its names. Raises: OSError, TimeoutError among them."""
     end = loop.now + CONNECT_TIMEOUT
-    for family, place in (yield from _places(address, loop)):
+    for family, sockaddr in (yield from _addresses(address, loop)):
         connecting = sockets.begin_connect(family)
         try:
-            yield from _connect(connecting, place, loop, end)
+            yield from _connect(connecting, sockaddr, loop, end)
             return connecting, None if address.is_unix else sockets.refuse_self(connecting, address)
         except OSError as error:
             connecting.close()
@@ -255,15 +255,15 @@ def _connected(address: Address, loop: Loop) -> Steps:
     raise failure
 
 
-def _places(address: Address, loop: Loop) -> Steps:
+def _addresses(address: Address, loop: Loop) -> Steps:
     """What getaddrinfo says; a name is looked up in a thread, since that may take as long as a name server likes."""
-    if (known := sockets.known_places(address)):
+    if (known := sockets.known_addresses(address)):
         return known
     return (yield from loop.in_thread(lambda: sockets.resolve(address)))
 
 
-def _connect(connecting: socket.socket, place: Any, loop: Loop, end: float) -> Steps:
-    while (code := connecting.connect_ex(place)) == errno.EAGAIN:
+def _connect(connecting: socket.socket, sockaddr: Any, loop: Loop, end: float) -> Steps:
+    while (code := connecting.connect_ex(sockaddr)) == errno.EAGAIN:
         # A unix socket whose backlog is full (connect(2)); there is no event for room in it.
         if loop.now >= end:
             raise TimeoutError("timed out")

@@ -14,7 +14,7 @@ from wrapper.text import dumps
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
 from wrapper.sidecar.sse import response as event_stream
-from wrapper.sidecar.streams import Placed, StreamPlaces
+from wrapper.sidecar.streams import SlottedStream, StreamSlots
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -51,7 +51,7 @@ class Api:
         self._sidecars = sidecars
         self._stream = FeedStream(around.feed)
         self._access = access
-        self._places = StreamPlaces(access)
+        self._slots = StreamSlots(access)
         self._started = time.monotonic()
         self._identity = {"host": os.uname().nodename, "container": procfs.container_id()}
 
@@ -126,7 +126,7 @@ class Api:
 
     def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Bound the streams, which strangers may ask for; those who could end the wrapper anyway are not kept out."""
-        return pieces if request.trusted else Placed(pieces, self._places.of(request))
+        return pieces if request.trusted else SlottedStream(pieces, self._slots.of(request))
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output

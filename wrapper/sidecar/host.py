@@ -16,7 +16,7 @@ from wrapper.sidecar.isolation import Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.streams import StreamPlaces
+from wrapper.sidecar.streams import StreamSlots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Host:
         self._around = site.around
         self.guard = Guard(name, site.around.board)
         self._calls = Calls(self.guard)
-        self._places = StreamPlaces(site.access)
+        self._slots = StreamSlots(site.access)
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0])
         self._stopping = threading.Event()
         self._subscriptions: list[Subscription] = []
@@ -73,15 +73,15 @@ class Host:
         def respond(request: Request) -> Response:
             request.limit = limit
             is_head = request.method == "HEAD"
-            places = self._places.of(request)
+            slots = self._slots.of(request)
             return self._calls.run(what, request, lambda: response_of(
-                work(request, self._main), self.guard, what, places, is_head), timeout)
+                work(request, self._main), self.guard, what, slots, is_head), timeout)
 
         return respond
 
     def add_mount(self, root: str, application: Application, timeout: float | None, guarded: bool,
                   is_shared: bool) -> None:
-        mount = Mount(root, application, self._around.settings, self.guard, self._places)
+        mount = Mount(root, application, self._around.settings, self.guard, self._slots)
 
         def respond(request: Request) -> Response:
             return self._calls.run(f"mount {root}", request, lambda: mount.answer(request), timeout)

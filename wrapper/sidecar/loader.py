@@ -113,13 +113,13 @@ def is_file(word: str) -> bool:
 
 
 def _from_file(path: str) -> ModuleType:
-    place = os.path.abspath(path)
-    name = f"sidecar_{os.path.basename(place)[:-3]}".replace(".", "_")
-    spec = importlib.util.spec_from_file_location(name, place)
+    full = os.path.abspath(path)
+    name = f"sidecar_{os.path.basename(full)[:-3]}".replace(".", "_")
+    spec = importlib.util.spec_from_file_location(name, full)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
-    if os.path.dirname(place) not in sys.path:
-        sys.path.append(os.path.dirname(place))  # what lies beside it can be imported, as for a script; never first
+    if os.path.dirname(full) not in sys.path:
+        sys.path.append(os.path.dirname(full))  # what lies beside it can be imported, as for a script; never first
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses, pickle and the like look their module up
     try:

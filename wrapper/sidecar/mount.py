@@ -10,7 +10,7 @@ from wrapper.message import Response
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import clean, judge_length, length_of
-from wrapper.sidecar.streams import AuthorStream, Placed
+from wrapper.sidecar.streams import AuthorStream, SlottedStream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wrapper.message import Request
     from wrapper.settings import Settings
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.streams import StreamPlaces
+    from wrapper.sidecar.streams import StreamSlots
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -34,12 +34,12 @@ class Mount:
     """One application. `root` is its path without a slash at the end."""
 
     def __init__(self, root: str, application: Application, settings: Settings, guard: Guard,
-                 places: StreamPlaces) -> None:
+                 slots: StreamSlots) -> None:
         self._root = root
         self._application = application
         self._environment = Environment(root, settings, ErrorLog(guard.name))
         self._guard = guard
-        self._places = places
+        self._slots = slots
 
     def answer(self, request: Request) -> Response:
         """Run it until its head is known, that is until its first bytes; the rest is streamed.
@@ -62,7 +62,7 @@ class Mount:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
         stream = AuthorStream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
-        return Response(Placed(stream, self._places.of(request)), status, headers)
+        return Response(SlottedStream(stream, self._slots.of(request)), status, headers)
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:

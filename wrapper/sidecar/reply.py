@@ -10,14 +10,14 @@ from wrapper.http1 import TOKEN, VALUE
 from wrapper.message import Response
 from wrapper.text import dumps
 from wrapper.sidecar import sse
-from wrapper.sidecar.streams import AuthorStream, Placed, event
+from wrapper.sidecar.streams import AuthorStream, SlottedStream, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.streams import Places
+    from wrapper.sidecar.streams import Slots
 
 # The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
@@ -27,8 +27,8 @@ NO_CONTENT = 204
 NOT_MODIFIED = 304
 
 
-def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: bool = False) -> Response:
-    """A stream takes one of `places`.
+def response_of(result: Any, guard: Guard, what: str, slots: Slots, is_head: bool = False) -> Response:
+    """A stream takes one of `slots`.
 
     Raises: TypeError for what cannot be sent, ValueError for a field, a length or a status that is none; Unavailable.
     """
@@ -44,7 +44,7 @@ def response_of(result: Any, guard: Guard, what: str, places: Places, is_head: b
     else:
         stream = response.body if isinstance(response.body, AuthorStream) else AuthorStream(
             response.body, guard, what, length_of(response.headers))
-        response.body = Placed(stream, places)
+        response.body = SlottedStream(stream, slots)
     return response
 
 

@@ -1,6 +1,6 @@
 """Responses of authors' code that go out as they come: the pieces of a body, or the events of a generator.
 
-Each has the thread of its call for as long as its client likes, so there are only so many places for them. What goes
+Each has the thread of its call for as long as its client likes, so there are only so many slots for them. What goes
 wrong breaks the response off: an end would be a lie. A client that left is noticed at the next piece.
 """
 
@@ -84,37 +84,37 @@ def event(item: Any) -> bytes:
     return sse.message(item)
 
 
-class Places:
-    """MOST_STREAMS places for streams; a client whose stream finds none is told to come again."""
+class Slots:
+    """MOST_STREAMS slots for streams; a client whose stream finds none is told to come again."""
 
     def __init__(self) -> None:
-        # Guards the streams that have a place; a set, so that none gives back two.
+        # Guards the streams that have a slot; a set, so that none gives back two.
         self._lock = threading.Lock()
-        self.streams: set[Placed] = set()
+        self.streams: set[SlottedStream] = set()
 
-    def take(self, stream: Placed) -> None:
+    def take(self, stream: SlottedStream) -> None:
         """Raises: Unavailable where all are taken."""
         with self._lock:
             if len(self.streams) >= MOST_STREAMS:
                 raise Unavailable(f"{MOST_STREAMS} streams are open already", RETRY_AFTER)
             self.streams.add(stream)
 
-    def give_back(self, stream: Placed) -> None:
+    def give_back(self, stream: SlottedStream) -> None:
         with self._lock:
             self.streams.discard(stream)
 
 
-class Placed:
-    """A stream that has one of `places` until it is closed.
+class SlottedStream:
+    """A stream that has one of `slots` until it is closed.
 
     Raises: Unavailable where all are taken; the stream is closed then.
     """
 
-    def __init__(self, pieces: Iterable[Piece], places: Places) -> None:
+    def __init__(self, pieces: Iterable[Piece], slots: Slots) -> None:
         self._pieces = pieces
-        self._places = places
+        self._slots = slots
         try:
-            places.take(self)
+            slots.take(self)
         except Unavailable:
             close(pieces)
             raise
@@ -124,15 +124,15 @@ class Placed:
 
     def close(self) -> None:
         close(self._pieces)
-        self._places.give_back(self)
+        self._slots.give_back(self)
 
 
-class StreamPlaces:
-    """Places for streams: strangers must not be able to take those of an operator."""
+class StreamSlots:
+    """Slots for streams: strangers must not be able to take those of an operator."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._strangers, self._operators = Places(), Places()
+        self._strangers, self._operators = Slots(), Slots()
 
-    def of(self, request: Request) -> Places:
+    def of(self, request: Request) -> Slots:
         return self._operators if self._access.knows(request) else self._strangers
