@@ -560,6 +560,7 @@ def crowded(road, monkeypatch):
 
     def build(script, **settings):
         made.append(road(script, **settings))
+        wait_until(lambda: len(made[0].server.workers._idle) == 2)  # they count as busy until they have begun
         blocked = threading.Semaphore(0)
         made[0].site.answers["/sidecar/block"] = lambda request: blocked.release() or (go_on.wait(10) and Response(b""))
         made[0].busy = [made[0].connect().send(b"GET /sidecar/block HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
