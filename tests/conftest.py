@@ -6,6 +6,7 @@ import types
 import hypothesis
 import pytest
 
+from tests import inner_ports
 from tests.guard import guard
 from tests.loop.driving import settle
 from wrapper.loop import loop as loop_room
@@ -21,6 +22,7 @@ hypothesis.settings.load_profile("untimed")
 
 def pytest_configure():
     guard.install()
+    inner_ports.install()
     _find_signals_as_usual()
 
 

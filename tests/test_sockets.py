@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from tests import inner_ports
 from wrapper import address, sockets
 
 
@@ -130,3 +131,11 @@ def test_a_path_as_long_as_can_be(tmp_path):
 def test_the_last_descriptors_are_reserved(monkeypatch, most, fd, is_reserved):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
     assert sockets.is_reserved(fd) is is_reserved
+
+
+def test_a_port_that_another_suite_has_drawn_is_left_to_it():
+    """Between the draw and the moment when the service binds it both would find it free."""
+    claims = inner_ports.Claims(iter([1, 2]).__next__)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(inner_ports.name(1))
+        assert claims.free_port() == 2
