@@ -36,6 +36,8 @@ class Road:
 
 
 class Traveller:
+    may_last = False
+
     def __init__(self, gate, name=""):
         self.gate = gate
         self.name = name
@@ -99,6 +101,26 @@ def test_the_held_go_through_in_order_when_the_gate_opens():
     assert all(each.over.wait(5) for each in waiting)
     assert order == list(range(100))
     assert subject.in_flight == 100
+
+
+def test_those_that_may_last_go_through_behind_the_others():
+    """A restart that thousands of WebSockets answer by coming back at once keeps no plain request waiting for them."""
+    subject = gate()
+    subject.hold("test")
+    order = []
+
+    class Ordered(Traveller):
+        def proceed(self):
+            order.append(self.name)
+            super().proceed()
+
+    waiting = [Ordered(subject, n) for n in range(4 * FIRST_BATCH)]
+    for each in waiting:
+        each.may_last = each.name % 4 != 3
+        each.go()
+    subject.open(PLACE)
+    assert all(each.over.wait(5) for each in waiting)
+    assert order == sorted(range(4 * FIRST_BATCH), key=lambda n: n % 4 != 3)
 
 
 def test_the_held_are_paced():

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         """One exchange as the gate sees it. Every method returns at once and never raises, in any thread."""
 
         loop: Loop
+        may_last: bool  # it may be on the road for hours: a WebSocket
 
         def proceed(self) -> None:
             """The wait is over: `Gate.collect` says how."""
@@ -330,6 +331,8 @@ class Gate:
             if self._is_releasing or not self._held or self._lane is None:
                 return
             self._is_releasing = True
+            # Thousands of WebSockets that come back would keep each plain request waiting.
+            self._held = dict.fromkeys(sorted(self._held, key=lambda traveller: traveller.may_last))
             loop = next(iter(self._held)).loop
         loop.spawn(self._release(loop), "gate")
 

@@ -90,7 +90,7 @@ class Exchange(Travelling):
         self.head = head
         self.body = body
         self.peer = peer
-        self.keep = head.keep
+        self.keep, self.may_last = head.keep, bool(head.upgrade)
         self._personal = personal
 
     # The road

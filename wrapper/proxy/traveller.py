@@ -18,6 +18,7 @@ class Cut(Exception):
 class Travelling:
     """Something on its way through `gate` to a run of the service, for the client at `client`."""
 
+    may_last = True  # see `gate.Traveller`
     lane: Lane | None = None
     held = 0.0  # seconds it has waited at the gate
     going = ""  # why it should end soon
