@@ -67,6 +67,6 @@ def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_pa
     (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
                                       "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
     command = [sys.executable, "-I", *service("plain")[1:]]  # isolated: it is not what is tested
-    with Wrapper("--sidecar", "mine", command=command, cwd=tmp_path,
+    with Wrapper("--sidecar", "mine", command=command, cwd=tmp_path, program=[sys.executable, "-m", "wrapper"],
                  environment={"PYTHONPATH": str(ROOT)}) as wrapper:
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
