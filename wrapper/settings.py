@@ -234,14 +234,14 @@ class Settings:
         values.text, None, "DIR", "where the last 20 versions are kept, files and variables, mode 0600; default under "
         "`/var/lib`, `/run`, the temporary folder or, without any, in memory")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
-    config_timeout: float = option(values.positive_duration, "10s", "D", "how long one look may take")
+    config_timeout: float = option(values.positive_duration, "10s", "D", "how long one fetch may take")
     config_splay: float = option(
         values.duration, "0s", "D", "wait up to this long, by chance, before a change is applied, so that a fleet "
         "does not restart at once")
     config_min_interval: float = option(values.duration, "10s", "D", "between two changes that are applied")
     config_wait: float = option(values.duration, "5s", "D", "how long the first start waits for a source to answer")
     config_token_file: str | None = option(
-        values.text, None, "PATH", "a file with the bearer token for a URL source; read at every look")
+        values.text, None, "PATH", "a file with the bearer token for a URL source; read at every fetch")
 
     log_format: str = option(values.one_of("text", "json"), "text", "FORMAT", "the wrapper's own log, on stderr")
     log_level: str = option(values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "how much of it")

@@ -72,9 +72,9 @@ class Site:
                            "--config-min-interval", "0s", *options)
         self.subscription = Declared(self.stage.around.settings, self.stage.service).subscription()
 
-    def look(self):
-        for _ in range(2):  # what was written just now counts when it has been still for a look
-            is_still = self.subscription._look()
+    def fetch(self):
+        for _ in range(2):  # what was written just now counts when it has been still for a fetch
+            is_still = self.subscription._fetch()
         assert is_still, self.subscription.status()
         self.subscription._bring_pending()
         return [entry["message"] for entry in self.stage.around.board.list()]
@@ -96,20 +96,20 @@ def names(folder):
 
 
 def test_what_goes_from_a_folder_goes_and_what_did_not_come_from_it_stays(folders):
-    assert folders.look() == []
+    assert folders.fetch() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml"]
     (folders.source / "b.yml").unlink()
-    assert folders.look() == []
+    assert folders.fetch() == []
     assert names(folders.place) == ["a.yml", "image.yml"]
 
 
 def test_an_editor_at_work_in_the_source_changes_nothing(folders):
     """vim keeps a swap file, tries with 4913 whether it can write, and moves the old file aside."""
-    folders.look()
+    folders.fetch()
     before = folders.subscription.status()["hash_seen"]
     for name in (".a.yml.swp", "4913", "a.yml~", "#a.yml#", "a.yml.tmp"):
         (folders.source / name).write_text("an editor's")
-    assert folders.look() == []
+    assert folders.fetch() == []
     assert folders.subscription.status()["hash_seen"] == before
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml"]
 
@@ -117,7 +117,7 @@ def test_an_editor_at_work_in_the_source_changes_nothing(folders):
 def test_folders_in_a_folder_come_too(folders):
     (folders.source / "sub").mkdir()
     (folders.source / "sub" / "c.yml").write_text("c")
-    assert folders.look() == []
+    assert folders.fetch() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
 
 
@@ -125,7 +125,7 @@ def test_a_place_that_ends_in_a_slash_becomes_a_folder(tmp_path):
     site = Site(tmp_path, "sub/place/")
     site.source.mkdir()
     (site.source / "a.yml").write_text("a")
-    assert site.look() == []
+    assert site.fetch() == []
     assert names(site.place) == ["a.yml"]
 
 
@@ -134,10 +134,10 @@ def test_a_folder_that_cannot_be_made_now_is_made_later(folders):
     (folders.source / "sub").mkdir()
     (folders.source / "sub" / "c.yml").write_text("c")
     (folders.place / "sub").write_text("in the way")
-    problem, = folders.look()
+    problem, = folders.fetch()
     assert problem == f"cannot make {folders.place / 'sub'}: Not a directory"
     (folders.place / "sub").unlink()
-    assert folders.look() == []
+    assert folders.fetch() == []
     assert names(folders.place) == ["a.yml", "b.yml", "image.yml", "sub/c.yml"]
 
 
@@ -145,7 +145,7 @@ def test_a_document_cannot_write_outside_the_folder(tmp_path):
     site = Site(tmp_path, "place/")
     site.place.mkdir()
     site.source.write_text(json.dumps({"ok.yml": "fine", "../escaped": "no"}))
-    assert site.look() == ["the source holds what is no name of a file inside the folder"]
+    assert site.fetch() == ["the source holds what is no name of a file inside the folder"]
     details = site.stage.around.board.list()[0]["details"]
     assert details == {"step": "render", "content": ["../escaped"]}, "content is not for all who read the message"
     assert names(site.place) == []
@@ -156,7 +156,7 @@ def test_a_document_cannot_write_outside_the_folder(tmp_path):
 def test_without_a_selection_the_bytes_go_through(tmp_path, content):
     site = Site(tmp_path, "place")
     site.source.write_bytes(content)
-    assert site.look() == []
+    assert site.fetch() == []
     assert site.place.read_bytes() == content
     assert site.subscription.status()["hash_applied"] == hashlib.sha256(content).hexdigest()[:12]
 
@@ -165,13 +165,13 @@ def test_a_source_that_is_written_in_place_is_one_change_when_it_is_whole(tmp_pa
     """Truncated, written half, written whole, as a shell's `>` and many programs do it."""
     site = Site(tmp_path, "place")
     site.source.write_text("old")
-    site.look()
+    site.fetch()
     for content in ("", "ha", "half", "half and whole"):
         site.source.write_text(content)
-        site.subscription._look()
+        site.subscription._fetch()
         site.subscription._bring_pending()
         assert site.place.read_text() == "old"
-    assert site.look() == []
+    assert site.fetch() == []
     assert site.place.read_text() == "half and whole"
 
 
@@ -179,7 +179,7 @@ def test_what_was_rejected_has_one_hash_everywhere(tmp_path):
     """A reader of the problem and one of the subscription must know that they speak of the same."""
     site = Site(tmp_path, "place", "--config-check", "false {file}")
     site.source.write_text("no good")
-    assert site.look()
+    assert site.fetch()
     details = site.stage.around.board.list()[0]["details"]
     assert site.subscription.status()["hash_rejected"] == details["rejected"]
 
@@ -187,7 +187,7 @@ def test_what_was_rejected_has_one_hash_everywhere(tmp_path):
 def test_null_is_nothing_to_write(tmp_path):
     site = Site(tmp_path, "place", "--config-select", "a.b")
     site.source.write_text('{"a": {"b": null}}')
-    assert "a.b is null" in str(site.look())
+    assert "a.b is null" in str(site.fetch())
     assert not site.place.exists()
 
 
@@ -206,8 +206,8 @@ def test_a_change_of_the_template_is_a_change(tmp_path):
     site = Site(tmp_path, "place", "--config-template", str(template))
     site.source.write_text('{"a": 1}')
     os.utime(site.source, (1, 1))
-    assert site.look() == []
+    assert site.fetch() == []
     assert site.place.read_text() == "one 1"
     template.write_text("two $a")
-    assert site.look() == []
+    assert site.fetch() == []
     assert site.place.read_text() == "two 1"

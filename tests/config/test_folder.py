@@ -20,7 +20,7 @@ from wrapper.config import folder as room
 from wrapper.config import source
 from wrapper.config.folder import content_of, find
 from wrapper.config.journal import repair
-from wrapper.config.look import CannotLook
+from wrapper.config.snapshot import CannotFetch
 from wrapper.config.transaction import Fault, Transaction
 
 SERVICE, NEIGHBOUR = 1000, 2000
@@ -477,8 +477,8 @@ def test_a_journal_whose_leads_folder_is_gone_for_good_blocks_no_change(theirs, 
 def test_a_source_gives_away_nothing_that_its_owner_may_not_read(theirs, secret):
     assert as_user(SERVICE, lambda: (theirs / "b.yml").symlink_to(secret))
     for path in (theirs, theirs / "b.yml"):
-        with pytest.raises(CannotLook, match=f"Permission denied for uid {SERVICE}"):
-            source.of(str(path)).look()
+        with pytest.raises(CannotFetch, match=f"Permission denied for uid {SERVICE}"):
+            source.of(str(path)).fetch()
     assert content_of(str(theirs / "a.yml"), 100) == b"old"
     assert content_of(str(secret), 100) == b"root's"
 

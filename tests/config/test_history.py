@@ -141,7 +141,7 @@ def do(bench, step):
     elif kind == "back":
         rollback.roll_back(bench.service, how[0], [])
     elif kind == "repair":
-        rollback.look(bench.service)
+        rollback.check_drift(bench.service)
 
 
 def drift(bench, which, content):

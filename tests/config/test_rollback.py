@@ -61,18 +61,18 @@ def problems(bench):
 
 def test_a_changed_file_is_a_problem_until_it_is_as_it_was(bench):
     bench.apply(("good\n", "other\n"))
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert problems(bench) == []
     bench.files[0].write_text("by hand\n")
     bench.files[1].unlink()
     for _ in range(2):
-        rollback.look(bench.service)
+        rollback.check_drift(bench.service)
     found, = problems(bench)
     assert found["details"]["difference"] == [
         str(bench.files[0]), "--- then", "+++ now", "@@ -1 +1 @@", "-good", "+by hand",
         str(bench.files[1]), "--- then", "+++ nothing", "@@ -1 +0,0 @@", "-other"]
     bench.apply(("good\n", "other\n"))
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert problems(bench) == []
 
 
@@ -80,7 +80,7 @@ def test_new_rights_are_no_drift(bench):
     """An image's own start script may give files to its user; and the next change keeps what it finds."""
     bench.apply(("good",))
     os.chmod(bench.files[0], 0o600)
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert problems(bench) == []
 
 
@@ -88,11 +88,11 @@ def test_what_comes_back_twice_in_a_minute_is_only_reported(bench):
     bench.start("--config-drift", "repair")
     bench.apply(("good",))
     bench.files[0].write_text("by hand")
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert bench.files[0].read_text() == "good"
     assert problems(bench) == []
     bench.files[0].write_text("by hand")
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert bench.files[0].read_text() == "by hand"
     assert len(problems(bench)) == 1
     assert bench.past.numbers() == [1], "a repair is no version"
@@ -102,7 +102,7 @@ def test_it_does_not_look_in_the_middle_of_a_change(bench):
     bench.apply(("good",))
     bench.files[0].write_text("half done")
     with bench.service.changing:
-        rollback.look(bench.service)
+        rollback.check_drift(bench.service)
     assert problems(bench) == []
 
 
@@ -110,9 +110,9 @@ def test_a_file_that_cannot_be_read_is_no_end_of_the_watch(bench):
     bench.apply(("good",))
     bench.files[0].unlink()
     bench.files[0].mkdir()
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert "cannot look at the managed files: Is a directory" in problems(bench)[0]["message"]
     bench.files[0].rmdir()
     bench.files[0].write_text("by hand")
-    rollback.look(bench.service)
+    rollback.check_drift(bench.service)
     assert ["something else has changed" in problem["message"] for problem in problems(bench)] == [True]

@@ -12,16 +12,16 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
-from wrapper.config.look import JSON_BYTES, CannotLook, Look, document, fingerprint
+from wrapper.config.snapshot import JSON_BYTES, CannotFetch, Snapshot, document, fingerprint
 
 
-def look(origin, **options):
-    return source.of(origin, **{"timeout": 2.0, **options}).look()
+def fetch(origin, **options):
+    return source.of(origin, **{"timeout": 2.0, **options}).fetch()
 
 
 def refused(origin, **options):
-    with pytest.raises(CannotLook) as caught:
-        look(origin, **options)
+    with pytest.raises(CannotFetch) as caught:
+        fetch(origin, **options)
     return str(caught.value)
 
 
@@ -29,7 +29,7 @@ def refused(origin, **options):
 
 
 def test_a_document_comes_whole(serve):
-    found = look(serve(answer('{"a": 1}')).url)
+    found = fetch(serve(answer('{"a": 1}')).url)
     assert found.changed
     assert found.content == b'{"a": 1}'
 
@@ -42,18 +42,18 @@ def test_what_has_not_changed_is_not_sent_again(serve):
                            else answer("text", "200 OK", 'ETag: "v1"'))
 
     origin = source.of(serve(etag).url)
-    assert origin.look().changed
-    assert not origin.look().changed
+    assert origin.fetch().changed
+    assert not origin.fetch().changed
     origin.forget()
-    assert origin.look().changed
+    assert origin.fetch().changed
 
 
 def test_a_date_is_no_condition(serve):
     """An older file that is moved into place, or the second change in one second, would never be seen."""
     server = serve(answer("text", "200 OK", "Last-Modified: Mon, 02 Feb 2026 10:00:00 GMT"))
     origin = source.of(server.url)
-    assert origin.look().changed
-    assert origin.look().changed
+    assert origin.fetch().changed
+    assert origin.fetch().changed
     assert "If-" not in "".join(server.heads)
 
 
@@ -61,8 +61,8 @@ def test_a_tag_goes_to_the_url_that_gave_it(serve):
     other = serve(answer("text", "200 OK", 'ETag: "v1"'))
     first = serve(answer("", "302 Found", f"Location: {other.url}"))
     origin = source.of(first.url)
-    origin.look()
-    origin.look()
+    origin.fetch()
+    origin.fetch()
     assert ["If-None-Match" in head for head in first.heads + other.heads] == [False, False, False, True]
 
 
@@ -114,8 +114,8 @@ def test_a_name_that_there_is_not_is_said(monkeypatch):
 def test_a_look_takes_no_longer_than_it_may_this_time(serve, make):
     held = threading.Event()
     origin = source.of(make(held) if make else serve(lambda *_: held.wait(20)).url)
-    with pytest.raises(CannotLook, match=r"within 0\.1 s"):
-        origin.look(0.1)
+    with pytest.raises(CannotFetch, match=r"within 0\.1 s"):
+        origin.fetch(0.1)
     held.set()
 
 
@@ -166,7 +166,7 @@ def test_credentials_do_not_follow_a_redirect_elsewhere(serve, tmp_path):
     (tmp_path / "token").write_text("secret")
     other = serve(answer("moved here"))
     first = serve(answer("", "302 Found", f"Location: {other.url}"))
-    assert look(first.url, token_file=str(tmp_path / "token")).content == b"moved here"
+    assert fetch(first.url, token_file=str(tmp_path / "token")).content == b"moved here"
     assert "Authorization" in first.heads[0]
     assert "Authorization" not in other.heads[0]
 
@@ -252,10 +252,10 @@ def test_a_file_is_read_when_it_changed(tmp_path):
     file.write_text("one")
     os.utime(file, (1, 1))
     origin = source.of(str(file))
-    assert origin.look().content == b"one"
-    assert not origin.look().changed
+    assert origin.fetch().content == b"one"
+    assert not origin.fetch().changed
     file.write_text("two")
-    assert origin.look().content == b"two"
+    assert origin.fetch().content == b"two"
 
 
 def test_a_change_within_the_grain_of_the_clock_is_seen(tmp_path):
@@ -263,7 +263,7 @@ def test_a_change_within_the_grain_of_the_clock_is_seen(tmp_path):
     origin = source.of(str(file))
     for number in range(200):
         file.write_text(f"{number:03}")
-        assert origin.look().content == f"{number:03}".encode()
+        assert origin.fetch().content == f"{number:03}".encode()
 
 
 def test_what_is_being_written_is_not_still_until_the_next_look_finds_the_same(tmp_path):
@@ -272,12 +272,12 @@ def test_what_is_being_written_is_not_still_until_the_next_look_finds_the_same(t
     file.write_text("whole")
     os.utime(file, (1, 1))
     origin = source.of(str(file))
-    assert origin.look().is_still, "it was written long before"
+    assert origin.fetch().is_still, "it was written long before"
     file.write_text("ha")
-    assert not origin.look().is_still
+    assert not origin.fetch().is_still
     file.write_text("half")
-    assert not origin.look().is_still
-    found = origin.look()
+    assert not origin.fetch().is_still
+    found = origin.fetch()
     assert (found.content, found.is_still) == (b"half", True)
 
 
@@ -285,7 +285,7 @@ def test_what_was_written_right_before_the_first_look_is_looked_at_twice(tmp_pat
     monkeypatch.setattr(source, "YOUNG_SECONDS", 3600.0)
     (tmp_path / "file").write_text("one")
     origin = source.of(str(tmp_path / "file"))
-    assert [origin.look().is_still for _ in range(2)] == [False, True]
+    assert [origin.fetch().is_still for _ in range(2)] == [False, True]
 
 
 def test_a_file_that_was_not_empty_and_is_now_is_no_content(tmp_path):
@@ -293,43 +293,43 @@ def test_a_file_that_was_not_empty_and_is_now_is_no_content(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     origin = source.of(str(file))
-    assert origin.look().content == b"", "it may be empty from the beginning"
+    assert origin.fetch().content == b"", "it may be empty from the beginning"
     file.write_text("text")
-    origin.look()
+    origin.fetch()
     file.write_text("")
     for _ in range(3):
         origin.forget()
-        with pytest.raises(CannotLook, match="file: is empty, and was not before"):
-            origin.look()
+        with pytest.raises(CannotFetch, match="file: is empty, and was not before"):
+            origin.fetch()
     file.write_text("text again")
-    assert origin.look().content == b"text again"
+    assert origin.fetch().content == b"text again"
 
 
 def test_a_folder_with_a_file_or_all_of_it_emptied_is_no_content(tmp_path):
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     origin = source.of(str(tmp_path))
-    origin.look()
+    origin.fetch()
     (tmp_path / "b").write_text("")
-    with pytest.raises(CannotLook, match="b: is empty, and was not before"):
-        origin.look()
+    with pytest.raises(CannotFetch, match="b: is empty, and was not before"):
+        origin.fetch()
     (tmp_path / "b").unlink()
-    assert origin.look().content == {"a": b"a"}
+    assert origin.fetch().content == {"a": b"a"}
     (tmp_path / "a").unlink()
-    with pytest.raises(CannotLook, match="is empty, and was not before"):
-        origin.look()
+    with pytest.raises(CannotFetch, match="is empty, and was not before"):
+        origin.fetch()
 
 
 def test_what_editors_leave_in_a_folder_is_no_configuration(tmp_path):
     (tmp_path / "a.yml").write_text("a")
     os.utime(tmp_path / "a.yml", (1, 1))
     origin = source.of(str(tmp_path))
-    assert origin.look().content == {"a.yml": b"a"}
+    assert origin.fetch().content == {"a.yml": b"a"}
     (tmp_path / ".git").mkdir()
     for name in (".a.yml.swp", "a.yml~", "#a.yml#", "a.swp", "4913", "a.yml.tmp", ".git/config"):
         (tmp_path / name).write_text("x")
-        assert not origin.look().changed, name
-    assert look(str(tmp_path)).content == {"a.yml": b"a"}
+        assert not origin.fetch().changed, name
+    assert fetch(str(tmp_path)).content == {"a.yml": b"a"}
 
 
 def test_a_missing_file_is_said(tmp_path):
@@ -360,9 +360,9 @@ def kubernetes(folder, content):
 def test_a_folder_as_kubernetes_mounts_it(tmp_path):
     kubernetes(tmp_path, "one")
     origin = source.of(str(tmp_path))
-    assert document(origin.look(), must_be_json=False) == {"rules.yml": "one"}
+    assert document(origin.fetch(), must_be_json=False) == {"rules.yml": "one"}
     kubernetes(tmp_path, "two")
-    found = origin.look()
+    found = origin.fetch()
     assert document(found, must_be_json=False) == {"rules.yml": "two"}
     assert found.is_still, "it changed in one step"
 
@@ -370,29 +370,29 @@ def test_a_folder_as_kubernetes_mounts_it(tmp_path):
 def test_a_file_in_a_folder_as_kubernetes_mounts_it(tmp_path):
     kubernetes(tmp_path, "one")
     origin = source.of(str(tmp_path / "rules.yml"))
-    assert origin.look().content == b"one"
+    assert origin.fetch().content == b"one"
     kubernetes(tmp_path, "two")
-    assert origin.look().content == b"two"
+    assert origin.fetch().content == b"two"
 
 
 def test_a_link_that_leads_nowhere_is_no_file(tmp_path):
     """An editor's lock is such a link, and must not keep the folder from being read."""
     (tmp_path / "a").write_text("a")
     (tmp_path / ".#a").symlink_to("user@host.123:1")
-    assert look(str(tmp_path)).content == {"a": b"a"}
+    assert fetch(str(tmp_path)).content == {"a": b"a"}
 
 
 def test_a_link_to_itself_ends(tmp_path):
     (tmp_path / "a").write_text("a")
     (tmp_path / "loop").symlink_to(tmp_path)
-    assert "a" in look(str(tmp_path)).content
+    assert "a" in fetch(str(tmp_path)).content
 
 
 # Callables
 
 
 def test_a_callable_is_called():
-    assert look(lambda: {"a": 1}).content == {"a": 1}
+    assert fetch(lambda: {"a": 1}).content == {"a": 1}
 
 
 def test_a_callable_that_raises_or_exits_is_named():
@@ -414,8 +414,8 @@ def test_a_callable_that_hangs_costs_one_thread_and_no_more():
     free, before = threading.Event(), set(threading.enumerate())  # one of another test may be about to end
     origin = source.of(free.wait, timeout=0.05)
     for reason in ("did not come back", "has not come back", "has not come back"):
-        with pytest.raises(CannotLook, match=reason):
-            origin.look()
+        with pytest.raises(CannotFetch, match=reason):
+            origin.fetch()
     assert sum(thread.name.startswith("source-") for thread in set(threading.enumerate()) - before) == 1
     free.set()
 
@@ -428,21 +428,21 @@ def test_a_callable_that_hangs_costs_one_thread_and_no_more():
     (b"\xff\xfe", None, b"\xff\xfe"), (b"3", True, 3), (b"3", None, "3"),
 ])
 def test_json_is_json_where_it_looks_like_it(content, is_json, value):
-    assert document(Look(content, is_json, True), must_be_json=False) == value
+    assert document(Snapshot(content, is_json, True), must_be_json=False) == value
 
 
 @pytest.mark.parametrize("is_json", [True, None])
 def test_half_a_document_is_refused_where_json_is_needed(is_json):
-    with pytest.raises(CannotLook, match="not JSON"):
-        document(Look(b'{"password": "secr', is_json, True), must_be_json=True)
+    with pytest.raises(CannotFetch, match="not JSON"):
+        document(Snapshot(b'{"password": "secr', is_json, True), must_be_json=True)
 
 
 def test_json_is_bounded_by_what_it_takes_in_memory():
     """16 MiB of `[],[]` are half a gigabyte of lists."""
     content = b"[" + b"[]," * (JSON_BYTES // 3) + b"1]"
-    with pytest.raises(CannotLook, match="JSON of over 4194304 bytes"):
-        document(Look(content, None, True), must_be_json=True)
-    assert document(Look(content, None, True), must_be_json=False) == content.decode()
+    with pytest.raises(CannotFetch, match="JSON of over 4194304 bytes"):
+        document(Snapshot(content, None, True), must_be_json=True)
+    assert document(Snapshot(content, None, True), must_be_json=False) == content.decode()
 
 
 def test_equal_values_have_equal_fingerprints():

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.running import wait_until
-from wrapper.config import look
+from wrapper.config import snapshot
 from wrapper.config import source as sources
 from wrapper.config import subscription as room
 from wrapper.config.subscription import Pace, Subscription, problems_of
@@ -27,9 +27,9 @@ class Stage:
         self.changes = queue.Queue()
         self.verdict = lambda value: None
         self.board = board
-        self.subscription = Subscription("rules", sources.of(self.look), self.change, pace, board, feed, **options)
+        self.subscription = Subscription("rules", sources.of(self.fetch), self.change, pace, board, feed, **options)
 
-    def look(self):
+    def fetch(self):
         self.looks += 1
         if isinstance(self.value, BaseException):
             raise self.value
@@ -129,8 +129,8 @@ def test_the_newest_of_a_burst_is_brought_no_more_often_than_allowed(make):
     wait_until(lambda: stage.status["last_result"] == "applied")
     for number in range(200):
         stage.value = number
-        stage.subscription.look_now()
-    wait_until(lambda: stage.status["hash_seen"] == look.fingerprint(199))
+        stage.subscription.fetch_now()
+    wait_until(lambda: stage.status["hash_seen"] == snapshot.fingerprint(199))
     assert stage.changes.empty()
     stage.subscription._next_change = Deadline(0)
     assert stage.next_change() == 199
@@ -165,11 +165,11 @@ def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
     wait_until(lambda: stage.problems)
     assert stage.looks >= 3
     assert stage.status["failures"] >= 3
-    assert "never" in stage.status["last_result"] or "look failed: OSError at" in stage.status["last_result"]
+    assert "never" in stage.status["last_result"] or "fetch failed: OSError at" in stage.status["last_result"]
     assert "has not answered since the start" in stage.problems[0]
     assert stage.status["stale_since"] is not None
     stage.value = "one"
-    stage.subscription.look_now()
+    stage.subscription.fetch_now()
     stage.next_change()
     wait_until(lambda: stage.problems == [])
     assert stage.status["stale_since"] is None
@@ -181,11 +181,11 @@ def test_a_source_that_fails_is_quiet_at_first_then_a_problem_then_none(make):
 def test_a_source_that_is_always_being_written_is_a_problem(tmp_path, board, feed):
     file = tmp_path / "source"
     subscription = Subscription("rules", sources.of(str(file)), pytest.fail, Pace(0.01), board, feed)
-    for number in range(room.RESTLESS_LOOKS + room.QUIET_FAILURES):
+    for number in range(room.RESTLESS_FETCHES + room.QUIET_FAILURES):
         file.write_text("x" * (number + 1))
-        assert not subscription._look()
+        assert not subscription._fetch()
     assert "changes all the time" in board.list()[0]["message"]
-    assert [subscription._look(), subscription._look()] == [True, True]
+    assert [subscription._fetch(), subscription._fetch()] == [True, True]
     assert board.list() == []
 
 
@@ -193,7 +193,7 @@ def test_looks_at_a_source_that_keeps_failing_become_rare(make):
     stage = make(Pace(0.01))
     pauses = []
     for failures in range(30):
-        stage.subscription._record.failed_looks = failures
+        stage.subscription._record.failed_fetches = failures
         pauses.append(stage.subscription._pause())
     assert pauses[2] < 0.02
     assert pauses == sorted(pauses) or all(pause <= 66 for pause in pauses)
@@ -241,16 +241,16 @@ def test_a_watcher_that_dies_is_started_again(make, monkeypatch):
     monkeypatch.setattr(room, "REVIVAL_PAUSE", 0.01)
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     stage = make()
-    look = stage.subscription._look
+    fetch = stage.subscription._fetch
     died = []
 
     def die_once(*early):
         if not died:
             died.append(True)
             raise MemoryError
-        return look()
+        return fetch()
 
-    monkeypatch.setattr(stage.subscription, "_look", die_once)
+    monkeypatch.setattr(stage.subscription, "_fetch", die_once)
     stage.subscription.start()
     assert stage.next_change() == "one"
     wait_until(lambda: stage.problems == [])
@@ -294,7 +294,7 @@ def test_a_watcher_that_dies_at_once_is_not_started_again_and_again(make, monkey
 
     monkeypatch.setattr(stage.subscription, "_watch", die)
     monkeypatch.setattr(stage.subscription._stopping, "wait", pause)
-    stage.subscription.look_now()
+    stage.subscription.fetch_now()
     stage.subscription.start()
     wait_until(lambda: pauses == [1.0, 2.0, 4.0])
 
@@ -335,7 +335,7 @@ def test_nothing_wakes_while_nothing_is_due(make):
     stage.next_change()
     looks = stage.looks
     stage.value = "two"
-    stage.subscription.look_now()
+    stage.subscription.fetch_now()
     assert stage.next_change() == "two"
     assert stage.looks == looks + 1
 
@@ -421,7 +421,7 @@ def test_the_first_change_counts_for_the_least_time_between_two(make):
 
 @pytest.mark.parametrize("value", [map(str, []), {1: "a", "b": 2}, {"a": object()}])
 def test_a_value_that_cannot_be_compared_is_a_look_that_failed(make, value):
-    """What differs from itself at every look would be a change at every look."""
+    """What differs from itself at every fetch would be a change at every fetch."""
     stage = make()
     stage.value = value
     stage.subscription.start()
@@ -436,9 +436,9 @@ def test_what_was_rejected_is_still_said_to_be_when_the_source_is_back(make):
     stage.subscription.start()
     wait_until(lambda: stage.status["last_result"] == "rejected: it is bad")
     stage.value = OSError("away")
-    wait_until(lambda: "cannot look" in stage.status["last_result"])
+    wait_until(lambda: "cannot fetch" in stage.status["last_result"])
     stage.value = "one"
-    stage.subscription.look_now()
+    stage.subscription.fetch_now()
     wait_until(lambda: stage.status["last_result"] == "rejected: it is bad")
 
 
@@ -446,7 +446,7 @@ def test_a_look_that_failed_is_not_said_to_while_the_next_change_is_under_way(ma
     stage, free = make(), threading.Event()
     stage.value, stage.verdict = OSError("away"), lambda value: free.wait(20) and None
     stage.subscription.start()
-    wait_until(lambda: "cannot look" in stage.status["last_result"])
+    wait_until(lambda: "cannot fetch" in stage.status["last_result"])
     stage.value = "one"
     assert stage.next_change() == "one"
     assert stage.status["last_result"] == "changed, not in force yet"
@@ -480,15 +480,15 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
         name = "it"
         forgotten = 0
 
-        def look(self, within=None):
-            return look.Look(b"{half", None, True)
+        def fetch(self, within=None):
+            return snapshot.Snapshot(b"{half", None, True)
 
         def forget(self):
             self.forgotten += 1
 
     origin = Source()
     subscription = Subscription("x", origin, print, Pace(1), board, feed, select=lambda found: found)
-    assert subscription._look() is False
+    assert subscription._fetch() is False
     assert origin.forgotten == 1
 
 
@@ -514,7 +514,7 @@ def test_what_is_skipped_is_not_brought_until_the_source_changes(make):
     assert stage.next_change() == "two"
 
 
-def test_it_is_told_of_every_look(make):
+def test_it_is_told_of_every_fetch(make):
     looks = threading.Event()
-    make(after_look=looks.set).subscription.start()
+    make(after_fetch=looks.set).subscription.start()
     assert looks.wait(10)

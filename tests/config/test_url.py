@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from tests.config.conftest import answer
-from wrapper.config.look import CannotLook
+from wrapper.config.snapshot import CannotFetch
 from wrapper.config.url import Url
 
 
@@ -21,35 +21,35 @@ def test_what_has_not_changed_is_told_by_its_tag(serve):
                            else answer("content", "200 OK", 'ETag: "1"'))
 
     source = url(serve(serve_once))
-    assert (source.look().content, source.look().changed) == (b"content", False)
+    assert (source.fetch().content, source.fetch().changed) == (b"content", False)
     source.forget()
-    assert source.look().content == b"content"
+    assert source.fetch().content == b"content"
 
 
 def test_credentials_of_the_url_become_a_field_and_are_not_in_its_name(serve):
     server = serve(answer("x"))
     source = url(server, user="me:s3cret@")
-    source.look()
+    source.fetch()
     assert "s3cret" not in source.name and "s3cret" not in server.heads[0].splitlines()[0]
     assert "Authorization: Basic " + base64.b64encode(b"me:s3cret").decode() in server.heads[0]
 
 
-def test_a_token_is_read_at_every_look(serve, tmp_path):
+def test_a_token_is_read_at_every_fetch(serve, tmp_path):
     server, file = serve(answer("x")), tmp_path / "token"
     source = url(server, token_file=str(file))
     for token in ("one", "two"):
         file.write_text(token + "\n")
-        source.look()
+        source.fetch()
         assert f"Authorization: Bearer {token}\r\n" in server.heads[-1]
     file.write_text("two words")
-    with pytest.raises(CannotLook, match="holds no token"):
-        source.look()
+    with pytest.raises(CannotFetch, match="holds no token"):
+        source.fetch()
 
 
 def test_a_redirect_is_followed_so_often(serve):
     server = serve(answer("", "302 Found", "Location: /again"))
-    with pytest.raises(CannotLook, match="more than 5 redirects"):
-        url(server).look()
+    with pytest.raises(CannotFetch, match="more than 5 redirects"):
+        url(server).fetch()
     assert len(server.heads) == 6
 
 
@@ -60,8 +60,8 @@ def test_a_redirect_is_followed_so_often(serve):
     (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", "too early"),
 ])
 def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why):
-    with pytest.raises(CannotLook, match=why):
-        url(serve(said)).look()
+    with pytest.raises(CannotFetch, match=why):
+        url(serve(said)).fetch()
 
 
 @pytest.mark.parametrize("text", ["http://h:port/", "http://h/a b", "http://h/\n"])

@@ -118,7 +118,7 @@ class Subscription:
     def status(self):
         return {"name": "rules", "stale_since": "then", "last_result": f"rejected: {SECRET}"}
 
-    def look_now(self):
+    def fetch_now(self):
         self.looks += 1
 
 

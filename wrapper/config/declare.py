@@ -11,7 +11,7 @@ from wrapper import values
 from wrapper.config import journal, rollback, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.folder import content_of, find
-from wrapper.config.look import CannotLook, document
+from wrapper.config.snapshot import CannotFetch, document
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.config.variables import judged
 from wrapper.deadline import Deadline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Optional
 
-    from wrapper.config.look import Look
+    from wrapper.config.snapshot import Snapshot
     from wrapper.config.source import Source
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
@@ -65,7 +65,7 @@ class Declared:
             origin = WithTemplate(origin, source.of(self._template))
         pace = Pace(settings.config_interval, settings.config_splay, settings.config_min_interval)
         subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._select,
-                                    self._read, lambda: rollback.look(self._service))
+                                    self._read, lambda: rollback.check_drift(self._service))
         rollback.keep_skipped(self._service, subscription)
         return subscription
 
@@ -97,12 +97,12 @@ class Declared:
             self._placed = {path for path, content in files.items() if content is not None}
         return problems
 
-    def _read(self, look: Look) -> Any:
+    def _read(self, snapshot: Snapshot) -> Any:
         """What is to become the file as it stands is not looked into: JSON that is read and written is another text."""
         needs_json = bool(self._select_path or self._template or self._settings.config_env)
-        if isinstance(look.content, bytes) and not needs_json and not self._is_folder:
-            return look.content
-        return document(look, must_be_json=needs_json)
+        if isinstance(snapshot.content, bytes) and not needs_json and not self._is_folder:
+            return snapshot.content
+        return document(snapshot, must_be_json=needs_json)
 
     @property
     def _is_folder(self) -> bool:
@@ -116,7 +116,7 @@ class Declared:
                 return found
             return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
         except (OSError, UnicodeDecodeError) as error:
-            raise CannotLook(f"cannot read the template {self._template}: {error}") from error
+            raise CannotFetch(f"cannot read the template {self._template}: {error}") from error
 
     def _files(self, found: Any) -> Files:
         """Raises: ValueError, and OSError where a folder for them cannot be made."""
@@ -156,11 +156,11 @@ class WithTemplate:
         self._origin = origin
         self._template = template
 
-    def look(self, within: float | None = None) -> Look:
-        template = self._template.look()
+    def fetch(self, within: float | None = None) -> Snapshot:
+        template = self._template.fetch()
         if template.changed:
             self._origin.forget()
-        found = self._origin.look(within)
+        found = self._origin.fetch(within)
         return found._replace(is_still=found.is_still and template.is_still)
 
     def forget(self) -> None:
@@ -179,7 +179,7 @@ def _inside(name: str) -> str:
 
 
 def selection(path: str) -> Callable[[Any], Any]:
-    """What takes the part at a path such as `a.b.0` out of a document, and raises CannotLook where it is not there.
+    """What takes the part at a path such as `a.b.0` out of a document, and raises CannotFetch where it is not there.
 
     Raises: ValueError for what is no path.
     """
@@ -189,7 +189,7 @@ def selection(path: str) -> Callable[[Any], Any]:
         try:
             return part(document, names)
         except ValueError as error:
-            raise CannotLook(f"cannot select {path}: {error}") from error
+            raise CannotFetch(f"cannot select {path}: {error}") from error
 
     return select
 

@@ -19,7 +19,7 @@ from collections import namedtuple
 
 from wrapper.config import journal
 from wrapper.config.folder import find
-from wrapper.config.look import fingerprint
+from wrapper.config.snapshot import fingerprint
 from wrapper.config.transaction import Kept, Rights, kept
 from wrapper.deadline import Deadline
 from wrapper.log import timestamp

@@ -52,7 +52,7 @@ def keep_skipped(service: Service, subscription: Subscription) -> None:
         subscription.skip(newest.skipped[subscription.name], f"version {newest.number} is in force again")
 
 
-def look(service: Service) -> None:
+def check_drift(service: Service) -> None:
     """See whether something else has changed a managed file: a problem, or put it back, as --config-drift says."""
     if not service.changing.acquire(blocking=False):
         return  # the change that is under way is the next thing to look at

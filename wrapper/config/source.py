@@ -1,4 +1,4 @@
-"""Where configuration comes from: a URL, a file, a folder, or any callable. All answer `look()`, all are bounded."""
+"""Where configuration comes from: a URL, a file, a folder, or any callable. All answer `fetch()`, all are bounded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from wrapper import cause
 from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
-from wrapper.config.look import CannotLook, Look
+from wrapper.config.snapshot import CannotFetch, Snapshot
 from wrapper.config.url import Url
 
 TYPE_CHECKING = False
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
         name: str
 
-        def look(self, within: float | None = None) -> Look:
-            """What is there now, `within` seconds where the source's own time is longer. Raises: CannotLook."""
+        def fetch(self, within: float | None = None) -> Snapshot:
+            """What is there now, `within` seconds where the source's own time is longer. Raises: CannotFetch."""
 
         def forget(self) -> None:
             """What was seen last was no good: look at it anew, even where it is the same."""
@@ -56,33 +56,33 @@ def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BY
 
 
 class Path:
-    """A file, or a folder with all its files. Which of them it is may change between two looks."""
+    """A file, or a folder with all its files. Which of them it is may change between two fetches."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
         self.name = self._path = path
         self._max_bytes = max_bytes
         self._seen: object = None
-        self._last: object = None  # the state at the last look
+        self._last: object = None  # the state at the last fetch
         self._filled: set[str] = set()  # the files that were not empty then
 
-    def look(self, within: float | None = None) -> Look:  # a disk knows no timeout
+    def fetch(self, within: float | None = None) -> Snapshot:  # a disk knows no timeout
         try:
             for _ in range(ATTEMPTS):
                 before = self._state()
                 if before == self._seen:
-                    return Look(None, None, False)
+                    return Snapshot(None, None, False)
                 contents = self._contents()
                 if self._state() == before:
                     return self._found(before, contents)
         except OSError as error:
-            raise CannotLook(f"{error.filename or self._path}: {error.strerror}") from error
-        raise CannotLook(f"{self._path}: changes all the time")
+            raise CannotFetch(f"{error.filename or self._path}: {error.strerror}") from error
+        raise CannotFetch(f"{self._path}: changes all the time")
 
     def forget(self) -> None:
         self._seen = None
 
-    def _found(self, state: tuple[str | None, Any], contents: dict[str, bytes]) -> Look:
-        """What stands there now; still where the last look saw it too, or where all of it changed in one step."""
+    def _found(self, state: tuple[str | None, Any], contents: dict[str, bytes]) -> Snapshot:
+        """What stands there now; still where the last fetch saw it too, or where all of it changed in one step."""
         newest = max((modified for _, _, _, modified, _ in state[1]), default=0)  # nanoseconds
         is_young = time.time() - newest / 1e9 < YOUNG_SECONDS
         is_still = state == self._last or state[0] is not None or (self._last is None and not is_young)
@@ -90,14 +90,14 @@ class Path:
         self._refuse_emptied(contents)
         # Like git's index: what changed within the clock's grain might change again and look the same.
         self._seen = state if is_still and not is_young else None
-        return Look(contents.get(".", contents), True if self._path.endswith(".json") else None, True, is_still)
+        return Snapshot(contents.get(".", contents), True if self._path.endswith(".json") else None, True, is_still)
 
     def _refuse_emptied(self, contents: dict[str, bytes]) -> None:
-        """Raises: CannotLook: a file that is written anew is empty at first, and a full disk leaves it so."""
+        """Raises: CannotFetch: a file that is written anew is empty at first, and a full disk leaves it so."""
         emptied = [name for name, content in contents.items() if not content and name in self._filled]
         if emptied or (self._filled and not contents):
             place = os.path.normpath(os.path.join(self._path, *emptied[:1]))
-            raise CannotLook(f"{place}: is empty, and was not before")
+            raise CannotFetch(f"{place}: is empty, and was not before")
         self._filled = {name for name, content in contents.items() if content}
 
     def _state(self) -> tuple[str | None, Any]:
@@ -114,7 +114,7 @@ class Path:
             contents[os.path.relpath(path, self._path)] = content = content_of(path, self._max_bytes)
             size += len(content)
             if size > self._max_bytes:
-                raise CannotLook(f"{self._path}: over {self._max_bytes} bytes")
+                raise CannotFetch(f"{self._path}: over {self._max_bytes} bytes")
         return contents
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:
@@ -124,7 +124,7 @@ class Path:
         elif stat.S_ISREG(status.st_mode):
             yield self._path, status
         else:  # a pipe would block for ever
-            raise CannotLook(f"{self._path}: neither a file nor a folder")
+            raise CannotFetch(f"{self._path}: neither a file nor a folder")
 
 
 def _files_under(folder: str, depth: int) -> Iterator[tuple[str, os.stat_result]]:
@@ -164,16 +164,16 @@ class Callback:
         self._call: BoundedCall | None = None
         self.name = getattr(callback, "__qualname__", type(callback).__name__)
 
-    def look(self, within: float | None = None) -> Look:
+    def fetch(self, within: float | None = None) -> Snapshot:
         timeout = self._timeout if within is None else min(self._timeout, within)
         if self._call is not None and not self._call.is_over:
-            raise CannotLook(f"{self.name}: has not come back from an earlier look")
+            raise CannotFetch(f"{self.name}: has not come back from an earlier fetch")
         self._call = call = BoundedCall(f"source-{self.name}", self._callback, (), timeout)
         if not call.is_over:
-            raise CannotLook(f"{self.name}: did not come back within {timeout:.3g} s")
+            raise CannotFetch(f"{self.name}: did not come back within {timeout:.3g} s")
         if call.error is not None:
-            raise CannotLook(cause.tell(self.name, call.error)) from call.error
-        return Look(call.value, False, True)
+            raise CannotFetch(cause.tell(self.name, call.error)) from call.error
+        return Snapshot(call.value, False, True)
 
     def forget(self) -> None:
         """Nothing is remembered."""

@@ -13,7 +13,7 @@ import time
 from collections import namedtuple
 
 from wrapper import cause, threads
-from wrapper.config.look import CannotLook, document, fingerprint
+from wrapper.config.snapshot import CannotFetch, document, fingerprint
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
 from wrapper.problems import Problem
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from wrapper.config.look import Look
+    from wrapper.config.snapshot import Snapshot
     from wrapper.config.source import Source
     from wrapper.events import Feed
     from wrapper.problems import Board
 
-QUIET_FAILURES = 3  # looks in a row that may fail before it is a problem; a source may start later than we do
-LONGEST_PAUSE = 60.0  # seconds between two looks at a source that keeps failing, unless its interval is longer
-EARLY_PAUSE = 0.1  # seconds between the first two looks before the start; doubles up to one second
+QUIET_FAILURES = 3  # fetches in a row that may fail before it is a problem; a source may start later than we do
+LONGEST_PAUSE = 60.0  # seconds between two fetches at a source that keeps failing, unless its interval is longer
+EARLY_PAUSE = 0.1  # seconds between the first two fetches before the start; doubles up to one second
 JITTER = 0.1  # of the interval, so that replicas do not all ask at once
 SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem
 STILL_SECONDS = 2.0  # after which what may have been half written is looked at again, unless the interval is shorter
-RESTLESS_LOOKS = 10  # in a row, after which a source that is always being written has failed
+RESTLESS_FETCHES = 10  # in a row, after which a source that is always being written has failed
 REVIVAL_PAUSE = 1.0  # seconds before a watcher that died is started again; doubles up to LONGEST_PAUSE
 
 
-# Seconds: between two looks, the longest wait by chance before a change, and between two changes.
+# Seconds: between two fetches, the longest wait by chance before a change, and between two changes.
 Pace = namedtuple("Pace", "every splay min_interval", defaults=(0.0, 0.0))
 
 
@@ -46,7 +46,7 @@ class Record:
     """What a subscription has seen and done. The watcher writes, any thread reads."""
 
     def __init__(self) -> None:
-        # Guards all the rest, so that a reader never sees half a look.
+        # Guards all the rest, so that a reader never sees half a fetch.
         self.lock = threading.Lock()
         self.began = time.time()
         self.last_fetch: float | None = None
@@ -59,7 +59,7 @@ class Record:
         self.is_unsettled = False  # the last change failed: going back to what was in force is a change, too
         self.result = self._rejection = "never fetched"
         self.failures = 0
-        self.failed_looks = 0  # in a row
+        self.failed_fetches = 0  # in a row
 
     def facts(self) -> dict[str, Any]:
         with self.lock:
@@ -70,9 +70,9 @@ class Record:
                     "failures": self.failures}
 
     def _stale_since(self) -> float | None:
-        return (self.last_response or self.began) if self.failed_looks >= QUIET_FAILURES else None
+        return (self.last_response or self.began) if self.failed_fetches >= QUIET_FAILURES else None
 
-    def looked(self) -> None:
+    def fetched(self) -> None:
         with self.lock:
             self.last_fetch = time.time()
 
@@ -80,7 +80,7 @@ class Record:
         """The source answered; None where it said that nothing has changed."""
         with self.lock:
             self.last_response = time.time()
-            self.failed_looks = 0
+            self.failed_fetches = 0
             self.hash_seen = seen or self.hash_seen
             if self.hash_seen == self.hash_applied and not self.is_unsettled:
                 self.last_success, self.result = time.time(), "applied"
@@ -90,12 +90,12 @@ class Record:
                 self.result = self._rejection if self.is_unsettled else "changed, not in force yet"
 
     def failed(self, reason: str) -> int:
-        """A look failed; returns how many did in a row."""
+        """A fetch failed; returns how many did in a row."""
         with self.lock:
             self.failures += 1
-            self.failed_looks += 1
-            self.result = f"cannot look: {reason}"
-            return self.failed_looks
+            self.failed_fetches += 1
+            self.result = f"cannot fetch: {reason}"
+            return self.failed_fetches
 
     def applied(self, which: str) -> None:
         with self.lock:
@@ -121,12 +121,12 @@ class Subscription:
     """Watches one source. `on_change(value)` brings a value into force and returns what went wrong, or nothing.
 
     `select` takes the part that counts out of the document (JSON, text, bytes, or a folder's {name: text}); with it the
-    document must be JSON. `read` makes the document of a look; default: `look.document`.
+    document must be JSON. `read` makes the document of a fetch; default: `snapshot.document`.
     """
 
     def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,
-                 select: Callable[[Any], Any] | None = None, read: Callable[[Look], Any] | None = None,
-                 after_look: Callable[[], None] = lambda: None) -> None:
+                 select: Callable[[Any], Any] | None = None, read: Callable[[Snapshot], Any] | None = None,
+                 after_fetch: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self._source = source
         self._on_change = on_change
@@ -135,7 +135,7 @@ class Subscription:
         self._feed = feed
         self._select = select
         self._read = read or functools.partial(document, must_be_json=select is not None)
-        self._after_look = after_look
+        self._after_fetch = after_fetch
         self._key = f"source:{name}"
         self._change_key = f"config:{name}"
         self._record = Record()
@@ -145,7 +145,7 @@ class Subscription:
         self._stopping = threading.Event()
         # Written by the watcher alone (by `first` before there is one).
         self._pending: tuple[str, Any] | None = None
-        self._restless_looks = 0  # in a row, in which the source was being written
+        self._restless_fetches = 0  # in a row, in which the source was being written
         self._pending_due = Deadline(0)
         self._next_change = Deadline(0)
         self._before_watching: Callable[[], Any] | None = None
@@ -153,14 +153,14 @@ class Subscription:
     # For the subscriber
 
     def first(self, deadline: Deadline, bring: Callable[[Any, Deadline], Any]) -> None:
-        """Look until the source answers or the deadline has passed, in the caller's thread, and have `bring` apply it.
+        """Fetch until the source answers or the deadline has passed, in the caller's thread, and have `bring` apply it.
 
         `bring(value, deadline)` returns problems, and what is left to be done by the watcher (None: nothing), which
         returns problems too.
         """
         pause = EARLY_PAUSE
         while not deadline.has_passed():
-            if self._look(deadline):
+            if self._fetch(deadline):
                 self._bring_first(deadline, bring)
                 return
             if pause == EARLY_PAUSE:
@@ -191,8 +191,8 @@ class Subscription:
         self._stopping.set()
         self._wake.set()
 
-    def look_now(self) -> None:
-        """Look at once instead of at the next time; returns at once."""
+    def fetch_now(self) -> None:
+        """Fetch at once instead of at the next time; returns at once."""
         self._wake.set()
 
     @property
@@ -234,8 +234,8 @@ class Subscription:
         while not self._stopping.is_set():
             if due.has_passed() or self._wake.is_set():
                 self._wake.clear()
-                self._look()
-                self._after_look()
+                self._fetch()
+                self._after_fetch()
                 due = Deadline(self._pause())
                 self._board.resolve(self._key, "watcher")
             self._bring_pending()
@@ -248,51 +248,51 @@ class Subscription:
 
     def _pause(self) -> float:
         every: float = self._pace.every
-        failures = self._record.failed_looks
-        if self._restless_looks:
+        failures = self._record.failed_fetches
+        if self._restless_fetches:
             return min(every, STILL_SECONDS)
         if failures >= QUIET_FAILURES:
             every = min(every * 2.0 ** min(failures - QUIET_FAILURES + 1, 20), max(every, LONGEST_PAUSE))
         return every * (1 + random.uniform(-JITTER, JITTER))
 
-    def _look(self, early: Deadline | None = None) -> bool:
+    def _fetch(self, early: Deadline | None = None) -> bool:
         """True where the source answered, and what it said was understood and is not being written right now.
 
         `early`: by when, before the first start; then a failure does not count, for the source may start with us.
         """
-        self._record.looked()
+        self._record.fetched()
         try:
-            look = self._source.look(None if early is None else early.remaining())
-            self._restless_looks = 0 if look.is_still else self._restless_looks + 1
-            if self._restless_looks > RESTLESS_LOOKS:
-                raise CannotLook(f"{self._source.name}: changes all the time")
-            if not look.is_still:  # what is there may be half written
+            snapshot = self._source.fetch(None if early is None else early.remaining())
+            self._restless_fetches = 0 if snapshot.is_still else self._restless_fetches + 1
+            if self._restless_fetches > RESTLESS_FETCHES:
+                raise CannotFetch(f"{self._source.name}: changes all the time")
+            if not snapshot.is_still:  # what is there may be half written
                 self._record.result = "changed, not still yet"
                 return False
-            if look.changed:
-                self._take(self._selected(look))
+            if snapshot.changed:
+                self._take(self._selected(snapshot))
             else:
                 self._record.answered(None)
         except Exception as error:  # noqa: BLE001  an author's values may do anything when they are looked at
-            is_plain = isinstance(error, CannotLook)
-            reason = str(error) if is_plain else cause.tell(f"a look at {self._source.name}", error)
+            is_plain = isinstance(error, CannotFetch)
+            reason = str(error) if is_plain else cause.tell(f"a fetch of {self._source.name}", error)
             self._source.forget()
             if early is None:
                 self._report_failure(reason)
             else:
-                self._record.result = f"cannot look: {reason}"
+                self._record.result = f"cannot fetch: {reason}"
             return False
         self._board.resolve(self._key, "source")
         return True
 
-    def _selected(self, look: Look) -> Any:
+    def _selected(self, snapshot: Snapshot) -> Any:
         try:
-            found = self._read(look)
+            found = self._read(snapshot)
             return self._select(found) if self._select is not None else found
-        except CannotLook as error:
-            raise CannotLook(f"{self._source.name}: {error}") from error
+        except CannotFetch as error:
+            raise CannotFetch(f"{self._source.name}: {error}") from error
         except BaseException as error:  # the author's code meets a document it was not written for
-            raise CannotLook(cause.tell(f"the selection of {self.name}", error)) from error
+            raise CannotFetch(cause.tell(f"the selection of {self.name}", error)) from error
 
     def _report_failure(self, reason: str) -> None:
         if self._record.failed(reason) >= QUIET_FAILURES:
@@ -306,7 +306,7 @@ class Subscription:
         try:
             seen = fingerprint(value)
         except (TypeError, ValueError, RecursionError) as error:
-            raise CannotLook(f"{self._source.name}: what it holds cannot be compared; it must be made of text, bytes, "
+            raise CannotFetch(f"{self._source.name}: what it holds cannot be compared; it must be made of text, bytes, "
                              f"numbers, lists and dicts: {type(error).__name__}") from error
         self._record.answered(seen)
         record = self._record

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
-from wrapper.config.look import CannotLook, Look
+from wrapper.config.snapshot import CannotFetch, Snapshot
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
 from wrapper.errors import NO_TLS
@@ -38,35 +38,35 @@ class Url:
         self.name = without_credentials(url)
         _target(url)
 
-    def look(self, within: float | None = None) -> Look:
+    def fetch(self, within: float | None = None) -> Snapshot:
         timeout = self._timeout if within is None else min(self._timeout, within)
         deadline = Deadline(timeout)
         try:
             return self._follow(deadline)
         except http.client.HTTPException as error:
-            raise CannotLook(f"{self.name}: what answers is no good HTTP: {type(error).__name__}") from error
+            raise CannotFetch(f"{self.name}: what answers is no good HTTP: {type(error).__name__}") from error
         except OSError as error:
             if deadline.has_passed():
-                raise CannotLook(f"{self.name}: no whole answer within {timeout:.3g} s") from error
-            raise CannotLook(f"{self.name}: {error.strerror or error}") from error
+                raise CannotFetch(f"{self.name}: no whole answer within {timeout:.3g} s") from error
+            raise CannotFetch(f"{self.name}: {error.strerror or error}") from error
         except ValueError as error:  # http.client names what it refuses in full, the token too
-            raise CannotLook(f"{self.name}: a URL or a field that cannot be sent: {type(error).__name__}") from error
+            raise CannotFetch(f"{self.name}: a URL or a field that cannot be sent: {type(error).__name__}") from error
 
     def forget(self) -> None:
         self._tag = None
 
-    def _follow(self, deadline: Deadline) -> Look:
+    def _follow(self, deadline: Deadline) -> Snapshot:
         url = self._url
         for _ in range(REDIRECTS_MAX + 1):
             found = self._ask(url, deadline)
-            if isinstance(found, Look):
+            if isinstance(found, Snapshot):
                 return found
             if url.startswith("https:") and found.startswith("http:"):
-                raise CannotLook(f"{self.name}: redirects from https to http")
+                raise CannotFetch(f"{self.name}: redirects from https to http")
             url = found
-        raise CannotLook(f"{self.name}: more than {REDIRECTS_MAX} redirects")
+        raise CannotFetch(f"{self.name}: more than {REDIRECTS_MAX} redirects")
 
-    def _ask(self, url: str, deadline: Deadline) -> Look | str:
+    def _ask(self, url: str, deadline: Deadline) -> Snapshot | str:
         """The answer, or the URL it points to."""
         connection = _Connection(url, deadline)
         try:
@@ -76,14 +76,14 @@ class Url:
             if answer.status in (301, 302, 303, 307, 308):
                 return urljoin(url, answer.getheader("Location", ""))
             if answer.status == 304 and "If-None-Match" in headers:
-                return Look(None, None, False)
+                return Snapshot(None, None, False)
             if answer.status != 200:
-                raise CannotLook(f"{self.name}: answers {answer.status}")
+                raise CannotFetch(f"{self.name}: answers {answer.status}")
             content = self._read(answer)
             tag = answer.getheader("ETag")
             self._tag = None if tag is None else (url, tag)
             kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
-            return Look(content, True if kind.endswith(("/json", "+json")) else None, True)
+            return Snapshot(content, True if kind.endswith(("/json", "+json")) else None, True)
         finally:
             connection.close()
 
@@ -108,19 +108,19 @@ class Url:
     def _read(self, answer: http.client.HTTPResponse) -> bytes:
         coding = answer.getheader("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
-            raise CannotLook(f"{self.name}: answers in {coding}, which was not asked for")
+            raise CannotFetch(f"{self.name}: answers in {coding}, which was not asked for")
         if answer.length is not None and answer.length > self._max_bytes:
-            raise CannotLook(f"{self.name}: over {self._max_bytes} bytes")
+            raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
         pieces, size = [], 0
         while piece := answer.read(PIECE_BYTES):
             size += len(piece)
             if size > self._max_bytes:
-                raise CannotLook(f"{self.name}: over {self._max_bytes} bytes")
+                raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
             pieces.append(piece)
         if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
-            raise CannotLook(f"{self.name}: the answer ends {answer.length} bytes too early")
+            raise CannotFetch(f"{self.name}: the answer ends {answer.length} bytes too early")
         if not size:
-            raise CannotLook(f"{self.name}: the answer is empty")
+            raise CannotFetch(f"{self.name}: the answer is empty")
         return b"".join(pieces)
 
 
@@ -130,7 +130,7 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, url: str, deadline: Deadline) -> None:
         scheme, host, port = _origin(url)
         if scheme not in ("http", "https") or not host:
-            raise CannotLook(f"redirects to what is no http or https URL: {without_credentials(url)}")
+            raise CannotFetch(f"redirects to what is no http or https URL: {without_credentials(url)}")
         self._context = _tls() if scheme == "https" else None
         self._deadline = deadline
         super().__init__(host, port)
@@ -147,7 +147,7 @@ def _tls() -> ssl.SSLContext:
     try:
         import ssl  # start-up: a source without TLS does without its 8 ms
     except ImportError:
-        raise CannotLook(f"https: {NO_TLS}") from None
+        raise CannotFetch(f"https: {NO_TLS}") from None
     return ssl.create_default_context()
 
 
@@ -186,15 +186,15 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
 
 
 def _token(path: str) -> str:
-    """Raises: CannotLook."""
+    """Raises: CannotFetch."""
     try:
         token = content_of(path, PIECE_BYTES).decode().strip()
     except OSError as error:
-        raise CannotLook(f"cannot read the token: {error.strerror}: {path}") from error
+        raise CannotFetch(f"cannot read the token: {error.strerror}: {path}") from error
     except UnicodeDecodeError:
         token = ""
     if not re.fullmatch(r"[!-~]+", token):
-        raise CannotLook(f"{path} holds no token: it must be one line of ASCII without spaces")  # RFC 6750 section 2.1
+        raise CannotFetch(f"{path} holds no token: it must be one line of ASCII without spaces")  # RFC 6750 section 2.1
     return token
 
 

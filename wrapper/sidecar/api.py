@@ -187,7 +187,7 @@ class Api:
 
     def _look_now(self, request: Request) -> Response:
         for subscription in list(self._subscriptions):
-            subscription.look_now()
+            subscription.fetch_now()
         return as_json(self._config_status(request), 202)
 
     def _roll_back(self, request: Request) -> Response:

@@ -103,12 +103,12 @@ class Host:
         def on_change(value: Any) -> Any:
             return work(value, self._main)
 
-        def after_look() -> None:
+        def after_fetch() -> None:
             for service in list(self.site.services):
-                rollback.look(service)
+                rollback.check_drift(service)
 
         subscription = Subscription(title, source, on_change, pace, self._around.board,
-                                    self._around.feed, select, after_look=after_look)
+                                    self._around.feed, select, after_fetch=after_fetch)
         for service in list(self.site.services):
             rollback.keep_skipped(service, subscription)
         self._subscriptions.append(subscription)

@@ -1,4 +1,4 @@
-"""What one look at a source found, what it holds, and a short hash to tell it from others."""
+"""What one fetch of a source found, what it holds, and a short hash to tell it from others."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it
 
 # `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
 # where the source says so, None where it does not say. `is_still`: False while it may be half written.
-Look = namedtuple("Look", "content is_json changed is_still", defaults=(True,))
+Snapshot = namedtuple("Snapshot", "content is_json changed is_still", defaults=(True,))
 
 
-class CannotLook(Exception):
+class CannotFetch(Exception):
     """The source cannot be read now; the sentence holds no credentials."""
 
 
-def document(look: Look, *, must_be_json: bool) -> Any:
+def document(snapshot: Snapshot, *, must_be_json: bool) -> Any:
     """The content as Python sees it: JSON where it is JSON, else text, else bytes; a folder is {name: text or bytes}.
 
-    Raises: CannotLook where it has to be JSON and is not.
+    Raises: CannotFetch where it has to be JSON and is not.
     """
-    if isinstance(look.content, dict) and look.is_json is not False:
-        return {name: _text(content) for name, content in look.content.items()}
-    if look.is_json is False or not isinstance(look.content, bytes):
-        return look.content
-    if look.is_json or must_be_json or look.content[:1] in (b"{", b"["):
-        is_too_much = len(look.content) > JSON_BYTES
-        if is_too_much and (look.is_json or must_be_json):
-            raise CannotLook(f"what it holds is JSON of over {JSON_BYTES} bytes")
+    if isinstance(snapshot.content, dict) and snapshot.is_json is not False:
+        return {name: _text(content) for name, content in snapshot.content.items()}
+    if snapshot.is_json is False or not isinstance(snapshot.content, bytes):
+        return snapshot.content
+    if snapshot.is_json or must_be_json or snapshot.content[:1] in (b"{", b"["):
+        is_too_much = len(snapshot.content) > JSON_BYTES
+        if is_too_much and (snapshot.is_json or must_be_json):
+            raise CannotFetch(f"what it holds is JSON of over {JSON_BYTES} bytes")
         try:
-            return _text(look.content) if is_too_much else json.loads(look.content)
+            return _text(snapshot.content) if is_too_much else json.loads(snapshot.content)
         except (ValueError, RecursionError) as error:
-            if look.is_json or must_be_json:
+            if snapshot.is_json or must_be_json:
                 place = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else None
                 # Without content, which `str(error)` may hold.
-                raise CannotLook(f"what it holds is not JSON: {place or type(error).__name__}") from error
-    return _text(look.content)
+                raise CannotFetch(f"what it holds is not JSON: {place or type(error).__name__}") from error
+    return _text(snapshot.content)
 
 
 def _text(content: bytes) -> str | bytes:

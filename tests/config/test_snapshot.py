@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from wrapper.config.look import JSON_BYTES, CannotLook, Look, document, fingerprint
+from wrapper.config.snapshot import JSON_BYTES, CannotFetch, Snapshot, document, fingerprint
 
 
 @pytest.mark.parametrize(("content", "is_json", "found"), [
@@ -16,20 +16,20 @@ from wrapper.config.look import JSON_BYTES, CannotLook, Look, document, fingerpr
     ({"a": 1}, False, {"a": 1}),
 ])
 def test_content_is_json_where_it_is_else_text_else_bytes(content, is_json, found):
-    assert document(Look(content, is_json, True), must_be_json=False) == found
+    assert document(Snapshot(content, is_json, True), must_be_json=False) == found
 
 
 def test_what_must_be_json_and_is_not_is_said_without_its_content():
-    with pytest.raises(CannotLook, match=r"not JSON: .* at character 1$") as caught:
-        document(Look(b"{s3cret", None, True), must_be_json=True)
+    with pytest.raises(CannotFetch, match=r"not JSON: .* at character 1$") as caught:
+        document(Snapshot(b"{s3cret", None, True), must_be_json=True)
     assert "s3cret" not in str(caught.value)
 
 
 def test_json_that_is_too_large_is_text_unless_it_must_be_json():
     content = b"[" + b" " * JSON_BYTES + b"]"
-    assert document(Look(content, None, True), must_be_json=False) == content.decode()
-    with pytest.raises(CannotLook, match="over"):
-        document(Look(content, True, True), must_be_json=False)
+    assert document(Snapshot(content, None, True), must_be_json=False) == content.decode()
+    with pytest.raises(CannotFetch, match="over"):
+        document(Snapshot(content, True, True), must_be_json=False)
 
 
 def test_text_has_the_fingerprint_of_sha256sum():
