@@ -55,12 +55,16 @@ class ResponseHead(Head):
                 self.keep = False
             elif b"keep-alive" in self.options:
                 self.keep = True
-        if announced := _KEPT_FOR.search(b",".join(one[2] for one in special.get(b"keep-alive", ()))):
-            self.kept_for = before_end(int(announced[1]))
+        if b"keep-alive" in special:
+            self._judge_keep_alive(special[b"keep-alive"])
         if b"content-length" in special:
             self._judge_length(special[b"content-length"])
         if b"transfer-encoding" in special:
             self._judge_codings(special[b"transfer-encoding"])
+
+    def _judge_keep_alive(self, lines: list[tuple[int, int, bytes]]) -> None:
+        if announced := _KEPT_FOR.search(b",".join(value for _, _, value in lines)):
+            self.kept_for = before_end(int(announced[1]))
 
     def _judge_length(self, lines: list[tuple[int, int, bytes]]) -> None:
         """RFC 9110 section 8.6: the same number said twice is one."""
