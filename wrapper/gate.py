@@ -103,7 +103,7 @@ class Gate:
         self._draining: set[Lane] = set()
         self._refusal = "the service has not been started"  # why nothing may even wait; empty where it may
         self._reason = "the service is starting"
-        # In order of arrival. A dict, so that one that leaves is forgotten in one step.
+        # In order of arrival, see `_begin_release`. A dict, so that one that leaves is forgotten in one step.
         self._held: dict[Traveller, None] = {}
         self._verdicts: dict[Traveller, Lane | Refusal] = {}  # of those that have been told to proceed
         self._is_releasing = False

@@ -241,7 +241,7 @@ class History:
             seen[path], now = _state(path), standing(path)
             if (now and now.content) != (should and should.content):
                 found[path] = should
-        self._seen = None if found else seen  # where all was as it should be; else all is read at the next look
+        self._seen = None if found else seen  # where all was as it should be; else all is read the next time
         return found
 
     def may_repair(self) -> bool:

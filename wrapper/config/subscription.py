@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
 
 QUIET_FAILURES = 3  # fetches in a row that may fail before it is a problem; a source may start later than we do
-LONGEST_PAUSE = 60.0  # seconds between two fetches at a source that keeps failing, unless its interval is longer
+LONGEST_PAUSE = 60.0  # seconds between two fetches of a source that keeps failing, unless its interval is longer
 EARLY_PAUSE = 0.1  # seconds between the first two fetches before the start; doubles up to one second
 JITTER = 0.1  # of the interval, so that replicas do not all ask at once
 SLOW_SECONDS = 300.0  # after which a handler that has not returned is a problem

@@ -205,7 +205,7 @@ class Upstream:
         """A request waits on a fresh connection: kept ones may hold all the workers that the service has.
 
         What is idle ends, and the next connection that comes back: one that is idle now may be taken before it ends.
-        None comes to that where `hungry` is `fed` before.
+        Once `hungry` is `fed` none that comes back ends for it.
         """
         with self._lock:
             self._hungry.add(hungry)

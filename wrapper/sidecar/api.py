@@ -62,7 +62,7 @@ class Api:
             yield Route("GET", f"{prefix}/{path}", answer, is_probed=path in PROBED)
         for path, answer in (("logs", self._logs), ("config/history", self._history), ("config/diff", self._diff)):
             yield Route("GET", f"{prefix}/api/{path}", answer, is_guarded=True)
-        for name, act in (("config", self._look_now), ("config/rollback", self._roll_back), ("signal", self._signal),
+        for name, act in (("config", self._fetch_now), ("config/rollback", self._roll_back), ("signal", self._signal),
                           ("pause", self._pause), ("resume", self._resume),
                           *((kind, self._action(kind)) for kind in ACTIONS)):
             yield Route("POST", f"{prefix}/api/{name}", act, is_guarded=True)
@@ -122,9 +122,9 @@ class Api:
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
         pieces = self._stream.pieces(self._stream.known(known), self._access.knows(request))
-        return event_stream(self._placed(request, pieces))
+        return event_stream(self._slotted(request, pieces))
 
-    def _placed(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
+    def _slotted(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Bound the streams, which strangers may ask for; those who could end the wrapper anyway are not kept out."""
         return pieces if request.trusted else SlottedStream(pieces, self._slots.of(request))
 
@@ -134,7 +134,7 @@ class Api:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
         count = query_value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
-            return Response(self._placed(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
+            return Response(self._slotted(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
         return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
@@ -185,7 +185,7 @@ class Api:
                                   reason=_reason(request))
         return as_json(self._status_of(service), 202)
 
-    def _look_now(self, request: Request) -> Response:
+    def _fetch_now(self, request: Request) -> Response:
         for subscription in list(self._subscriptions):
             subscription.fetch_now()
         return as_json(self._config_status(request), 202)
