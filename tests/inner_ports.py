@@ -19,20 +19,24 @@ class Claims:
 
     def free_port(self) -> int:
         while True:
-            port, claim = self._draw(), socket.socket(socket.AF_UNIX)
-            try:
-                claim.bind(name(port))
-            except OSError:
-                claim.close()
-                continue
-            self._kept.append(claim)
-            if len(self._kept) > KEPT:
-                self._kept.popleft().close()
-            return port
+            port = self._draw()
+            if (claimed := claim(f"inner-{port}")) is not None:
+                break
+        self._kept.append(claimed)
+        if len(self._kept) > KEPT:
+            self._kept.popleft().close()
+        return port
 
 
-def name(port: int) -> str:
-    return f"\0image-sidecar-wrapper-tests-inner-{port}"
+def claim(name: str) -> socket.socket | None:
+    """What keeps `name` from all other processes of tests until it is closed or we end (unix(7)); None: one has it."""
+    claimed = socket.socket(socket.AF_UNIX)
+    try:
+        claimed.bind(f"\0image-sidecar-wrapper-tests-{name}")
+    except OSError:
+        claimed.close()
+        return None
+    return claimed
 
 
 def install() -> None:

@@ -19,6 +19,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from tests.inner_ports import claim
+
 ROOT = pathlib.Path(__file__).parent.parent
 SERVICES = ROOT / "tests" / "services"
 # What is tested: `TESTED_PROGRAM="python3 wrapper.pyz"` asks the same of another form of it.
@@ -44,12 +46,10 @@ def drain(gate, lane, deadline, going) -> bool:
 
 
 def _claimed_ports() -> tuple[socket.socket, Iterator[int]]:
-    """A hundred ports, and what keeps them from all other processes of tests: a name that ends with us (unix(7))."""
-    claim = socket.socket(socket.AF_UNIX)
+    """A hundred ports, and what keeps them from all other processes of tests."""
     for start in (10000 + (os.getpid() + step) % 80 * 100 for step in range(80)):
-        with contextlib.suppress(OSError):
-            claim.bind(f"\0image-sidecar-wrapper-tests-{start}")
-            return claim, itertools.cycle(range(start, start + 100))
+        if (claimed := claim(str(start))) is not None:
+            return claimed, itertools.cycle(range(start, start + 100))
     raise AssertionError("80 other processes of tests have claimed all ports")
 
 

@@ -136,6 +136,5 @@ def test_the_last_descriptors_are_reserved(monkeypatch, most, fd, is_reserved):
 def test_a_port_that_another_suite_has_drawn_is_left_to_it():
     """Between the draw and the moment when the service binds it both would find it free."""
     claims = inner_ports.Claims(iter([1, 2]).__next__)
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(inner_ports.name(1))
+    with inner_ports.claim("inner-1"):
         assert claims.free_port() == 2
