@@ -140,6 +140,7 @@ def test_a_call_that_is_called_off_does_nothing(page, wrapper):
     assert wrapper.status()["state"] == "running"
 
 
+@wrapped("--token", TOKEN, "--capture-output", "--restart", "on-failure", "--backoff", "60s..60s")
 def test_a_problem_appears_and_goes(page, wrapper):
     shows(page, "#no-problems", "none")
     os.kill(wrapper.status()["pid"], signal.SIGKILL)
@@ -151,6 +152,7 @@ def test_a_problem_appears_and_goes(page, wrapper):
     shows(page, "#problem-list", "the service ended by itself with status 137")
     assert page.locator("#tell").is_hidden()
     page.locator("#timeline .flag.mark-crash").first.wait_for()
+    assert wrapper.command("POST", "/sidecar/api/start")[0] == 202
     shows(page, "#state", "running")
     page.locator("#no-problems").wait_for()
     shows(page, "#events", "problem gone: the service ended by itself with status 137")
@@ -263,7 +265,7 @@ def test_one_row_for_one_restart_unfolds_into_its_steps(page, wrapper):
 def test_a_crash_that_healed_stays_told_and_is_counted_apart(page, wrapper):
     shows(page, "#facts", "Crashes0")
     os.kill(wrapper.status()["pid"], signal.SIGKILL)
-    wrapper.wait_state("backoff")
+    wait_until(lambda: wrapper.status()["crashes"] == 1)
     shows(page, "#state", "running")
     shows(page, "#healed", re.compile(r"^Crashed \d+ s ago, signal KILL$"))
     shows(page, "#facts", "Planned restarts0Crashes1")
