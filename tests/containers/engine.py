@@ -46,6 +46,15 @@ def wait_until(happens, timeout=20.0):
         time.sleep(0.05)  # the pace of the poll
 
 
+def wait_network():
+    """Until the addresses of new network devices are settled: a change of them fails what Chromium is loading.
+
+    Duplicate address detection (RFC 4862, section 5.4) takes a second or two after a container has its device.
+    """
+    tentative = ("ip", "-6", "-oneline", "address", "show", "tentative")
+    wait_until(lambda: not subprocess.run(tentative, check=True, capture_output=True).stdout)
+
+
 class Podman:
     """The command line, with settings and a tag of our own."""
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.containers.engine import ROOT, wait_until
+from tests.containers.engine import ROOT, wait_network, wait_until
 from tests.containers.stand_ins import node_modules
 
 pytestmark = pytest.mark.container
@@ -48,6 +48,7 @@ def test_node_reds_editor_comes_back_by_itself(stand_in, run, browser):
     modules = f"{node_modules()}:/usr/src/node-red/node_modules:ro"
     container = run(stand_in("node-red")[1], port=1880, options=("--volume", modules))
     container.wait_running()
+    wait_network()
     page = browser.new_page()
     opened, closed = [], []
 
