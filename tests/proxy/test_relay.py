@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
@@ -337,6 +338,20 @@ def test_a_large_answer_arrives_whole_though_the_client_is_slow(road):
     head = line.send(GET).head()
     assert line.exactly(len(body)) == body and head
     assert line.send(GET).message()[1] == b"ok"
+
+
+def test_the_last_answer_and_the_end_of_its_connection_are_one_segment(road):
+    """So the client is woken once. Both are told at once each time; apart, the end comes a moment later."""
+    there = road(answering(OK))
+    together = 0
+    for _ in range(20):
+        with contextlib.closing(there.connect().send(GET_CLOSE).sock) as sock:
+            poll = select.epoll()
+            poll.register(sock, select.EPOLLIN | select.EPOLLRDHUP)
+            [(_, event)] = poll.poll(PATIENCE)
+            poll.close()
+            together += event == select.EPOLLIN | select.EPOLLRDHUP
+    assert together > 15  # the kernel waits for the end for 0.2 s at most
 
 
 # What the service does wrong

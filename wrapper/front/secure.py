@@ -98,7 +98,8 @@ class SecureStream(Stream):
 
     # Out
 
-    def send(self, data: bytes | memoryview) -> bool:
+    def send(self, data: bytes | memoryview, *, is_last: bool = False) -> bool:
+        """As `Stream` does, but TLS says goodbye before the end."""
         view = memoryview(data)
         try:
             while view:

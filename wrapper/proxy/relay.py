@@ -329,7 +329,7 @@ class Exchange(Travelling):
         self.first_byte = self.loop.now
         if reader.is_done and not is_chunked:
             self.sent += len(block) + len(arrived)
-            if not self.client.send(block + arrived):
+            if not self.client.send(block + arrived, is_last=not self.keep):
                 yield from self.client.flush()
         else:
             is_events = headers.is_event_stream(response.fields)
