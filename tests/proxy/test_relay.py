@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, answering, echoing, field, fields, in_turn
+from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echoing, field, fields, in_turn
 from tests.running import drain, wait_until
 from wrapper import address
 from wrapper.front.server import loops
@@ -54,6 +54,17 @@ def test_host_is_kept_and_forwarded_fields_are_set(road):
     assert field(seen, b"X-Forwarded-Host") == b"example.org:81"
     assert field(seen, b"X-Forwarded-Proto") == b"http"
     assert b"6.6.6.6" not in seen
+
+
+def test_what_a_client_sends_like_the_one_before_is_forwarded_as_its_own(road):
+    """Fields that are the same to the byte are judged once for all connections; who sent them is not among them."""
+    there = road(echoing)
+    for host in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+        with contextlib.closing(socket.create_connection(there.place, PATIENCE, (host, 0))) as sock:
+            request = b"GET /%b HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 6.6.6.6\r\n" % host.encode()
+            seen = Line(sock).send(request + CLOSE + b"\r\n").all().partition(b"\r\n\r\n")[2]
+        assert seen.startswith(b"GET /%b HTTP/1.1\r\n" % host.encode())
+        assert field(seen, b"X-Forwarded-For") == host.encode()
 
 
 def test_the_service_is_told_of_us_only_where_that_is_asked(road):

@@ -62,7 +62,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.has_served = False
         self.is_answering = False  # its client has a response to come
         self.exchange: Exchange | None = None  # the latest with the service
-        self.last_head: RequestHead | None = None
+        self.last_head: RequestHead | None = server.latest_head  # clients of one kind send the same fields
         self.may_ask_more = True  # the client has not said that the present request is its last
         self.began = 0.0
 
@@ -223,6 +223,7 @@ class Connection(socketserver.BaseRequestHandler):
         server, stream = self.server, self.stream
         stream.rest = stream.rest[head.end:]
         self.last_head = head if head.rest else None
+        server.latest_head = self.last_head or server.latest_head
         self.may_ask_more = head.keep
         self.began = self.loop.now
         body = RequestBody(stream, head, server.settings.max_header, server.settings.idle_timeout)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wrapper.front.error_page import ErrorPage
     from wrapper.front.shortage import Shortage
     from wrapper.gate import Gate
+    from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Loop
     from wrapper.loop.stream import Stream
     from wrapper.loop.workers import Workers
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         loop: Loop
         shortage: Shortage
         error_page: ErrorPage | None
+        latest_head: RequestHead | None
         is_closing: bool
         is_stopped: bool
         idle: dict[Any, None]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from wrapper.front.certificate import Certificate
     from wrapper.front.protocols import Directory
+    from wrapper.http1 import RequestHead
     from wrapper.loop.loop import Steps
 
 ACCEPTS = 32  # connections taken in one go, twice a turn; their first requests have mostly come with them
@@ -59,6 +60,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.is_stopped = False  # and no connection waits for a further request
         self._is_shutting = False  # what waits in the listen queue is to be taken
         self.accepted = 0
+        self.latest_head: RequestHead | None = None  # of the newest request that another may be judged like
         name = "control" if trusted else "exposed"
         self.workers = Workers(f"{name} path", share(THREADS_MAX), THREADS_KEPT)
         self._loops = [Loop(f"{name} port", self.workers) for _ in range(1 if trusted else loops())]
