@@ -35,6 +35,18 @@ def test_a_path_must_answer_with_the_right_status(answering, answer, fault):
     assert found is None if fault is None else fault in found
 
 
+@pytest.mark.parametrize(("answer", "longest"), [
+    (None, probe.REFUSED_INTERVAL), (b"HTTP/1.1 503 No\r\n\r\n", probe.LONGEST_INTERVAL)])
+def test_a_run_that_is_not_there_yet_is_asked_often_and_one_that_is_busy_seldom(answering, answer, longest):
+    """The crowd that waits for a restart waits for the next probe too."""
+    address = tcp("127.0.0.1", sockets.free_port()) if answer is None else tcp(*answering(answer))
+    pauses = []
+    process = SimpleNamespace(ended=SimpleNamespace(wait=pauses.append))
+    run = SimpleNamespace(address=address, other_addresses=(), has_ended=False, process=process)
+    assert Probe("/", ANY).await_ready(run, 60, lambda: len(pauses) == 12)
+    assert max(pauses) == pauses[-1] == longest
+
+
 def test_unix_sockets_are_probed_too(answering, tmp_path):
     place = str(tmp_path / "s")
     answering(b"HTTP/1.1 204 x\r\n\r\n", socket.AF_UNIX, place)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wrapper.settings import Settings
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
+REFUSED_INTERVAL = 0.025  # the longest while nothing listens: that costs the service nothing, and clients wait for it
 READY_INTERVAL = 10.0  # seconds between two probes of a service that is ready, as kubelet's default
 LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
@@ -84,7 +85,8 @@ class Probe:
                 silence = Deadline(None)
                 on_silence(fault)
             run.process.ended.wait(deadline.sooner(pause))
-            pause = min(pause * 1.5, LONGEST_INTERVAL)
+            longest = REFUSED_INTERVAL if fault.startswith(NOTHING_LISTENS) else LONGEST_INTERVAL
+            pause = min(pause * 1.5, longest)
         return ENDING
 
 
