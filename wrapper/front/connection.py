@@ -334,9 +334,9 @@ class Connection(socketserver.BaseRequestHandler):
         stream.finish_writing()
         stream.rest = b""
         self.is_answering = False
-        data: bytes | None = None
-        while data != b"" and (yield min(end, self.loop.now + LINGER_SILENCE), stream.link.readable) is not None:
-            data = stream.receive()  # once, and then the others have their turn: a flood would never let go
+        while stream.receive() != b"":  # one piece, and then the others have their turn: a flood would never let go
+            if (yield min(end, self.loop.now + LINGER_SILENCE), stream.link.readable) is None:
+                return
 
     def _break(self) -> None:
         """At once: an end before the reset would look like success where the end is what frames the response."""
