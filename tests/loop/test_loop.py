@@ -8,8 +8,9 @@ import time
 import pytest
 
 from tests.loop.driving import PATIENCE, Interrupt, begin, done, held, outcome_of, settle, told, waiting, waiting_once
+from tests.running import wait_until
 from wrapper.loop.loop import LATER, LATER_BATCH, NEVER, NEXT_TURN, STALE_MAX, Outcome
-from wrapper.loop.poller import Link, Notice
+from wrapper.loop.poller import BATCH, Link, Notice
 from wrapper.threads import NoThread
 
 
@@ -313,6 +314,20 @@ def test_deadlines_come_in_their_order_whatever_order_they_were_made_in(loop, cl
     settle(loop)
     clock.pass_by(20)
     assert seen == [1, 3, 5, 7, 9]
+
+
+def test_a_crowd_whose_deadlines_pass_at_once_leaves_the_others_their_turn(loop, clock):
+    """Thousands of streams whose clients left in one moment are given up in one moment, too."""
+    turns = []
+
+    def steps():
+        yield (1010.0,)
+        turns.append(loop.turn)
+
+    told(loop, lambda: [loop.begin(loop.task(steps(), "one of a crowd")) for _ in range(5 * BATCH)])
+    clock.pass_by(20)
+    wait_until(lambda: len(turns) == 5 * BATCH)
+    assert max(turns.count(turn) for turn in turns) == BATCH
 
 
 @pytest.mark.parametrize(("deadlines", "entries"), [((10, 20, 30), 1), ((30, 20, 10), 3), ((10, NEVER, 20), 1)])

@@ -21,7 +21,7 @@ from collections import deque
 
 from wrapper import threads
 from wrapper.log import log
-from wrapper.loop.poller import Notice, Poller
+from wrapper.loop.poller import BATCH, Notice, Poller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -239,9 +239,11 @@ class Loop(Poller):
                 task.wake(source)
 
     def _expire(self) -> None:
-        """Resume those whose deadline has passed; enter those anew whose deadline has moved away."""
+        """Resume those whose deadline has passed, a batch in a turn; enter those anew whose deadline has moved away."""
         entries = self._deadlines
-        while entries and entries[0][0] <= self.now:
+        for _ in range(BATCH):
+            if not entries or entries[0][0] > self.now:
+                return
             due, _, task = heapq.heappop(entries)
             if due != task.due or task.is_over:
                 continue
