@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import select
 import socket
@@ -363,6 +364,34 @@ def test_the_last_answer_and_the_end_of_its_connection_are_one_segment(road):
             poll.close()
             together += event == select.EPOLLIN | select.EPOLLRDHUP
     assert together > 15  # the kernel waits for the end for 0.2 s at most
+
+
+@pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+                                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"])
+def test_what_has_ended_leaves_nothing_to_the_collector(road, answer):
+    """After a crowd it would have to free all of it at once, and everybody would wait for that."""
+    def script(line):
+        line.head()
+        line.send(answer)
+
+    there = road(script)
+    garbage = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            line = there.connect()
+            line.send(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").head()
+            line.close()
+        wait_until(lambda: not there.server.open_connections and not there.gate.in_flight)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        garbage += [type(one).__qualname__ for one in gc.garbage if type(one).__module__.startswith("wrapper.")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert garbage == []
 
 
 # What the service does wrong

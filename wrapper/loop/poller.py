@@ -37,16 +37,28 @@ class Readiness:
     __slots__ = ("link", "mask", "waiter")
 
     def __init__(self, link: Link, mask: int) -> None:
-        self.link = link
+        self.link: Link | Closed = link
         self.mask = mask
         self.waiter: Waiter | None = None
 
     def attend(self, waiter: Waiter) -> bool:
-        """Let `waiter` be told once; True where that is due already."""
+        """Let `waiter` be told once; True where that is due already. Raises: ValueError for a closed descriptor."""
         self.waiter = waiter
         if self.mask & ~self.link.mask:
             self.link.listen_for(self.mask)
         return False
+
+
+class Closed:
+    """What all kinds of readiness belong to once their link is closed: a circle would be left to the collector."""
+
+    mask = 0
+
+    def listen_for(self, mask: int) -> None:
+        raise ValueError("the descriptor is closed")
+
+
+CLOSED = Closed()
 
 
 class Notice:
@@ -142,6 +154,7 @@ class Link:
         if self.fd >= 0:
             self.poller.links.pop(self.fd, None)
             self.fd = -1
+            self.readable.link = self.writable.link = self.ended.link = CLOSED
 
 
 class Poller:
