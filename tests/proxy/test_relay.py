@@ -12,6 +12,7 @@ import threading
 
 import pytest
 
+from tests.loop.driving import held
 from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echoing, field, fields, in_turn
 from tests.running import drain, wait_until
 from wrapper import address
@@ -19,7 +20,9 @@ from wrapper.front.server import loops
 from wrapper.deadline import Deadline
 from wrapper.loop import stream
 from wrapper.message import Response
+from wrapper.loop.poller import BATCH
 from wrapper.proxy import upstream
+from wrapper.proxy.relay import Exchange
 from wrapper.proxy.upstream import Upstream
 
 CLOSE = b"Connection: close\r\n"
@@ -364,6 +367,26 @@ def test_the_last_answer_and_the_end_of_its_connection_are_one_segment(road):
             poll.close()
             together += event == select.EPOLLIN | select.EPOLLRDHUP
     assert together > 15  # the kernel waits for the end for 0.2 s at most
+
+
+def test_a_crowd_that_leaves_does_not_keep_a_request_from_a_fresh_connection(road, monkeypatch):
+    """That the service has taken it is an event too, and would stand behind all that came before."""
+    there = road(answering(OK))
+    crowd = [there.connect() for _ in range(10 * BATCH)]
+    wait_until(lambda: len(there.server.open_connections) == len(crowd))
+    there_still, send = [], Exchange._send_request
+
+    def send_request(*words):
+        there_still.append(len(there.server.open_connections))
+        send(*words)
+
+    monkeypatch.setattr(Exchange, "_send_request", send_request)
+    with held(there.server.loop):
+        line = there.connect().send(GET)
+        for one in crowd:
+            one.close()
+    assert line.message()[1] == b"ok"
+    assert there_still[0] > len(crowd) / 2
 
 
 @pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",

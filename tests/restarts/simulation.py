@@ -22,7 +22,7 @@ from wrapper.events import Feed
 from wrapper.gate import Gate
 from wrapper.http1 import read_request
 from wrapper.loop.loop import Loop
-from wrapper.loop.stream import ClientGone, Stream
+from wrapper.loop.stream import ClientGone, ServiceGone, Stream
 from wrapper.loop.workers import Workers
 from wrapper.problems import Board
 from wrapper.proxy.headers import Peer
@@ -315,7 +315,7 @@ class ScriptedUpstream(Upstream):
             raise Unreached("the service does not listen", "refused")
         ours, its = socket.socketpair()
         run.accept(its)
-        return UpstreamConnection(ours, loop, self)
+        return UpstreamConnection(Stream(ours, loop, ServiceGone, is_urgent=True), self)
 
 
 class Asked:

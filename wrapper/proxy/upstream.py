@@ -16,7 +16,7 @@ import threading
 
 from wrapper import sockets
 from wrapper.errors import BadGateway, Unavailable
-from wrapper.loop.stream import Gone, ServiceGone, Stream
+from wrapper.loop.stream import ServiceGone, Stream
 from wrapper.proxy.response import ServiceResponse
 from wrapper.response import before_end
 
@@ -50,14 +50,14 @@ class UpstreamConnection(http.client.HTTPConnection):
 
     response_class = ServiceResponse
 
-    def __init__(self, connected: socket.socket, loop: Loop, upstream: Upstream, names: Names | None = None) -> None:
-        """`names`: None over a unix socket. Raises: OSError where the loop cannot watch it."""
+    def __init__(self, stream: Stream, upstream: Upstream, names: Names | None = None) -> None:
+        """`names`: None over a unix socket."""
         super().__init__(upstream.address.host or "localhost", upstream.address.port or None)
         self._upstream = upstream
-        self.sock = connected
+        self.sock = stream.socket
         self.name = names[0] if names else None
-        self.stream = Stream(connected, loop, ServiceGone, is_urgent=True)
-        self.response = ServiceResponse(self.stream)
+        self.stream = stream
+        self.response = ServiceResponse(stream)
         self.is_personal = False  # a client has been logged in on it
         self.is_used = False  # True once it has carried an exchange, so that it may have gone stale
         self.kept_at = self.kept_until = 0.0
@@ -147,15 +147,15 @@ class Upstream:
 
     def connect(self, loop: Loop) -> Steps:
         """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""
-        connected: socket.socket | None = None
+        stream: Stream | None = None
         try:
-            connected, names = yield from _connected(self.address, loop)
-            if sockets.is_reserved(connected.fileno()):
+            stream, names = yield from _connected(self.address, loop)
+            if sockets.is_reserved(stream.link.fd):
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            return UpstreamConnection(connected, loop, self, names)
+            return UpstreamConnection(stream, self, names)
         except OSError as error:
-            if connected is not None:
-                connected.close()
+            if stream is not None:
+                stream.close()
             if error.errno in SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
             said = f"cannot connect to the service at {self.address}: {error.strerror or error}"
@@ -239,19 +239,13 @@ class Upstream:
 
 
 def _connected(address: Address, loop: Loop) -> Steps:
-    """A socket that is connected to `address`, and its names. Raises: OSError, TimeoutError among them."""
+    """A stream to `address`, and its names, None over a unix socket. Raises: OSError, TimeoutError among them."""
     end = loop.now + CONNECT_TIMEOUT
     for family, sockaddr in (yield from _addresses(address, loop)):
-        connecting = sockets.begin_connect(family)
         try:
-            yield from _connect(connecting, sockaddr, loop, end)
-            return connecting, None if address.is_unix else sockets.refuse_self(connecting, address)
+            return (yield from _connect(family, sockaddr, address, loop, end))
         except OSError as error:
-            connecting.close()
             failure = error
-        except BaseException:
-            connecting.close()
-            raise
     raise failure
 
 
@@ -262,25 +256,29 @@ def _addresses(address: Address, loop: Loop) -> Steps:
     return (yield from loop.in_thread(lambda: sockets.resolve(address)))
 
 
-def _connect(connecting: socket.socket, sockaddr: Any, loop: Loop, end: float) -> Steps:
+def _connect(family: int, sockaddr: Any, address: Address, loop: Loop, end: float) -> Steps:
+    connecting = sockets.begin_connect(family)
+    stream: Stream | None = None
+    try:
+        code = yield from _begin(connecting, sockaddr, loop, end)
+        stream = Stream(connecting, loop, ServiceGone, is_urgent=True)
+        if code == errno.EINPROGRESS:
+            if (yield end, stream.link.writable) is None:
+                raise TimeoutError("timed out")
+            code = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return stream, None if address.is_unix else sockets.refuse_self(connecting, address)
+    except BaseException:
+        (stream or connecting).close()
+        raise
+
+
+def _begin(connecting: socket.socket, sockaddr: Any, loop: Loop, end: float) -> Steps:
+    """What connect(2) says; EINPROGRESS where that is not the end of it."""
     while (code := connecting.connect_ex(sockaddr)) == errno.EAGAIN:
         # A unix socket whose backlog is full (connect(2)); there is no event for room in it.
         if loop.now >= end:
             raise TimeoutError("timed out")
         yield (loop.now + BACKLOG_PAUSE,)
-    if code == errno.EINPROGRESS:
-        code = yield from _await_connected(connecting, loop, end)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
-def _await_connected(connecting: socket.socket, loop: Loop, end: float) -> Steps:
-    """The error number with which the attempt ended, 0 for none."""
-    stream = Stream(connecting, loop, Gone)
-    try:
-        if (yield end, stream.link.writable) is None:
-            raise TimeoutError("timed out")
-    finally:
-        stream.link.close()
-        loop.epoll.unregister(connecting)
-    return connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return code
