@@ -22,6 +22,7 @@ from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.request_body import RequestBody
 from wrapper.proxy.upstream import NoDescriptor
+from wrapper.sockets import host_and_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class Connection(socketserver.BaseRequestHandler):
         """Raises: OSError where the loop cannot watch it."""
         server = self.server
         self.stream: Stream = server.stream(self.request, self.loop)
-        self.peer = server.peer_of(self.client_address)
+        self.stream.sockaddr = None if server.is_unix else host_and_port(self.client_address)
+        self.peer = server.peer_at(self.stream.sockaddr[0] if self.stream.sockaddr else None)
         self.personal: dict[Upstream, UpstreamConnection] = {}
         self.has_served = False
         self.is_answering = False  # its client has a response to come

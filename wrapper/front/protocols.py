@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
         site: Directory
         settings: Any
+        is_unix: bool
         trusted: bool
         workers: Workers
         loop: Loop
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 
         def stream(self, connection: socket.socket, loop: Loop) -> Stream: ...
 
-        def peer_of(self, address: Any) -> Peer: ...
+        def peer_at(self, host: str | None) -> Peer: ...
 
         def admit(self, connection: Any) -> str: ...
 

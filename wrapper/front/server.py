@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import os
 import socket
@@ -37,6 +38,7 @@ RESERVE = 64
 THREADS_MAX = 512  # for own paths: sidecars have their own bounds, of 100 calls and 100 streams each
 THREADS_KEPT = 2  # for own paths, whatever limit on processes is reached meanwhile
 ROOM = 8  # idle connections that are closed at a time where descriptors run short
+PEERS_MAX = 1024  # hosts of which is remembered what the service is told of them
 KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 
 
@@ -72,6 +74,8 @@ class Server(http.server.ThreadingHTTPServer):
         self._certificate = _certificate(settings) if settings.tls_cert and not trusted else None
         self.error_page = ErrorPage(settings.error_page) if settings.error_page and not trusted else None
         self.trusted_proxies = TrustedProxies(tuple(settings.trusted_proxies))
+        # Many connections come from few hosts: what is sent on of one is sent on of all.
+        self.peer_at = functools.lru_cache(PEERS_MAX)(self._peer_at)
 
     @property
     def connections(self) -> int:
@@ -253,10 +257,8 @@ class Server(http.server.ThreadingHTTPServer):
         self.surplus.pop(connection, None)
         self.open_connections.discard(connection)
 
-    def peer_of(self, address: Any) -> Peer:
-        sockaddr = None if self.is_unix else sockets.host_and_port(address)
-        host = sockaddr[0] if sockaddr else None
-        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via, sockaddr)
+    def _peer_at(self, host: str | None) -> Peer:
+        return Peer(host, self._certificate is not None, self.trusted_proxies.trust(host), self.settings.via)
 
 
 def loops() -> int:

@@ -45,6 +45,7 @@ class Stream:
     """
 
     is_secure = False
+    sockaddr: tuple[str, int] | None = None  # of the other side, where that is known and it has one
 
     def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone], *, is_urgent: bool = False) -> None:
         """Raises: OSError where the loop cannot watch it."""

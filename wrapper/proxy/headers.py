@@ -46,17 +46,12 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # IPv4 addresses as IPv6 socke
 
 
 class Peer:
-    """What the service learns of the client at the other end of one connection, with Via where `sends_via`.
+    """What the service learns of the clients at one address, None for a unix socket, with Via where `sends_via`."""
 
-    `address`, and `sockaddr` with its port, are None on a unix socket, whose peers have none.
-    """
+    __slots__ = ("address", "is_trusted", "lines", "name", "scheme", "sends_via")
 
-    __slots__ = ("address", "is_trusted", "lines", "name", "scheme", "sends_via", "sockaddr")
-
-    def __init__(self, address: str | None, is_secure: bool, is_trusted: bool, sends_via: bool = False,
-                 sockaddr: tuple[str, int] | None = None) -> None:
+    def __init__(self, address: str | None, is_secure: bool, is_trusted: bool, sends_via: bool = False) -> None:
         self.address = address
-        self.sockaddr = sockaddr
         self.name = b"unknown" if address is None else address.encode()  # RFC 7239 section 6.2
         self.scheme = b"https" if is_secure else b"http"
         self.is_trusted = is_trusted

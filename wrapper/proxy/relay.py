@@ -183,7 +183,7 @@ class Exchange(Travelling):
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
         if self._payload is None:
             self._payload = b"" if self.body.is_done else (yield from self._first_body())
-        if upstream.leads_to(self.client.socket, self.peer.sockaddr):
+        if upstream.leads_to(self.client):
             raise BadGateway("the service's address leads back to the wrapper itself", "loop")
         head = headers.request_head(self.head, self.peer, upstream.host)
         request, self._head_size = head + self._payload, len(head)

@@ -122,12 +122,13 @@ class Upstream:
     def idle(self) -> int:
         return sum(len(kept) for kept in list(self._kept.values()))
 
-    def leads_to(self, client: socket.socket, sockaddr: tuple[str, int] | None) -> bool:
-        """True where `client`, which came from `sockaddr`, is the other end of one of our own connections: the
-        service's address leads back to us. No two connections share these four numbers (RFC 9293 section 3.3.1).
+    def leads_to(self, client: Stream) -> bool:
+        """True where `client` is the other end of one of our own connections: the service's address leads back to us.
+
+        No two connections share their four numbers (RFC 9293 section 3.3.1).
         """
-        end = self.ends.get(sockaddr)
-        return end is not None and end == sockets.host_and_port(client.getsockname())
+        end = self.ends.get(client.sockaddr)
+        return end is not None and end == sockets.host_and_port(client.socket.getsockname())
 
     def take_kept(self, loop: Loop, is_repeatable: bool) -> UpstreamConnection | None:
         """A kept connection that the service has neither closed nor written to, or None.
