@@ -33,7 +33,8 @@ def settled(path):
     A queue.py that the application has must not stand in for the library's.
     """
     names = [os.path.basename(entry) for entry in path]
-    zipped = "python" + str(sys.version_info[0]) + str(sys.version_info[1]) + ".zip"
+    # Named by what os.py lies in: python3.13, and python3.13t without the lock.
+    zipped = os.path.basename(os.path.dirname(os.__file__)).replace(".", "") + ".zip"
     # The first entry of the library's own, whether there is such a file or not; lib-dynload is the last.
     first = names.index(zipped) if zipped in names else 0
     last = names.index("lib-dynload") if "lib-dynload" in names else first - 1

@@ -52,7 +52,7 @@ class _Bundle:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._library = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}"
+        self._library = f"lib/{os.path.basename(os.path.dirname(os.__file__))}"  # python3.13, python3.13t
         self._native: list[str] = []
         os.makedirs(self._path(f"{self._library}/lib-dynload"))
 
