@@ -44,6 +44,15 @@ def test_what_the_grammar_does_not_have_is_malformed(line):
         taken_apart(line + b"x\r\n0\r\n\r\n")
 
 
+def test_a_size_is_of_hexadecimal_digits_whatever_number_another_byte_would_make():
+    """A size that a front takes for another smuggles a request (RFC 9112 section 11.2)."""
+    wrong = [bytes((byte,)) for byte in range(256) if chr(byte) not in "0123456789abcdefABCDEF"]
+    for size in (*wrong, *(b"1" + one for one in wrong), *(one + b"1" for one in wrong)):
+        for count in range(1, 40):
+            with pytest.raises(Malformed):
+                taken_apart(size + b"\r\n" + b"x" * count + b"\r\n0\r\n\r\n")
+
+
 @pytest.mark.parametrize("wire", [b"1\r\nxy\r\n", b"2\r\nx\r\n0\r\n\r\n", b"1\r\nx\n", b"1\r\nx\rz"])
 def test_a_chunk_ends_where_its_size_says(wire):
     with pytest.raises(Malformed):
