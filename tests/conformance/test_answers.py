@@ -353,10 +353,10 @@ def test_the_service_is_let_go_within_a_second_of_its_client(road, clock, how, b
     else:
         line.close()
     wait_until(lambda: connection.stream.link.last_event & select.EPOLLRDHUP)
-    settle(made.server.loop)
+    settle(connection.loop)
     for _ in range(25):  # not in one leap: a request that waits for its answer looks around meanwhile
         clock.now += 0.04
-        settle(made.server.loop)
+        settle(connection.loop)
     assert left.wait(PATIENCE)
 
 
