@@ -168,8 +168,8 @@ class Upstream:
     def put_back(self, connection: UpstreamConnection) -> None:
         """Keep `connection` for another exchange, or close it where enough are kept."""
         loop, head = connection.stream.loop, connection.response.head
-        if head is not None:
-            self._kept_for = min(self._kept_for, head.kept_for)
+        if head is not None and head.kept_for < self._kept_for:
+            self._kept_for = head.kept_for
         with self._lock:
             kept = self._kept.get(loop, {})
             is_wanted = self._kept_for > 0 and len(kept) < KEPT_MAX and not (
