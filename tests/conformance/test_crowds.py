@@ -10,6 +10,7 @@ import resource
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 
@@ -20,6 +21,9 @@ from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echo
 from tests.running import wait_until
 
 PROMPT = 1.0  # seconds of processor; what is held up by others takes several, what is not takes milliseconds
+# Bytes that may be in hand while any number flows. The allocator of Python without its lock keeps more: 51 MiB after
+# 128 MiB of chunks, and after 1 GiB.
+IN_HAND = 30 << 20 if getattr(sys, "_is_gil_enabled", lambda: True)() else 64 << 20
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -205,7 +209,7 @@ def test_a_gigabyte_flows_down_in_constant_memory(road, framing):
     while size := line.sock.recv_into(view):
         got += size
     assert got == count << 20
-    assert resident() - before < 30 << 20
+    assert resident() - before < IN_HAND
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: %d", b"Transfer-Encoding: chunked"])
@@ -233,7 +237,7 @@ def test_a_large_upload_flows_up_in_constant_memory(road, framing):
     if b"chunked" in framing:
         line.send(b"0\r\n\r\n")
     assert line.message()[1] == b"ok" and got[0] >= count << 20
-    assert resident() - before < 30 << 20
+    assert resident() - before < IN_HAND
 
 
 def test_a_slow_reader_presses_back_on_the_service(road):
