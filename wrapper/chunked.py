@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MAX_CHUNK_LINE = 4096  # bytes of a chunk's size and extensions
 CHUNKS_MAX = 4096  # taken apart in one go: 1 MiB of the smallest would keep all others waiting for 0.1 s
 SHORTEST_CHUNK = 6  # bytes
+NO_DIGIT = 256  # what a byte that is no digit of a size counts for: more than two digits can
 MAX_CHUNK_WASTE = 16 * 1024  # bytes of extensions in one body; Go's bound after CVE-2023-39326
 
 # RFC 9112 section 7.1.1: extensions are judged, then ignored. No white space around the size but where it is mended.
@@ -22,7 +23,6 @@ _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*\r\n")
 _PADDED_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:" + _EXTENSION + rb")*[ \t]*\r\n")
 # The value of each byte as a digit of a size. No table of whole sizes: without the interpreter's lock a look-up in a
 # dict of another thread takes 20 us (CPython 3.13t), and a body may have a million small chunks.
-NO_DIGIT = 256  # more than two digits can be worth
 _DIGITS = [int(chr(byte), 16) if chr(byte) in "0123456789abcdefABCDEF" else NO_DIGIT for byte in range(256)]
 _TRAILERS = re.compile(rb"(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*\r\n")
 
