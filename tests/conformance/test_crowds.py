@@ -10,7 +10,6 @@ import resource
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 
@@ -19,11 +18,12 @@ import pytest
 from tests.loop.driving import settle
 from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echoing
 from tests.running import wait_until
+from wrapper.front.server import is_free_threaded
 
 PROMPT = 1.0  # seconds of processor; what is held up by others takes several, what is not takes milliseconds
 # Bytes that may be in hand while any number flows. The allocator of Python without its lock keeps more: 51 MiB after
 # 128 MiB of chunks, and after 1 GiB.
-IN_HAND = 30 << 20 if getattr(sys, "_is_gil_enabled", lambda: True)() else 64 << 20
+IN_HAND = 64 << 20 if is_free_threaded() else 30 << 20
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 

@@ -263,8 +263,12 @@ class Server(http.server.ThreadingHTTPServer):
 
 def loops() -> int:
     """How many loops there are: as many as can run at a time where no lock makes them take turns."""
-    is_free_threaded = not getattr(sys, "_is_gil_enabled", lambda: True)()
-    return os.cpu_count() or 1 if is_free_threaded else 1
+    return os.cpu_count() or 1 if is_free_threaded() else 1
+
+
+def is_free_threaded() -> bool:
+    """True where threads of Python run at the same time (PEP 703)."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 def _certificate(settings: Any) -> Certificate:
