@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.running import ROOT, free_port, run
-from wrapper import settings
+from wrapper.settings import settings
 
 
 @pytest.mark.parametrize(("words", "status", "said"), [

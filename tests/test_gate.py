@@ -8,7 +8,7 @@ import pytest
 
 from tests.loop.driving import held
 from tests.running import drain, wait_until
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.deadline import Deadline
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
 from wrapper.gate import BATCH_INTERVAL, FIRST_BATCH, Gate

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import wrapper
-from wrapper import settings
+from wrapper.settings import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "wrapper"
@@ -37,15 +37,14 @@ LAYERS = (
     ("config",),
     ("front",),
     ("proxy", "service"),
-    ("gate", "message"),
-    ("response",),
-    ("http1", "chunked", "poll"),
+    ("gate", "http1", "poll"),
     ("loop",),
     ("problems", "events", "cause", "ctl"),
-    ("settings", "values", "address", "sockets", "signals", "log", "text", "deadline", "errors", "threads"),
+    ("settings", "sockets", "signals", "log", "text", "deadline", "errors", "threads"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
-PURE = ("text", "http1", "response", "chunked", "proxy.headers", "ctl.render", "settings", "errors", "deadline")
+PURE = ("text", "http1.request", "http1.response", "http1.chunked", "proxy.headers", "ctl.render", "settings.settings",
+        "errors", "deadline")
 IMPURE = {"socket", "socketserver", "select", "selectors", "ssl", "subprocess", "multiprocessing", "asyncio", "http",
           "urllib", "threading"}
 # What costs milliseconds, and is not needed until the service has been spawned.

@@ -14,7 +14,8 @@ from unittest.mock import Mock
 import pytest
 
 from tests.running import PATIENCE, ROOT, Wrapper, free_port, run, service, wait_until
-from wrapper import address, cli, settings
+from wrapper import cli
+from wrapper.settings import address, settings
 from wrapper.errors import BadSettings, CannotStart
 from wrapper.service.probe import Health, Probe
 from wrapper.service.process import Spawner

@@ -15,7 +15,8 @@ import sys
 import pytest
 
 from tests.running import Wrapper, wait_until
-from wrapper import Sidecar, ServiceHandle, settings
+from wrapper import Sidecar, ServiceHandle
+from wrapper.settings import settings
 from wrapper.ctl import ctl
 from wrapper.image import bundle, dockerfile
 from wrapper.presets import document, grafana, prometheus

@@ -12,7 +12,8 @@ import threading
 import pytest
 
 from tests import inner_ports
-from wrapper import address, sockets
+from wrapper import sockets
+from wrapper.settings import address
 
 
 @pytest.fixture

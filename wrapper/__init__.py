@@ -9,8 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401  in the comments that are types
 
-    from wrapper.message import Request as Request
-    from wrapper.message import Response as Response
+    from wrapper.http1.message import Request as Request
+    from wrapper.http1.message import Response as Response
     from wrapper.problems import Problem as Problem
     from wrapper.sidecar.extension import Sidecar as Sidecar
     from wrapper.sidecar.handle import ServiceHandle as ServiceHandle
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 __all__ = ["Sidecar", "Problem", "Request", "Response", "ServiceHandle", "__version__"]
 
 _HOMES = {"Sidecar": "wrapper.sidecar.extension", "Problem": "wrapper.problems",
-          "Request": "wrapper.message", "Response": "wrapper.message",
+          "Request": "wrapper.http1.message", "Response": "wrapper.http1.message",
           "ServiceHandle": "wrapper.sidecar.handle"}
 
 

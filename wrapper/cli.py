@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
     from wrapper.signals import Signals
 
 USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMMAND behind the wrapper
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
 def _wants_help(argv: Sequence[str]) -> bool:
     if "--help" not in argv and "-h" not in argv:
         return False
-    from wrapper import settings  # start-up: a run does without it
+    from wrapper.settings import settings  # start-up: a run does without it
 
     return settings.asks_for_help(argv)
 
@@ -78,7 +78,8 @@ def say(lines: Iterable[str], status: int = 0) -> int:
 
 
 def run(argv: Sequence[str], signals: Signals) -> int:
-    from wrapper import entrypoint, settings  # start-up: not before the signals are caught
+    from wrapper import entrypoint  # start-up: not before the signals are caught
+    from wrapper.settings import settings
     from wrapper.log import log
 
     try:
@@ -97,7 +98,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 
     A copy, because sidecar code may change ours. Where it names no locale, Python has put LC_CTYPE there (PEP 538).
     """
-    from wrapper import settings  # start-up: not before the signals are caught
+    from wrapper.settings import settings  # start-up: not before the signals are caught
 
     ours = {row.variable for row in settings.table()}  # a token among them
     found = {name: value for name, value in environment.items() if name not in ours}
@@ -197,7 +198,8 @@ def complain(faults: Iterable[str], status: int) -> int:
 
 def check(argv: Sequence[str]) -> int:
     """Print what was set, with `--all` every setting, each with its value and origin; and every fault of a run."""
-    from wrapper import preflight, settings  # start-up: not before a run's signals are caught
+    from wrapper import preflight  # start-up: not before a run's signals are caught
+    from wrapper.settings import settings
 
     options = argv[:argv.index("--")] if "--" in argv else argv[:1]
     wants_all = "--all" in options
@@ -217,7 +219,7 @@ def check(argv: Sequence[str]) -> int:
 
 def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
     """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
-    from wrapper import settings  # start-up: not before a run's signals are caught
+    from wrapper.settings import settings  # start-up: not before a run's signals are caught
 
     import shlex  # start-up: a run does without it
 
@@ -231,7 +233,8 @@ def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
 
 
 def help_lines() -> list[str]:
-    from wrapper import settings, text  # start-up: not before a run's signals are caught
+    from wrapper import text  # start-up: not before a run's signals are caught
+    from wrapper.settings import settings
 
     import textwrap  # start-up: a run does without it
 

@@ -23,7 +23,7 @@ from wrapper.service.process import Spawner
 from wrapper.service.run import LAST_STOP_TIMEOUT
 from wrapper.service.service import Helper, Service, Surroundings
 from wrapper.service.state import MAIN
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wrapper import gate
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.config.subscription import Subscription
     from wrapper.front.server import Server
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
     from wrapper.sidecar.loader import Loader
     from wrapper.sidecar.site import Site
     from wrapper.signals import Signals

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Protocol
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.loop.loop import Loop, Steps
 
     class Connections(Protocol):

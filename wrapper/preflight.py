@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 
 from wrapper.service.program import why_not
-from wrapper.settings import Settings
+from wrapper.settings.settings import Settings
 from wrapper.sidecar import tokens
 from wrapper.sidecar.loader import is_file
 

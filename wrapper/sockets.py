@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 
-from wrapper.address import UNIX_PATH_BYTES, Address
+from wrapper.settings.address import UNIX_PATH_BYTES, Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

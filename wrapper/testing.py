@@ -30,7 +30,8 @@ from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Union
 
-from wrapper import address, settings, sockets, threads
+from wrapper import sockets, threads
+from wrapper.settings import address, settings
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream

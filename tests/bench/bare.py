@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-from wrapper import address, sockets
+from wrapper import sockets
+from wrapper.settings import address
 from wrapper.gate import Gate
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server

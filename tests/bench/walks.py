@@ -31,8 +31,8 @@ from wrapper import Sidecar
 PACKAGE = str(Path(__file__).parents[2] / "wrapper") + os.sep
 ROUNDS = 5
 GOALS = {"relayed request": (8, 25), "restart": (10, 60), "configuration change": (15, None)}  # files, moves
-WORDS = {"address.py", "deadline.py", "errors.py", "events.py", "log.py", "loop/loop.py", "loop/poller.py",
-         "problems.py", "sockets.py", "text.py", "threads.py", "values.py"}
+WORDS = {"deadline.py", "errors.py", "events.py", "log.py", "loop/loop.py", "loop/poller.py", "problems.py",
+         "settings/address.py", "settings/values.py", "sockets.py", "text.py", "threads.py"}
 
 sidecar = Sidecar()
 

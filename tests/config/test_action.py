@@ -7,7 +7,7 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from tests.sidecar.parts import make_service, surroundings
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.config import action
 
 

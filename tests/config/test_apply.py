@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import SERVICES, free_port, wait_until
-from wrapper import address, settings
+from wrapper.settings import address, settings
 from wrapper.config import action as actions
 from wrapper.config import check as checks
 from wrapper.config import journal

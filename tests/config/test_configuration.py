@@ -18,7 +18,7 @@ import pytest
 from tests.config.conftest import answer
 from tests.config.test_source import kubernetes
 from tests.running import Wrapper, free_port, service, wait_until
-from wrapper import settings
+from wrapper.settings import settings
 from wrapper.config import journal
 from wrapper.errors import BadSettings
 

@@ -13,7 +13,7 @@ import pytest
 from tests.ctl.test_ctl import ctl
 from tests.config.test_configuration import kill_session, problems, record
 from tests.running import Wrapper, run, service, wait_until
-from wrapper import settings
+from wrapper.settings import settings
 from wrapper.errors import BadSettings
 
 SECRET = "hidden-value"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.config.test_transaction import ACL, FOR_33, Crash, attributes, crash_at, drop_locks, listing
-from wrapper import settings
+from wrapper.settings import settings
 from wrapper.config import history, journal, rollback
 from wrapper.config.apply import Change, apply
 from wrapper.config.history import HISTORY_BYTES, VERSIONS_MAX, difference

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.config.conftest import answer
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.config.timed import TimedConnection
 from wrapper.deadline import Deadline
 

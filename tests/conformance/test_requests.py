@@ -7,7 +7,7 @@ import pytest
 
 from tests.proxy.road import GET, OK, Line, answering, echoing, field, fields
 from wrapper.front import connection as front_connection
-from wrapper.message import Response
+from wrapper.http1.message import Response
 
 CLOSE = b"Connection: close\r\n"
 HOP_BY_HOP = [

@@ -13,7 +13,7 @@ import pytest
 
 from tests.containers.engine import ROOT
 from tests.containers.manifests import COMPOSE, KUBERNETES, OPERATOR, SWARM, documents
-from wrapper import settings
+from wrapper.settings import settings
 
 pytestmark = pytest.mark.container
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.proxy.road import GET, OK, GatedRun, Line, answering, field
 from tests.running import drain, free_port, wait_until
-from wrapper import address
+from wrapper.settings import address
 from wrapper.deadline import Deadline
 
 

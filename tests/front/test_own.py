@@ -13,7 +13,7 @@ from wrapper.front import own as own_room
 from wrapper.front.own import QUEUED_BYTES, Talk
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone
-from wrapper.message import Response
+from wrapper.http1.message import Response
 
 REQUEST = b"GET /sidecar/x HTTP/1.1\r\nHost: h\r\n\r\n"
 

@@ -4,7 +4,7 @@
 import pytest
 
 from tests.proxy.road import GET, field
-from wrapper.message import Response
+from wrapper.http1.message import Response
 
 
 LONG, SHORT = [("Content-Length", "10")], [("content-length", "2")]

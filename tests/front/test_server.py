@@ -15,7 +15,7 @@ from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, Service, answer
 from tests.running import wait_until
 from wrapper.front import connection as front_connection
 from wrapper.front import server as front_server
-from wrapper.message import Response
+from wrapper.http1.message import Response
 
 
 # Connections

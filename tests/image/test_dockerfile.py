@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tests.running import ROOT, run
-from wrapper import settings
+from wrapper.settings import settings
 from wrapper.image import bundle, dockerfile, known
 
 LOADER = bundle.command()

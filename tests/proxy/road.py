@@ -9,9 +9,9 @@ import time
 import types
 
 from tests.loop.driving import held
-from wrapper import address
+from wrapper.settings import address
 from wrapper.gate import Gate
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server
 

@@ -9,8 +9,9 @@ import pytest
 from tests.proxy.road import GET, OK, EndedError, GatedRun, Road, Service, answering, field
 from tests.running import Wrapper, free_port, service, wait_until
 from wrapper.front import server as front_server
-from wrapper import address, sockets
-from wrapper.address import tcp
+from wrapper import sockets
+from wrapper.settings import address
+from wrapper.settings.address import tcp
 
 POST = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi"
 EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"

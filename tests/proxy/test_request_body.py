@@ -5,9 +5,9 @@ import socket
 import pytest
 
 from tests.loop.driving import PATIENCE, End, begin, done, settle, told
-from wrapper.chunked import chunk
+from wrapper.http1.chunked import chunk
 from wrapper.errors import BadRequest, RequestTimeout
-from wrapper.http1 import read_request
+from wrapper.http1.request import read_request
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import TURN_SIZE, ClientGone, ServiceGone
 from wrapper.proxy.request_body import RequestBody, Upload

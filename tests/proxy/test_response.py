@@ -6,8 +6,8 @@ import pytest
 
 from tests.loop.driving import End, begin, done, settle, told
 from tests.proxy.road import GET
-from wrapper.chunked import CHUNKS_MAX, chunk, last_chunk
-from wrapper.http1 import MAX_REMEMBERED, Malformed
+from wrapper.http1.chunked import CHUNKS_MAX, chunk, last_chunk
+from wrapper.http1.request import MAX_REMEMBERED, Malformed
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import TURN_SIZE, ServiceGone
 from wrapper.proxy.response import RESPONSE_HEAD_MAX, ServiceResponse

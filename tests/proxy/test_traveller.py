@@ -6,7 +6,7 @@ import pytest
 
 from tests.loop.driving import End, begin, held, settle, told
 from tests.running import wait_until
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.errors import GatewayTimeout
 from wrapper.gate import Gate
 from wrapper.loop.loop import NEVER

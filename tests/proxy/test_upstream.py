@@ -10,8 +10,9 @@ import pytest
 
 from tests.loop.driving import PATIENCE, begin, done, settle, told
 from tests.running import free_port, wait_until
-from wrapper import address, sockets
-from wrapper.response import read_response
+from wrapper import sockets
+from wrapper.settings import address
+from wrapper.http1.response import read_response
 from wrapper.errors import BadGateway
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers

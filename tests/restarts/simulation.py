@@ -16,11 +16,11 @@ import threading
 import time
 from unittest import mock
 
-from wrapper import settings
-from wrapper.address import unix
+from wrapper.settings import settings
+from wrapper.settings.address import unix
 from wrapper.events import Feed
 from wrapper.gate import Gate
-from wrapper.http1 import read_request
+from wrapper.http1.request import read_request
 from wrapper.loop.loop import Loop
 from wrapper.loop.stream import ClientGone, ServiceGone, Stream
 from wrapper.loop.workers import Workers

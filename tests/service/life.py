@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tests.running import wait_until
-from wrapper import settings
+from wrapper.settings import settings
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service.process import Spawner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrapper.address import tcp, unix
+from wrapper.settings.address import tcp, unix
 from wrapper.service.launcher import Launcher
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from wrapper import sockets
-from wrapper.address import tcp, unix
+from wrapper.settings.address import tcp, unix
 from wrapper.service import probe
 from wrapper.service.probe import Probe
 

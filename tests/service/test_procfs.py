@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.running import wait_until
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.service import procfs
 
 

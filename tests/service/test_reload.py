@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrapper.address import tcp
+from wrapper.settings.address import tcp
 from wrapper.service import reload
 
 

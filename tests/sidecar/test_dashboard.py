@@ -10,7 +10,7 @@ import re
 import pytest
 
 from tests.sidecar.parts import make_request, make_site
-from wrapper.message import Ended
+from wrapper.http1.message import Ended
 from wrapper.sidecar.metrics import Counter
 from wrapper.sidecar.dashboard import INLINE
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.sidecar.parts import make_site
-from wrapper.http1 import read_request
-from wrapper.message import Ended
+from wrapper.http1.request import read_request
+from wrapper.http1.message import Ended
 from wrapper.sidecar.fronts import MOST_NAMED
 
 

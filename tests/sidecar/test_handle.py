@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from wrapper import address
+from wrapper.settings import address
 from wrapper.errors import Busy
 from wrapper.service.controller import Controller
 from wrapper.sidecar.handle import ActionFailed

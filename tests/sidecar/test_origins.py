@@ -6,7 +6,7 @@ import pytest
 
 from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import Forbidden, Refusal
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.sidecar.router import Route
 
 

@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from wrapper.events import Feed
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.problems import Board
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.streams import Slots

@@ -10,7 +10,7 @@ from collections import namedtuple
 import pytest
 
 from tests.running import wait_until
-from wrapper.message import Ended
+from wrapper.http1.message import Ended
 from wrapper.sidecar import sampler
 from wrapper.sidecar.sampler import QUIET_SAMPLES
 

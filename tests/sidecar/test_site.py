@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unauthorized
-from wrapper.message import normal_path
+from wrapper.http1.message import normal_path
 
 
 SITE = with_routes()

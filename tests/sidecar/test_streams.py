@@ -8,7 +8,7 @@ import pytest
 
 from wrapper.errors import Refusal, Unavailable
 from wrapper.events import Feed
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.problems import Board
 from wrapper.sidecar import sse
 from wrapper.sidecar.extension import Sidecar

@@ -9,7 +9,7 @@ import pytest
 
 from wrapper.errors import BadGateway
 from wrapper.gate import Peaks
-from wrapper.message import Ended
+from wrapper.http1.message import Ended
 from wrapper.sidecar.metrics import render
 from wrapper.sidecar.traffic import FINE_TIMES, SECONDS_KEPT, Traffic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from functools import partial
 
-from wrapper import values
+from wrapper.settings import values
 from wrapper.config.bounded import verdict
 from wrapper.config.timed import TimedConnection
 from wrapper.config.transaction import Fault
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Union
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.service import Service
 

@@ -12,7 +12,7 @@ from wrapper import poll, threads
 from wrapper.config.transaction import Fault
 from wrapper.errors import CannotStart
 from wrapper.threads import NoThread
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import os
 import re
 import string
 
-from wrapper import values
+from wrapper.settings import values
 from wrapper.config import journal, rollback, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.folder import content_of, find
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.config.source import Source
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
     Files = dict[str, Content]
     Variables = Optional[dict[str, Optional[str]]]

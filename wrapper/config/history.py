@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from wrapper.config.transaction import Stood
     from wrapper.service.service import Service
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
     Files = dict[str, Stood]
 

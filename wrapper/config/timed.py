@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.deadline import Deadline
 
 

@@ -14,7 +14,7 @@ from wrapper.config.snapshot import CannotFetch, Snapshot
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
 from wrapper.errors import NO_TLS
-from wrapper.values import without_credentials
+from wrapper.settings.values import without_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

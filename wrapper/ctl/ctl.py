@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from wrapper import threads, values
+from wrapper import threads
+from wrapper.settings import values
 from wrapper.ctl import render
 from wrapper.ctl.client import Client, Refused
 from wrapper.ctl.paths import NoWrapper, candidates, places

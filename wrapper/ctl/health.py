@@ -23,7 +23,7 @@ def main(words: Sequence[str]) -> int:
     try:
         given = _read(words)
         if "--timeout" in given:
-            from wrapper import values  # start-up: few give a time, and it brings `re`
+            from wrapper.settings import values  # start-up: few give a time, and it brings `re`
         timeout = values.positive_duration(given["--timeout"]) if "--timeout" in given else TIMEOUT
     except ValueError as error:
         return _say(2, f"{USAGE.format(program())}\n\n{program()} health: {one_line(str(error))}", 2)

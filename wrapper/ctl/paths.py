@@ -9,7 +9,8 @@ import struct
 from collections import namedtuple
 from collections.abc import Sequence
 
-from wrapper import address, sockets
+from wrapper import sockets
+from wrapper.settings import address
 
 NAME = "wrapper.sock"
 DEFAULT_PREFIX = "/sidecar"  # what the control socket answers under, whatever --prefix says

@@ -12,12 +12,12 @@ import socketserver
 from wrapper.errors import BadGateway, Refusal, RequestTimeout, Unavailable
 from wrapper.front.own import OwnExchange
 from wrapper.front.reply import refusal_bytes
-from wrapper.http1 import read_request
+from wrapper.http1.request import read_request
 from wrapper.log import log
 from wrapper.loop.loop import LATER, NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.threads import NoThread
-from wrapper.message import Ended, normal_path
+from wrapper.http1.message import Ended, normal_path
 from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.request_body import RequestBody
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.front.protocols import Port
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps, Task
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
 

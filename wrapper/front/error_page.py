@@ -10,7 +10,7 @@ from wrapper.front.reply import reason, response_bytes
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wrapper.errors import Refusal
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
 
 STATUSES = (502, 503, 504)
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 
-from wrapper.chunked import chunk, last_chunk
+from wrapper.http1.chunked import chunk, last_chunk
 from wrapper.errors import GatewayTimeout, Refusal, RequestTimeout, Unavailable
 from wrapper.front.reply import has_no_body, head_bytes, own_refusal_bytes, response_parts, unframed
 from wrapper.front.switch_interval import switch_interval
@@ -19,7 +19,7 @@ from wrapper.log import log
 from wrapper.loop.loop import NEVER
 from wrapper.loop.poller import Notice
 from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
-from wrapper.message import Request
+from wrapper.http1.message import Request
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.front.protocols import Port
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.stream import Stream
-    from wrapper.message import Response
+    from wrapper.http1.message import Response
     from wrapper.proxy.request_body import RequestBody
 
 LONG_CALL = 0.005  # seconds after which a call may be one that computes, for which the others must not wait long

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from wrapper.front.error_page import ErrorPage
     from wrapper.front.shortage import Shortage
     from wrapper.gate import Gate
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop
     from wrapper.loop.stream import Stream
     from wrapper.loop.workers import Workers
-    from wrapper.message import Ended, Request, Response
+    from wrapper.http1.message import Ended, Request, Response
     from wrapper.proxy.headers import Peer
 
     class Directory(Protocol):

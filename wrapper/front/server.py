@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wrapper.front.certificate import Certificate
     from wrapper.front.protocols import Directory
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Steps
 
 ACCEPTS = 32  # connections taken in one go, twice a turn; their first requests have mostly come with them

@@ -11,12 +11,12 @@ import re
 import time
 from email.utils import formatdate
 
-from wrapper.http1 import NO_OPTIONS, split_fields
+from wrapper.http1.request import NO_OPTIONS, split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import RequestHead, SpecialFields
-    from wrapper.response import ResponseHead
+    from wrapper.http1.request import RequestHead, SpecialFields
+    from wrapper.http1.response import ResponseHead
 
 # RFC 9110 section 7.6.1: an intermediary removes these even where Connection does not name them.
 _HOP_BY_HOP = frozenset((

@@ -5,9 +5,9 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 
 from __future__ import annotations
 
-from wrapper.chunked import chunk, last_chunk
+from wrapper.http1.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
-from wrapper.http1 import Malformed
+from wrapper.http1.request import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from wrapper.gate import Gate, GatedRun, Lane
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Steps, Task
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.request_body import RequestBody
     from wrapper.proxy.response import ServiceResponse
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
-    from wrapper.response import ResponseHead
+    from wrapper.http1.response import ResponseHead
 
     class ExchangePort(Protocol):
         """What an exchange needs of the port it came in by."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wrapper.chunked import Chunked, Framed, chunk, last_chunk
+from wrapper.http1.chunked import Chunked, Framed, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
-from wrapper.http1 import Malformed
+from wrapper.http1.request import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
 from wrapper.proxy.headers import trailers
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.http1 import RequestHead
+    from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.stream import Stream
 

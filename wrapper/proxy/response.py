@@ -1,18 +1,18 @@
-"""Reads what the service answers on one connection, strictly: heads by `wrapper.response`, bodies by their framing."""
+"""Reads what the service answers on one connection, strictly: heads by `http1.response`, bodies by their framing."""
 
 from __future__ import annotations
 
 import http.client
 
-from wrapper.chunked import Chunked, Framed
-from wrapper.http1 import MAX_REMEMBERED
+from wrapper.http1.chunked import Chunked, Framed
+from wrapper.http1.request import MAX_REMEMBERED
 from wrapper.loop.stream import ServiceGone
-from wrapper.response import read_response
+from wrapper.http1.response import read_response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wrapper.loop.stream import Stream
-    from wrapper.response import ResponseHead
+    from wrapper.http1.response import ResponseHead
 
 RESPONSE_HEAD_MAX = 256 * 1024  # bytes of a response's head
 

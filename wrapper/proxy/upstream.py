@@ -18,13 +18,13 @@ from wrapper import sockets
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.loop.stream import ServiceGone, Stream
 from wrapper.proxy.response import ServiceResponse
-from wrapper.response import before_end
+from wrapper.http1.response import before_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.poller import Source
     from wrapper.sockets import Names

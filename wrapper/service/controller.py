@@ -16,14 +16,14 @@ from wrapper.service.process import cannot_signal, cannot_start
 from wrapper.service.state import HALFWAY, State
 from wrapper.service.wakeup import ENDING
 from wrapper.threads import NoThread
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Callable
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.lifecycle import Lifecycle

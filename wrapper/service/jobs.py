@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.service.process import Process
 
     ReloadAction = Callable[[Process, Address], "str | None"]

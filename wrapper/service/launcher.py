@@ -6,7 +6,7 @@ import os
 from subprocess import DEVNULL
 
 from wrapper import sockets
-from wrapper.address import LOOPBACK, Address, tcp
+from wrapper.settings.address import LOOPBACK, Address, tcp
 from wrapper.deadline import Deadline
 from wrapper.service.probe import is_free
 from wrapper.service.process import HELPER_VARIABLE, Process, Spawner

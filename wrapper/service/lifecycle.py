@@ -19,7 +19,7 @@ from wrapper.service.process import Process, cannot_start
 from wrapper.service.run import Run, Stopping
 from wrapper.service.state import Life, State
 from wrapper.service.wakeup import ENDING, WakeUp
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.launcher import Launcher
     from wrapper.service.restart import RestartPolicy
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
 KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it

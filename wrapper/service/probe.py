@@ -9,7 +9,7 @@ import errno
 import socket
 
 from wrapper import sockets
-from wrapper.address import LOOPBACK, Address
+from wrapper.settings.address import LOOPBACK, Address
 from wrapper.deadline import Deadline
 from wrapper.service.state import Life, State
 from wrapper.service.wakeup import ENDING, WakeUp
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from wrapper.problems import Board
     from wrapper.service.run import Run
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
 REFUSED_INTERVAL = 0.025  # the longest while nothing listens: that costs the service nothing, and clients wait for it

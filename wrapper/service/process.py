@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, Callable
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
 
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands

@@ -7,13 +7,13 @@ import re
 import socket
 from collections import namedtuple
 
-from wrapper import address
+from wrapper.settings import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
 
 TICKS = os.sysconf("SC_CLK_TCK")  # a second, in /proc/[pid]/stat
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

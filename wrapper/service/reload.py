@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from wrapper import sockets, values
+from wrapper import sockets
+from wrapper.settings import values
 from wrapper.service import probe
 from wrapper.service.process import Process, cannot_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.service.jobs import ReloadAction
 
 SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer

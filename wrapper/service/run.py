@@ -11,15 +11,15 @@ from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
 from wrapper.service.state import Life, State
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
     from wrapper.service.wakeup import WakeUp
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
 STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
 LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper import gate
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.events import Feed
     from wrapper.problems import Board
     from wrapper.service.process import Spawner
-    from wrapper.settings import Settings
+    from wrapper.settings.settings import Settings
 
 
 class Surroundings:

@@ -7,7 +7,7 @@ import threading
 import time
 
 from wrapper.log import log, timestamp
-from wrapper.values import signal_name
+from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from wrapper.sidecar import tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.message import Request
+    from wrapper.http1.message import Request
     from wrapper.problems import Board
 
 

@@ -19,7 +19,7 @@ from wrapper.log import STDERR, log, timestamp
 from wrapper.text import one_line
 
 if TYPE_CHECKING:
-    from wrapper.message import Ended
+    from wrapper.http1.message import Ended
 
 WAITING_MAX = 4 * 1024 * 1024  # bytes of lines that may wait for the writer; nothing else of a request does
 GATHER_INTERVAL = 0.05  # seconds in which the writer lets lines gather: 20 writes a second, however busy the road is

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from wrapper import __version__, threads, values
+from wrapper import __version__, threads
+from wrapper.settings import values
 from wrapper.config import history, rollback
 from wrapper.errors import BadRequest, NotFound, Unavailable
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.service import procfs
 from wrapper.text import dumps
 from wrapper.sidecar.router import Route
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, TypeVar
 
     from wrapper.config.subscription import Subscription
-    from wrapper.message import Piece, Request
+    from wrapper.http1.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
     from wrapper.sidecar.access import Access

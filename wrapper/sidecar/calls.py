@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.message import Request, Response
+    from wrapper.http1.message import Request, Response
     from wrapper.sidecar.isolation import Guard
 
 MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging handlers can cost

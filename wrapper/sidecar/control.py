@@ -6,7 +6,8 @@ import os
 import socket
 import struct
 
-from wrapper import address, sockets
+from wrapper import sockets
+from wrapper.settings import address
 from wrapper.ctl.paths import DEFAULT_PREFIX
 from wrapper.errors import NotFound
 from wrapper.log import log
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.gate import Gate
-    from wrapper.message import Ended, Request, Response
-    from wrapper.settings import Settings
+    from wrapper.http1.message import Ended, Request, Response
+    from wrapper.settings.settings import Settings
     from wrapper.sidecar.site import Site
 
 MODE = 0o600  # of the socket: its owner only

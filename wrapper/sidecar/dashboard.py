@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wrapper import values
-from wrapper.message import Response
+from wrapper.settings import values
+from wrapper.http1.message import Response
 from wrapper.service import procfs
 from wrapper.service.run import STOP_TIMEOUT
 from wrapper.sidecar import collectors, metrics
@@ -27,7 +27,7 @@ from wrapper.sidecar.traffic import FINE_TIMES, Traffic
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.message import Request
+    from wrapper.http1.message import Request
     from wrapper.front.server import Server
     from wrapper.service.service import Service, Surroundings
     from wrapper.sidecar.access import Access

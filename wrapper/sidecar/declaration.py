@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from wrapper import address, values
+from wrapper.settings import address, values
 from wrapper.service.state import MAIN
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ import threading
 from wrapper.config import source as configuration
 from wrapper.config.declare import selection
 from wrapper.config.subscription import Pace
-from wrapper.message import DEFAULT_LIMIT
+from wrapper.http1.message import DEFAULT_LIMIT
 from wrapper.problems import Problem
 from wrapper.sidecar.declaration import bound, judge_mount, judge_service, name_of, seconds, size
 from wrapper.sidecar.handle import ServiceHandle
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, TypeVar
 
     from wrapper.config.source import Source
-    from wrapper.message import Request, Response
+    from wrapper.http1.message import Request, Response
     from wrapper.sidecar.declaration import Span
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric

@@ -7,8 +7,8 @@ from wrapper.proxy.headers import TrustedProxies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.message import Ended
-    from wrapper.settings import Settings
+    from wrapper.http1.message import Ended
+    from wrapper.settings.settings import Settings
 
 MOST_NAMED = 100  # peers that are remembered; all who come later are strangers, not a fleet of proxies
 

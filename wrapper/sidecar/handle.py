@@ -7,11 +7,11 @@ import http.client
 import json as json_module
 from collections import namedtuple
 
-from wrapper import values
+from wrapper.settings import values
 from wrapper.config import apply as configuration
 from wrapper.config.timed import TimedConnection
 from wrapper.deadline import Deadline
-from wrapper.message import joined
+from wrapper.http1.message import joined
 from wrapper.service.state import State
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Callable, Union
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
     from wrapper.config.action import Action
     from wrapper.config.check import Check
     from wrapper.config.transaction import Content

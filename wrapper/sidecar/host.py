@@ -6,7 +6,8 @@ import functools
 import threading
 import time
 
-from wrapper import address, threads
+from wrapper import threads
+from wrapper.settings import address
 from wrapper.config import history, rollback
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from wrapper.config.subscription import Pace
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
-    from wrapper.message import Request, Response
+    from wrapper.http1.message import Request, Response
     from wrapper.problems import Problem
     from wrapper.sidecar.mount import Application
     from wrapper.sidecar.router import Answer

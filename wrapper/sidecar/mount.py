@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from wrapper.log import log
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import clean, judge_length, length_of
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Callable
 
-    from wrapper.message import Request
-    from wrapper.settings import Settings
+    from wrapper.http1.message import Request
+    from wrapper.settings.settings import Settings
     from wrapper.sidecar.isolation import Guard
     from wrapper.sidecar.streams import StreamSlots
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wrapper.message import Request
+    from wrapper.http1.message import Request
     from wrapper.sidecar.router import Route
 
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from types import GeneratorType
 
-from wrapper.http1 import TOKEN, VALUE
-from wrapper.message import Response
+from wrapper.http1.request import TOKEN, VALUE
+from wrapper.http1.message import Response
 from wrapper.text import dumps
 from wrapper.sidecar import sse
 from wrapper.sidecar.streams import AuthorStream, SlottedStream, event

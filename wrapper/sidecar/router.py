@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Callable
 
-    from wrapper.message import Request, Response
+    from wrapper.http1.message import Request, Response
     from wrapper.sidecar.access import Access
 
     Answer = Callable[[Request], Response]

@@ -7,7 +7,7 @@ import threading
 
 from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.log import log
-from wrapper.message import literal_path
+from wrapper.http1.message import literal_path
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.gate import Gate
-    from wrapper.message import Ended, Request, Response
+    from wrapper.http1.message import Ended, Request, Response
     from wrapper.service.service import Service, Surroundings
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from wrapper.message import Response
+from wrapper.http1.message import Response
 from wrapper.text import dumps
 from wrapper.problems import outlined
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.events import Feed
-    from wrapper.message import Piece
+    from wrapper.http1.message import Piece
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 HEARTBEAT_INTERVAL = 15.0  # seconds: gone clients are noticed, and no proxy in between takes silence for the end

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from wrapper.errors import Refusal, Unavailable
-from wrapper.message import encoded
+from wrapper.http1.message import encoded
 from wrapper.sidecar import sse
 from wrapper.sidecar.isolation import close
 
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from wrapper.message import Piece, Request
+    from wrapper.http1.message import Piece, Request
     from wrapper.sidecar.access import Access
     from wrapper.sidecar.isolation import Guard
 

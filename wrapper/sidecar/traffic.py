@@ -18,7 +18,7 @@ from wrapper.sidecar.metrics import Family, Sample, histogram_samples
 
 if TYPE_CHECKING:
     from wrapper.gate import Peaks
-    from wrapper.message import Ended
+    from wrapper.http1.message import Ended
 
 # Seconds: from what a small response takes on one machine to what people wait for.
 TIMES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

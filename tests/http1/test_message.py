@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrapper.message import Headers, encoded, literal_path, normal_path
+from wrapper.http1.message import Headers, encoded, literal_path, normal_path
 
 
 @pytest.mark.parametrize(("target", "path"), [

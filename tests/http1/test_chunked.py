@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrapper.chunked import Chunked, chunk, last_chunk
-from wrapper.http1 import Malformed
+from wrapper.http1.chunked import Chunked, chunk, last_chunk
+from wrapper.http1.request import Malformed
 
 
 def taken_apart(wire, cuts=(), **how):

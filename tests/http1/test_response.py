@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wrapper import response as answers
-from wrapper import http1
+from wrapper.http1 import response as answers
+from wrapper.http1 import request as http1
 from wrapper.proxy import headers
 
 LIMIT = 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrapper import address, settings
+from wrapper.settings import address, settings
 from wrapper.errors import BadSettings
 
 COMMAND = ("--", "serve", "{port}")

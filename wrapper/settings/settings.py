@@ -5,7 +5,7 @@ Pure: argv and environment in, a frozen `Settings` out, or every fault at once.
 
 from __future__ import annotations
 
-from wrapper import address, values
+from wrapper.settings import address, values
 from wrapper.errors import BadSettings
 from wrapper.text import near, program
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any, Callable
 
-    from wrapper.address import Address
+    from wrapper.settings.address import Address
 
 VARIABLE_PREFIX = "WRAPPER_"
 VERBS = ("ctl", "health", "check", "bundle", "dockerfile")

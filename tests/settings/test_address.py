@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from wrapper import address
+from wrapper.settings import address
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:80", ":80", "[::1]:80", "unix:/run/x.sock", "localhost:65535"])

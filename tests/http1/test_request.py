@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wrapper import http1
-from wrapper.chunked import Chunked, chunk, last_chunk
+from wrapper.http1 import request as http1
+from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.errors import Refusal
 from wrapper.proxy import headers
 

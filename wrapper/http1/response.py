@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import re
 
-from wrapper.http1 import NO_OPTIONS, SECTION, TOKEN, VALUE, Head, Malformed, content_length, tokens
+from wrapper.http1.request import NO_OPTIONS, SECTION, TOKEN, VALUE, Head, Malformed, content_length, tokens
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wrapper.http1 import SpecialFields
+    from wrapper.http1.request import SpecialFields
 
 _RESPONSE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])((?: " + VALUE + rb")?)\r" + SECTION)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] [1-9][0-9][0-9](?: " + VALUE + rb")?")

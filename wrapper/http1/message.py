@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from wrapper.errors import BadRequest, ContentTooLarge
-from wrapper.http1 import RequestHead, split_fields
+from wrapper.http1.request import RequestHead, split_fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

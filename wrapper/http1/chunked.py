@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from wrapper.http1 import FIELD, TOKEN, VALUE, Malformed
+from wrapper.http1.request import FIELD, TOKEN, VALUE, Malformed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

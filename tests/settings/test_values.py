@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from wrapper import values
+from wrapper.settings import values
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("1h", 3600), ("1.5", 1.5)])
