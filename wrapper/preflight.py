@@ -8,7 +8,7 @@ from importlib.machinery import PathFinder
 
 from wrapper.service.program import why_not
 from wrapper.settings.settings import Settings
-from wrapper.sidecar import tokens
+from wrapper.sidecar.access import read_token
 from wrapper.sidecar.loader import is_file
 
 
@@ -33,7 +33,7 @@ def faults(chosen: Settings) -> Iterator[str]:
     for flag, path in (("--token-file", chosen.token_file), ("--metrics-token-file", chosen.metrics_token_file)):
         try:
             if path is not None:
-                tokens.read(path)
+                read_token(path)
         except (OSError, ValueError) as error:
             yield f"{flag}={path}: {getattr(error, 'strerror', None) or error}"
 

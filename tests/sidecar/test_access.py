@@ -1,4 +1,4 @@
-"""access.py: who may act."""
+"""access.py: who may act, token files, wrong tokens, and pages of other sites."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import pytest
 
 from tests.running import wait_until
-from tests.sidecar.parts import make_request
-from wrapper.errors import Forbidden, TooManyRequests, Unauthorized
+from tests.sidecar.parts import make_request, make_site, with_routes
+from wrapper.errors import Forbidden, Refusal, TooManyRequests, Unauthorized
 from wrapper.events import Feed
+from wrapper.http1.message import Response
 from wrapper.problems import Board
-from wrapper.sidecar import tokens
-from wrapper.sidecar.access import Access
+from wrapper.sidecar import access as room
+from wrapper.sidecar.access import ALLOWANCE, PAUSE, PEERS_MAX, REPORT_INTERVAL, Access, Tries, read_token
+from wrapper.sidecar.router import Route
 
 
 @pytest.fixture
@@ -184,9 +186,9 @@ def from_peer(peer, token):
 
 def test_wrong_tries_are_slowed_down_for_their_peer_alone(board, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(tokens.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
     access = Access(LONG, None, board)
-    for _ in range(tokens.ALLOWANCE):
+    for _ in range(ALLOWANCE):
         with pytest.raises(Unauthorized):
             access.check(from_peer("192.0.2.1", "wrong"))
     for token in ("wrong", LONG):  # told apart, the two would make the answer a try again
@@ -196,5 +198,124 @@ def test_wrong_tries_are_slowed_down_for_their_peer_alone(board, monkeypatch):
     access.check(from_peer("192.0.2.2", LONG))
     with pytest.raises(Unauthorized):
         access.check(make_request("POST", "/x"))  # without any token it is no try
-    now[0] += tokens.PAUSE
+    now[0] += PAUSE
     access.check(from_peer("192.0.2.1", LONG))
+
+
+# The file, and tries
+
+
+def test_a_token_is_its_line_without_what_stands_around_it(tmp_path):
+    file = tmp_path / "token"
+    file.write_text(f" {LONG}\t\r\n")
+    file.chmod(0o600)
+    assert read_token(str(file)) == (LONG.encode(), None)
+    file.write_text("schl\xfcssel-schl\xfcssel")
+    assert read_token(str(file)) == ("schl\xfcssel-schl\xfcssel".encode(), None)
+
+
+def test_what_is_not_there_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        read_token(str(tmp_path / "missing"))
+
+
+def test_what_is_remembered_of_peers_is_bounded():
+    tries = Tries()
+    for number in range(2 * PEERS_MAX):
+        tries.note(f"peer {number}")
+    assert len(tries._until) == PEERS_MAX
+
+
+def test_wrong_tries_are_counted_and_said_once_a_minute(monkeypatch):
+    lines, now = [], [1000.0]
+    monkeypatch.setattr(room.log, "warning", lambda message, **facts: lines.append(facts["count"]))
+    monkeypatch.setattr(room.time, "monotonic", lambda: now[0])
+    tries = Tries()
+    for _ in range(100):
+        tries.note("192.0.2.1")
+    assert lines == [1]
+    now[0] += REPORT_INTERVAL
+    tries.note("192.0.2.1")
+    assert lines == [1, 100]
+
+
+# Pages and names
+
+
+SITE = with_routes()
+
+
+def fetched(site_header, mode="cors", dest="empty"):
+    return [("Sec-Fetch-Site", site_header), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)]
+
+
+@pytest.mark.parametrize("target", ["/sidecar/api/status", "/sidecar/", "/hook/x", "/app/x", "/sidecar/nothing"])
+@pytest.mark.parametrize("headers", [
+    fetched("cross-site"), fetched("cross-site", "no-cors", "image"), fetched("cross-site", "navigate", "iframe")])
+def test_a_page_of_another_site_may_fetch_no_own_path(target, headers):
+    """Fetch Metadata, section 2: an image of ours on another site's page would be a request of the operator's."""
+    with pytest.raises(Forbidden, match="other sites"):
+        SITE.answer(make_request("GET", target, headers=headers))
+
+
+@pytest.mark.parametrize("headers", [
+    [], fetched("same-origin"), fetched("none", "navigate", "document"), fetched("same-site"),
+    fetched("cross-site", "navigate", "document")])
+def test_the_own_page_a_link_and_programs_may(headers):
+    assert SITE.answer(make_request("GET", "/sidecar/api/status", headers=headers)).status == 200
+
+
+def test_a_route_may_be_meant_for_other_sites():
+    site = make_site()
+    site.add(Route("GET", "/public", lambda request: Response("x"), is_shared=True))
+    answer = site.answer(make_request("GET", "/public", headers=fetched("cross-site")))
+    assert dict(answer.headers) == {"X-Content-Type-Options": "nosniff"}
+
+
+HOSTS = ("--allowed-hosts", "grafana.example, other.example")
+
+
+def asked_as(site, host, target="/sidecar/api/status", trusted=False):
+    request = make_request("GET", target, trusted=trusted)
+    request.host = host
+    return site.answer(request)
+
+
+@pytest.mark.parametrize("host", [
+    "grafana.example", "GRAFANA.example:3000", "grafana.example.", "other.example", "localhost", "localhost:8080",
+    "127.0.0.1:8080", "10.1.2.3", "[::1]:8080", "[fd00::1]", ""])
+def test_an_allowed_host_an_address_and_localhost_are_answered(host):
+    """Probes ask by address, and HTTP/1.0 by none."""
+    assert asked_as(with_routes(*HOSTS), host).status == 200
+
+
+@pytest.mark.parametrize("target", ["/sidecar/api/status", "/sidecar/", "/hook/x", "/app/x"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:3000", "127.0.0.1.evil.example", "localhost.evil"])
+def test_a_name_that_leads_here_by_accident_is_not(target, host):
+    """DNS rebinding: the other site's page is of the same origin then, and Host is what tells."""
+    with pytest.raises(Forbidden, match="host"):
+        asked_as(with_routes(*HOSTS), host, target)
+    assert asked_as(with_routes(*HOSTS), host, target, trusted=True).status == 200
+    assert asked_as(with_routes(), host, target).status == 200
+
+
+@pytest.mark.parametrize("target", [
+    "/sidecar/", "/sidecar", "/sidecar/api/status", "/sidecar/metrics", "/hook/x", "/app/x"])
+def test_every_answer_of_ours_is_kept_from_other_sites(target):
+    fields = [name.lower() for name, _ in SITE.answer(make_request("GET", target)).headers]
+    assert fields.count("x-content-type-options") == fields.count("cross-origin-resource-policy") == 1
+
+
+@pytest.mark.parametrize("target", ["/sidecar/nothing", "/sidecar/api/stop", "/%73idecar", "/sidecar/api/logs"])
+def test_every_refusal_of_ours_is_too(target):
+    with pytest.raises(Refusal) as refusal:
+        SITE.answer(make_request("GET", target))
+    assert {"X-Content-Type-Options", "Cross-Origin-Resource-Policy"} <= set(dict(refusal.value.headers))
+
+
+def test_a_sidecar_may_say_otherwise():
+    site = make_site()
+    theirs = ("cross-origin-resource-policy", "cross-origin")
+    site.add(Route("GET", "/x", lambda request: Response(headers=[theirs])))
+    answer = site.answer(make_request("GET", "/x"))
+    assert answer.headers == [theirs, ("X-Content-Type-Options", "nosniff")]

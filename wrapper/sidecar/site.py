@@ -8,13 +8,12 @@ import threading
 from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.log import log
 from wrapper.http1.message import literal_path
-from wrapper.sidecar.access import Access
+from wrapper.sidecar.access import Access, Origins, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
 from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
-from wrapper.sidecar.origins import Origins, protected
 from wrapper.sidecar.router import Route, Router, fixed_part
 
 TYPE_CHECKING = False
