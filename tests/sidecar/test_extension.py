@@ -17,7 +17,7 @@ from wrapper.front.own import OwnExchange
 from wrapper.loop import loop as loop_room
 from wrapper.loop import poller as poller_room
 from wrapper.proxy.request_body import RequestBody
-from wrapper.sidecar.calls import MOST_CALLS
+from wrapper.sidecar.isolation import MOST_CALLS
 from wrapper.testing import FakeService, running
 
 
@@ -266,7 +266,7 @@ def slow_client(port, path):
 
 def test_a_client_that_never_ends_its_body_is_408_and_frees_its_place(sidecar, still, monkeypatch):
     """RFC 9110 section 15.5.9: that is the client's fault, no problem of the handler's."""
-    monkeypatch.setattr("wrapper.sidecar.calls.MOST_CALLS", 3)
+    monkeypatch.setattr("wrapper.sidecar.isolation.MOST_CALLS", 3)
     monkeypatch.setattr("wrapper.front.own.BODY_TIMEOUT", 0.0)
     awaited = noted(monkeypatch, OwnExchange, "_read_more")
 

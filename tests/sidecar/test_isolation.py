@@ -1,12 +1,19 @@
-"""isolation.py: whatever authors' code does is a problem entry, never an outage."""
+"""isolation.py: whatever authors' code does is a problem entry, never an outage; a call that hangs costs one place."""
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
+from tests.running import wait_until
+from wrapper.errors import NotFound, Refusal, Unavailable
 from wrapper.events import Feed
 from wrapper.problems import Board
-from wrapper.sidecar.isolation import Guard, fitting
+from wrapper.sidecar.extension import Sidecar
+from wrapper.sidecar.isolation import Calls, Guard, fitting
+from wrapper.testing import running
 
 
 @pytest.fixture
@@ -69,3 +76,150 @@ def test_a_method_and_a_callable_object_count_without_self():
 
     assert fitting(Author().method)(1, 2) == 1
     assert fitting(Author())(1, 2) == 1
+
+
+# Requests that it answers
+
+
+class Asked:
+    """A request, as far as a call needs one; `late` is what its client's task would call after `seconds`."""
+
+    def limit_time(self, seconds, late):
+        self.seconds, self.late = seconds, late
+
+
+@pytest.fixture
+def calls(guard):
+    return Calls(guard)
+
+
+def messages(board):
+    return [problem["message"] for problem in board.list()]
+
+
+def test_what_a_call_returns_is_returned_and_its_time_is_said(calls, board):
+    asked = Asked()
+    assert calls.run("GET /x", asked, lambda: 7, 5) == 7
+    assert asked.seconds == 5 and not board.list()
+
+
+@pytest.mark.parametrize("error", [ValueError("s3cret"), SystemExit(3), KeyboardInterrupt(), RecursionError(),
+                                   MemoryError(), GeneratorExit()])
+def test_a_call_that_raises_is_500_and_a_problem_without_the_message(calls, board, error, capfd):
+    def fail():
+        raise error
+
+    with pytest.raises(Refusal) as refusal:
+        calls.run("GET /x", Asked(), fail, 5)
+    assert refusal.value.status == 500
+    assert "s3cret" not in refusal.value.message
+    (message,) = messages(board)
+    assert type(error).__name__ in message
+    assert "test_isolation.py" in message
+    assert "s3cret" not in message
+    log = capfd.readouterr().err
+    assert "in fail" in log
+    assert repr(error) in log
+
+
+def test_a_refusal_is_the_authors_answer_and_no_problem(calls, board):
+    def refuse():
+        raise NotFound("no such thing")
+
+    with pytest.raises(NotFound):
+        calls.run("GET /x", Asked(), refuse, 5)
+    assert not board.list()
+
+
+class Hanging:
+    """A call under way that is late, in a thread of its own, until `go_on` is set."""
+
+    def __init__(self, calls, result=None):
+        self.go_on, began, self.asked = threading.Event(), threading.Event(), Asked()
+
+        def hang():
+            began.set()
+            self.go_on.wait()
+            return result
+
+        self.thread = threading.Thread(target=calls.run, args=("GET /x", self.asked, hang, 0.01), daemon=True)
+        self.thread.start()
+        assert began.wait(5)
+
+    def end(self):
+        self.go_on.set()
+        self.thread.join(5)
+
+
+def test_a_call_that_hangs_is_a_problem_and_its_late_answer_is_closed(calls, board, capfd):
+    closed = threading.Event()
+
+    class Late:
+        def close(self):
+            closed.set()
+
+    call = Hanging(calls, Late())
+    call.asked.late()
+    assert messages(board) == ["GET /x did not answer within 0.01 s"]
+    assert "self.go_on.wait()" in capfd.readouterr().err  # where it hangs
+    call.end()
+    assert closed.is_set()
+    assert "GET /x has ended after all" in capfd.readouterr().err
+    assert messages(board), "a late answer does not say that all is well"
+
+
+def test_a_call_that_ended_in_the_moment_of_its_deadline_is_no_problem(calls, board):
+    asked = Asked()
+    calls.run("GET /x", asked, lambda: 1, 0.01)
+    asked.late()
+    assert not board.list()
+
+
+def test_a_call_that_goes_well_takes_its_problem_away(calls, board):
+    with pytest.raises(Refusal):
+        calls.run("GET /x", Asked(), lambda: 1 / 0, 5)
+    calls.run("GET /y", Asked(), lambda: 1, 5)
+    assert len(board) == 1
+    calls.run("GET /x", Asked(), lambda: 1, 5)
+    assert not board.list()
+
+
+def test_hanging_calls_do_not_pile_up(guard, monkeypatch):
+    """The place of a call is taken until it returns, whether its client still waits or not."""
+    monkeypatch.setattr("wrapper.sidecar.isolation.MOST_CALLS", 2)
+    calls = Calls(guard)
+    hanging = [Hanging(calls) for _ in range(2)]
+    hanging[0].asked.late()
+    with pytest.raises(Unavailable):
+        calls.run("GET /x", Asked(), lambda: 1, 5)
+    for call in hanging:
+        call.end()
+    assert calls.run("GET /x", Asked(), lambda: 1, 5) == 1
+
+
+def test_the_interpreter_switches_often_while_a_call_takes_long_and_only_then():
+    """A handler that computes takes the interpreter whenever the loop waits for a socket."""
+    sidecar, go_on, before = Sidecar(), threading.Event(), sys.getswitchinterval()
+    sidecar.route("GET", "/long")(lambda: str(go_on.wait(10)))
+    sidecar.route("GET", "/short")(lambda: "short")
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/short").text == "short"
+        asking = threading.Thread(target=wrapper.get, args=("/long",))
+        asking.start()
+        wait_until(lambda: sys.getswitchinterval() < before / 2)
+        assert wrapper.get("/short").text == "short"
+        assert sys.getswitchinterval() < before / 2, "the short call does not end what the long one began"
+        go_on.set()
+        asking.join(10)
+        wait_until(lambda: sys.getswitchinterval() == pytest.approx(before))
+
+
+def test_a_call_past_its_time_is_504_for_its_client_and_the_next_one_is_served():
+    sidecar, go_on = Sidecar(), threading.Event()
+    sidecar.route("GET", "/hang", timeout=0.05)(lambda: str(go_on.wait(10)))
+    sidecar.route("GET", "/well")(lambda: "well")
+    with running(sidecar) as wrapper:
+        assert wrapper.get("/hang").status == 504
+        assert "GET /hang did not answer within 0.05 s" in wrapper.wait_problem("hang")["message"]
+        assert wrapper.get("/well").text == "well"
+        go_on.set()

@@ -11,9 +11,8 @@ from wrapper.settings import address
 from wrapper.config import history, rollback
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
-from wrapper.sidecar.calls import Calls
 from wrapper.sidecar.handle import ServiceHandle
-from wrapper.sidecar.isolation import Guard, fitting, numbered
+from wrapper.sidecar.isolation import Calls, Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import response_of
 from wrapper.sidecar.router import Route
