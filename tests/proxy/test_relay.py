@@ -777,6 +777,37 @@ def test_a_service_that_ends_in_the_middle_of_an_upload_is_a_502_at_once(road, e
     go_on.set()
 
 
+@pytest.mark.parametrize("end", [b"zz\r\n", b"5\r\nab", None])
+def test_a_connection_on_which_an_upload_has_broken_is_no_other_clients(road, end):
+    """RFC 9112 section 11.2: the service still waits for the rest, and would take the next request for it."""
+    kept, go_on = [], threading.Event()
+
+    def script(line):
+        head = line.head()
+        if head.startswith(b"POST"):
+            line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbe")
+            assert go_on.wait(PATIENCE)
+            line.send(b"en")
+            kept.append(line.all())
+        else:
+            line.send(OK)
+
+    made = road(script)
+    line = made.connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    assert line.until(b"be")
+    (connection,) = made.server.open_connections
+    upload = connection.exchange._upload
+    line.send(end or b"")
+    if end is None or end.endswith(b"ab"):
+        line.sock.shutdown(socket.SHUT_WR)
+    wait_until(lambda: upload.is_over)
+    go_on.set()
+    assert line.all() == b"en"
+    assert made.ask(GET_CLOSE).endswith(b"ok")
+    wait_until(lambda: kept)
+    assert b"GET" not in kept[0]
+
+
 def test_a_malformed_chunk_is_a_400_and_the_service_is_cut(road):
     got = []
 

@@ -339,7 +339,7 @@ class Exchange(Travelling):
             # among them, is a whole that must not be cut short.
             self._may_end = is_chunked and is_events and self.head.method == b"GET"
             yield from self._copy(reader, response, is_chunked, block, arrived)
-        if reader.can_be_followed() and (self._upload is None or self._upload.is_over) and not self.going:
+        if reader.can_be_followed() and (self._upload is None or self._upload.is_whole) and not self.going:
             self.connection = None
             self._keep(connection, response)
 

@@ -104,8 +104,11 @@ class RequestBody(Framed):
 class Upload:
     """A body on its way to the service, in a task of its own, so that the response may begin before it ends.
 
-    `error` is what ended it early: a refusal, or the client or the service that left.
+    `error` is what ended it early: a refusal, or the client or the service that left. Until it `is_whole` the service
+    waits for the rest, and takes whatever follows for it.
     """
+
+    is_whole = False
 
     def __init__(self, body: RequestBody, service: Stream, head: RequestHead) -> None:
         self._body = body
@@ -136,6 +139,7 @@ class Upload:
                     yield NEXT_TURN
             if self._is_chunked:
                 yield from self._service.write(last_chunk(trailers(self._body.trailers, self._nominated)))
+            self.is_whole = True
         except (Refusal, Gone) as error:
             self.error = error
         except _Stopped:
