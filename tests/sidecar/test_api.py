@@ -12,8 +12,10 @@ import pytest
 from tests.running import wait_until
 from tests.sidecar.parts import make_request, make_service, make_site, serve
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from wrapper.events import Feed
 from wrapper.problems import Problem
-from wrapper.sidecar.streams import MOST_STREAMS
+from wrapper.sidecar.api import FeedStream
+from wrapper.sidecar.reply import MOST_STREAMS
 from wrapper.sidecar.router import Route
 
 FIELDS = {"state", "since", "ready", "pid", "generation", "restarts", "last_exit", "in_flight", "held",
@@ -389,3 +391,59 @@ def test_readyz_asks_no_token_file(site, monkeypatch):
     monkeypatch.setattr(site.access, "knows", lambda request: pytest.fail("a token was looked for"))
     with pytest.raises(Unavailable):
         site.answer(make_request("GET", "/sidecar/readyz", headers=[("Authorization", "Bearer x")]))
+
+
+# The feed as a stream
+
+
+def stream(feed):
+    return FeedStream(feed)
+
+
+def test_the_feed_comes_from_its_beginning_and_says_when_to_come_back():
+    feed = Feed()
+    feed.publish("state", state="running")
+    first, second = islice(stream(feed).pieces(0, True), 2)
+    assert first == b"retry: 1000\n\n"
+    assert b"event: state\n" in second
+    assert b'"state": "running"' in second
+
+
+def test_a_client_that_was_here_gets_what_it_missed():
+    feed = Feed()
+    for number in range(3):
+        feed.publish("x", number=number)
+    events = stream(feed)
+    _, piece = islice(events.pieces(0, True), 2)
+    ids = [line[4:].decode() for line in piece.splitlines() if line.startswith(b"id: ")]
+    _, rest = islice(events.pieces(events.known(ids[1]), True), 2)
+    assert b'"number": 2' in rest
+    assert b'"number": 1' not in rest
+
+
+def test_a_client_of_an_earlier_run_of_the_wrapper_begins_anew():
+    feed = Feed()
+    feed.publish("x")
+    assert stream(feed).known("abcdef-1") == 0
+
+
+def test_what_is_no_id_is_no_id():
+    feed = Feed()
+    feed.publish("x")
+    events = stream(feed)
+    assert [events.known(text) for text in (None, "", "x", "\u0661", "5", "99-", "9" * 5000)] == [0] * 7
+    assert events.known("1") == 1
+    assert events.known("now") == 1
+
+
+def test_silence_is_broken_now_and_then(monkeypatch):
+    """Else it would not be noticed that the client is gone."""
+    monkeypatch.setattr("wrapper.sidecar.api.HEARTBEAT_INTERVAL", 0.01)
+    _, second = islice(stream(Feed()).pieces(0, True), 2)
+    assert second == b": \n\n"
+
+
+def test_the_stream_ends_with_the_wrapper():
+    feed = Feed()
+    feed.publish("end")
+    assert len(list(stream(feed).pieces(0, True))) == 2

@@ -19,7 +19,7 @@ from wrapper.sidecar import mount
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.isolation import Guard
 from wrapper.sidecar.mount import Mount
-from wrapper.sidecar.streams import StreamSlots
+from wrapper.sidecar.reply import StreamSlots
 from wrapper.testing import running
 
 TEXT = ("Content-Type", "text/plain")

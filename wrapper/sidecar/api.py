@@ -10,12 +10,12 @@ from wrapper.settings import values
 from wrapper.config import history, rollback
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.http1.message import Response
+from wrapper.problems import outlined
 from wrapper.service import procfs
 from wrapper.text import dumps
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.sse import HEARTBEAT_INTERVAL, NO_BUFFER, FeedStream
-from wrapper.sidecar.sse import response as event_stream
-from wrapper.sidecar.streams import SlottedStream, StreamSlots
+from wrapper.sidecar.reply import (
+    HEARTBEAT, HEARTBEAT_INTERVAL, NO_BUFFER, SlottedStream, StreamSlots, event_stream, message)
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, TypeVar
 
     from wrapper.config.subscription import Subscription
+    from wrapper.events import Feed
     from wrapper.http1.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service, Surroundings
@@ -38,6 +39,8 @@ PAUSE_MAX = 30.0  # seconds that requests are held for an operator at most
 DEFAULT_LINES = 100
 BODY_LIMIT = 64 * 1024  # bytes of what an action says about itself
 REASON_LENGTH = 200  # characters of a reason that are kept
+DIGITS_MAX = 18  # of an event's number; int() refuses what is very long (CVE-2020-10735)
+RETRY_MS = 1000  # how long a browser waits before it comes back
 
 
 class Api:
@@ -227,6 +230,37 @@ def _follow(output: Output, count: int) -> Iterator[bytes]:
     while True:
         position, piece = output.after(position, HEARTBEAT_INTERVAL)
         yield piece
+
+
+class FeedStream:
+    """The wrapper's events, from where a client was last. Ids name the run of the wrapper: a new one begins anew."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._run = format(time.time_ns(), "x")
+
+    def known(self, text: str | None) -> int:
+        """The event a client has seen last: an id of ours, a plain number, or `now`; else none at all."""
+        if text == "now":
+            return self._feed.last
+        run, _, number = (text or "").rpartition("-")
+        if run not in ("", self._run) or not (number.isascii() and number.isdigit()) or len(number) > DIGITS_MAX:
+            return 0
+        return int(number) if int(number) <= self._feed.last else 0
+
+    def pieces(self, known: int, is_told: bool) -> Iterator[bytes]:
+        """What is kept behind `known`, then everything as it happens, with a sign of life in between.
+
+        Without `is_told` what problems are stays out of it.
+        """
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        while True:
+            events = self._feed.after(known, HEARTBEAT_INTERVAL)
+            known = events[-1]["id"] if events else known
+            told = events if is_told else [outlined(event) for event in events]
+            yield b"".join(message(event, event["kind"], f"{self._run}-{event['id']}") for event in told) or HEARTBEAT
+            if events and events[-1]["kind"] == "end":
+                return  # the wrapper ends; a client that comes back finds the next one, or none
 
 
 def query_value(request: Request, name: str, default: str, parse: Callable[[str], Value]) -> Value:

@@ -14,9 +14,8 @@ from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Calls, Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount
-from wrapper.sidecar.reply import response_of
+from wrapper.sidecar.reply import StreamSlots, response_of
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.streams import StreamSlots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
@@ -9,8 +10,7 @@ from wrapper.log import log
 from wrapper.http1.message import Response
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
-from wrapper.sidecar.reply import clean, judge_length, length_of
-from wrapper.sidecar.streams import AuthorStream, SlottedStream
+from wrapper.sidecar.reply import AuthorStream, SlottedStream, clean, judge_length, length_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wrapper.http1.message import Request
     from wrapper.settings.settings import Settings
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.streams import StreamSlots
+    from wrapper.sidecar.reply import StreamSlots
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -61,7 +61,8 @@ class Mount:
         if is_whole or not first:
             close(pieces)
             return _whole(first, status, headers, request.method == "HEAD")
-        stream = AuthorStream(Body(first, iterator, pieces), self._guard, f"mount {self._root}", length_of(headers))
+        stream = AuthorStream(itertools.chain([first], iterator), self._guard, f"mount {self._root}",
+                              length_of(headers), owner=pieces)
         return Response(SlottedStream(stream, self._slots.of(request)), status, headers)
 
 
@@ -107,22 +108,6 @@ class StartResponse:
             raise AssertionError("the application did not call start_response")
         self._is_out = True
         return self._head
-
-
-class Body:
-    """The rest of an application's response, its first piece before it."""
-
-    def __init__(self, first: bytes, rest: Iterator[bytes], pieces: Iterable[bytes]) -> None:
-        self._first = first
-        self._rest = rest
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._first
-        yield from self._rest
-
-    def close(self) -> None:
-        close(self._pieces)
 
 
 class ErrorLog:

@@ -1,23 +1,30 @@
-"""From what an author's handler returns to a response: dict, list, text, bytes, (status, body), Response, generator."""
+"""From what authors' code returns to a response: dict, list, text, bytes, (status, body), Response, generator.
+
+A body in pieces and the events of a generator go out as they come. Each such stream has the thread of its call for as
+long as its client likes, so there are only so many slots for them. What goes wrong breaks the response off: an end
+would be a lie. A client that left is noticed at the next piece.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from types import GeneratorType
 
+from wrapper.errors import Refusal, Unavailable
+from wrapper.http1.message import Response, encoded
 from wrapper.http1.request import TOKEN, VALUE
-from wrapper.http1.message import Response
+from wrapper.sidecar.isolation import close
 from wrapper.text import dumps
-from wrapper.sidecar import sse
-from wrapper.sidecar.streams import AuthorStream, SlottedStream, event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
+    from wrapper.http1.message import Piece, Request
+    from wrapper.sidecar.access import Access
     from wrapper.sidecar.isolation import Guard
-    from wrapper.sidecar.streams import Slots
 
 # The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
@@ -25,6 +32,14 @@ NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", 
 FIELD_NAME, FIELD_VALUE = re.compile(TOKEN.decode("latin-1")), re.compile(VALUE.decode("latin-1"))
 NO_CONTENT = 204
 NOT_MODIFIED = 304
+
+MOST_STREAMS = 100  # of the wrapper's own, and of each sidecar
+RETRY_AFTER = 5  # seconds
+
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+HEARTBEAT_INTERVAL = 15.0  # seconds: gone clients are noticed, and no proxy in between takes silence for the end
+HEARTBEAT = b": \n\n"
+NO_BUFFER = ("X-Accel-Buffering", "no")  # nginx gathers what it passes on unless told otherwise
 
 
 def response_of(result: Any, guard: Guard, what: str, slots: Slots, is_head: bool = False) -> Response:
@@ -39,7 +54,7 @@ def response_of(result: Any, guard: Guard, what: str, slots: Slots, is_head: boo
     response.heartbeat, response.heartbeat_interval = given.heartbeat, given.heartbeat_interval
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
-    if isinstance(response.body, (bytes, bytearray, str)):
+    if not response.is_streamed:
         judge_length(response, is_head)
     else:
         stream = response.body if isinstance(response.body, AuthorStream) else AuthorStream(
@@ -74,7 +89,7 @@ def _response(body: Any, guard: Guard, what: str) -> Response:
     if isinstance(body, (bytes, bytearray)):
         return Response(bytes(body), content_type="application/octet-stream")
     if isinstance(body, GeneratorType):
-        return sse.response(AuthorStream(body, guard, what, encode=event))
+        return event_stream(AuthorStream(body, guard, what, encode=event))
     raise TypeError(f"{type(body).__name__} is no answer: return a dict, list, str, bytes, None, (status, body), "
                     "a Response or a generator")
 
@@ -105,3 +120,145 @@ def length_of(headers: Iterable[tuple[str, str]]) -> int | None:
     if lengths or not (length.isascii() and length.isdigit()):
         raise ValueError("the Content-Length of the answer is malformed")
     return int(length)
+
+
+# Streams
+
+
+class AuthorStream:
+    """Pieces of an author's on their way out, as `encode` makes them; not more than `length` bytes where it has one.
+
+    `owner` is what is closed in the end, where that is not the source itself.
+    """
+
+    def __init__(self, source: Iterable[Any], guard: Guard, what: str, length: int | None = None,
+                 encode: Callable[[Any], bytes] = encoded, owner: object = None) -> None:
+        self._source = source
+        self._owner = source if owner is None else owner
+        self._guard = guard
+        self._what = what
+        self._left = length
+        self._encode = encode
+        self._has_begun = False
+        self._has_failed = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._has_begun = True
+        pieces = iter(self._source)
+        while (piece := self._next(pieces)) is not None:
+            if self._left is not None:
+                if len(piece) > self._left:
+                    self._fail(ValueError("more bytes than its Content-Length"))
+                    yield piece[:self._left]
+                    return
+                self._left -= len(piece)
+            yield piece
+        if self._left:
+            raise self._fail(ValueError(f"{self._left} bytes less than its Content-Length"))
+
+    def _next(self, pieces: Iterator[Any]) -> bytes | None:
+        try:
+            return self._encode(next(pieces))
+        except StopIteration:
+            return None
+        except BaseException as error:  # noqa: BLE001  sys.exit() too
+            raise self._fail(error) from None
+
+    def _fail(self, error: BaseException) -> Refusal:
+        self._has_failed = True
+        self._guard.failed(self._what, error)
+        return Refusal("the sidecar's code failed")
+
+    def close(self) -> None:
+        """It is over, or its client has left."""
+        if self._has_begun and not self._has_failed:
+            self._guard.went_well(self._what)
+        close(self._owner)
+
+
+def event_stream(pieces: Iterable[Piece]) -> Response:
+    """A stream that nothing in between may keep or gather."""
+    headers = (("Cache-Control", "no-store"), NO_BUFFER)
+    made = Response(pieces, headers=headers, content_type=EVENT_STREAM)
+    made.heartbeat, made.heartbeat_interval = HEARTBEAT, HEARTBEAT_INTERVAL
+    return made
+
+
+def event(item: Any) -> bytes:
+    """What one `yield` says: data, or (event, data); None is a sign of life; bytes go out as they are."""
+    if item is None:
+        return HEARTBEAT
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str):
+        return message(item[1], item[0])
+    return message(item)
+
+
+def message(data: Any, event: str | None = None, name: str | None = None) -> bytes:
+    """One server-sent event (WHATWG HTML, section 9.2): `data` as it is where it is text, else as JSON.
+
+    `event` is its type, `name` its id.
+    """
+    text = data if isinstance(data, str) else dumps(data)
+    if any(character in f"{event}{name}" for character in "\r\n"):
+        raise ValueError("a line break in the name of an event")  # it would begin another field
+    lines = [f"id: {name}"] if name is not None else []
+    if event is not None:
+        lines.append(f"event: {event}")
+    lines.extend(f"data: {line}" for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
+    return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
+
+
+class Slots:
+    """MOST_STREAMS slots for streams; a client whose stream finds none is told to come again."""
+
+    def __init__(self) -> None:
+        # Guards the streams that have a slot; a set, so that none gives back two.
+        self._lock = threading.Lock()
+        self.streams: set[SlottedStream] = set()
+
+    def take(self, stream: SlottedStream) -> None:
+        """Raises: Unavailable where all are taken."""
+        with self._lock:
+            if len(self.streams) >= MOST_STREAMS:
+                raise Unavailable(f"{MOST_STREAMS} streams are open already", RETRY_AFTER)
+            self.streams.add(stream)
+
+    def give_back(self, stream: SlottedStream) -> None:
+        with self._lock:
+            self.streams.discard(stream)
+
+
+class SlottedStream:
+    """A stream that has one of `slots` until it is closed.
+
+    Raises: Unavailable where all are taken; the stream is closed then.
+    """
+
+    def __init__(self, pieces: Iterable[Piece], slots: Slots) -> None:
+        self._pieces = pieces
+        self._slots = slots
+        try:
+            slots.take(self)
+        except Unavailable:
+            close(pieces)
+            raise
+
+    def __iter__(self) -> Iterator[Piece]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        close(self._pieces)
+        self._slots.give_back(self)
+
+
+class StreamSlots:
+    """Slots for streams: strangers must not be able to take those of an operator."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._strangers, self._operators = Slots(), Slots()
+
+    def of(self, request: Request) -> Slots:
+        return self._operators if self._access.knows(request) else self._strangers
