@@ -168,6 +168,7 @@ class OwnExchange:
             if response is None:
                 self._body.before_wait = bool
                 return False
+            self._body.ahead = b""
             yield from self._send(response)
         except Refusal as refusal:
             yield from self._refuse(refusal)
@@ -185,9 +186,9 @@ class OwnExchange:
         if self._port.site.is_quick(self._request.path):
             return self._port.site.answer(self._request)
         if self._body.before_wait is bool:
-            ahead = yield from self._body.read_within(BODY_TIMEOUT, BODY_AHEAD)
-            if ahead:
-                self._talk.give(ahead)
+            self._body.ahead = yield from self._body.read_within(BODY_TIMEOUT, BODY_AHEAD)
+            if self._body.ahead:
+                self._talk.give(self._body.ahead)
         try:
             self._port.workers.submit(self._work)
         except NoThread as error:

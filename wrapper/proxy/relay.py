@@ -182,7 +182,7 @@ class Exchange(Travelling):
         """Send the request and read the head of the response; once more where a kept connection was stale."""
         upstream: Upstream = lane.upstream  # type: ignore[assignment]
         if self._payload is None:
-            self._payload = b"" if self.body.is_done else (yield from self._first_body())
+            self._payload = (yield from self._first_body()) if self.head.has_body else b""
         if upstream.leads_to(self.client):
             raise BadGateway("the service's address leads back to the wrapper itself", "loop")
         head = headers.request_head(self.head, self.peer, upstream.host)
@@ -232,9 +232,9 @@ class Exchange(Travelling):
     def _first_body(self) -> Steps:
         """What of the body can go along with the head, framed."""
         body, head = self.body, self.head
-        if head.expects or (head.length > SHORT_BODY and not self.client.rest):
-            return b""
-        payload = yield from body.read_within(REST_TIMEOUT, SHORT_BODY)
+        payload, body.ahead = body.ahead, b""
+        if not (body.is_done or head.expects or (head.length > SHORT_BODY and not self.client.rest)):
+            payload += yield from body.read_within(REST_TIMEOUT, SHORT_BODY)
         if not head.is_chunked:
             return payload
         end = last_chunk(headers.trailers(body.trailers, head.options)) if body.is_done else b""

@@ -22,6 +22,7 @@ class RequestBody(Framed):
     """The body of one request. `is_done` when it has been read to its end; `patience` is how long a stall may last."""
 
     received = 0
+    ahead = b""  # payload that was read for an own path before it turned out to be the service's
     end = NEVER  # when all of it must be there, on the monotonic clock
     is_awaited = False  # more of it is waited for now, or was in vain
     before_wait: Callable[[], object] = bool  # called before the first wait: where 100 Continue goes out
