@@ -21,8 +21,7 @@ from wrapper.service.run import STOP_TIMEOUT
 from wrapper.sidecar import collectors, metrics
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
 from wrapper.sidecar.router import Route
-from wrapper.sidecar.sampler import Sampler
-from wrapper.sidecar.traffic import FINE_TIMES, Traffic
+from wrapper.sidecar.traffic import FINE_TIMES, Sampler, Traffic
 
 if TYPE_CHECKING:
     from typing import Any
