@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unauthorized
-from wrapper.http1.message import normal_path
+from wrapper.http1.message import Ended, normal_path
+from wrapper.http1.request import read_request
+from wrapper.sidecar.site import MOST_FRONTS
 
 
 SITE = with_routes()
@@ -148,3 +149,41 @@ def test_the_first_502_of_a_kind_is_a_problem_and_counts_those_that_follow(capfd
                                                                                 ("400: too large", 1)]
     assert problems[0]["details"] == {"latest": "GET /b"}
     assert "GET /a" in (said := capfd.readouterr().err) and "GET /b" in said
+
+
+# A proxy that was forgotten in --trusted-proxies is named
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    said = []
+    monkeypatch.setattr("wrapper.sidecar.site.log.warning", lambda text, **facts: said.append((text, facts)))
+    return said
+
+
+def ended(peer, fields=b"X-Forwarded-Proto: https\r\n"):
+    head = read_request(b"GET / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n", 65536)
+    return Ended("GET", "/", 200, 0.1, 0.1, 0.0, 0, 0, False, peer, head)
+
+
+def test_a_peer_whose_word_is_replaced_is_named_once(lines):
+    """A redirect loop began without a word."""
+    site = make_site()
+    for peer in ("10.0.0.1", "10.0.0.1", "10.0.0.2", None, None):
+        site.ended(ended(peer))
+    assert [facts["peer"] for _, facts in lines] == ["10.0.0.1", "10.0.0.2", "unix"]
+    assert all("--trusted-proxies" in text for text, _ in lines)
+
+
+@pytest.mark.parametrize("fields", [b"", b"X-Forwarded-Proto: http\r\n", b"X-Forwarded-Proto: x\r\nX-Real-IP: y\r\n"])
+def test_what_changes_nothing_is_no_news(lines, fields):
+    make_site().ended(ended("10.0.0.1", fields))
+    make_site("--trusted-proxies", "10.0.0.0/8").ended(ended("10.0.0.1"))
+    assert lines == []
+
+
+def test_ever_new_peers_take_no_memory(lines):
+    site = make_site()
+    for number in range(MOST_FRONTS * 3):
+        site.ended(ended(f"10.0.{number // 250}.{number % 250}"))
+    assert len(lines) == MOST_FRONTS

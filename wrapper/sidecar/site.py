@@ -8,11 +8,11 @@ import threading
 from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.log import log
 from wrapper.http1.message import literal_path
+from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.access import Access, Origins, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
-from wrapper.sidecar.fronts import Fronts
 from wrapper.sidecar.metrics import Registry
 from wrapper.sidecar.router import Route, Router, fixed_part
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from wrapper.service.service import Service, Surroundings
 
 
+MOST_FRONTS = 100  # that are remembered; all who come later are strangers, not a fleet of proxies
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -66,7 +67,11 @@ class Site:
         for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
             self.router.add(route)
         self.registry.collector(self.dashboard.families)
-        self.observers: list[Callable[[Ended], None]] = [self.dashboard.traffic.observe, Fronts(settings).observe]
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._fronts: set[str | None] = set()  # that have been named
+        self.observers: list[Callable[[Ended], None]] = [self.dashboard.traffic.observe]
+        if not settings.tls_cert:
+            self.observers.append(self._name_front)
         self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
         if self._access_log is not None:
             self.observers.append(self._access_log.observe)
@@ -154,6 +159,19 @@ class Site:
         """One exchange is over."""
         for observer in self.observers:
             observer(facts)
+
+    def _name_front(self, facts: Ended) -> None:
+        """Name a peer that forwards like a proxy and is not trusted, once, where that changes something.
+
+        A front says https where TLS ends with it; the service is told http.
+        """
+        if facts.head is None or facts.peer in self._fronts or len(self._fronts) >= MOST_FRONTS:
+            return
+        said = facts.head.special.get(b"x-forwarded-proto", ())
+        if any(value.lower() == b"https" for _, _, value in said) and not self._proxies.trust(facts.peer):
+            self._fronts.add(facts.peer)
+            log.warning("X-Forwarded-Proto: https is replaced by http, because its sender is not in --trusted-proxies; "
+                        "name it there where it is a proxy of yours", peer=facts.peer or "unix")
 
     def note_failure(self, status: int, reason: str, what: str) -> None:
         """All are logged; the first of a kind is a problem, which counts those that follow."""
