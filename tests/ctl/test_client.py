@@ -18,31 +18,31 @@ def path(tmp_path):
 
 def test_the_first_place_where_somebody_listens_is_asked(path):
     with answering(path, answer(200, '{"a": 1}')):
-        assert Client(["/nowhere/at.all", path]).get("api/status") == {"a": 1}
+        assert Client(["/nowhere/at.all", path]).ask("api/status") == {"a": 1}
 
 
 def test_nobody_anywhere_is_one_sentence_with_the_way_out(path):
     with pytest.raises(NoWrapper, match="no wrapper runs here: .*--control"):
-        Client([path]).get("api/status")
+        Client([path]).ask("api/status")
 
 
 def test_a_socket_left_behind_is_nobody(path):
     socket.socket(socket.AF_UNIX).bind(path)
     with pytest.raises(NoWrapper, match="no wrapper runs here"):
-        Client([path]).get("api/status")
+        Client([path]).ask("api/status")
 
 
 def test_a_refusal_carries_its_sentence(path):
     with answering(path, answer(409, '{"error": "busy", "status": 409}')):
         with pytest.raises(Refused, match="^busy$") as caught:
-            Client([path]).ask("POST", "api/start")
+            Client([path]).ask("api/start", method="POST")
     assert caught.value.status == 409
 
 
 @pytest.mark.parametrize("noise", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"])
 def test_whoever_is_no_wrapper_is_one_sentence_too(path, noise):
     with answering(path, noise), pytest.raises(NoWrapper, match="went away"):
-        Client([path]).get("api/status")
+        Client([path]).ask("api/status")
 
 
 def test_silence_ends_with_the_timeout(path):
@@ -50,7 +50,7 @@ def test_silence_ends_with_the_timeout(path):
         deaf.bind(path)
         deaf.listen()
         with pytest.raises(NoWrapper, match="does not answer in time"):
-            Client([path], timeout=0.05).get("api/status")
+            Client([path], timeout=0.05).ask("api/status")
 
 
 def test_events_are_the_json_of_their_data_lines(path):
@@ -62,6 +62,6 @@ def test_events_are_the_json_of_their_data_lines(path):
 @pytest.mark.parametrize("body", ["[]", '"text"', "3", "all is well"])
 def test_an_answer_of_another_kind_is_one_sentence(path, body):
     with answering(path, answer(200, body)), pytest.raises(NoWrapper, match="does not answer as a wrapper"):
-        Client([path]).get("api/status")
+        Client([path]).ask("api/status")
     with pytest.raises(NoWrapper):
-        Client([path]).get("api/problems", list)
+        Client([path]).ask("api/problems", list)

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -36,16 +36,12 @@ class Client:
         self._timeout = timeout
         self.peer = ""  # which wrapper answered last, for people
 
-    def get(self, path: str, kind: type = dict, **query: str) -> Any:
-        """As `ask`, to look at something."""
-        return self.ask("GET", path, kind, **query)
-
-    def ask(self, method: str, path: str, kind: type = dict, **query: str) -> Any:
+    def ask(self, path: str, kind: type = dict, *, method: str = "GET", query: Mapping[str, str] | None = None) -> Any:
         """What is at a path under the prefix: a JSON object, a list of them, or a text, as `kind` says.
 
         Raises: NoWrapper, also for a response that is something else; Refused.
         """
-        answer = self.open(method, path, **query)
+        answer = self.open(path, method, query)
         with _connected():
             body = answer.read()
         document = _document(answer, body)
@@ -54,38 +50,32 @@ class Client:
             raise NoWrapper(f"what listens there ({self.peer}) does not answer as a wrapper does")
         return document
 
-    def open(self, method: str, path: str, **query: str) -> http.client.HTTPResponse:
+    def open(self, path: str, method: str = "GET", query: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
         """The response with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
-        connection = self._connect()
-        target = f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else "")
+        peer = paths.connect(self._places, self._timeout)
+        self.peer = str(peer)
+        connection = http.client.HTTPConnection("wrapper")
+        connection.sock = peer.connection
         with _connected():
-            connection.request(method, target)
+            connection.request(method, f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else ""))
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _refusal(answer.status, _document(answer, answer.read()))
         return answer
 
-    def events(self, after: str | None = None) -> Iterator[dict[str, Any]]:
-        """Every kept event, then each as it happens; with `after` only those behind the event of that id.
+    def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Every kept event behind the one of that id, then each as it happens.
 
         The request has been made when this returns. Raises: NoWrapper, Refused.
         """
-        return _events(self.open("GET", "api/events", **({} if after is None else {"after": after})))
+        return _events(self.open("api/events", query={"after": str(after)}))
 
-    def output(self, in_lines: bool, **query: str) -> Iterator[bytes]:
+    def output(self, query: Mapping[str, str], in_lines: bool) -> Iterator[bytes]:
         """What a service printed last and then prints, as it comes or in whole lines. Raises: NoWrapper, Refused."""
-        answer = self.open("GET", "api/logs", follow="1", **query)
+        answer = self.open("api/logs", query={**query, "follow": "1"})
         with _connected():
             while piece := answer.readline() if in_lines else answer.read1(READ_BYTES):
                 yield piece
-
-    def _connect(self) -> http.client.HTTPConnection:
-        """Raises: NoWrapper."""
-        peer = paths.connect(self._places, self._timeout)
-        self.peer = str(peer)
-        connection = http.client.HTTPConnection("wrapper", timeout=self._timeout)
-        connection.sock = peer.connection
-        return connection
 
 
 def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:

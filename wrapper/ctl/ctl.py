@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -28,6 +29,7 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell 
 LOOK_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
 CATCH_UP_TIMEOUT = 2.0  # seconds for the last states to be shown after an action ended
 CLEAR = "\x1b[H\x1b[J"  # cursor home, then erase to the end (ECMA-48): no flicker
+UNSAID = dict.fromkeys(("control", "json", "service", "reason", "span"))  # also of verbs that have no such option
 ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until it is started",
            "restart": "stop and start it while requests wait",
            "reload": "make it read its configuration again, or restart it where it cannot"}
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """What follows `ctl` in, the exit status out."""
     _plug_streams()
     try:
-        options = _parser().parse_args(argv)
+        options = _parser().parse_args(argv, argparse.Namespace(**UNSAID))
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
     of_service = argparse.ArgumentParser(add_help=False)
-    of_service.add_argument("--service", default="", metavar="NAME", help="a helper instead of the main service")
+    of_service.add_argument("--service", metavar="NAME", help="a helper instead of the main service")
 
     def verb(name: str, run: Any, meaning: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         parser: argparse.ArgumentParser = verbs.add_parser(
@@ -103,10 +105,10 @@ def _add_verbs(verbs: Any, everywhere: argparse.ArgumentParser) -> None:
     for name, meaning in ACTIONS.items():
         action = verb(name, _act, meaning, of_service)
         action.add_argument("--no-wait", action="store_true", help="only ask for it")
-        action.add_argument("--reason", default="", metavar="TEXT", help="why; shown wherever the state is")
+        action.add_argument("--reason", metavar="TEXT", help="why; shown wherever the state is")
     pause = verb("pause", _steer, "hold every request without touching the service, for 30s at most", of_service)
-    pause.add_argument("--for", dest="span", default="", metavar="D", help="for how long; default and most 30s")
-    pause.add_argument("--reason", default="", metavar="TEXT", help="why; those that wait too long are told")
+    pause.add_argument("--for", dest="span", metavar="D", help="for how long; default and most 30s")
+    pause.add_argument("--reason", metavar="TEXT", help="why; those that wait too long are told")
     verb("resume", _steer, "let them through again", of_service)
     verb("signal", _signal, "pass a signal on to the service", of_service).add_argument("name", help="HUP, USR1, ...")
     verb("problems", _problems, "what is wrong now")
@@ -130,11 +132,13 @@ def _count(text: str) -> int:
 
 
 def _client(options: argparse.Namespace, timeout: float | None = LOOK_TIMEOUT) -> Client:
-    return Client(places(getattr(options, "control", None)), timeout)
+    return Client(places(options.control), timeout)
 
 
-def _wants_json(options: argparse.Namespace) -> bool:
-    return getattr(options, "json", False)
+def _query(options: argparse.Namespace, **more: str | None) -> dict[str, str]:
+    """The parameters of a request: what the options say, and `more`; what was not said has none."""
+    said = {"service": options.service, "reason": options.reason, **more}
+    return {name: value for name, value in said.items() if value}
 
 
 def _paint() -> Paint:
@@ -148,7 +152,7 @@ def _show(lines: Sequence[str]) -> None:
 
 def _tell_peer(options: argparse.Namespace, client: Client) -> None:
     """Say whom it was that something was asked of, where the socket was not named."""
-    if not getattr(options, "control", None) and not _wants_json(options):
+    if not options.control and not options.json:
         _note(f"to the wrapper with {client.peer}")
 
 
@@ -158,12 +162,8 @@ def _show_json(document: Any) -> None:
 
 def _report(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
     """What the wrapper said, for machines or for people."""
-    _show_json(document) if _wants_json(options) else _show(lines)
+    _show_json(document) if options.json else _show(lines)
     return DONE
-
-
-def _whose(options: argparse.Namespace) -> dict[str, Any]:
-    return {"service": options.service} if options.service else {}
 
 
 # To look at
@@ -178,35 +178,34 @@ def _status(options: argparse.Namespace) -> int:
             lines = _status_lines(client, options)
         except NoWrapper as error:
             lines = [str(error), "", "looking again every second"]
-        if sys.stdout.isatty() and not _wants_json(options):
+        if sys.stdout.isatty() and not options.json:
             columns, rows = shutil.get_terminal_size()
-            first, *others = render.fitting(lines, columns, rows - 1)  # the last row is the cursor's
-            lines = [first, *others]
+            lines = render.fitting(lines, columns, rows - 1)  # the last row is the cursor's
             sys.stdout.write(CLEAR)
         _show(lines)
         time.sleep(1.0)  # the pace of --watch
 
 
 def _status_lines(client: Client, options: argparse.Namespace) -> list[str]:
-    status = client.get("api/status")
-    if _wants_json(options):
+    status = client.ask("api/status")
+    if options.json:
         return [json.dumps(status)]
-    problems, config = client.get("api/problems", list), client.get("api/config", list)
+    problems, config = client.ask("api/problems", list), client.ask("api/config", list)
     return render.overview(status, problems, config, _paint(), time.time(), client.peer)
 
 
 def _problems(options: argparse.Namespace) -> int:
-    problems = _client(options).get("api/problems", list)
+    problems = _client(options).ask("api/problems", list)
     return _report(options, problems, render.problem_lines(problems, _paint(), time.time()) or ["no problems"])
 
 
 def _config(options: argparse.Namespace) -> int:
     if options.what == "history":
-        versions = _client(options).get("api/config/history", list, **_whose(options))
+        versions = _client(options).ask("api/config/history", list, query=_query(options))
         return _report(options, versions, render.version_lines(versions) or ["no version has been applied"])
     if options.what is not None:
         return _config_version(options)
-    config = _client(options).ask("POST" if options.look else "GET", "api/config", list)
+    config = _client(options).ask("api/config", list, method="POST" if options.look else "GET")
     lines = render.config_lines(config, _paint(), time.time()) or ["no configuration is watched"]
     return _report(options, config, lines)
 
@@ -214,27 +213,25 @@ def _config(options: argparse.Namespace) -> int:
 def _config_version(options: argparse.Namespace) -> int:
     if options.number is None:
         return _fail(f"config {options.what}: which version? `config history` lists them")
-    query = {"version": str(options.number), **_whose(options)}
+    version = str(options.number)
     if options.what == "diff":
-        found = _client(options).get("api/config/diff", **query)
+        found = _client(options).ask("api/config/diff", query=_query(options, version=version))
         return _report(options, found, render.diff_lines(found, _paint()) or ["no difference"])
-    client = _client(options, None)
-    done = client.ask("POST", "api/config/rollback", **query)
-    _tell_peer(options, client)
-    return _report(options, done, [f"version {options.number} is in force again"])
+    done = _order(options, "config/rollback", None, version=version)
+    return _report(options, done, [f"version {version} is in force again"])
 
 
 def _logs(options: argparse.Namespace) -> int:
-    query: dict[str, Any] = {"lines": str(options.lines), **_whose(options)}
+    query = _query(options, lines=str(options.lines))
     if not options.follow:
-        text = _client(options).get("api/logs", str, **query)
-        _show_json(text.splitlines()) if _wants_json(options) else _write(text)
+        text = _client(options).ask("api/logs", str, query=query)
+        _show_json(text.splitlines()) if options.json else _write(text)
         return DONE
     # A character may come in two pieces.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in _client(options, None).output(_wants_json(options), **query):
+    for piece in _client(options, None).output(query, options.json):
         text = decoder.decode(piece)
-        _show_json(text.rstrip("\n")) if _wants_json(options) else _write(text)
+        _show_json(text.rstrip("\n")) if options.json else _write(text)
     raise NoWrapper("the wrapper went away")
 
 
@@ -244,12 +241,12 @@ def _write(text: str) -> None:
 
 
 def _events(options: argparse.Namespace) -> int:
-    last = _client(options).get("api/status").get("last_event", 0)
+    last = _client(options).ask("api/status").get("last_event", 0)
     if not options.follow and not last:
         return DONE
     paint = _paint()
     for event in _client(options, None).events():
-        _show_json(event) if _wants_json(options) else _show([render.event_line(event, paint)])
+        _show_json(event) if options.json else _show([render.event_line(event, paint)])
         if not options.follow and event["id"] >= last:
             return DONE
     raise NoWrapper("the wrapper went away")
@@ -259,33 +256,33 @@ def _events(options: argparse.Namespace) -> int:
 
 def _steer(options: argparse.Namespace) -> int:
     """What is done at once, and shows in the status."""
-    query = {"for": getattr(options, "span", ""), "reason": getattr(options, "reason", ""), **_whose(options)}
-    client = _client(options)
-    status = client.ask("POST", f"api/{options.action}", **{key: value for key, value in query.items() if value})
-    _tell_peer(options, client)
-    return _tell_end(options, status, None)
+    return _tell_end(options, _order(options, options.action, **{"for": options.span}))
 
 
 def _signal(options: argparse.Namespace) -> int:
-    client = _client(options)
-    status = client.ask("POST", "api/signal", name=options.name, **_whose(options))
-    _tell_peer(options, client)
+    status = _order(options, options.action, name=options.name)
     return _report(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
+
+
+def _order(options: argparse.Namespace, what: str, timeout: float | None = LOOK_TIMEOUT,
+           **more: str | None) -> dict[str, Any]:
+    """Have something done, and say by which wrapper; returns its response."""
+    client = _client(options, timeout)
+    done: dict[str, Any] = client.ask(f"api/{what}", method="POST", query=_query(options, **more))
+    _tell_peer(options, client)
+    return done
 
 
 def _act(options: argparse.Namespace) -> int:
     """Ask, show the states as they pass, and say how it ended."""
-    query: dict[str, Any] = {"reason": options.reason, **_whose(options)}
-    client = _client(options, None)
     if options.no_wait:
-        status = client.ask("POST", f"api/{options.action}", **query)
-        _tell_peer(options, client)
-        return _tell_end(options, status, None)
-    passing = None if _wants_json(options) else _Passing(client, options.service or "service")
+        return _steer(options)
+    client = _client(options, None)
+    passing = None if options.json else _Passing(client, options.service or "service")
     _tell_peer(options, client)
     fault = None
     try:
-        status = _client(options, None).ask("POST", f"api/{options.action}", wait="1", **query)
+        status = _client(options, None).ask(f"api/{options.action}", method="POST", query=_query(options, wait="1"))
     except Refused as error:
         if not isinstance(error.document, dict) or "state" not in error.document:
             raise
@@ -298,11 +295,11 @@ def _act(options: argparse.Namespace) -> int:
     return _tell_end(options, status, fault)
 
 
-def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None) -> int:
+def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None = None) -> int:
     if fault is None:
         pid = f", pid {status['pid']}" if status.get("pid") else ""
         return _report(options, status, [f"{_paint().state(status['state'])}{pid}"])
-    if _wants_json(options):
+    if options.json:
         _show_json(status)
     return _fail(f"cannot {options.action}: {fault}")
 
@@ -314,10 +311,9 @@ class _Passing:
         self._service = service
         # Guards the id of the event seen last; notified at each.
         self._seen = threading.Condition()
-        self._last = int(client.get("api/status").get("last_event", 0))
-        self._is_over = False
-        events = client.events(after=str(self._last))
-        threads.start("events", self._print, events)
+        last = int(client.ask("api/status").get("last_event", 0))
+        self._last: float = last
+        threads.start("events", self._print, client.events(last))
 
     def _print(self, events: Iterator[dict[str, Any]]) -> None:
         paint = _paint()
@@ -329,15 +325,14 @@ class _Passing:
         except (NoWrapper, OSError, *ODD):
             pass  # the thread that waits for the action itself hears of it
         finally:
-            self._note(None)
+            self._note(math.inf)  # none is waited for any more
 
-    def _note(self, number: int | None) -> None:
+    def _note(self, number: float) -> None:
         with self._seen:
-            self._is_over = number is None
-            self._last = number or self._last
+            self._last = number
             self._seen.notify_all()
 
     def catch_up(self, number: int) -> None:
         """Wait until event `number` was printed, for a moment at most."""
         with self._seen:
-            self._seen.wait_for(lambda: self._is_over or self._last >= number, CATCH_UP_TIMEOUT)
+            self._seen.wait_for(lambda: self._last >= number, CATCH_UP_TIMEOUT)
