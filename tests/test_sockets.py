@@ -105,6 +105,11 @@ def test_one_that_was_left_behind_is_replaced(place):
         sockets.connect(address.unix(place), 1.0).close()
 
 
+def test_a_peer_is_known_by_its_process_and_its_user(place):
+    with listen(place), sockets.connect(address.unix(place), 1.0) as connected:
+        assert sockets.peer(connected) == (os.getpid(), os.geteuid())
+
+
 def test_a_file_that_is_no_socket_is_kept(place):
     with open(place, "w") as file:
         file.write("mine")

@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 
-from wrapper.settings.address import UNIX_PATH_BYTES, Address
+from wrapper.settings.address import UNIX_PATH_BYTES, Address, unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ PORTS = range(18000, 27000)
 PORT_TRIES = 50
 SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
 RESERVE = 8  # descriptors that no client causes to be taken: the next run, its probe, ctl and health need a few
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 
@@ -93,7 +94,7 @@ def _remove_stale(path: str) -> None:
     """Remove a socket file that no process listens on, which is what a SIGKILL leaves behind; keep a live one."""
     try:
         if stat.S_ISSOCK(os.stat(path).st_mode):
-            connect(Address("", 0, path), timeout=1.0).close()
+            connect(unix(path), timeout=1.0).close()
     except ConnectionRefusedError:
         os.unlink(path)
     except OSError:
@@ -128,18 +129,25 @@ def _await_room(connecting: socket.socket, path: str, timeout: float | None) -> 
     Raises: OSError, TimeoutError among them.
     """
     if timeout is not None:
-        set_timeout(connecting, socket.SO_SNDTIMEO, max(timeout, SHORTEST))
+        _set_send_timeout(connecting, max(timeout, SHORTEST))
     try:
         connecting.connect(path)
     except BlockingIOError:
         raise socket.timeout("timed out") from None
-    set_timeout(connecting, socket.SO_SNDTIMEO, 0)
+    _set_send_timeout(connecting, 0)
 
 
-def set_timeout(connection: socket.socket, option: int, seconds: float) -> None:
-    """SO_RCVTIMEO or SO_SNDTIMEO: the kernel's own timeouts (socket(7)), rounded up to its ticks; 0 is none."""
-    whole = int(seconds)
-    connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", whole, int((seconds - whole) * 1e6)))
+def _set_send_timeout(connecting: socket.socket, seconds: float) -> None:
+    """The kernel's own timeout (socket(7)), rounded up to its ticks; 0 is none."""
+    timeval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    connecting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The process at the other end of a unix socket, 0 where it cannot be seen from here, and its user."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid, user, _ = CREDENTIALS.unpack(found)
+    return pid, user
 
 
 def host_and_port(name: tuple[str, int]) -> tuple[str, int]:

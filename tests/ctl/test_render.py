@@ -18,7 +18,7 @@ STATUS = {"state": "running", "since": "2026-01-31T11:56:00Z", "reason": "ready"
 
 
 def overview(status=STATUS, problems=(), config=()):
-    return "\n".join(render.overview(status, problems, config, PLAIN, NOW))
+    return "\n".join(render.overview(status, problems, config, PLAIN, NOW, "pid 1 at /run/x"))
 
 
 def test_the_overview_begins_with_the_state_and_for_how_long():
@@ -28,7 +28,7 @@ def test_the_overview_begins_with_the_state_and_for_how_long():
 def test_the_overview_says_everything_of_the_contract():
     text = overview()
     for fact in ("pid 12", "generation 3", "planned restarts: 2, crashes: 0", "signal TERM, planned",
-                 "1 in flight, 0 held", "none", "1.2, up 1h 02m"):
+                 "1 in flight, 0 held", "none", "1.2, up 1h 02m, pid 1 at /run/x"):
         assert fact in text
 
 

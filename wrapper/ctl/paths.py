@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
 from collections import namedtuple
 from collections.abc import Sequence
 
@@ -16,7 +14,6 @@ NAME = "wrapper.sock"
 DEFAULT_PREFIX = "/sidecar"  # what the control socket answers under, whatever --prefix says
 # connect(2) on a unix socket that no process serves: no file, a file left behind, a file that is no socket.
 UNSERVED = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 ROOT, FIRST = 0, 1  # the user and the process that could do anything here without pretending
 
 STRANGER = ("at {} listens a process of user {}, which is neither root nor you: it may be no wrapper; run this as that "
@@ -84,7 +81,7 @@ def _open(path: str, timeout: float | None) -> ControlSocket:
         hint = "; be the user the wrapper runs as" if error.errno in (errno.EACCES, errno.EPERM) else ""
         raise NoWrapper("" if error.errno in UNSERVED else
                         f"cannot open {path}: {error.strerror or error}{hint}") from error
-    pid, user, _ = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))
+    pid, user = sockets.peer(connection)
     if user not in trusted and pid != FIRST:
         connection.close()
         raise NoWrapper(STRANGER.format(path, user))

@@ -33,7 +33,7 @@ class Paint:
 
 
 def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], config: Sequence[Mapping[str, Any]],
-             paint: Paint, now: float, peer: str = "") -> list[str]:
+             paint: Paint, now: float, peer: str) -> list[str]:
     """The whole picture on one screen: the service first, what is wrong, then the rest; `peer` says whose it is."""
     rows = _service("service", status, paint, now)
     for name, helper in status.get("helpers", {}).items():
@@ -42,8 +42,7 @@ def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], c
     rows.append(("problems", paint(GOOD, "none") if not problems else paint(BAD, str(len(problems)))))
     rows += [("", line) for line in problem_lines(problems, paint, now)]
     rows += [("" if index else "config", line) for index, line in enumerate(config_lines(config, paint, now))]
-    rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}"
-                 + (f", {peer}" if peer else "")))
+    rows.append(("wrapper", f"{status.get('version', '?')}, up {span(status.get('uptime_seconds', 0.0))}, {peer}"))
     return aligned(rows)
 
 
@@ -119,21 +118,21 @@ def event_line(event: Mapping[str, Any], paint: Paint, main: str = "service") ->
 
 
 def _told(event: Mapping[str, Any], paint: Paint) -> str:
-    kind = event.get("kind")
+    kind, message = event.get("kind"), one_line(str(event.get("message")))
+    why = paint(FAINT, one_line(str(event.get("reason") or "")))
     if kind == "state":
-        turn = f"{event.get('before')} -> {paint.state(str(event.get('state')))}"
-        return f"{turn}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
+        return f"{event.get('before')} -> {paint.state(str(event.get('state')))}  {why}"
     if kind == "exit":
         return f"the service ended: {_exit(event, paint)}"
     if kind == "next":
         is_begun = event.get("step") == "starting"
-        what = f"starting the next run, pid {event.get('pid')}" if is_begun else "the next run failed"
-        return f"{what}  {paint(FAINT, one_line(str(event.get('reason') or '')))}"
+        return (f"starting the next run, pid {event.get('pid')}" if is_begun else "the next run failed") + f"  {why}"
     if kind == "restarted":
-        return one_line(str(event.get("message")))
-    if kind in ("problem", "resolved"):
-        word = paint(BAD, "problem") if kind == "problem" else paint(GOOD, "problem gone")
-        return f"{word}: {one_line(str(event.get('message')))}"
+        return message
+    if kind == "problem":
+        return f"{paint(BAD, 'problem')}: {message}"
+    if kind == "resolved":
+        return f"{paint(GOOD, 'problem gone')}: {message}"
     facts = " ".join(f"{key}={one_line(str(value))}" for key, value in event.items()
                      if key not in ("id", "at", "time", "kind", "service"))
     return f"{one_line(str(kind))}  {facts}".rstrip()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 
 from wrapper import sockets
 from wrapper.settings import address
@@ -15,6 +13,7 @@ from wrapper.front.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
     from wrapper.gate import Gate
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 MODE = 0o600  # of the socket: its owner only
 ROOT = 0
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
 
 
 class OwnPaths:
@@ -85,7 +83,7 @@ class ControlServer(Server):
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """The file's mode says who may connect; not every system heeds it (unix(7)), so the peer is looked at too."""
-        user = _user(request)
+        _, user = sockets.peer(request)
         if user in (ROOT, os.geteuid()):
             return True
         log.warning("a stranger at the control socket was turned away", uid=user)
@@ -100,9 +98,3 @@ class ControlServer(Server):
                 os.unlink(self._path)
         except OSError:
             pass
-
-
-def _user(connection: socket.socket) -> int:
-    """The user of the process at the other end when it connected."""
-    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    return int(CREDENTIALS.unpack(found)[1])
