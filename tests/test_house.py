@@ -37,10 +37,10 @@ LAYERS = (
     ("config",),
     ("front",),
     ("proxy", "service"),
-    ("gate", "http1", "poll"),
+    ("gate", "http1"),
     ("loop",),
     ("problems", "events", "cause", "ctl"),
-    ("settings", "sockets", "signals", "log", "text", "deadline", "errors", "threads"),
+    ("settings", "sockets", "signals", "log", "text", "deadline", "errors", "threads", "poll"),
 )
 BOTTOM = "wrapper.errors"  # what `import wrapper` counts as where only the version is wanted: that costs nothing
 PURE = ("text", "http1.request", "http1.response", "http1.chunked", "proxy.headers", "ctl.render", "settings.settings",

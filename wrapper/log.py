@@ -6,9 +6,9 @@ The standard `logging` package costs 8 ms of the start and a lock around every l
 from __future__ import annotations
 
 import os
-import select
 import time
 
+from wrapper import poll
 from wrapper.text import one_line
 
 TYPE_CHECKING = False
@@ -76,9 +76,7 @@ class Log:
 
 def _has_room() -> bool:
     """False where a write to stderr would wait for a reader that may never read."""
-    poll = select.poll()
-    poll.register(STDERR, select.POLLOUT)
-    return bool(poll.poll(0))
+    return poll.is_ready(STDERR, poll.WRITABLE, 0)
 
 
 def _text(level: str, message: str, facts: dict[str, Any]) -> str:

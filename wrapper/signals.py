@@ -7,11 +7,11 @@ The service inherits no handler, only what came blocked or ignored with us.
 
 from __future__ import annotations
 
-import math
 import os
-import select
 import signal
 from collections import deque
+
+from wrapper import poll
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # blocked everywhere, only what others send to the process as a whole reaches `sigwait`.
 WAITED = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
                     signal.SIGTTIN, signal.SIGTTOU})
-LONGEST = 2**31 - 1  # milliseconds that poll(2) takes
 UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -37,8 +36,6 @@ class Inbox:
         self._reading, writing = os.pipe()
         os.set_blocking(writing, False)  # set_wakeup_fd wants it so
         self._writing = writing
-        self._poll = select.poll()
-        self._poll.register(self._reading, select.POLLIN)
         self._messages: deque[tuple[Any, ...]] = deque()
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
@@ -48,7 +45,7 @@ class Inbox:
 
     def get(self, timeout: float | None) -> tuple[Any, ...] | None:
         """The next message; waits for it up to `timeout` seconds, or 24 days, and then is None."""
-        if timeout is not None and not self._poll.poll(min(math.ceil(timeout * 1000), LONGEST)):
+        if timeout is not None and not poll.is_ready(self._reading, poll.READABLE, timeout):
             return None
         number = os.read(self._reading, 1)[0]
         return ("signal", number) if number else self._messages.popleft()

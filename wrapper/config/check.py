@@ -111,7 +111,7 @@ class Listener:
     def _listen(self) -> None:
         with open(self._reading, "rb", buffering=0) as pipe:
             while not self._is_left:
-                if poll.ready(LAST_WORDS_TIMEOUT, (pipe, poll.READABLE)):
+                if poll.is_ready(self._reading, poll.READABLE, LAST_WORDS_TIMEOUT):
                     piece = pipe.read(READ_BYTES)
                     if not piece:
                         return

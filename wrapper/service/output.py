@@ -6,11 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import threading
 from collections import deque
 
-from wrapper import threads
+from wrapper import poll, threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.threads import NoThread
@@ -92,9 +91,7 @@ class Output:
             try:
                 rest = rest[os.write(descriptor, rest):]
             except BlockingIOError:
-                poller = select.poll()
-                poller.register(descriptor, select.POLLOUT)
-                poller.poll()
+                poll.is_ready(descriptor, poll.WRITABLE)
             except OSError as error:
                 self._board.report("output", f"cannot pass the service's output on: {error.strerror}")
                 if error.errno == errno.ENOSPC:
