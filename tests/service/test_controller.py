@@ -14,6 +14,7 @@ from tests.running import service, wait_until
 from tests.service.life import Life
 from wrapper import sockets
 from wrapper.errors import Busy, CannotStart
+from wrapper.service.probe import is_free
 from wrapper.service.state import State
 
 
@@ -204,6 +205,23 @@ def test_a_barrier_waits_for_its_turn_and_starts_what_is_down(live):
     barrier = life.controller.ask("barrier", "test")
     assert barrier.wait(20)
     assert barrier.has_started_run
+
+
+def test_a_barrier_does_not_wait_for_what_answers_and_is_late(live, tmp_path):
+    """It may wait for just what comes behind the barrier: a configuration that is taken by a call."""
+    mood = tmp_path / "mood"
+    mood.write_text("503")
+    life = live("--ready-path", "/ready", "--ready-timeout", "100ms", command=service("moody", str(mood)))
+    life.wait_state("failed")
+    wait_until(lambda: not is_free(life.controller.address))
+    assert life.ask("barrier") is None
+
+
+def test_a_barrier_waits_for_what_is_late_and_does_not_listen(live, gated):
+    gated.shut.touch()
+    life = live("--ready-timeout", "100ms", command=gated.command)
+    life.wait_state("failed")
+    assert "not ready within 0.1 s" in life.ask("barrier")
 
 
 def test_a_command_that_cannot_be_run_raises_at_launch(live):

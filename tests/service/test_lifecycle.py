@@ -64,6 +64,16 @@ def test_a_service_that_is_late_fails_by_name_and_may_still_come(live, gated):
     assert life.board.list() == []
 
 
+def test_a_reload_that_makes_a_late_service_ready_has_it_served_at_once(live, tmp_path):
+    mood = tmp_path / "mood"
+    mood.write_text("503")
+    life = live("--ready-path", "/ready", "--ready-timeout", "100ms", command=service("moody", str(mood)))
+    life.wait_state("failed")
+    assert life.ask("reload", reload=lambda *_: mood.unlink()) is None
+    assert life.service.status()["state"] == "running"
+    assert life.service.gate.is_open
+
+
 def test_a_start_of_a_service_that_is_late_says_so(live):
     life = live("--ready-timeout", "100ms", command=service("slow", "60"))
     life.wait_state("failed")

@@ -310,7 +310,7 @@ class Lifecycle:
         if reload is None or run is None:
             return self.restart(job)
         fault = self.wake_up.in_background(run, lambda: reload(run.process, run.address))
-        fault = fault or self._probe_until_ready(run, job)
+        fault = fault or self._await_served(run, job)
         if fault is None:
             self._board.resolve(self.name)
             return None
@@ -322,8 +322,19 @@ class Lifecycle:
         return fault
 
     def pass_barrier(self, job: Job) -> str | None:
-        """Nothing else runs now; a service that is down is started."""
-        return self.restart(job) if self.run is None else self._probe_until_ready(self.run, job)
+        """Nothing else runs now; a service that is down is started, and one that answers though it is late may wait
+        for just what comes next.
+        """
+        if self.run is None:
+            return self.restart(job)
+        return None if self.is_late and self.health.answers(self.run) else self._await_served(self.run, job)
+
+    def _await_served(self, run: Run, job: Job) -> str | None:
+        """Wait until the run is ready; one that was late is served from then on."""
+        fault = self._probe_until_ready(run, job)
+        if fault is None and self.is_late:
+            self._serve(run, "ready")
+        return fault
 
     # When it goes wrong
 

@@ -28,7 +28,7 @@ READY_INTERVAL = 10.0  # seconds between two probes of a service that is ready, 
 LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
 SILENCE = 5.0  # seconds after which it is said where the service listens instead
-NOTHING_LISTENS = "nothing listens"
+NOTHING_LISTENS, NOTHING_ANSWERS = "nothing listens", "nothing answers"
 NOT_READY = "not ready"
 PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
@@ -52,7 +52,7 @@ class Probe:
         except (ConnectionRefusedError, FileNotFoundError) as error:
             return f"{NOTHING_LISTENS} at {address}: {error.strerror or error}"
         except (OSError, ValueError) as error:
-            return f"nothing answers at {address}: {error}"
+            return f"{NOTHING_ANSWERS} at {address}: {error}"
         is_good = any(first <= status <= last for first, last in self._statuses)
         return None if is_good else f"{self._path} answers {status}, which is none of --ready-status"
 
@@ -150,6 +150,11 @@ class Health:
             self._board.report(self._name, f"the service is not ready any more: {fault}", "readiness")
             self._life.unready = fault
         return fault
+
+    def answers(self, run: Run) -> bool:
+        """True where the run says something now, and if it is that it is not ready."""
+        fault = self._wake_up.in_background(run, lambda: self.ready.fault_of(run))
+        return fault is None or not fault.startswith((NOTHING_LISTENS, NOTHING_ANSWERS))
 
     def live_probe_in(self, run: Run | None) -> float | None:
         """Seconds until the run is to be asked whether it lives; None where it is not."""
