@@ -132,6 +132,26 @@ def test_a_pipe_held_by_a_grandchild_does_not_hide_the_end(spawner, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
+def test_a_process_that_joins_another_group_is_stopped_all_the_same(spawner):
+    """setpgid(2): only what leads a session can not."""
+    script = """
+import os, time
+reading, writing = os.pipe()
+child = os.fork()
+if not child:
+    os.close(writing)
+    os._exit(len(os.read(reading, 1)))  # once its parent has ended
+os.setpgid(child, child)
+os.setpgid(0, child)
+print(flush=True)
+time.sleep(600)
+"""
+    process = spawn(spawner, sys.executable, "-c", script, stdout=subprocess.PIPE)
+    process._popen.stdout.readline()
+    assert process.stop(signal.SIGTERM, 20.0)
+    assert process.exit_signal == signal.SIGTERM
+
+
 def test_stop_escalates_to_sigkill(spawner):
     process = shell(spawner, "trap '' TERM; echo; while :; do sleep 0.1; done", stdout=subprocess.PIPE)
     process._popen.stdout.readline()

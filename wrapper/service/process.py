@@ -191,13 +191,20 @@ class Process(Ending):
             if self.returncode is not None:
                 return
             try:
-                (os.killpg if to_group else os.kill)(self.pid, number)
-            except ProcessLookupError:
-                pass
+                for target in self._targets(to_group):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(target, number)
             except PermissionError:
                 # macOS and some kernels say EPERM for a group of zombies.
                 if (known := procfs.stat(self.pid)) is not None and known.state != "Z":
                     raise
+
+    def _targets(self, to_group: bool) -> tuple[int, ...]:
+        """For kill(2): a group is its negative number. The process may have joined another group (setpgid(2))."""
+        with contextlib.suppress(ProcessLookupError):
+            if to_group and os.getpgid(self.pid) != self.pid:
+                return -self.pid, self.pid
+        return (-self.pid if to_group else self.pid,)
 
     def refusal(self) -> str | None:
         """Why it cannot be signalled, None where it can."""
