@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -292,6 +293,18 @@ def test_two_wrappers_do_not_write_into_one_folder(bench):
     assert "another wrapper has it" in bench.service.around.board.list()[0]["message"]
     assert listing(bench.history / "service") == ["1.json"]
     os.close(history.of(first)._file)
+
+
+def test_a_folder_that_something_has_removed_is_made_anew(bench):
+    """What tidies /tmp up knows nothing of us; the past is lost with it, and no change to come."""
+    assert bench.apply(("new",), {"A": "1"}) == []
+    shutil.rmtree(bench.history)
+    assert (bench.past.numbers(), bench.past.newest(), bench.past.drifted()) == ([], None, {})
+    assert bench.apply(("newer",), {"A": "2"}) == []
+    assert bench.files[0].read_text() == "newer"
+    assert listing(bench.history / "service") == ["1.json"]
+    assert rollback.roll_back(bench.service, 0, []) == []
+    assert (bench.files[0].read_text(), bench.environment) == ("new", {})
 
 
 def test_without_a_folder_of_its_own_it_is_the_first_place_that_can_be_had(tmp_path, monkeypatch):

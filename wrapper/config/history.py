@@ -126,6 +126,9 @@ class History:
     def _open(self, *, make: bool) -> None:
         """Take the folder, where there is one or `make`; another wrapper may have it."""
         around = self._service.around
+        if self._folder is not None and not os.path.exists(self._folder):  # as by what tidies /tmp up
+            os.close(self._file)
+            self._file, self._folder = -1, None
         is_open = self._folder is not None or self._memory or not around.keeps_history
         folder = None if is_open else folder_of(around.settings, make=make)
         if folder is None:
@@ -154,7 +157,9 @@ class History:
 
     def numbers(self) -> list[int]:
         """The newest last."""
-        names = [] if self._folder is None else os.listdir(self._folder)
+        names: list[str] = []
+        with contextlib.suppress(FileNotFoundError):  # it was removed: the next change makes it anew
+            names = [] if self._folder is None else os.listdir(self._folder)
         on_disk = [int(name[:-len(".json")]) for name in names if re.fullmatch(r"[0-9]+\.json", name)]
         return sorted({*on_disk, *self._memory})
 
