@@ -144,7 +144,7 @@ if not child:
 os.setpgid(child, child)
 os.setpgid(0, child)
 print(flush=True)
-time.sleep(600)
+time.sleep(600)  # until it is stopped
 """
     process = spawn(spawner, sys.executable, "-c", script, stdout=subprocess.PIPE)
     process._popen.stdout.readline()
