@@ -1,11 +1,13 @@
 """`Sidecar`: routes, tasks, watches, mounts and helper services of one author, what users write against.
 
 A sidecar is a list of declarations. They are carried out once it has a host (`host.py`), which is when the wrapper
-has started the service; a declaration that fails then is a problem, and the others stand.
+has started the service; a declaration that fails then is a problem, and the others stand. What may not be declared is
+refused at the author's line, not when it is carried out.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 
 from wrapper.config import source as configuration
@@ -13,28 +15,29 @@ from wrapper.config.declare import selection
 from wrapper.config.subscription import Pace
 from wrapper.http1.message import DEFAULT_LIMIT
 from wrapper.problems import Problem
-from wrapper.sidecar.declaration import bound, judge_mount, judge_service, name_of, seconds, size
+from wrapper.service.state import MAIN
+from wrapper.settings import address, values
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
-from wrapper.sidecar.router import Route
+from wrapper.sidecar.router import Route, judge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Callable, TypeVar
+    from typing import Any, Callable, TypeVar, Union
 
     from wrapper.config.source import Source
-    from wrapper.http1.message import Request, Response
-    from wrapper.sidecar.declaration import Span
     from wrapper.sidecar.host import Host
     from wrapper.sidecar.metrics import Metric
     from wrapper.sidecar.mount import Application
 
     Handler = TypeVar("Handler", bound=Callable[..., Any])
     Kind = TypeVar("Kind", bound=Metric)
+    Span = Union[float, str, None]
 
 HANDLER_TIMEOUT = "30s"
 RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
+POLICY = values.one_of("never", "on-failure", "always")
 KEYS_MAX = 1000  # of problems that are remembered; beyond that an unknown one is not told from one long gone
 
 
@@ -102,20 +105,15 @@ class Sidecar:
         `cross_site`: pages of other sites may ask it too. The handler returns a dict or list (JSON), str, bytes, None
         (204), (status, body), a `Response`, or is a generator: then each `yield` is one server-sent event.
         """
-        seconds, most = bound(timeout), size(limit)
+        judge(method, path)
+        what, patience, most = f"{method} {path}", bound(timeout), size(limit)
 
         def take(handler: Handler) -> Handler:
             name_of(handler, may_yield=True)  # a handler that is none is said here
-
-            def declare(host: Host) -> None:
-                host.site.add(Route(method, path, host.answer(what, handler, seconds, most), guarded,
-                                    is_shared=cross_site))
-
-            self._declare(what, declare)
+            self._declare(what, lambda host: host.site.add(Route(
+                method, path, host.answer(what, handler, patience, most), guarded, is_shared=cross_site)))
             return handler
 
-        what = f"{method} {path}"
-        Route(method, path, _unanswered)  # a malformed path is said here, at the author's line
         return take
 
     def mount(self, path: str, application: Application, *, guarded: bool = False,
@@ -124,10 +122,8 @@ class Sidecar:
 
         `cross_site`: pages of other sites may ask it too.
         """
-        seconds, root = bound(timeout), judge_mount(path, application)
-        Route("GET", root, _unanswered)
-
-        self._declare(f"mount {path}", lambda host: host.add_mount(root, application, seconds, guarded, cross_site))
+        patience, root = bound(timeout), judge_mount(path, application)
+        self._declare(f"mount {path}", lambda host: host.add_mount(root, application, patience, guarded, cross_site))
 
     # In the background
 
@@ -258,6 +254,69 @@ class Sidecar:
         return present  # type: ignore[return-value]  # the same kind, as judged
 
 
-def _unanswered(request: Request) -> Response:
-    """Stands in where a route is only judged."""
-    raise NotImplementedError
+# What a declaration may say
+
+
+def seconds(span: float | str) -> float:
+    """Raises: ValueError for what is no duration."""
+    found = values.duration(span) if isinstance(span, str) else float(span)
+    if not found >= 0:
+        raise ValueError(f"{span!r} is no duration")
+    return found
+
+
+def bound(span: Span) -> float | None:
+    """A duration above 0, or None for no bound. Raises: ValueError."""
+    found = None if span is None else seconds(span)
+    if found == 0:
+        raise ValueError(f"{span!r} leaves no time; None is no bound")
+    return found
+
+
+def size(limit: int | str) -> int:
+    found = limit if isinstance(limit, int) else values.size(limit)
+    if found < 0:
+        raise ValueError(f"{limit!r} is no size")
+    return found
+
+
+def name_of(function: Callable[..., Any], may_yield: bool = False) -> str:
+    """Raises: TypeError for what cannot be called by a thread, or would do nothing when it is called."""
+    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004  # its code
+    is_plain = callable(function) and not any(
+        asks(one) for one in (function, call) for asks in (inspect.iscoroutinefunction, inspect.isasyncgenfunction))
+    if not is_plain:
+        raise TypeError(f"{function!r} is no plain function: sidecar code runs in threads, without an event loop")
+    if not may_yield and any(inspect.isgeneratorfunction(one) for one in (function, call)):
+        raise TypeError(f"{function!r} is no plain function: it yields, and only a route's events are asked for")
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def judge_mount(path: str, application: Any) -> str:
+    """The path without a slash at its end. Raises: ValueError; TypeError for what is no application."""
+    root = path.rstrip("/")
+    if not callable(application):
+        raise TypeError(f"{application!r} is no WSGI application: it cannot be called")
+    if not root:
+        raise ValueError("an application cannot be mounted at /: that is the service's")
+    if "{" in root:
+        raise ValueError(f"{path!r}: an application is mounted at one path, without parameters")
+    judge("GET", root)
+    return root
+
+
+def judge_service(name: str, command: Sequence[str], route: str, upstream: str | None, restart: str) -> None:
+    """Raises: ValueError."""
+    if not values.is_service_name(name):
+        raise ValueError(f"{name!r} is no name for a service: lower case letters, digits, _ and -")
+    if name == MAIN:
+        raise ValueError(f"{name!r} is the main service; choose another name")
+    if isinstance(command, str) or not command:
+        raise ValueError(f"the service {name!r} needs a list of words as its command; no shell takes a line apart")
+    if upstream is None and not any("{port}" in word for word in command):
+        raise ValueError(f"the service {name!r}: put {{port}} into its command, or say where it listens (upstream=)")
+    if upstream is not None:
+        address.parse(upstream)
+    if route:
+        values.prefix(route)
+    POLICY(restart)

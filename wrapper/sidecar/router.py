@@ -32,7 +32,7 @@ class Route:
 
     def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *,
                  is_probed: bool = False, is_shared: bool = False, access: Access | None = None) -> None:
-        _judge(method, pattern)
+        judge(method, pattern)
         self.method = method
         self.pattern = pattern
         self.answer = answer
@@ -173,7 +173,8 @@ def fixed_part(pattern: str) -> str:
     return PARAMETER.split(pattern, maxsplit=1)[0]
 
 
-def _judge(method: str, pattern: str) -> None:
+def judge(method: str, pattern: str) -> None:
+    """Raises: ValueError for what can never match."""
     if not pattern.startswith("/") or "//" in pattern or "?" in pattern:
         raise ValueError(f"{pattern!r} is no absolute path such as /sidecar/things/{{name}}")
     if METHOD.fullmatch(method) is None:
