@@ -177,7 +177,7 @@ class Entrypoint:
         for helper in self._helpers:
             helper.launch()
         if self._subscription is not None:
-            self._site.add_subscription(self._subscription)
+            self._site.subscriptions.append(self._subscription)
             self._subscription.start()
         self._loader = Loader(self._site)
         self._loader.start(self._settings.sidecar)

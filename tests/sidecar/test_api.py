@@ -76,7 +76,7 @@ def with_troubles():
     site.around.feed.publish("config", name="rules", result="rejected", reason=f"the check says {SECRET}")
     site.around.board.report("sidecar:mine", SECRET, key=SECRET)
     site.around.board.resolve("sidecar:mine", SECRET)
-    site.add_subscription(Subscription())
+    site.subscriptions.append(Subscription())
     return site
 
 
@@ -126,7 +126,7 @@ class Subscription:
 
 def test_config_shows_every_subscription_and_can_be_told_to_look(site):
     subscription = Subscription()
-    site.add_subscription(subscription)
+    site.subscriptions.append(subscription)
     assert ask(site, "GET", "/sidecar/api/config", trusted=True) == (200, [subscription.status()])
     assert act(site, "/sidecar/api/config")[0] == 202
     assert subscription.looks == 1

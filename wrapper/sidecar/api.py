@@ -20,16 +20,15 @@ from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from typing import Any, Callable, TypeVar
 
-    from wrapper.config.subscription import Subscription
     from wrapper.events import Feed
     from wrapper.http1.message import Piece, Request
     from wrapper.service.output import Output
-    from wrapper.service.service import Service, Surroundings
-    from wrapper.sidecar.access import Access
+    from wrapper.service.service import Service
     from wrapper.sidecar.router import Answer
+    from wrapper.sidecar.site import Site
 
     Value = TypeVar("Value")
 
@@ -44,18 +43,13 @@ RETRY_MS = 1000  # how long a browser waits before it comes back
 
 
 class Api:
-    """Answers for all services of one wrapper; both lists may grow while it does."""
+    """Answers for all services of a site."""
 
-    def __init__(self, around: Surroundings, services: Sequence[Service],
-                 subscriptions: Sequence[Subscription], sidecars: Callable[[], dict[str, list[str]]],
-                 access: Access) -> None:
-        self._around = around
-        self._services = services
-        self._subscriptions = subscriptions
-        self._sidecars = sidecars
-        self._stream = FeedStream(around.feed)
-        self._access = access
-        self._slots = StreamSlots(access)
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._around = site.around
+        self._stream = FeedStream(site.around.feed)
+        self._slots = StreamSlots(site.access)
         self._started = time.monotonic()
         self._identity = {"host": os.uname().nodename, "container": procfs.container_id()}
 
@@ -77,41 +71,39 @@ class Api:
         return as_json({"healthy": True})
 
     def _readyz(self, request: Request) -> Response:
-        main = self._services[0]
+        main = self._site.services[0]
         reason = main.readiness()
         if reason is not None:
             raise Unavailable(reason)
         # For all alike, without regard to any token: it is answered on the loop, where nothing may wait for a disk.
-        stale = [status for status in self._config_outline() if status.get("stale_since")]
+        stale = [status for status in self._config_status(is_told=False) if status.get("stale_since")]
         return as_json({"ready": True, "state": main.life.state.value, "stale": stale,
-                        "sidecars": self._sidecars()})
+                        "sidecars": self._site.sidecars()})
 
     def _status(self, request: Request) -> Response:
-        return as_json(self.status())
+        return as_json(self._status_of(self._site.services[0]))
 
-    def status(self) -> dict[str, Any]:
-        """The main service's record, and what is known of everything around it."""
-        helpers = {service.name: service.status() for service in self._services[1:]}
-        return {**self._services[0].status(), **self._identity, "problems": len(self._around.board),
+    def _status_of(self, service: Service) -> dict[str, Any]:
+        """The record of a service; the main one's with what is known of everything around it."""
+        main, *helpers = self._site.services
+        if service is not main:
+            return service.status()
+        return {**main.status(), **self._identity, "problems": len(self._around.board),
                 "uptime_seconds": round(time.monotonic() - self._started, 3), "version": __version__,
-                "helpers": helpers, "last_event": self._around.feed.last}
+                "helpers": {helper.name: helper.status() for helper in helpers}, "last_event": self._around.feed.last}
 
     def _problems(self, request: Request) -> Response:
         board = self._around.board
-        return as_json(board.list() if self._access.knows(request) else board.outline())
+        return as_json(board.list() if self._site.access.knows(request) else board.outline())
 
     def _config(self, request: Request) -> Response:
-        return as_json(self._config_status(request))
+        return as_json(self._config_status(self._site.access.knows(request)))
 
-    def _config_status(self, request: Request) -> list[dict[str, Any]]:
+    def _config_status(self, is_told: bool) -> list[dict[str, Any]]:
         """What became of the last fetch, but for strangers not why."""
-        if self._access.knows(request):
-            return [subscription.status() for subscription in list(self._subscriptions)]
-        return self._config_outline()
-
-    def _config_outline(self) -> list[dict[str, Any]]:
-        return [{**status, "last_result": status["last_result"].partition(":")[0]}
-                for status in (subscription.status() for subscription in list(self._subscriptions))]
+        known = [subscription.status() for subscription in list(self._site.subscriptions)]
+        return known if is_told else [
+            {**status, "last_result": status["last_result"].partition(":")[0]} for status in known]
 
     def _history(self, request: Request) -> Response:
         return as_json(history.of(self._service(request)).outline())
@@ -125,7 +117,7 @@ class Api:
 
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
-        pieces = self._stream.pieces(self._stream.known(known), self._access.knows(request))
+        pieces = self._stream.pieces(self._stream.known(known), self._site.access.knows(request))
         return event_stream(self._slotted(request, pieces))
 
     def _slotted(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
@@ -190,13 +182,13 @@ class Api:
         return as_json(self._status_of(service), 202)
 
     def _fetch_now(self, request: Request) -> Response:
-        for subscription in list(self._subscriptions):
+        for subscription in list(self._site.subscriptions):
             subscription.fetch_now()
-        return as_json(self._config_status(request), 202)
+        return as_json(self._config_status(self._site.access.knows(request)), 202)
 
     def _roll_back(self, request: Request) -> Response:
         number = query_value(request, "version", "", values.count)
-        problems = rollback.roll_back(self._service(request), number, self._subscriptions)
+        problems = rollback.roll_back(self._service(request), number, self._site.subscriptions)
         if not problems:
             return as_json({"problems": []})
         return as_json({"error": problems[0].message, "status": 500, "problems": [
@@ -205,16 +197,10 @@ class Api:
     def _service(self, request: Request) -> Service:
         """The service that `?service=` names, else the main one."""
         name = request.query.get("service")
-        if name is None:
-            return self._services[0]
-        for service in list(self._services):
-            if service.name == name:
+        for service in list(self._site.services):
+            if name in (None, service.name):
                 return service
         raise NotFound(f"no service has the name {name!r}")
-
-    def _status_of(self, service: Service) -> dict[str, Any]:
-        return self.status() if service is self._services[0] else service.status()
-
 
 NO_STORE = (("Cache-Control", "no-store"),)
 

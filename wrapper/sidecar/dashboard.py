@@ -11,7 +11,7 @@ import hashlib
 import pkgutil
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from wrapper.settings import values
@@ -19,6 +19,7 @@ from wrapper.http1.message import Response
 from wrapper.service import procfs
 from wrapper.service.run import STOP_TIMEOUT
 from wrapper.sidecar import collectors, metrics
+from wrapper.sidecar.access import Access
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.traffic import FINE_TIMES, Sampler, Traffic
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 
     from wrapper.http1.message import Request
     from wrapper.front.server import Server
-    from wrapper.service.service import Service, Surroundings
-    from wrapper.sidecar.access import Access
-    from wrapper.sidecar.metrics import Family, Registry
+    from wrapper.sidecar.metrics import Family
+    from wrapper.sidecar.site import Site
 
 PAGE = "dashboard.html"
 INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
@@ -41,22 +41,20 @@ PAGE_HEADERS = (
 
 
 class Dashboard:
-    """Counts the traffic, and shows it with all else that is known. Both lists may grow meanwhile.
+    """Counts the traffic, and shows it with all else that is known of a site.
 
-    What observes exchanges is `traffic.observe`, what collects metrics is `families`. `scrapers`: who may have those.
+    What observes exchanges is `traffic.observe`, what collects metrics is `families`.
     """
 
-    def __init__(self, around: Surroundings, services: Sequence[Service], subscriptions: Sequence[Any],
-                 registry: Registry, scrapers: Access | None) -> None:
-        self._scrapers = scrapers
-        self._around = around
-        self._services = services
-        self._subscriptions = subscriptions
-        self._registry = registry
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        path, board = site.around.settings.metrics_token_file, site.around.board
+        self._scrapers = None if path is None else Access(None, path, board, "access:metrics", site.access)
         self._page: Page | None = None
         self._servers: list[Server] = []
         self.traffic = Traffic()
-        self.sampler = Sampler(self.traffic, services, around.feed)
+        self.sampler = Sampler(self.traffic, site.services, site.around.feed)
+        site.registry.collector(self.families)
 
     def watch(self, server: Server) -> None:
         """Show the connections of the exposed port too, and the traffic second by second."""
@@ -71,11 +69,11 @@ class Dashboard:
 
     def _redirect(self, request: Request) -> Response:
         """To the path that the page's relative addresses are relative to (RFC 3986 section 5.2)."""
-        last = self._around.settings.prefix.rpartition("/")[2]
+        last = self._site.around.settings.prefix.rpartition("/")[2]
         return Response(status=308, headers=[("Location", f"{last}/")])
 
     def _show(self, request: Request) -> Response:
-        page = self._page = self._page or Page(_read())
+        page = self._page = self._page or Page()
         headers = [*PAGE_HEADERS, ("ETag", page.tag), ("Content-Security-Policy", page.policy)]
         if page.tag in request.headers.get("if-none-match", ""):
             return Response(status=304, headers=headers)
@@ -94,7 +92,7 @@ class Dashboard:
 
     def _about(self) -> dict[str, Any]:
         """What the page may promise; times in seconds, limits in bytes and cores."""
-        settings = self._around.settings
+        settings = self._site.around.settings
         stop = STOP_TIMEOUT if settings.stop_timeout is None else settings.stop_timeout
         return {"has_token": bool(settings.token or settings.token_file), "keeps_output": settings.capture_output,
                 "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop,
@@ -102,33 +100,29 @@ class Dashboard:
                 "cpu_limit": procfs.cpu_limit()}
 
     def _scrape(self, request: Request) -> Response:
-        return Response(self._registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
 
     def families(self) -> Iterator[Family]:
         yield from self.traffic.families()
-        yield from collectors.of_services(self._services)
-        yield from collectors.of_configuration(self._subscriptions)
-        yield from collectors.of_board(self._around.board)
+        yield from collectors.of_services(self._site.services)
+        yield from collectors.of_configuration(self._site.subscriptions)
+        yield from collectors.of_board(self._site.around.board)
         for server in self._servers:
             yield from collectors.of_server(server)
         yield from collectors.of_process()
 
 
-def _read() -> str:
-    """Asked of the package's loader, because the package may be part of a zip archive."""
-    content = pkgutil.get_data(__name__.rpartition(".")[0], PAGE)
-    assert content is not None, "loaders of files and archives have data"
-    return content.decode()
-
-
 class Page:
     """The page with its entity tag, and the policy that lets nothing run but what is written in it."""
 
-    def __init__(self, text: str) -> None:
-        self.content = text.encode()
+    def __init__(self) -> None:
+        # Asked of the package's loader, because the package may be part of a zip archive.
+        content = pkgutil.get_data(__name__.rpartition(".")[0], PAGE)
+        assert content is not None, "loaders of files and archives have data"
+        self.content = content
         self.tag = f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
         hashes: dict[str, list[str]] = {"script": [], "style": []}
-        for kind, code in INLINE.findall(text):
+        for kind, code in INLINE.findall(content.decode()):
             digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
             hashes[kind].append(f"'sha256-{digest}'")
         self.policy = "; ".join((

@@ -111,7 +111,7 @@ class Host:
         for service in list(self.site.services):
             rollback.keep_skipped(service, subscription)
         self._subscriptions.append(subscription)
-        self.site.add_subscription(subscription)
+        self.site.subscriptions.append(subscription)
         subscription.start()
 
     # Services

@@ -41,41 +41,35 @@ class Site:
         settings = around.settings
         self.around = around
         self.services = services
-        self.subscriptions: list[Any] = []
+        self.subscriptions: list[Any] = []  # sources of configuration that are watched
         self.registry = Registry()
         self.router = Router()
-        # Held by those who add prefixes and services; two sidecars may load at the same time.
-        self._lock = threading.Lock()
         self.access = Access(settings.token, settings.token_file, around.board)
-        scrapers = None if settings.metrics_token_file is None else Access(
-            None, settings.metrics_token_file, around.board, "access:metrics", self.access)
         self.origins = Origins(settings.allowed_hosts)
         self._is_private = settings.private
-        self._starts: tuple[str, ...] = (settings.prefix,)
+        self._prefix = settings.prefix
+        # Answered on the loop: no code of an author's, no disk, no lock held for long.
+        self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
+        self._fronts: set[str | None] = set()  # that have been named
+        # Held by those who add prefixes and services; two sidecars may load at the same time.
+        self._lock = threading.Lock()
         # Their words, while they load and where that failed: their paths are not known yet.
         self.loading: set[str] = set(settings.sidecar)
         self.failed: set[str] = set()
-        self.prefixes: tuple[str, ...]
+        self._starts: tuple[str, ...] = (settings.prefix,)
         self._set_prefixes()
-        # Answered on the loop: no code of an author's, no disk, no lock held for long.
-        self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
-        self._prefix = settings.prefix
         self._main_gate = services[0].gate
-        self._routes: tuple[tuple[str, Gate], ...] = ()
-        self.api = Api(around, services, self.subscriptions, self.sidecars, self.access)
-        self.dashboard = Dashboard(around, services, self.subscriptions, self.registry, scrapers)
-        for route in (*self.api.routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
-            self.router.add(route)
-        self.registry.collector(self.dashboard.families)
-        self._proxies = TrustedProxies(settings.trusted_proxies)
-        self._fronts: set[str | None] = set()  # that have been named
-        self.observers: list[Callable[[Ended], None]] = [self.dashboard.traffic.observe]
-        if not settings.tls_cert:
-            self.observers.append(self._name_front)
-        self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
-        if self._access_log is not None:
-            self.observers.append(self._access_log.observe)
         self._learn_routes()
+        self.dashboard = Dashboard(self)
+        for route in (*Api(self).routes(settings.prefix), *self.dashboard.routes(settings.prefix)):
+            self.router.add(route)
+        self._access_log = AccessLog(settings.log_format == "json") if settings.access_log else None
+        self._observers: list[Callable[[Ended], None]] = [self.dashboard.traffic.observe]
+        if not settings.tls_cert:
+            self._observers.append(self._name_front)
+        if self._access_log is not None:
+            self._observers.append(self._access_log.observe)
 
     # For the server
 
@@ -157,7 +151,7 @@ class Site:
 
     def ended(self, facts: Ended) -> None:
         """One exchange is over."""
-        for observer in self.observers:
+        for observer in self._observers:
             observer(facts)
 
     def _name_front(self, facts: Ended) -> None:
@@ -224,10 +218,6 @@ class Site:
             self.loading.discard(word)
             (self.failed.discard if is_loaded else self.failed.add)(word)
             self._set_prefixes()
-
-    def add_subscription(self, subscription: Any) -> None:
-        """A source of configuration that is watched, shown beside the others."""
-        self.subscriptions.append(subscription)
 
     def add_service(self, service: Service) -> None:
         """A helper, answered under its route from now on.
