@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from wrapper import threads
-from wrapper.threads import NoThread
+from wrapper.threads import BoundedCall, NoThread, matter_of_caller
 
 
 @pytest.fixture
@@ -52,3 +52,21 @@ def test_a_timer_does_its_work_unless_it_is_cancelled():
 def test_what_is_watched_goes_on_without_a_watchdog(scarce, capfd):
     threads.start_watchdog("a name", 0, pytest.fail).cancel()
     assert "no thread can be had to look on name='a name'" in capfd.readouterr().err
+
+
+def test_a_call_has_its_value_or_its_error():
+    assert BoundedCall("a call", lambda one, two: one + two, (1, 2), 20).value == 3
+    call = BoundedCall("a call", lambda: 1 // 0, (), 20)
+    assert call.is_over and isinstance(call.error, ZeroDivisionError)
+
+
+def test_a_call_that_hangs_is_left_alone():
+    go_on = threading.Event()
+    call = BoundedCall("a call", go_on.wait, (20,), 0.01)
+    assert not call.is_over
+    go_on.set()
+
+
+def test_what_a_call_is_about_is_known_inside_of_it_and_nowhere_else():
+    assert BoundedCall("a call", matter_of_caller, (), 20, "the matter").value == "the matter"
+    assert matter_of_caller() is None

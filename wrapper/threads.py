@@ -8,7 +8,9 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
+
+_inside = threading.local()
 
 
 class NoThread(RuntimeError):
@@ -45,6 +47,36 @@ def start_watchdog(name: str, seconds: float, work: Callable[..., object], *argu
     except NoThread as error:
         log.warning("no thread can be had to look on", name=name, cause=error)
     return timer
+
+
+class BoundedCall:
+    """`work(*arguments)` in a thread of its own, waited for `timeout` seconds: one that hangs holds up nothing else.
+
+    `matter` is what the call is about, see `matter_of_caller`. Raises: NoThread.
+    """
+
+    def __init__(self, name: str, work: Callable[..., Any], arguments: tuple[Any, ...], timeout: float,
+                 matter: object = None) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._thread = start(name, self._run, work, arguments, matter)
+        self._thread.join(timeout)
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self, work: Callable[..., Any], arguments: tuple[Any, ...], matter: object) -> None:
+        _inside.matter = matter
+        try:
+            self.value = work(*arguments)
+        except BaseException as error:  # noqa: BLE001  sys.exit in an author's code ends this call only
+            self.error = error
+
+
+def matter_of_caller() -> object:
+    """What the call is about that runs us; None outside of one."""
+    return getattr(_inside, "matter", None)
 
 
 def _timer(name: str, seconds: float, work: Callable[..., object], arguments: tuple[object, ...]) -> threading.Timer:

@@ -1,4 +1,4 @@
-"""apply.py, action.py and check.py: one change from the check to the service that lives with it, or to the way back.
+"""apply.py and steps.py: one change from the check to the service that lives with it, or to the way back.
 
 The service is a real one under a real controller; only the proxy in front is missing.
 """
@@ -17,9 +17,7 @@ import pytest
 
 from tests.running import SERVICES, free_port, wait_until
 from wrapper.settings import address, settings
-from wrapper.config import action as actions
-from wrapper.config import check as checks
-from wrapper.config import journal
+from wrapper.config import journal, steps
 from wrapper.config.apply import Change, apply, apply_first
 from wrapper.config.journal import Replacement
 from wrapper.config.transaction import Fault, Transaction
@@ -46,8 +44,8 @@ def _own_index(monkeypatch, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Less time in which a service is seen to live on, and enough for last words, which end by themselves."""
-    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 0.3)
-    monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 20.0)
+    monkeypatch.setattr(steps, "SIGNAL_SETTLE", 0.3)
+    monkeypatch.setattr(steps, "LAST_WORDS_TIMEOUT", 20.0)
     monkeypatch.setattr("wrapper.config.apply.LAST_WORDS_TIMEOUT", 20.0)
 
 
@@ -83,7 +81,7 @@ class Stage:
 
     def says(self):
         """(how often it read its file, its pid, what it read)."""
-        _, body = actions.call(self.service.controller.address, "GET", "/")
+        _, body = steps.call(self.service.controller.address, "GET", "/")
         reads, pid, content = body.split(" ", 2)
         return int(reads), int(pid), content
 
@@ -248,7 +246,7 @@ def test_what_the_check_rejects_never_reaches_the_service(stage):
 ])
 def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, monkeypatch, action, content):
     with monkeypatch.context() as patch:
-        patch.setattr(actions, "SIGNAL_SETTLE", 20.0)  # which the end of the service cuts short
+        patch.setattr(steps, "SIGNAL_SETTLE", 20.0)  # which the end of the service cuts short
         problem = only(stage.apply(content, action=action))
     assert problem.message.startswith("the new configuration is undone: ")
     assert problem.details["rolled_back"]
@@ -269,11 +267,11 @@ def test_what_ends_the_service_when_it_is_told_is_not_tried_again(stage):
 
 def test_a_call_that_is_refused_is_tried_again(stage, monkeypatch):
     def refuse(*_):
-        raise actions.Unsent("Connection refused")
+        raise steps.Unsent("Connection refused")
 
-    with pytest.raises(actions.Unsent):
-        actions.call(address.tcp("127.0.0.1", free_port()), "POST", "/")
-    monkeypatch.setattr(actions, "call", refuse)
+    with pytest.raises(steps.Unsent):
+        steps.call(address.tcp("127.0.0.1", free_port()), "POST", "/")
+    monkeypatch.setattr(steps, "call", refuse)
     assert only(stage.apply("new", action="POST /-/reload")).details["retry"]
 
 
@@ -286,7 +284,7 @@ def test_a_query_is_not_shown(stage):
 
 
 def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
-    monkeypatch.setattr(actions, "CALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(steps, "CALL_TIMEOUT", 0.3)
     stop, is_dry = threading.Event(), threading.Event()
 
     def drip(connection, head):
@@ -298,14 +296,14 @@ def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):
 
     server = serve(drip)
     with pytest.raises(OSError):
-        actions.call(address.tcp("127.0.0.1", server.port), "POST", "/")
+        steps.call(address.tcp("127.0.0.1", server.port), "POST", "/")
     assert not is_dry.is_set()
     stop.set()
 
 
 @pytest.mark.parametrize(("verb", "state"), [("restart", State.RUNNING), ("stop", State.STOPPED)])
 def test_an_end_that_was_asked_for_is_not_the_configurations_fault(stage, monkeypatch, verb, state):
-    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
+    monkeypatch.setattr(steps, "SIGNAL_SETTLE", 20.0)
     results = []
     thread = threading.Thread(target=lambda: results.append(stage.apply("new", action="signal:HUP")))
     thread.start()
@@ -340,7 +338,7 @@ def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, mo
 
 def test_a_restart_that_is_asked_for_on_trial_fails_for_the_trial_to_mend(stage, monkeypatch):
     """--restart never would otherwise end the container with files that were to be put back."""
-    monkeypatch.setattr(actions, "SIGNAL_SETTLE", 20.0)
+    monkeypatch.setattr(steps, "SIGNAL_SETTLE", 20.0)
     found = []
     thread = threading.Thread(target=lambda: found.append(stage.apply("broken", action="signal:HUP")))
     thread.start()
@@ -388,7 +386,7 @@ def test_a_probe_of_the_authors_has_the_last_word(stage, monkeypatch):
         return "the rule is not there"
 
     with monkeypatch.context() as patch:
-        patch.setattr(Change, "_deadline", lambda change: allowed)
+        patch.setattr("wrapper.config.apply.Deadline", lambda seconds: allowed)
         problem = only(stage.apply("new", probe=refuse))
     assert len(asked) == 3
     assert "the probe failed: the rule is not there" in problem.message
@@ -438,7 +436,7 @@ def test_an_authors_code_that_hangs_is_late_and_the_change_is_undone(stage, how)
 
 
 def test_a_check_of_the_authors_that_hangs_is_late(stage, monkeypatch):
-    monkeypatch.setattr(checks, "CHECK_TIMEOUT", 0.1)
+    monkeypatch.setattr(steps, "CHECK_TIMEOUT", 0.1)
     free = threading.Event()
     assert "has not come back" in only(stage.apply("new", check=lambda staged: free.wait(20))).message
     free.set()
@@ -484,9 +482,9 @@ def test_a_place_that_cannot_be_written_is_named(stage, files, reason):
 
 def test_after_the_way_back_the_service_has_its_time_to_become_ready(stage, monkeypatch):
     """A moment behind a reload in which it is not ready is no reason to restart it."""
-    late, probe, call = [], stage.service.controller._lifecycle.health.ready, actions.call
+    late, probe, call = [], stage.service.controller._lifecycle.health.ready, steps.call
     monkeypatch.setattr(probe, "fault", lambda address, fault=probe.fault: late.pop() if late else fault(address))
-    monkeypatch.setattr(actions, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
+    monkeypatch.setattr(steps, "call", lambda *words: (call(*words), late.extend(["loading"] * 3))[0])
     only(stage.apply("broken", action="POST /-/reload"))
     assert stage.service.life.snapshot()["generation"] == 1
 
@@ -626,7 +624,7 @@ def test_a_fault_of_ours_undoes_the_change(stage, monkeypatch, step):
 
 
 def run_check(command, timeout=60.0):
-    checks.run(command, dict(os.environ), Spawner(), timeout)
+    steps.run_check(command, dict(os.environ), Spawner(), timeout)
 
 
 def test_a_check_that_hangs_is_ended(monkeypatch):
@@ -634,7 +632,7 @@ def test_a_check_that_hangs_is_ended(monkeypatch):
     with pytest.raises(Fault, match=r"sleep took longer than 0\.2 s") as caught:
         run_check(["sleep", "60"], 0.2)
     assert caught.value.retry, "it had less time than a check has"
-    monkeypatch.setattr(checks, "CHECK_TIMEOUT", 0.2)
+    monkeypatch.setattr(steps, "CHECK_TIMEOUT", 0.2)
     with pytest.raises(Fault) as caught:
         run_check(["sleep", "60"], 0.2)
     assert not caught.value.retry, "it would take as long again, and again"
@@ -670,7 +668,7 @@ sys.exit(int(sys.argv[2]))
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_check_whose_offspring_holds_the_pipe_is_not_waited_for(tmp_path, monkeypatch, status):
     """Nor listened to any longer: that would be a thread and a descriptor for each change."""
-    monkeypatch.setattr(checks, "LAST_WORDS_TIMEOUT", 0.1)
+    monkeypatch.setattr(steps, "LAST_WORDS_TIMEOUT", 0.1)
     with pytest.raises(Fault) if status else contextlib.nullcontext():
         run_check([sys.executable, "-c", DAEMON, str(tmp_path / "pid"), str(status)])
     wait_until(lambda: "check-output" not in [thread.name for thread in threading.enumerate()])
@@ -693,21 +691,21 @@ def test_a_check_for_which_there_is_no_room_is_tried_again_and_leaves_nothing(mo
     with monkeypatch.context() as patch:
         patch.setattr(spawner, "spawn", refuse)
         with pytest.raises(Fault, match="the check cannot run") as caught:
-            checks.run(FINE, dict(os.environ), spawner)
+            steps.run_check(FINE, dict(os.environ), spawner)
     assert caught.value.retry
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(Fault, match="the check cannot run"):
-            checks.run(FINE, dict(os.environ), spawner)
+            steps.run_check(FINE, dict(os.environ), spawner)
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 def test_the_check_runs_once_for_each_file_it_names():
     staged = {"/a": "/.a.new", "/b": "/.b.new"}
-    assert list(checks.commands(["x", "{file}"], staged)) == [["x", "/.a.new"], ["x", "/.b.new"]]
-    assert list(checks.commands(["x"], staged)) == [["x"]]
-    assert list(checks.commands({"/b": ["y", "-f={file}"]}, staged)) == [["y", "-f=/.b.new"]]
-    assert list(checks.commands(None, staged)) == []
+    assert list(steps.commands(["x", "{file}"], staged)) == [["x", "/.a.new"], ["x", "/.b.new"]]
+    assert list(steps.commands(["x"], staged)) == [["x"]]
+    assert list(steps.commands({"/b": ["y", "-f={file}"]}, staged)) == [["y", "-f=/.b.new"]]
+    assert list(steps.commands(None, staged)) == []
 
 
 def test_a_callable_checks_the_new_files(stage):

@@ -10,28 +10,24 @@ import contextlib
 import threading
 
 from wrapper import cause
-from wrapper.config import action as actions
-from wrapper.config import check as checks
-from wrapper.config import history, journal
-from wrapper.config.action import Act
-from wrapper.config.bounded import matter_of_caller, verdict
+from wrapper.config import history, journal, steps
 from wrapper.config.history import Draft
+from wrapper.config.steps import Act
 from wrapper.config.transaction import Fault, Transaction
-from wrapper.config.variables import judged
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.log import log
 from wrapper.problems import Problem
 from wrapper.service.launcher import changed
 from wrapper.service.state import State
+from wrapper.threads import matter_of_caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from wrapper.config.action import Action
-    from wrapper.config.check import Check
+    from wrapper.config.steps import Action, Check
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
 
@@ -112,18 +108,20 @@ class Change:
         _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
         self._life = service.life
-        self._act = actions.of(action, service, handle, reason, ready_timeout)
+        self._reason = reason
+        self._ready_timeout = ready_timeout
+        self._timeout = ready_timeout or service.around.settings.ready_timeout
+        self._act = steps.act_of(action, service, handle, self._timeout)
         self._before = service.variables
-        self._variables = self._before if environment is None else judged(environment)
+        self._variables = self._before if environment is None else steps.variables_of(environment)
         if self._variables != self._before:
-            self._act = actions.of("restart", service, handle, reason, ready_timeout)
+            self._act = Act("restart", 0.0)
         self._is_bare = not files and environment is None  # only the action
         self._draft = None if self._is_bare or is_repair else Draft(
             history.of(service), reason, action, self._variables, skipped or {})
         self.transaction = Transaction(files, journal.index_folder(make=True), mode, self._draft)
         self._probe = probe
         self._handle = handle
-        self._ready_timeout = ready_timeout
         self._first_run = self._run
 
     @property
@@ -165,19 +163,17 @@ class Change:
     def _check(self, check: Check, staged: dict[str, str], deadline: Deadline) -> None:
         around = self._service.around
         if callable(check):
-            fault = verdict("the check", check, (staged,), checks.CHECK_TIMEOUT, self._service)
-            if fault is not None:
-                raise Fault("check", fault)
+            steps.judge("check", check, staged, steps.CHECK_TIMEOUT, self._service)
             return
         environment = changed(around.environment, self._variables)
-        for command in checks.commands(check, staged):
-            checks.run(command, environment, around.spawner, deadline.sooner(checks.CHECK_TIMEOUT))
+        for command in steps.commands(check, staged):
+            steps.run_check(command, environment, around.spawner, deadline.sooner(steps.CHECK_TIMEOUT))
 
     def bring_into_force(self) -> list[Problem]:
         """Act and verify; keep the files, or put them back. A stopped service reads them when it is started again."""
         self._service.controller.begin_trial()
         try:
-            return self._keep() if self._life.state is State.STOPPED else self._conclude(self._fault(self._act))
+            return self._keep() if self._life.state is State.STOPPED else self._conclude(self._fault())
         except BaseException:
             self._conclude(Fault("internal", "a fault of the wrapper"))
             raise
@@ -190,10 +186,8 @@ class Change:
             if self._run == 0:
                 self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
             self._await_states(*UNDER_WAY)
-            try:
-                return self._conclude(self._fault(Act(self._service, "", None, actions.SIGNAL_SETTLE)))
-            finally:
-                self._service.controller.end_trial()
+            self._act = Act(None, steps.SIGNAL_SETTLE)
+            return self.bring_into_force()
 
     def _conclude(self, fault: Fault | None) -> list[Problem]:
         if fault is None:
@@ -221,32 +215,49 @@ class Change:
         except Fault as fault:
             return [_problem(fault, self)]
 
-    def _fault(self, act: Act) -> Fault | None:
+    def _fault(self) -> Fault | None:
         """Act, and see whether the service lives with it; None where it does."""
         try:
-            act.carry_out()
-            self._verify(act.settle)
+            self._verify(self._carry_out())
             return None
         except Fault as fault:
-            if not fault.output:
-                fault.output = self._last_output()
+            fault.output = fault.output or self._last_output()
             return fault
+
+    def _carry_out(self) -> float:
+        """Tell the service, and wait until it has taken its files; returns for how long it must live on with them.
+
+        Raises: Fault.
+        """
+        if self._act.kind is None:
+            return self._act.settle
+        try:
+            job = self._service.controller.ask(self._act.kind, self._reason, reload=self._act.reload,
+                                               ready_timeout=self._ready_timeout)
+        except Busy as error:
+            raise Fault("action", error.message, retry=True) from error
+        job.wait()
+        if job.error is not None:
+            raise Fault("action", job.error)
+        if job.has_started_run:  # which has read its files
+            return 0.0
+        if self._act.work is not None:
+            self._act.work()
+        return self._act.settle
 
     def _verify(self, settle: float) -> None:
         """Raises: Fault."""
-        deadline, pause = self._deadline(), FIRST_PROBE
+        deadline, pause = Deadline(self._timeout), FIRST_PROBE
         self._must_be_ready(settle, deadline)
         while self._probe is not None:
-            fault = verdict("the probe", self._probe, (self._handle,), deadline.remaining() or 0.001, self._service)
-            if fault is None:
+            try:
+                steps.judge("probe", self._probe, self._handle, deadline.remaining() or 0.001, self._service)
                 return
-            if deadline.has_passed():
-                raise Fault("probe", fault)
+            except Fault:
+                if deadline.has_passed():
+                    raise
             self._must_be_ready(deadline.sooner(pause), deadline)
             pause = min(pause * 1.5, LONGEST_PROBE)
-
-    def _deadline(self) -> Deadline:
-        return Deadline(self._ready_timeout or self._service.around.settings.ready_timeout)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
         """Where the service is restarted meanwhile its next run counts; a stopped one reads the files later.
@@ -289,8 +300,7 @@ class Change:
             return  # the run that goes on never saw the new files
         with contextlib.suppress(Fault):
             if is_same_run:
-                self._act.carry_out()
-                self._must_be_ready(self._act.settle, self._deadline())
+                self._must_be_ready(self._carry_out(), Deadline(self._timeout))
                 return
         try:
             job = self._service.controller.ask("restart", "the configuration that worked before is back")

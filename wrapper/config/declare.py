@@ -12,8 +12,8 @@ from wrapper.config import journal, rollback, source
 from wrapper.config.apply import apply, apply_first
 from wrapper.config.folder import content_of, find
 from wrapper.config.snapshot import CannotFetch, document
+from wrapper.config.steps import variables_of
 from wrapper.config.subscription import Pace, Subscription
-from wrapper.config.variables import judged
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
 
@@ -137,7 +137,7 @@ class Declared:
         """With --config-env: the members of the selected object. Raises: ValueError."""
         if not self._settings.config_env:
             return None
-        return judged(found if self._template is None else found["part"])
+        return variables_of(found if self._template is None else found["part"])
 
     def _files_inside(self, found: dict[str, Any]) -> Files:
         """What the source has now, and no more what came from it before."""

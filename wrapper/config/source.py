@@ -7,10 +7,10 @@ import stat
 import time
 
 from wrapper import cause
-from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
 from wrapper.config.snapshot import CannotFetch, Snapshot
 from wrapper.config.url import Url
+from wrapper.threads import BoundedCall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

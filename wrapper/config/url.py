@@ -8,13 +8,13 @@ import re
 import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
-from wrapper.config.bounded import BoundedCall
 from wrapper.config.folder import content_of
 from wrapper.config.snapshot import CannotFetch, Snapshot
 from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
 from wrapper.errors import NO_TLS
 from wrapper.settings.values import without_credentials
+from wrapper.threads import BoundedCall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

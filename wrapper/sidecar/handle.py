@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Union
 
     from wrapper.settings.address import Address
-    from wrapper.config.action import Action
-    from wrapper.config.check import Check
+    from wrapper.config.steps import Action, Check
     from wrapper.config.transaction import Content
     from wrapper.problems import Problem
     from wrapper.service.service import Service
