@@ -360,6 +360,24 @@ def test_the_service_is_let_go_within_a_second_of_its_client(road, clock, how, b
     assert left.wait(PATIENCE)
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_the_service_is_let_go_where_its_client_leaves_an_upload_behind_a_silent_answer(road, how):
+    left = threading.Event()
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        if line.is_at_end():
+            left.set()
+
+    line = road(script).connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n")
+    line.head()
+    if how == "reset":
+        line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    line.close()
+    assert left.wait(PATIENCE)
+
+
 # Kept connections: RFC 9112 section 9.3.1, RFC 9110 section 9.2.2
 
 

@@ -1,5 +1,6 @@
 """The body of one request as it comes, and on its way to the service."""
 
+import contextlib
 import socket
 
 import pytest
@@ -250,6 +251,37 @@ def test_an_upload_that_breaks_never_looks_whole(client, service, rest, kind):
     assert isinstance(sent.error, kind)
     told(made.loop, service.stream.finish_writing)
     assert service.take(7) == b"2\r\nhe\r\n" and service.theirs.recv(9) == b""
+
+
+@pytest.fixture
+def stuck(client, service):
+    """An upload of which the service takes nothing any more."""
+    made = client(LENGTH.replace(b"5", b"%d" % MUCH))
+    sent = upload(made, service)
+    made.theirs.setblocking(False)
+    while service.stream.unsent == b"":
+        with contextlib.suppress(BlockingIOError):
+            made.theirs.send(b"x" * TURN_SIZE)
+        settle(made.loop)
+    return made, sent
+
+
+def test_an_upload_ends_when_the_client_breaks_though_the_service_takes_nothing(stuck):
+    made, sent = stuck
+    made.theirs.close()
+    done(made.loop, ended(sent))
+    assert isinstance(sent.error, ClientGone)
+
+
+def test_an_upload_goes_on_when_the_client_half_closes_which_may_have_sent_all(stuck, service):
+    made, sent = stuck
+    made.theirs.shutdown(socket.SHUT_WR)
+    settle(made.loop)
+    assert not sent.is_over
+    received = made.body.received
+    service.take(received)
+    done(made.loop, ended(sent))
+    assert isinstance(sent.error, ClientGone) and made.body.received > received
 
 
 def test_an_upload_ends_when_the_service_breaks(client, service):

@@ -416,7 +416,7 @@ class Exchange(Travelling):
         assert self.connection is not None
         readable = self.connection.stream.link.readable
         if self._upload is not None and not self._upload.is_over:
-            yield NEVER, readable
+            yield NEVER, readable, self._upload.task.ended
         elif self._may_end and _is_between_events(tail):
             yield from self.client.watch(NEVER, readable, self.warning())
         else:

@@ -6,12 +6,13 @@ from wrapper.http1.chunked import Chunked, Framed, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.loop.poller import BROKEN
 from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
 from wrapper.proxy.headers import trailers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
 
     from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps
@@ -113,6 +114,7 @@ class Upload:
 
     def __init__(self, body: RequestBody, service: Stream, head: RequestHead) -> None:
         self._body = body
+        self._client = body._stream
         self._service = service
         self._is_chunked = head.is_chunked
         self._nominated = head.options
@@ -133,18 +135,34 @@ class Upload:
         try:
             moved = 0
             while payload := (yield from self._body.read(loop.buffer)):
-                yield from self._service.write(chunk(payload) if self._is_chunked else payload)
+                yield from self._pass_on(chunk(payload) if self._is_chunked else payload)
                 moved += len(payload)
                 if moved >= TURN_SIZE:
                     moved = 0
                     yield NEXT_TURN
             if self._is_chunked:
-                yield from self._service.write(last_chunk(trailers(self._body.trailers, self._nominated)))
+                yield from self._pass_on(last_chunk(trailers(self._body.trailers, self._nominated)))
             self.is_whole = True
         except (Refusal, Gone) as error:
             self.error = error
         except _Stopped:
             pass
+
+    def _pass_on(self, data: bytes | memoryview) -> Steps:
+        """Wait as long as the service takes its time, unless the client breaks; its end alone may be half a close.
+
+        Raises: ServiceGone, ClientGone.
+        """
+        service, client = self._service, self._client.link
+        sources: tuple[Any, ...] = (NEVER, service.link.writable, client.ended)
+        service.send(data)
+        while service.unsent:
+            if (yield sources) is not client.ended:
+                service.send_unsent()
+            elif client.last_event & BROKEN:
+                raise ClientGone("the client left")
+            else:
+                sources = (NEVER, service.link.writable)
 
 
 class _Stopped(Exception):
