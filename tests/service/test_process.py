@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -150,6 +152,37 @@ time.sleep(600)  # until it is stopped
     process._popen.stdout.readline()
     assert process.stop(signal.SIGTERM, 20.0)
     assert process.exit_signal == signal.SIGTERM
+
+
+def test_what_sidecar_code_starts_is_not_what_the_service_left_behind():
+    """Though it has a session of its own, as a tool that must outlive a restart of the service may be given."""
+    process = Spawner(adopts=True).spawn(["sleep", "600"], os.environ, lambda _: None, on_leader_end=lambda _: None)
+    children, may_end = queue.SimpleQueue(), threading.Event()
+
+    def author():
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, start_new_session=True) as child:
+            children.put(child.pid)
+            may_end.wait()
+
+    thread = threading.Thread(target=author)
+    thread.start()
+    try:
+        assert children.get(timeout=20) not in process.family.members()
+    finally:
+        may_end.set()
+        process.stop(signal.SIGKILL, 0.0)
+        thread.join()
+
+
+def test_a_look_at_orphans_without_a_descriptor_hides_no_end(monkeypatch, spawner):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(spawner, "_left_by", refuse)
+    over = threading.Event()
+    process = spawner.spawn(["sh", "-c", "exit 7"], os.environ, lambda _: over.set(), on_leader_end=lambda _: None)
+    assert over.wait(20)
+    assert process.exit_status == 7
 
 
 def test_stop_escalates_to_sigkill(spawner):

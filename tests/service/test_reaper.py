@@ -90,7 +90,7 @@ def test_what_an_ended_thread_started_is_left_for_a_while(subject):
     thread.start()
     thread.join(10)
     wait_zombie(kept[0])
-    wait_until(lambda: kept[0].pid in reaper._adopted())  # the kernel's part of the thread ends a little later
+    wait_until(lambda: kept[0].pid in reaper.adopted())  # the kernel's part of the thread ends a little later
     assert reaper.FOREIGN_GRACE < subject.look(()) <= reaper.OWN_GRACE
     assert kept[0].wait(5) == 7
     assert subject.look(()) is None
@@ -99,7 +99,7 @@ def test_what_an_ended_thread_started_is_left_for_a_while(subject):
 def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
     looks, clock = [], [1000.0]
     monkeypatch.setattr(reaper, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(reaper, "_adopted", lambda: looks.append(1) or [os.getpid()])
+    monkeypatch.setattr(reaper, "adopted", lambda: looks.append(1) or [os.getpid()])
     monkeypatch.setattr(reaper, "_is_zombie", lambda pid: True)
     monkeypatch.setattr(Reaper, "_grace", lambda self, pid: reaper.FOREIGN_GRACE)
     for _ in range(100):
@@ -122,7 +122,7 @@ def test_a_kernel_without_lists_has_the_long_way_round(monkeypatch):
     process = shell("exit 0")
     wait_zombie(process)
     monkeypatch.setattr("builtins.open", refuse("/children", FileNotFoundError(2, "No such file or directory")))
-    assert process.pid in reaper._adopted()
+    assert process.pid in reaper.adopted()
     monkeypatch.undo()
     process.wait(5)
 

@@ -20,7 +20,7 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service import procfs
-from wrapper.service.reaper import Reaper
+from wrapper.service.reaper import Reaper, adopted
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -82,11 +82,12 @@ class ProcessFamily:
         """All that run, but for the leader; nothing where no descriptor can be had for a look."""
         try:
             table = procfs.processes()
+            orphans = self._adopted(table)
         except OSError:
             return set()
         roots = {pid for pid, known in table.items()
                  if self.leader in (pid, known.group) or self._started.get(pid) == known.started}
-        family = procfs.with_descendants(table, roots | self._adopted(table))
+        family = procfs.with_descendants(table, roots | orphans)
         running = {pid for pid in family & table.keys() if table[pid].state not in "ZX"} - {self.leader}
         self._started.update({pid: table[pid].started for pid in running})
         return running
@@ -367,14 +368,18 @@ class Spawner:
             return self._reaper.look(self._running)
 
     def _left_by(self, process: Process, table: Mapping[int, procfs.Stat]) -> set[int]:
-        """The orphans that came to us and that this run, and no later one, has left behind."""
+        """The orphans that came to us and that this run, and no later one, has left behind; see `reaper.adopted`.
+
+        Raises: OSError, see `procfs.stat`.
+        """
         if not self._adopts:
             return set()
         with self._lock:
             others = [each.started for each in self._running.values()
                       if each.is_service and each is not process and each.is_helper is process.is_helper]
-        return {pid for pid, known in table.items()
-                if known.parent == os.getpid() and known.group != os.getpgrp() and pid not in self._running
+        orphans = {pid: table[pid] for pid in adopted() if pid in table}
+        return {pid for pid, known in orphans.items()
+                if known.group != os.getpgrp() and pid not in self._running
                 and process.started <= known.started
                 and not any(process.started < other <= known.started for other in others)
                 and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}

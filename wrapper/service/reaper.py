@@ -25,7 +25,7 @@ class Reaper:
     """Made before anything is started: what is there already came over exec, from a script that became the wrapper."""
 
     def __init__(self) -> None:
-        self._inherited = set(_adopted())
+        self._inherited = set(adopted())
         self._since: dict[int, float] = {}  # when a zombie was first seen
         self._next_look = 0.0
 
@@ -38,7 +38,7 @@ class Reaper:
         if now < self._next_look <= now + FOREIGN_GRACE:
             return self._next_look - now  # many end together: the look that is due is soon enough
         try:
-            seen = {pid: self._since.get(pid, now) for pid in _adopted() if pid not in awaited and _is_zombie(pid)}
+            seen = {pid: self._since.get(pid, now) for pid in adopted() if pid not in awaited and _is_zombie(pid)}
         except OSError:  # no descriptor to be had for a look: zombies keep, and the service must not pay for it
             self._next_look = now + FOREIGN_GRACE
             return FOREIGN_GRACE
@@ -61,7 +61,7 @@ class Reaper:
             return OWN_GRACE  # it has just been collected
 
 
-def _adopted() -> list[int]:
+def adopted() -> list[int]:
     """The processes of the main thread; all of ours where the kernel keeps no lists (CONFIG_PROC_CHILDREN)."""
     try:
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
