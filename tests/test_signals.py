@@ -92,3 +92,11 @@ def test_a_wait_of_any_length_can_be_asked_for():
     code = ("from wrapper.signals import Inbox; inbox = Inbox(); inbox.put(('here',)); "
             "raise SystemExit(inbox.get(2 * 24 * 24 * 3600.0) != ('here',))")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0
+
+
+def test_more_messages_than_fit_into_a_plain_pipe_are_kept():
+    """As many real-time signals may be pending behind a STOP of the wrapper, and a TERM behind them."""
+    code = ("from wrapper.signals import Inbox; inbox = Inbox(); several = range(100_000)\n"
+            "for number in several: inbox.put((number,))\n"
+            "raise SystemExit([inbox.get(0.0)[0] for _ in several] != [*several])")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20).returncode == 0

@@ -7,6 +7,8 @@ The service inherits no handler, only what came blocked or ignored with us.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 from collections import deque
@@ -22,7 +24,17 @@ if TYPE_CHECKING:
 # blocked everywhere, only what others send to the process as a whole reaches `sigwait`.
 WAITED = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
                     signal.SIGTTIN, signal.SIGTTOU})
+PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
+F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
 UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
+
+
+def wide_pipe() -> tuple[int, int]:
+    """A pipe that takes as much as can be had; over the user's share it has the default of 64 KiB."""
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, writing
 
 
 class Inbox:
@@ -33,7 +45,8 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._reading, writing = os.pipe()
+        # What does not fit is lost, and behind a STOP of ours more may be pending than 64 KiB (RLIMIT_SIGPENDING).
+        self._reading, writing = wide_pipe()
         os.set_blocking(writing, False)  # set_wakeup_fd wants it so
         self._writing = writing
         self._messages: deque[tuple[Any, ...]] = deque()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import threading
 from collections import deque
@@ -12,6 +10,7 @@ from collections import deque
 from wrapper import poll, threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
+from wrapper.signals import wide_pipe
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 100 * 1024
 READ_BYTES = 256 * 1024
-PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
-F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
 LAST_WORDS_TIMEOUT = 0.5  # seconds of silence after which nothing more is awaited from a pipe that stays open
 LINE_BYTES = 64 * 1024  # of a line that is passed on whole, with a name before it; a longer one becomes several
 # Guards each descriptor for one piece of one service, so that lines of several do not mix.
@@ -60,9 +57,7 @@ class Output:
             raise
 
     def _pipe(self, descriptor: int, name: str) -> int:
-        reading, writing = os.pipe()
-        with contextlib.suppress(OSError):  # over the user's share: the default of 64 KiB is slower, not wrong
-            fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
+        reading, writing = wide_pipe()
         try:
             passed = Named(self._source).lines if self._is_named else bytes
             self._pumps.append(Pump(reading, lambda piece: self._take(piece, descriptor, passed),
