@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from tests.config.test_transaction import ACL, FOR_33, Crash, attributes, crash_at, drop_locks, listing
 from wrapper.settings import settings
-from wrapper.config import history, journal, rollback
-from wrapper.config.apply import Change, apply
+from wrapper.config import history, journal
+from wrapper.config.apply import Change, apply, check_drift, roll_back
 from wrapper.config.history import HISTORY_BYTES, VERSIONS_MAX, difference
 from wrapper.config.transaction import Kept, Rights
 from wrapper.deadline import Deadline
@@ -140,9 +140,9 @@ def do(bench, step):
     elif kind == "reject":
         bench.apply(*how, check=lambda files: "it says no")
     elif kind == "back":
-        rollback.roll_back(bench.service, how[0], [])
+        roll_back(bench.service, how[0], [])
     elif kind == "repair":
-        rollback.check_drift(bench.service)
+        check_drift(bench.service)
 
 
 def drift(bench, which, content):
@@ -214,7 +214,7 @@ def test_whatever_files_hold_and_are_called_comes_back(bench, tmp_path):
     assert apply(bench.service, {odd: every}, environment={"bytes": "\u00e9", "\x01": None}) == []
     assert apply(bench.service, {odd: b"\xff"}, environment={}) == []
     bench.start()
-    assert rollback.roll_back(bench.service, 1, []) == []
+    assert roll_back(bench.service, 1, []) == []
     assert Path(odd).read_bytes() == every
     assert bench.environment == {"bytes": "\u00e9", "\x01": None}
 
@@ -225,7 +225,7 @@ def test_the_last_20_versions_are_kept_and_the_newest_whatever_its_size(bench, m
     assert bench.past.numbers() == list(range(6, 26))
     assert len(bench.past.numbers()) == VERSIONS_MAX
     with pytest.raises(NotFound, match="no version 5; there are 6, 7"):
-        rollback.roll_back(bench.service, 5, [])
+        roll_back(bench.service, 5, [])
     monkeypatch.setattr(history, "HISTORY_BYTES", 100)
     bench.apply(("x" * 1000,))
     assert bench.past.numbers() == [26]
@@ -249,7 +249,7 @@ def test_a_version_holds_all_files_though_a_change_names_only_some(bench):
     bench.apply(("a1", "b1"))
     bench.apply(("", "b2"))
     bench.apply(("a3", "b3"))
-    assert rollback.roll_back(bench.service, 2, []) == []
+    assert roll_back(bench.service, 2, []) == []
     assert [file.read_text() for file in bench.files] == ["a1", "b2"]
 
 
@@ -279,7 +279,7 @@ def test_a_folder_that_others_can_read_is_not_used(bench):
     assert bench.past.numbers() == [1]
     assert "it must be ours alone" in bench.service.around.board.list()[0]["message"]
     assert bench.apply(("newer",), {"A": "2"}) == []
-    assert rollback.roll_back(bench.service, 1, []) == []
+    assert roll_back(bench.service, 1, []) == []
     assert (bench.files[0].read_text(), bench.environment) == ("new", {"A": "1"}), "in memory"
 
 
@@ -303,7 +303,7 @@ def test_a_folder_that_something_has_removed_is_made_anew(bench):
     assert bench.apply(("newer",), {"A": "2"}) == []
     assert bench.files[0].read_text() == "newer"
     assert listing(bench.history / "service") == ["1.json"]
-    assert rollback.roll_back(bench.service, 0, []) == []
+    assert roll_back(bench.service, 0, []) == []
     assert (bench.files[0].read_text(), bench.environment) == ("new", {})
 
 

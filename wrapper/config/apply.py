@@ -11,11 +11,11 @@ import threading
 
 from wrapper import cause
 from wrapper.config import history, journal, steps
-from wrapper.config.history import Draft
+from wrapper.config.history import Draft, difference, standing
 from wrapper.config.steps import Act
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
-from wrapper.errors import Busy
+from wrapper.errors import Busy, NotFound
 from wrapper.log import log
 from wrapper.problems import Problem
 from wrapper.service.launcher import changed
@@ -24,14 +24,17 @@ from wrapper.threads import matter_of_caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
+    from wrapper.config.history import Files
     from wrapper.config.steps import Action, Check
+    from wrapper.config.subscription import Subscription
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
 
 LAST_LINES = 20  # of the service's output, in a problem
+SHOWN_LINES = 50  # of a difference, in a problem
 WORDS_TIMEOUT = 0.2  # seconds in which the output of a run that lives on arrives
 LAST_WORDS_TIMEOUT = 2.0  # seconds in which that of a run that ended does: mostly at once, and then nothing is awaited
 UNDER_WAY = (State.STARTING, State.DRAINING, State.STOPPING)  # of an action that ends by itself
@@ -332,3 +335,70 @@ def _problem(error: Fault | ValueError, change: Change | None, rolled_back: bool
         details.update(rejected=change.transaction.new_hash, kept=change.transaction.old_hash)
         message += change.transaction.doubt if error.step in ("action", "ready") else ""
     return Problem(message, **{name: value for name, value in details.items() if value})
+
+
+# The way back to an earlier version, and what to do where something else has changed a managed file
+
+
+def roll_back(service: Service, number: int, subscriptions: Iterable[Subscription]) -> list[Problem]:
+    """Bring an earlier version into force as any other change; what the sources hold now is skipped until it changes.
+
+    Raises: NotFound where there is no such version, Busy while a source's change is being applied.
+    """
+    try:
+        files, environment, action = history.of(service).state(number)
+    except LookupError as error:
+        raise NotFound(str(error.args[0])) from None
+    with contextlib.ExitStack() as stack:
+        seen = {}
+        for subscription in subscriptions:
+            if not subscription.bringing.acquire(blocking=False):
+                raise Busy(f"cannot go back: a change from {subscription.name} is under way")
+            stack.callback(subscription.bringing.release)
+            seen[subscription] = subscription.hash_seen
+        problems = apply(service, files, action=action, environment=environment, reason=f"version {number} again",
+                         skipped={each.name: which for each, which in seen.items() if which is not None})
+        for each, which in seen.items() if not problems else ():
+            each.skip(which, f"version {number} is in force again")
+    return problems
+
+
+def keep_skipped(service: Service, subscription: Subscription) -> None:
+    """What was skipped before the wrapper's restart still is."""
+    newest = history.of(service).newest()
+    if newest is not None and subscription.name in newest.skipped:
+        subscription.skip(newest.skipped[subscription.name], f"version {newest.number} is in force again")
+
+
+def check_drift(service: Service) -> None:
+    """See whether something else has changed a managed file: a problem, or put it back, as --config-drift says."""
+    if not service.changing.acquire(blocking=False):
+        return  # the change that is under way is the next thing to look at
+    key = f"drift:{service.name}"
+    try:
+        past = history.of(service)
+        drifted = past.drifted()
+        needs_repair = bool(drifted) and service.around.settings.config_drift == "repair" and past.may_repair()
+    except OSError as error:
+        service.around.board.report(key, f"cannot look at the managed files: {error.strerror}: {error.filename}")
+        return
+    finally:
+        service.changing.release()
+    if needs_repair:
+        _repair(service, drifted)
+    elif drifted:
+        service.around.board.report(
+            key, "something else has changed what the configuration put in place: " + ", ".join(sorted(drifted)),
+            difference=[line for path, should in sorted(drifted.items())
+                        for line in (path, *difference(should, standing(path)))][:SHOWN_LINES])
+    else:
+        service.around.board.resolve(key)
+
+
+def _repair(service: Service, drifted: Files) -> None:
+    newest = history.of(service).newest()
+    problems = apply(service, drifted, action=newest.action if newest else "restart", is_repair=True,
+                     reason="a file that something else has changed is put back")
+    service.around.board.replace(f"drift:{service.name}", problems)
+    if not problems:
+        log.info("put back what something else has changed", service=service.name, files=", ".join(sorted(drifted)))

@@ -8,8 +8,8 @@ import re
 import string
 
 from wrapper.settings import values
-from wrapper.config import journal, rollback, source
-from wrapper.config.apply import apply, apply_first
+from wrapper.config import journal, source
+from wrapper.config.apply import apply, apply_first, check_drift, keep_skipped
 from wrapper.config.folder import content_of, find
 from wrapper.config.snapshot import CannotFetch, document
 from wrapper.config.steps import variables_of
@@ -65,8 +65,8 @@ class Declared:
             origin = WithTemplate(origin, source.of(self._template))
         pace = Pace(settings.config_interval, settings.config_splay, settings.config_min_interval)
         subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._select,
-                                    self._read, lambda: rollback.check_drift(self._service))
-        rollback.keep_skipped(self._service, subscription)
+                                    self._read, lambda: check_drift(self._service))
+        keep_skipped(self._service, subscription)
         return subscription
 
     def first(self, value: Any, deadline: Deadline) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:

@@ -1,18 +1,23 @@
-"""A URL as a source: asked with If-None-Match, bounded in time and size, its credentials kept to itself."""
+"""A URL as a source: asked with If-None-Match, bounded in time and size, its credentials kept to itself.
+
+And connections on which every single wait counts against one deadline: a server that drips a byte a second meets it.
+"""
 
 from __future__ import annotations
 
 import base64
 import http.client
+import io
 import re
 import socket
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
+from wrapper import sockets
 from wrapper.config.folder import content_of
 from wrapper.config.snapshot import CannotFetch, Snapshot
-from wrapper.config.timed import Timed
 from wrapper.deadline import Deadline
 from wrapper.errors import NO_TLS
+from wrapper.settings.address import tcp
 from wrapper.settings.values import without_credentials
 from wrapper.threads import BoundedCall
 
@@ -20,6 +25,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
     from typing import Any
+
+    from wrapper.settings.address import Address
 
 REDIRECTS_MAX = 5  # as many as curl's users are told to allow; a loop ends with them
 PIECE_BYTES = 64 * 1024
@@ -68,7 +75,7 @@ class Url:
 
     def _ask(self, url: str, deadline: Deadline) -> Snapshot | str:
         """The answer, or the URL it points to."""
-        connection = _Connection(url, deadline)
+        connection = UrlConnection(url, deadline)
         try:
             headers = self._headers(url)
             connection.request("GET", _target(url), headers=headers)
@@ -124,23 +131,78 @@ class Url:
         return b"".join(pieces)
 
 
-class _Connection(http.client.HTTPConnection):
-    """A connection to a URL's origin, on which every single wait counts against one deadline."""
+class TimedConnection(http.client.HTTPConnection):
+    """One request to an internal address, TCP or unix."""
+
+    def __init__(self, address: Address, deadline: Deadline) -> None:
+        super().__init__(address.host or "localhost", address.port or None)
+        self._address = address
+        self._deadline = deadline
+
+    def connect(self) -> None:
+        self.sock: Any = Timed(self._dial(), self._deadline)
+
+    def _dial(self) -> socket.socket:
+        return sockets.connect(self._address, self._deadline.remaining())
+
+
+class UrlConnection(TimedConnection):
+    """One to a URL's origin. Raises: CannotFetch."""
 
     def __init__(self, url: str, deadline: Deadline) -> None:
         scheme, host, port = _origin(url)
         if scheme not in ("http", "https") or not host:
             raise CannotFetch(f"redirects to what is no http or https URL: {without_credentials(url)}")
         self._context = _tls() if scheme == "https" else None
-        self._deadline = deadline
-        super().__init__(host, port)
+        super().__init__(tcp(host, port), deadline)
 
-    def connect(self) -> None:
-        raw: Any = _dial(self.host, self.port, self._deadline)
-        if self._context is not None:
-            raw.settimeout(self._deadline.remaining() or 0.001)
-            raw = self._context.wrap_socket(raw, server_hostname=self.host)
-        self.sock: Any = Timed(raw, self._deadline)
+    def _dial(self) -> socket.socket:
+        raw = _dial(self.host, self.port, self._deadline)
+        if self._context is None:
+            return raw
+        raw.settimeout(self._deadline.remaining() or 0.001)
+        return self._context.wrap_socket(raw, server_hostname=self.host)
+
+
+class Timed:
+    """As much of a socket as http.client uses."""
+
+    def __init__(self, raw: socket.socket, deadline: Deadline) -> None:
+        self._raw = raw
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        self.set_timeout()
+        self._raw.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reader(self, self._raw.makefile("rb", buffering=0)))
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def set_timeout(self) -> None:
+        """Give the next wait what is left. Raises: TimeoutError where nothing is."""
+        if self._deadline.has_passed():
+            raise TimeoutError("timed out")
+        self._raw.settimeout(self._deadline.remaining() or 0.001)
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, timed: Timed, raw: Any) -> None:
+        self._timed = timed
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Any:
+        self._timed.set_timeout()
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def _tls() -> ssl.SSLContext:

@@ -7,7 +7,8 @@ import time
 
 from wrapper import __version__, threads
 from wrapper.settings import values
-from wrapper.config import history, rollback
+from wrapper.config import history
+from wrapper.config.apply import roll_back
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.http1.message import Response
 from wrapper.problems import outlined
@@ -188,7 +189,7 @@ class Api:
 
     def _roll_back(self, request: Request) -> Response:
         number = query_value(request, "version", "", values.count)
-        problems = rollback.roll_back(self._service(request), number, self._site.subscriptions)
+        problems = roll_back(self._service(request), number, self._site.subscriptions)
         if not problems:
             return as_json({"problems": []})
         return as_json({"error": problems[0].message, "status": 500, "problems": [

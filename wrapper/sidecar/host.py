@@ -8,7 +8,8 @@ import time
 
 from wrapper import threads
 from wrapper.settings import address
-from wrapper.config import history, rollback
+from wrapper.config import history
+from wrapper.config.apply import check_drift, keep_skipped
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
@@ -104,12 +105,12 @@ class Host:
 
         def after_fetch() -> None:
             for service in list(self.site.services):
-                rollback.check_drift(service)
+                check_drift(service)
 
         subscription = Subscription(title, source, on_change, pace, self._around.board,
                                     self._around.feed, select, after_fetch=after_fetch)
         for service in list(self.site.services):
-            rollback.keep_skipped(service, subscription)
+            keep_skipped(service, subscription)
         self._subscriptions.append(subscription)
         self.site.subscriptions.append(subscription)
         subscription.start()
