@@ -28,7 +28,8 @@ setup(
     install_requires=[],
     extras_require={
         # What the plain test run needs; what CI adds (mypy, ruff, playwright) stands in .ci/run.
-        "test": ["pytest>=7", "hypothesis>=6", "h11>=0.14", "websockets>=13", "flask>=3", "bottle>=0.13"],
+        "test": ["pytest>=7", "pytest-xdist>=3.2", "hypothesis>=6", "h11>=0.14", "websockets>=13", "flask>=3",
+                 "bottle>=0.13"],
     },
     zip_safe=False,
 )

@@ -20,7 +20,10 @@ hypothesis.settings.register_profile("untimed", deadline=None,
 hypothesis.settings.load_profile("untimed")
 
 
-def pytest_configure():
+def pytest_configure(config):
+    if getattr(config.option, "dist", None) == "load":
+        # What -n alone comes to: tests go out by the hundred, and a worker may be left with the long ones at the end.
+        config.option.dist = "worksteal"
     guard.install()
     inner_ports.install()
     _find_signals_as_usual()

@@ -50,7 +50,7 @@ def test_a_workflow_may_only_read_and_a_pull_request_is_never_privileged(path):
 
 @pytest.mark.parametrize(("kind", "found"), [
     ("run", [r"python3 -m wrapper -- python3 -m http\.server \{port\}.*"]), ("ask", [r"curl localhost:8080/.*"] * 2),
-    ("test", [r"python3 -m pip install -e '\.\[test\]' && python3 -m pytest"])])
+    ("test", [r"python3 -m pip install -e '\.\[test\]' && python3 -m pytest -n 4"])])
 def test_ci_finds_the_commands_of_the_readme(kind, found):
     """One runs the main job with nothing installed, curl asks it, one passes the tests; CI runs what this prints."""
     command = [sys.executable, ROOT / ".ci" / "readme.py", kind]
