@@ -162,22 +162,15 @@ def make(verb: str, words: Sequence[str]) -> int:
             from wrapper.image import dockerfile  # start-up: a run does without it
 
             return say([dockerfile.of(words)])
-        if not words:
-            raise CannotMake("bundle: name the folder, or the FILE.pyz, that it is to be")
-        if words[0].endswith(".pyz"):
-            from wrapper.image import archive  # start-up: as above
+        from wrapper.image import bundle  # start-up: as above
 
-            archive.program(words[0])
-        else:
-            from wrapper.image import bundle  # start-up: as above
-
-            bundle.make(words[0], words[1:])
+        bundle.make(words)
+        return 0
     except OSError as error:
-        named = f"{error.filename}: " if error.filename else ""
-        return complain([f"{verb}: {named}{error.strerror or error}"], CannotMake.exit_status)
+        fault = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
     except CannotMake as error:
-        return complain([str(error)], CannotMake.exit_status)
-    return 0
+        fault = str(error)
+    return complain([f"{verb}: {fault}"], CannotMake.exit_status)
 
 
 def complain(faults: Iterable[str], status: int) -> int:

@@ -1,4 +1,4 @@
-"""dockerfile.py and known.py: from `docker inspect` to a Dockerfile. Pure, but for the verb itself."""
+"""dockerfile.py: from `docker inspect` to a Dockerfile. Pure, but for the verb itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import subprocess
 import pytest
 
 from tests.running import ROOT, run
+from wrapper.image import bundle, dockerfile
+from wrapper.image.dockerfile import IMAGES, find
 from wrapper.settings import settings
-from wrapper.image import bundle, dockerfile, known
 
 LOADER = bundle.command()
 # What the issue asks for by name, as these images are called.
@@ -84,7 +85,7 @@ def test_a_service_that_nothing_is_known_of_stays_where_it_is(ports, listen, ups
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_known_image_keeps_its_port_outside(name):
-    image = known.find(name)
+    image = find(name)
     chosen = settings_of(made(name, Entrypoint=["/entrypoint"], Cmd=["serve"]), "serve")
     assert chosen.listen.port == image.exposed
     assert chosen.upstream is None or chosen.upstream.port == image.port != image.exposed
@@ -95,8 +96,8 @@ def test_a_known_image_keeps_its_port_outside(name):
 
 
 def test_all_known_images_are_asked_for():
-    assert {id(known.find(name)) for name in NAMES} == {id(image) for image in known.IMAGES.values()}
-    assert known.find("example.org/nginxlike") is None
+    assert {id(find(name)) for name in NAMES} == {id(image) for image in IMAGES.values()}
+    assert find("example.org/nginxlike") is None
 
 
 @pytest.mark.parametrize(("shown", "name"), [
@@ -134,6 +135,27 @@ def test_a_port_in_a_file_is_moved_there(name, before, after, tmp_path):
     """The files as these images have them."""
     file = tmp_path / "file"
     file.write_text(before)
-    subprocess.run([*known.find(name).run[:-1], str(file)], check=True)
+    subprocess.run([*find(name).run[:-1], str(file)], check=True)
     assert file.read_text() == after
-    assert known.find(name).port == 8081
+    assert find(name).port == 8081
+
+
+@pytest.mark.parametrize(("image", "name"), [
+    ("nginx", "nginx"), ("nginx:1.27-alpine", "nginx"), ("docker.io/library/nginx@sha256:00", "nginx"),
+    ("registry:5000/grafana:11", "grafana"), ("quay.io/prometheus/prometheus:v3", "prometheus"),
+    ("vaultwarden/server:1", "vaultwarden/server"), ("jupyter/scipy-notebook", "notebook"),
+])
+def test_an_image_is_known_by_its_name_without_registry_tag_and_digest(image, name):
+    assert find(image) is IMAGES[name]
+
+
+@pytest.mark.parametrize("image", ["server", "my/own:nginx", ""])
+def test_another_one_is_not(image):
+    assert find(image) is None
+
+
+def test_each_is_moved_in_one_way():
+    """By its environment or its words to `{port}`, or in a file to a port that is the same in every run."""
+    for name, known in IMAGES.items():
+        moved = "{port}" in " ".join([*known.variables, *known.words])
+        assert moved != (known.port is not None), name

@@ -1,6 +1,7 @@
-"""`python3 -m wrapper bundle`: Python and the wrapper in one folder, for an image that has no Python, or another libc.
+"""`python3 -m wrapper bundle FOLDER` and `bundle FILE.pyz`: the wrapper for an image, with Python or without.
 
-It is started by its own loader, which is told where its libraries are: no variable is set that the service would get.
+The folder is for one that has no Python, or another libc. It is started by its own loader, which is told where its
+libraries are: no variable is set that the service would get. The file is the same byte for byte whenever it is made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from wrapper.errors import CannotMake
 from wrapper.image import survey
@@ -20,6 +22,23 @@ ENTRY = """#!/bin/sh
 # The wrapper by a short name, for people: docker exec CONTAINER {folder}/entry.sh ctl status
 exec {command} "$@"
 """
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip archive can name
+UNIX = 3  # the system whose file modes an entry has
+FRONT = b"#!/usr/bin/env python3\n"
+MAIN = b"""import sys
+
+# zipimport shows a module to other threads before it is whole: leave none to them. What makes a bundle has none.
+if sys.version_info < (3, 10) and sys.argv[1:2] != ["bundle"]:
+    import pkgutil
+    import wrapper
+    for found in pkgutil.walk_packages(wrapper.__path__, "wrapper."):
+        __import__(found.name)
+
+from wrapper.__main__ import start
+
+start()
+"""
+SUFFIXES = (".py", ".html", ".json", ".typed")
 
 
 def command(folder: str = FOLDER) -> list[str]:
@@ -27,17 +46,61 @@ def command(folder: str = FOLDER) -> list[str]:
     return [f"{folder}/lib/ld.so", "--library-path", f"{folder}/lib", f"{folder}/bin/python3", "-IS", "-m", "wrapper"]
 
 
-def make(folder: str, more: Sequence[str] = ()) -> None:
-    """Fill a new folder; `more`: modules of the standard library that a sidecar needs beside the usual ones.
+def make(words: Sequence[str]) -> None:
+    """The file or the folder that is named first; then modules of the standard library that sidecars need in a folder.
 
     Raises: CannotMake, OSError.
     """
+    if not words:
+        raise CannotMake("name the folder, or the FILE.pyz, that it is to be")
+    if words[0].endswith(".pyz"):
+        _make_program(words[0])
+    else:
+        _fill(words[0], words[1:])
+
+
+def _make_program(path: str) -> None:
+    """The wrapper as one file that any Python runs, laid out as zipapp does it (PEP 441).
+
+    Nothing is compressed: what zlib makes of the same bytes differs between its versions, and zipimport fails where
+    two threads decompress at a time (its `_importing_zlib`).
+    """
+    import zipfile  # not in memory before the survey, which takes what it finds there
+
+    found = {"__main__.py": MAIN, **dict(_files())}
+    with open(path, "wb") as file:
+        file.write(FRONT)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(found):
+                entry = zipfile.ZipInfo(name, LONG_AGO)
+                entry.create_system, entry.external_attr = UNIX, 0o100644 << 16
+                archive.writestr(entry, found[name])
+    os.chmod(path, 0o755)
+
+
+def _files() -> Iterator[tuple[str, bytes]]:
+    """Every file of the package, wherever that was loaded from: it may be such a program itself."""
+    import importlib.resources  # as above
+
+    yield from _below(importlib.resources.files("wrapper"), "wrapper")
+
+
+def _below(folder: Any, name: str) -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _below(entry, f"{name}/{entry.name}")
+        elif entry.name.endswith(SUFFIXES):
+            yield f"{name}/{entry.name}", entry.read_bytes()
+
+
+def _fill(folder: str, more: Sequence[str]) -> None:
+    """Fill a new folder."""
     try:
         modules, loader = survey.modules(more), survey.loader()
     except (ImportError, RuntimeError) as error:
-        raise CannotMake(f"bundle: {error}") from error
+        raise CannotMake(str(error)) from error
     if os.path.isdir(folder) and os.listdir(folder):
-        raise CannotMake(f"bundle: {folder} is not empty; name a new folder")
+        raise CannotMake(f"{folder} is not empty; name a new folder")
     before = os.umask(0o022)  # readable for every user that an image may have
     try:
         bundle = _Bundle(os.path.abspath(folder))
@@ -65,9 +128,7 @@ class _Bundle:
             else:
                 self._write(f"{self._library}/{module.file}", module.source())
         self._compile([self._path(f"{self._library}/{module.file}") for module in modules if not module.is_native])
-        from wrapper.image import archive  # after the survey, which takes what it finds in memory
-
-        for name, content in archive.files():
+        for name, content in _files():
             if not name.endswith(".py"):
                 self._write(f"{self._library}/{name}", content)
 

@@ -6,13 +6,13 @@ The image's interface stays: its entrypoint goes behind ours; its CMD, user, fol
 from __future__ import annotations
 
 import json
+import pkgutil
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from wrapper.errors import CannotMake
-from wrapper.image import bundle, known
-from wrapper.image.known import Known
+from wrapper.image import bundle
 
 WRAPPER_PORT = 8080  # where the service cannot be moved, and does not have it
 PACE = "--interval=10s --timeout=5s --start-period=60s"  # Compose waits for the first of them
@@ -29,6 +29,37 @@ FROM {{image}}
 COPY --from=wrapper {bundle.FOLDER} {bundle.FOLDER}"""
 
 
+class Known(NamedTuple):
+    """A well-known image: which port it has, and what moves it so that the wrapper can take its place.
+
+    `variables` or `words` (behind its entrypoint) move it to `{port}`, a free port of each run, so that two runs can
+    be up at once; `run` does it in a file, to `port`, which is the same for every run.
+    """
+
+    exposed: int
+    variables: Sequence[str] = ()
+    words: Sequence[str] = ()
+    run: Sequence[str] = ()
+    port: int | None = None
+    ready: str = ""
+    note: str = ""
+
+
+# By the package's name: from an archive, CPython 3.9 sets no __package__ before a module has run.
+_FACTS = json.loads(pkgutil.get_data(__name__.rpartition(".")[0], "known.json") or "")
+# By the last part of an image's name, before its tag.
+IMAGES = {name: Known(**facts) for name, facts in _FACTS.items()}
+
+
+def find(image: str) -> Known | None:
+    """By its name, without registry, tag and digest."""
+    path, _, last = image.partition("@")[0].rpartition("/")
+    name = last.partition(":")[0]
+    if name.endswith("-notebook"):  # Jupyter's stacks
+        name = "notebook"
+    return IMAGES.get(name) or IMAGES.get(f"{path.rpartition('/')[2]}/{name}")
+
+
 def of(words: Sequence[str]) -> str:
     """The Dockerfile for what a file holds, or stdin. Raises: CannotMake, OSError."""
     try:
@@ -40,7 +71,7 @@ def of(words: Sequence[str]) -> str:
         image = found[0] if isinstance(found, list) else found
         return "\n".join(lines(_name(image), image["Config"] or {}, image.get("Healthcheck")))
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise CannotMake("dockerfile: expected what docker inspect IMAGE prints") from None
+        raise CannotMake("expected what docker inspect IMAGE prints") from None
 
 
 def _name(image: Any) -> str:
@@ -52,7 +83,7 @@ def lines(name: str, config: Any, podmans_healthcheck: Any = None) -> Iterator[s
     """The lines for an image, from its `Config`."""
     yield f"# {name} with the wrapper as its entrypoint. The build's context is a checkout of the wrapper."
     yield STAGES.format(image=name)
-    image = known.find(name) or _by_its_port(config)
+    image = find(name) or _by_its_port(config)
     yield from _moves(image) if image is not None else _keeps(_ports(config))
     signal = str(config.get("StopSignal") or "SIGTERM")
     if signal not in ("SIGTERM", "15"):
