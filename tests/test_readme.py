@@ -19,7 +19,8 @@ from wrapper import Sidecar, ServiceHandle
 from wrapper.settings import settings
 from wrapper.ctl import ctl
 from wrapper.image import bundle, dockerfile
-from wrapper.presets import document, grafana, prometheus
+from wrapper import presets
+from wrapper.presets import grafana, prometheus
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 fences = re.compile(r"(?:^((?:[^\n]+\n)+)\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -132,7 +133,7 @@ def ctl_table() -> str:
 def presets_table() -> str:
     """The variables that the presets' files name, those of both first."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
-    for module in (document, prometheus, grafana):
+    for module in (presets, prometheus, grafana):
         rows = re.findall(r"^\| ([A-Z_, ]+) \| (.+) \| (.+) \|$", module.__doc__, re.MULTILINE)
         lines += [f"| `{name.replace(', ', '`, `')}` | {default} | {meaning} |" for name, default, meaning in rows]
     return "\n".join(lines)

@@ -24,7 +24,7 @@ The mail server becomes variables of Grafana's next run, so that its password is
 
 | variable | default | meaning |
 |---|---|---|
-| SITE_CONFIGURATION, SITE_TOKEN_FILE, SITE_INTERVAL | | see `document.py` |
+| SITE_CONFIGURATION, SITE_TOKEN_FILE, SITE_INTERVAL | | see `wrapper.presets` |
 | GRAFANA_PRISTINE | /etc/grafana/grafana.ini | the settings that come with the image; only read |
 | GRAFANA_SETTINGS | /etc/grafana/site.ini | those plus the site's; this sidecar alone writes it |
 | GRAFANA_USER, GRAFANA_PASSWORD_FILE | admin, none | who asks the API; without a file the password is `admin` |
@@ -40,7 +40,7 @@ from typing import Any
 from urllib.parse import quote
 
 from wrapper import Problem, ServiceHandle, Sidecar
-from wrapper.presets.document import Watch, watcher
+from wrapper.presets import Watch, api_problem, watcher
 
 TAG = "site-configuration"  # on our dashboards; those without it are left alone
 OWN = "site-"  # how the uids of our contact points begin
@@ -214,8 +214,7 @@ def add_api(watch: Watch, environment: Mapping[str, str]) -> None:
         try:
             action(GrafanaApi(service, environment))
         except GrafanaRefused as error:
-            trouble: dict[str, Any] = {"retry": True} if error.status >= 500 else {}
-            return [Problem(str(error), **trouble)]
+            return [api_problem(str(error), error.status)]
         except ValueError as error:
             return [Problem(str(error))]
         except OSError as error:

@@ -30,7 +30,7 @@ how many alerts fire.
 
 | variable | default | meaning |
 |---|---|---|
-| SITE_CONFIGURATION, SITE_TOKEN_FILE, SITE_INTERVAL | | see `document.py` |
+| SITE_CONFIGURATION, SITE_TOKEN_FILE, SITE_INTERVAL | | see `wrapper.presets` |
 | SITE_EXTERNAL_URL | none | where people reach the exposed port; links in messages lead there |
 | PROMETHEUS_RULES | /etc/prometheus/rules/site.yml | the rule file that this sidecar alone writes |
 | ALERTMANAGER_CONFIG | /etc/alertmanager/alertmanager.yml | the same for Alertmanager |
@@ -49,7 +49,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from wrapper import Problem, ServiceHandle, Sidecar
-from wrapper.presets.document import OFF, Watch, watcher
+from wrapper.presets import OFF, Watch, api_problem, watcher
 
 OWNER = "wrapper"  # the author of our silences; all others are left alone
 ROUTE = "/alertmanager"
@@ -168,13 +168,9 @@ def reconcile(alertmanager: ServiceHandle, silences: Any) -> list[Problem]:
                     for identity in (identities if one not in wanted else identities[1:])]
     except (OSError, ValueError) as error:
         return [Problem(f"cannot ask Alertmanager for its silences: {type(error).__name__}", retry=True)]
-    return problems + [problem(answer) for answer in answers if not answer.ok]
-
-
-def problem(answer: Any) -> Problem:
-    """What Alertmanager says of a silence that it cannot read stays true; what it has trouble with may pass."""
-    trouble: dict[str, Any] = {"retry": True} if answer.status >= 500 else {}
-    return Problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", **trouble)
+    return problems + [
+        api_problem(f"Alertmanager answers {answer.status} to a silence: {answer.text[:200]}", answer.status)
+        for answer in answers if not answer.ok]
 
 
 def our_silences(silences: list[Any]) -> dict[Matchers, list[str]]:

@@ -1,11 +1,11 @@
-"""presets/document.py: where the site configuration is, and that it can be switched off."""
+"""presets/__init__.py: where the site configuration is, and that it can be switched off."""
 
 from __future__ import annotations
 
 import pytest
 
 from wrapper import Sidecar
-from wrapper.presets.document import watcher
+from wrapper.presets import watcher
 from wrapper.testing import running
 
 
