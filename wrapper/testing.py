@@ -68,16 +68,11 @@ class FakeService:
         self.starts = 0
         self.environment: dict[str, str] = {}  # of the latest run
         self.fails_to_start = False  # the next runs end with status 1 at once
-        self._runs: list[FakeProcess] = []
+        self.runs: list[FakeProcess] = []  # for the kit itself
 
     def crash(self, status: int = 1) -> None:
         """End by itself."""
-        self._runs[-1].end(status)
-
-    def run(self, process: FakeProcess) -> None:
-        """Be the service from now on. For the kit itself."""
-        self.starts += 1
-        self._runs.append(process)
+        self.runs[-1].end(status)
 
     def answer(self, asked: Asked) -> tuple[int, bytes, str]:
         """Status, body and content type. For the kit itself."""
@@ -110,8 +105,7 @@ class FakeProcess(Ending):
         self._lock = threading.Lock()
         self._server: FakeServer | None = None
         if service.fails_to_start:
-            self.returncode = 1
-            self._end_soon()
+            self.end(1)
         else:
             self._server = FakeServer(service, port)
             threads.start("fake-service", self._server.serve_forever, 0.05)
@@ -140,12 +134,9 @@ class FakeProcess(Ending):
             if self.returncode is not None:
                 return
             self.returncode = returncode
-        self._end_soon()
-
-    def _end_soon(self) -> None:
-        """Not in the thread that serves, which would wait for itself, and not in the one that spawns."""
         if self._server is None:
             self.ended.set()
+        # Not in the thread that serves, which would wait for itself, and not in the one that spawns.
         threads.start("fake-service-end", self._end)
 
     def _end(self) -> None:
@@ -157,8 +148,6 @@ class FakeProcess(Ending):
 
 
 class FakeServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
     request_queue_size = 100
 
     def __init__(self, service: FakeService, port: int) -> None:
@@ -218,7 +207,8 @@ class KitSpawner(Spawner):
             return super().spawn(command, environment, on_end, **streams)
         self._fake.environment = dict(environment)
         process = FakeProcess(self._fake, int(command[1]), on_end)
-        self._fake.run(process)
+        self._fake.starts += 1
+        self._fake.runs.append(process)
         return process
 
 
