@@ -269,5 +269,5 @@ def test_what_the_other_verbs_say(words, status, said, files, capfd, monkeypatch
 
 
 def test_a_variable_that_is_no_setting():
-    said = settings.stranger("WRAPPER_STOP_TIMOUT")
+    (said,) = settings.strangers({"WRAPPER_STOP_TIMOUT": "1s"})
     assert said == "WRAPPER_STOP_TIMOUT is set, but there is no such setting, did you mean WRAPPER_STOP_TIMEOUT?"

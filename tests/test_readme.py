@@ -227,7 +227,7 @@ def test_every_setting_of_the_manifests_exists():
     pairs = [(name, quoted or plain) for name, quoted, plain in found]
     assert len(pairs) == "".join(blocks).count("WRAPPER_") > 0
     chosen = settings.read(["--upstream", "127.0.0.1:1", "serve"], dict(pairs))
-    assert not settings.strangers(dict(pairs))
+    assert not list(settings.strangers(dict(pairs)))
     assert chosen.config_check == ("promtool", "check", "config", "{file}")
 
 

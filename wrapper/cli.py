@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from wrapper.settings.settings import Settings
     from wrapper.signals import Signals
 
 USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMMAND behind the wrapper
@@ -84,8 +83,8 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
     try:
         chosen = settings.read(argv, os.environ, unreadable)
-        for name in settings.strangers(os.environ):
-            log.warning(settings.stranger(name))
+        for fault in settings.strangers(os.environ):
+            log.warning(fault)
         return entrypoint.run(chosen, signals, inherited(os.environ))
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
@@ -203,26 +202,11 @@ def check(argv: Sequence[str]) -> int:
         chosen = settings.read(argv, os.environ, unreadable)
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
-    warnings = [settings.stranger(name) for name in settings.strangers(os.environ)]
-    warnings += preflight.warnings(chosen)
     faults = list(preflight.faults(chosen))
     status = complain(faults, BadSettings.exit_status if faults else 0)
-    return say([*setting_lines(chosen, wants_all), *(f"warning: {warning}" for warning in warnings)], status)
-
-
-def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
-    """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
-    from wrapper.settings import settings  # start-up: not before a run's signals are caught
-
-    import shlex  # start-up: a run does without it
-
-    rows = [row for row in settings.table() if wants_all or chosen.origins[row.name] != "default"]
-    left = len(settings.table()) - len(rows)
-    width = max(len(row.flag) for row in settings.table())
-    lines = [f"{row.flag:{width}} = {text}  ({chosen.origins[row.name]})" for row in rows
-             for text in [*map(shlex.quote, row.show(chosen.texts[row.name]))] or ["none"]]
-    lines.append(f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}")
-    return [*lines, f"{left} others have their defaults; check --all prints them too"] if left else lines
+    warnings = (*settings.strangers(os.environ), *preflight.warnings(chosen))
+    lines = [*preflight.setting_lines(chosen, wants_all), *(f"warning: {warning}" for warning in warnings)]
+    return say(lines, status)
 
 
 def help_lines() -> list[str]:

@@ -1,15 +1,28 @@
-"""What `check` finds before a run would: programs and files that are not there, sidecars that do not compile."""
+"""What `check` prints, and what it finds before a run would: programs, files and sidecars that are of no use to one."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 
 from wrapper.service.program import why_not
+from wrapper.settings import settings
 from wrapper.settings.settings import Settings
 from wrapper.sidecar.access import read_token
 from wrapper.sidecar.loader import is_file
+
+
+def setting_lines(chosen: Settings, wants_all: bool) -> list[str]:
+    """`--name = value  (origin)`, one a line for each value, as a shell would take it; secrets masked."""
+    rows = [row for row in settings.table() if wants_all or chosen.origins[row.name] != "default"]
+    left = len(settings.table()) - len(rows)
+    width = max(len(row.flag) for row in settings.table())
+    lines = [f"{row.flag:{width}} = {text}  ({chosen.origins[row.name]})" for row in rows
+             for text in [*map(shlex.quote, row.show(chosen.texts[row.name]))] or ["none"]]
+    lines.append(f"{'COMMAND':{width}} = {' '.join(map(shlex.quote, chosen.command))}")
+    return [*lines, f"{left} others have their defaults; check --all prints them too"] if left else lines
 
 
 def faults(chosen: Settings) -> Iterator[str]:
@@ -21,21 +34,17 @@ def faults(chosen: Settings) -> Iterator[str]:
         yield from _program("--config-check", chosen.config_check)
     for word in chosen.sidecar:
         yield from _sidecar(word)
-    for flag, path in (("--config-template", chosen.config_template),
-                       ("--config-token-file", chosen.config_token_file)):
+    for flag, path, read in (("--config-template", chosen.config_template, _open),
+                             ("--config-token-file", chosen.config_token_file, _open),
+                             ("--token-file", chosen.token_file, read_token),
+                             ("--metrics-token-file", chosen.metrics_token_file, read_token)):
         try:
             if path is not None:
-                open(path, "rb").close()
-        except OSError as error:
-            yield f"{flag}={path}: {error.strerror}"
-    if chosen.config_history is not None and os.path.isfile(chosen.config_history):
-        yield f"--config-history={chosen.config_history}: is a file, and must be a folder"
-    for flag, path in (("--token-file", chosen.token_file), ("--metrics-token-file", chosen.metrics_token_file)):
-        try:
-            if path is not None:
-                read_token(path)
+                read(path)
         except (OSError, ValueError) as error:
             yield f"{flag}={path}: {getattr(error, 'strerror', None) or error}"
+    if chosen.config_history is not None and os.path.isfile(chosen.config_history):
+        yield f"--config-history={chosen.config_history}: is a file, and must be a folder"
 
 
 def warnings(chosen: Settings) -> Iterator[str]:
@@ -43,6 +52,10 @@ def warnings(chosen: Settings) -> Iterator[str]:
     if chosen.restart_mode == "overlap":
         yield ("--restart-mode=overlap: in a restart two runs of COMMAND are up at once; where both would write to one "
                "data folder, that may destroy it, and `replace` is the mode to take")
+
+
+def _open(path: str) -> None:
+    open(path, "rb").close()
 
 
 def _program(option: str, command: Sequence[str]) -> Iterator[str]:

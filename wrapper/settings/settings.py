@@ -431,14 +431,9 @@ def _helper_faults(helpers: Sequence[tuple[str, str, tuple[str, ...]] | None], p
         routes.add(route)
 
 
-def stranger(name: str) -> str:
-    """What is to be said of one of `strangers`."""
-    return f"{name} is set, but there is no such setting" + near(name, [row.variable for row in table()])
-
-
-def strangers(environment: Mapping[str, str]) -> list[str]:
-    """Variables that look like settings but are none, without those that Kubernetes' service links make."""
+def strangers(environment: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable that looks like a setting but is none; Kubernetes' service links make some."""
     known = {row.variable for row in table()}
-    return sorted(name for name in environment
-                  if name.startswith(VARIABLE_PREFIX) and name not in known
-                  and not values.is_service_link_name(name))
+    for name in sorted(environment.keys() - known):
+        if name.startswith(VARIABLE_PREFIX) and not values.is_service_link_name(name):
+            yield f"{name} is set, but there is no such setting" + near(name, known)
