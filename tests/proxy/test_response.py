@@ -1,15 +1,17 @@
 """What the service answers on one connection: heads, bodies, and whether another answer may follow."""
 
 import socket
+import struct
 
 import pytest
 
 from tests.loop.driving import End, begin, done, settle, told
 from tests.proxy.road import GET
+from tests.running import wait_until
 from wrapper.http1.chunked import CHUNKS_MAX, chunk, last_chunk
 from wrapper.http1.request import MAX_REMEMBERED, Malformed
 from wrapper.loop.loop import NEVER
-from wrapper.loop.stream import TURN_SIZE, ServiceGone
+from wrapper.loop.stream import TURN_SIZE, ServiceGone, Stream
 from wrapper.proxy.response import RESPONSE_HEAD_MAX, ServiceResponse
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -165,6 +167,25 @@ def test_a_body_that_is_cut_short_does_not_look_whole(service, data):
     with pytest.raises(ServiceGone, match="middle"):
         service.body()
     assert not service.answer.is_done and not service.answer.can_be_followed()
+
+
+def test_a_reset_that_only_the_upload_has_heard_of_is_no_end(loop):
+    """The kernel tells it once, to whichever call comes first; the next one to read sees an end (tcp(7), SO_ERROR)."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        stream = told(loop, Stream, listener.accept()[0], loop, ServiceGone)
+    answer = ServiceResponse(stream)
+    theirs.sendall(OPEN + b"hel")
+    wait_until(lambda: told(loop, answer.receive))
+    told(loop, answer.next_head, b"GET")
+    assert told(loop, answer.take_arrived) == b"hel"
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    theirs.close()
+    with pytest.raises(ServiceGone, match="reset"):
+        told(loop, stream.send, b"more of the request")
+    with pytest.raises(ServiceGone, match="middle"):
+        told(loop, answer.read_some, loop.buffer)
+    told(loop, stream.close)
 
 
 def test_a_malformed_chunk_is_malformed(service):

@@ -6,6 +6,7 @@ task yields from `flush` before it sends more, so that nothing piles up.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -45,6 +46,7 @@ class Stream:
     """
 
     is_secure = False
+    was_reset = False  # and `send` has been told, so that `receive` finds an end
     sockaddr: tuple[str, int] | None = None  # of the other side, where that is known and it has one
 
     def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone], *, is_urgent: bool = False) -> None:
@@ -121,6 +123,7 @@ class Stream:
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self.was_reset = error.errno == errno.ECONNRESET
             raise self._gone(str(error)) from None
         if sent == len(data):
             return True

@@ -98,7 +98,7 @@ class ServiceResponse(Framed, http.client.HTTPResponse):
             return None
         if count:
             return self._payload(view[:count])
-        if self._left is not None or self._chunked is not None:
+        if self._left is not None or self._chunked is not None or self._stream.was_reset:
             raise ServiceGone("the service closed the connection in the middle of its response")
         self.is_done = True
         return b""
