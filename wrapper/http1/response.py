@@ -27,12 +27,13 @@ _SPACE_BEFORE_COLON = re.compile(rb"(?<=\n)(" + TOKEN + rb")[ \t]+:")
 class ResponseHead(Head):
     """One status line and its fields, judged; `line` is what follows the version: " 200 OK"."""
 
-    __slots__ = ("has_date", "is_chunked", "keep", "kept_for", "length", "line", "mended", "minor", "options",
-                 "passed_on", "status")
+    __slots__ = ("has_date", "is_chunked", "is_interim", "keep", "kept_for", "length", "line", "mended", "minor",
+                 "options", "passed_on", "status")
 
     def __init__(self, minor: int, status: int, line: bytes, fields: bytes, end: int) -> None:
         self.minor = minor
         self.status = status
+        self.is_interim = status < 200
         self.line = line
         self.fields = fields
         self.end = end
@@ -95,13 +96,9 @@ class ResponseHead(Head):
         if self.mended is not None or len(names) > 1:
             self.keep = False  # what it takes for the end may be another place than ours
 
-    @property
-    def is_interim(self) -> bool:
-        return self.status < 200
-
     def frame_for(self, method: bytes) -> None:
         """RFC 9112 section 6.3: these have no body, whatever their fields say."""
-        if method == b"HEAD" or self.status in (204, 304) or self.status < 200:
+        if method == b"HEAD" or self.status in (204, 304) or self.is_interim:
             self.is_chunked = False
             self.length = 0
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.request_body import RequestBody
-    from wrapper.proxy.response import ServiceResponse
+    from wrapper.proxy.upstream import ServiceResponse
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
     from wrapper.http1.response import ResponseHead
 
