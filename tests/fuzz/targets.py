@@ -16,7 +16,8 @@ from wrapper.config import journal
 from wrapper.errors import BadRequest, Refusal, Unauthorized
 from wrapper.events import Feed
 from wrapper.http1.request import Malformed
-from wrapper.http1.message import Request, Response, literal_path, normal_path
+from wrapper.http1.message import Request, Response
+from wrapper.http1.request import literal_path, normal_path
 from wrapper.problems import Board
 from wrapper.proxy import headers
 from wrapper.http1.response import read_response

@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import example, given, settings
@@ -221,3 +222,34 @@ def test_no_head_costs_over_20_times_a_plain_one_of_its_size(hostile):
     """12,500 field lines cost a hundred times as much, and a target of 60 kB seven seconds."""
     plain = b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"y" * (len(hostile) - 31) + b"\r\n\r\n"
     assert cost(hostile + b"\r\n") <= 20 * cost(plain)
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("target", "path"), [
+    ("/", "/"), ("/a?b=/../c", "/a"), ("//a///b", "/a/b"), ("/a/./b/..", "/a/"), ("/../../a", "/a"),
+    ("/%61%2fb", "/a/b"),
+    ("/a%5cb", "/a/b"), ("/a\\..\\b", "/b"), ("/a/", "/a/"), ("/%C3%A9", "/\u00e9"), ("/\u00c3\u00a9", "/\u00e9"),
+])
+def test_every_spelling_of_a_path_has_one_normal_form(target, path):
+    """RFC 3986 section 6.2.2; own paths are decided on it."""
+    assert http1.normal_path(target) == path
+
+
+@pytest.mark.parametrize(("raw", "spelled"), [
+    ("/a b", "/a b"), ("/a%20b", "/a b"), ("/%61", "/%61"), ("/%c3%a9", "/\u00e9"), ("/a/../b", None), ("//a", None),
+    ("/a%2fb", "/a%2fb"),
+])
+def test_only_the_escapes_that_a_path_needs_are_taken_back(raw, spelled):
+    assert http1.literal_path(raw) == spelled
+
+
+@given(st.lists(st.sampled_from(
+    ("%", "%4", "%41", "%25", "%5c", "%zz", "\\", "\\x41", "\\u0041", "a", "\xe9", "%c3", "%a9", "%C3%A9"))))
+def test_escapes_are_taken_back_as_urllib_does(pieces):
+    path = "/" + "".join(pieces)
+    theirs = unquote_to_bytes(path.encode("latin-1")).decode("utf-8", "surrogateescape").replace("\\", "/")
+    segments = [segment for segment in theirs.split("/") if segment]
+    slash = "/" if segments and theirs.endswith("/") else ""
+    assert http1.normal_path(path) == "/" + "/".join(segments) + slash

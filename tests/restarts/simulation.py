@@ -27,7 +27,7 @@ from wrapper.loop.workers import Workers
 from wrapper.problems import Board
 from wrapper.proxy.headers import Peer
 from wrapper.proxy.relay import Exchange
-from wrapper.proxy.request_body import RequestBody
+from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import Unreached, Upstream, UpstreamConnection
 from wrapper.service import lifecycle
 from wrapper.service.controller import Controller

@@ -5,7 +5,8 @@ from __future__ import annotations
 from wrapper.settings import settings
 from wrapper.events import Feed
 from wrapper.http1.request import read_request
-from wrapper.http1.message import Request, Response, normal_path
+from wrapper.http1.message import Request, Response
+from wrapper.http1.request import normal_path
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings

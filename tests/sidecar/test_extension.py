@@ -15,7 +15,7 @@ from wrapper import Response, Sidecar
 from wrapper.errors import NotFound
 from wrapper.front.own import OwnExchange
 from wrapper.loop import loop as loop_room, poller as poller_room
-from wrapper.proxy.request_body import RequestBody
+from wrapper.proxy.body import RequestBody
 from wrapper.sidecar.isolation import MOST_CALLS
 from wrapper.testing import FakeService, running
 

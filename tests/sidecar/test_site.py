@@ -7,8 +7,8 @@ from hypothesis import example, given, strategies as st
 
 from tests.sidecar.parts import make_request, make_site, with_routes
 from wrapper.errors import BadRequest, Forbidden, MethodNotAllowed, NotFound, Refusal, TooManyRequests, Unauthorized
-from wrapper.http1.message import Ended, normal_path
-from wrapper.http1.request import read_request
+from wrapper.http1.message import Ended
+from wrapper.http1.request import normal_path, read_request
 from wrapper.sidecar.site import MOST_FRONTS
 
 

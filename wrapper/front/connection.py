@@ -17,10 +17,11 @@ from wrapper.log import log
 from wrapper.loop.loop import LATER, NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.threads import NoThread
-from wrapper.http1.message import Ended, normal_path
+from wrapper.http1.message import Ended
+from wrapper.http1.request import normal_path
 from wrapper.proxy.passthrough import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
-from wrapper.proxy.request_body import RequestBody
+from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import NoDescriptor
 from wrapper.sockets import host_and_port
 

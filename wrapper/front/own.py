@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.stream import Stream
     from wrapper.http1.message import Response
-    from wrapper.proxy.request_body import RequestBody
+    from wrapper.proxy.body import RequestBody
 
 LONG_CALL = 0.005  # seconds after which a call may be one that computes, for which the others must not wait long
 QUEUED_BYTES = 256 * 1024  # of a stream that its client has not taken yet, before its thread waits

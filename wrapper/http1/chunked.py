@@ -1,14 +1,10 @@
-"""Bodies, taken apart by their framing (RFC 9112 section 6.3) and put together in chunks (section 7.1). Pure."""
+"""The chunked transfer coding: taken apart, and put together (RFC 9112 section 7.1). Pure."""
 
 from __future__ import annotations
 
 import re
 
 from wrapper.http1.request import FIELD, TOKEN, VALUE, Malformed
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from wrapper.loop.stream import Stream
 
 MAX_CHUNK_LINE = 4096  # bytes of a chunk's size and extensions
 CHUNKS_MAX = 4096  # taken apart in one go: 1 MiB of the smallest would keep all others waiting for 0.1 s
@@ -150,36 +146,6 @@ class Chunked:
         *lines, rest = text.split(b"\r\n")
         if b"\n" in rest or b"\r" in rest[:-1] or not all(map(FIELD.fullmatch, lines)):
             raise Malformed("a trailer line is malformed")
-
-
-class Framed:
-    """A body on its way in: payload out of what arrives, and what lies behind it back to `_stream.rest`.
-
-    `_chunked` takes it apart, or `_left` bytes of it are to come, None for all until the end.
-    """
-
-    trailers = b""
-    is_done: bool
-    _stream: Stream
-    _chunked: Chunked | None
-    _left: int | None
-
-    def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
-        """Raises: Malformed."""
-        if self._chunked is None:
-            payload = data[:self._left]
-            if self._left is not None:
-                self._left -= len(payload)
-                self.is_done = not self._left
-            if len(payload) < len(data):
-                self._stream.rest = bytes(data[len(payload):])
-            return payload
-        pieces = self._chunked.feed(data)
-        self._stream.rest = self._chunked.surplus
-        if self._chunked.is_done:
-            self.is_done = True
-            self.trailers = self._chunked.trailers
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def chunk(payload: bytes | memoryview) -> bytes:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl
 
 from wrapper.errors import BadRequest, ContentTooLarge
 from wrapper.http1.request import RequestHead, split_fields
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 
 BYTES = (bytes, bytearray, memoryview)
-ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
-PLAIN = frozenset(map(chr, range(0x21, 0x7F))) - frozenset('"%<>^`{|}')  # what a path may hold as it is
 DEFAULT_LIMIT = 1024 * 1024  # bytes of a body that is read whole
 
 # One line per exchange, for metrics and the access log. Times in seconds, sizes in bytes of bodies and heads alike;
@@ -226,38 +223,3 @@ def _is_body(body: Any) -> bool:
     if isinstance(body, (list, tuple)):
         return all(isinstance(piece, (str, *BYTES)) for piece in body)
     return isinstance(body, (str, *BYTES)) or (isinstance(body, Iterable) and not isinstance(body, Mapping))
-
-
-def normal_path(target: str) -> str:
-    """The path of a raw origin-form target in normal form: decoded once, slashes single, dots resolved.
-
-    Own paths are decided on this form and on no other, so that no spelling of one passes it by.
-    """
-    path = target.partition("?")[0]
-    if path.isascii() and "%" not in path and "//" not in path and "/." not in path and "\\" not in path:
-        return path
-    decoded = _unquoted(path).replace("\\", "/")
-    kept: list[str] = []
-    for segment in decoded.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in ("", "."):
-            kept.append(segment)
-    slash = "/" if kept and decoded.endswith(("/", "/.", "/..")) else ""
-    return "/" + "/".join(kept) + slash
-
-
-def literal_path(path: str) -> str | None:
-    """A raw path with only those escapes taken back that it cannot do without (RFC 3986 sections 2.1 and 2.4).
-
-    None where its normal form is more than that: dots resolved, slashes joined, backslashes turned.
-    """
-    if _unquoted(path) != normal_path(path):
-        return None
-    spelled = ESCAPE.sub(lambda match: match[0] if chr(int(match[1], 16)) in PLAIN else chr(int(match[1], 16)), path)
-    return spelled.encode("latin-1").decode("utf-8", "surrogateescape")
-
-
-def _unquoted(path: str) -> str:
-    # Bytes first: what arrived as raw UTF-8 and what arrived percent-encoded are the same path.
-    return unquote_to_bytes(path.encode("latin-1")).decode("utf-8", "surrogateescape")

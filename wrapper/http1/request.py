@@ -48,6 +48,9 @@ _CARE = re.compile(
 
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.vV]+\]|[A-Za-z0-9\-._~%!$&'()*+,;=\x80-\xff]*)(?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#]+)((?:[/?][^#]*)?)")
+_ESCAPE = re.compile(r"%(?=[0-9A-Fa-f]{2})")
+# Escapes of what a path may hold as it is: all that is printable but "%<>^`{|} (RFC 3986 section 3.3).
+_NEEDLESS = re.compile(r"%(?=2[13467-9a-f]|3[0-9abdf]|4[0-9a-f]|5[0-9a-df]|6[1-9a-f]|7[0-9ae])", re.IGNORECASE)
 
 
 class Malformed(Exception):
@@ -344,3 +347,44 @@ def _judge_request_line(line: bytes) -> None:
         raise BadRequest("the request line is malformed")
     if match[1] != b"1":
         raise VersionNotSupported("only HTTP/1.0 and HTTP/1.1 are spoken here")
+
+
+# Targets
+
+
+def normal_path(target: str) -> str:
+    """The path of a raw origin-form target in normal form: decoded once, slashes single, dots resolved.
+
+    Own paths are decided on this form and on no other, so that no spelling of one passes it by.
+    """
+    path = target.partition("?")[0]
+    if path.isascii() and "%" not in path and "//" not in path and "/." not in path and "\\" not in path:
+        return path
+    decoded = _unquoted(path).replace("\\", "/")
+    kept: list[str] = []
+    for segment in decoded.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    slash = "/" if kept and decoded.endswith(("/", "/.", "/..")) else ""
+    return "/" + "/".join(kept) + slash
+
+
+def literal_path(path: str) -> str | None:
+    """A raw path with only those escapes taken back that it cannot do without (RFC 3986 sections 2.1 and 2.4).
+
+    None where its normal form is more than that: dots resolved, slashes joined, backslashes turned.
+    """
+    if _unquoted(path) != normal_path(path):
+        return None
+    return _unquoted(_NEEDLESS.sub("%25", path))
+
+
+def _unquoted(path: str) -> str:
+    """`path` with its escapes taken back, in steps that are done in C: 64 KiB of them may come.
+
+    Bytes in between: what arrived as raw UTF-8 and what arrived percent-encoded are the same path.
+    """
+    escaped = _ESCAPE.sub(r"\\x", path.replace("\\", r"\x5c")).encode("latin-1")
+    return escaped.decode("unicode_escape").encode("latin-1").decode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ from wrapper.http1.request import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
-from wrapper.proxy.request_body import Upload
+from wrapper.proxy.body import Upload
 from wrapper.proxy.traveller import Cut, Travelling
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upstream import Unreached
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wrapper.loop.loop import Steps, Task
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
-    from wrapper.proxy.request_body import RequestBody
+    from wrapper.proxy.body import RequestBody
     from wrapper.proxy.upstream import ServiceResponse
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
     from wrapper.http1.response import ResponseHead

@@ -16,10 +16,11 @@ import threading
 
 from wrapper import sockets
 from wrapper.errors import BadGateway, Unavailable
-from wrapper.http1.chunked import Chunked, Framed
+from wrapper.http1.chunked import Chunked
 from wrapper.http1.request import MAX_REMEMBERED
 from wrapper.http1.response import before_end, read_response
 from wrapper.loop.stream import ServiceGone, Stream
+from wrapper.proxy.body import Framed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

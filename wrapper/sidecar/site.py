@@ -7,7 +7,7 @@ import threading
 
 from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.log import log
-from wrapper.http1.message import literal_path
+from wrapper.http1.request import literal_path
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.access import Access, Origins, protected
 from wrapper.sidecar.accesslog import AccessLog

@@ -11,7 +11,7 @@ from wrapper.errors import BadRequest, RequestTimeout
 from wrapper.http1.request import read_request
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import TURN_SIZE, ClientGone, ServiceGone
-from wrapper.proxy.request_body import RequestBody, Upload
+from wrapper.proxy.body import RequestBody, Upload
 
 LENGTH = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,8 +1,11 @@
-"""The body of one request: read once, as it comes, and sent on to the service by a task of its own."""
+"""Bodies on their way, by their framing (RFC 9112 section 6.3).
+
+A request's is read once, as it comes, and sent on to the service by a task of its own.
+"""
 
 from __future__ import annotations
 
-from wrapper.http1.chunked import Chunked, Framed, chunk, last_chunk
+from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
@@ -17,6 +20,36 @@ if TYPE_CHECKING:
     from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps
     from wrapper.loop.stream import Stream
+
+
+class Framed:
+    """A body on its way in: payload out of what arrives, and what lies behind it back to `_stream.rest`.
+
+    `_chunked` takes it apart, or `_left` bytes of it are to come, None for all until the end.
+    """
+
+    trailers = b""
+    is_done: bool
+    _stream: Stream
+    _chunked: Chunked | None
+    _left: int | None
+
+    def _payload(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Raises: Malformed."""
+        if self._chunked is None:
+            payload = data[:self._left]
+            if self._left is not None:
+                self._left -= len(payload)
+                self.is_done = not self._left
+            if len(payload) < len(data):
+                self._stream.rest = bytes(data[len(payload):])
+            return payload
+        pieces = self._chunked.feed(data)
+        self._stream.rest = self._chunked.surplus
+        if self._chunked.is_done:
+            self.is_done = True
+            self.trailers = self._chunked.trailers
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class RequestBody(Framed):
