@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tests.proxy.road import field, frame
+from tests.running import wait_until
 from wrapper.proxy import tunnel
 
 UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
@@ -29,6 +30,21 @@ def test_an_upgrade_goes_through_with_bytes_sent_early_on_both_sides(road):
     assert field(head, b"Sec-WebSocket-Protocol") == b"b"
     assert line.exactly(9) == b"earlylate"
     assert line.is_at_end()
+
+
+def test_what_goes_through_a_tunnel_is_counted_both_ways(road):
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"odd/1" + b"abc")
+        line.is_at_end()
+
+    made = road(script)
+    line = made.connect().send(UPGRADE % b"odd/1" + b"hastily")
+    head = line.head()
+    assert line.exactly(3) == b"abc"
+    line.close()
+    ended = made.site.wait_ended()
+    assert (ended.received, ended.sent) == (len(b"hastily"), len(head) + 3)
 
 
 def test_a_refused_upgrade_is_an_answer_like_others(road):
@@ -151,3 +167,23 @@ def test_a_flood_of_the_smallest_frames_leaves_the_others_their_turn(road):
     line = road(script).connect().send(UPGRADE % b"websocket")
     line.head()
     assert line.exactly(len(flood)) == flood
+
+
+def test_http2_with_prior_knowledge_is_a_tunnel_when_asked_for(road):
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+    def script(line):
+        assert line.exactly(len(preface) + 3) == preface + b"abc"
+        line.send(b"frames")
+
+    assert road(script, h2c=True).ask(preface + b"abc") == b"frames"
+
+
+def test_http2_is_held_and_never_counted_for_ever(road):
+    made = road(lambda line: line.send(line.exactly(24)), is_open=False, h2c=True)
+    line = made.connect().send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    wait_until(lambda: made.gate.held == 1)
+    made.gate.open(made.service.address)
+    assert line.exactly(24) == b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    line.close()
+    wait_until(lambda: not made.gate.in_flight)

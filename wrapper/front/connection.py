@@ -19,7 +19,7 @@ from wrapper.loop.stream import ClientGone, Stream
 from wrapper.threads import NoThread
 from wrapper.http1.message import Ended
 from wrapper.http1.request import normal_path
-from wrapper.proxy.passthrough import PREFACE, Passthrough
+from wrapper.proxy.tunnel import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import NoDescriptor

@@ -106,12 +106,10 @@ class Exchange(Travelling):
                 yield from self._tunnel(response)
             else:
                 yield from self._respond(response)
-        except Cut:
-            raise self._failure(Unavailable("the service is being stopped")) from None
-        except ServiceGone as error:
-            if self.going:
-                raise self._failure(Unavailable("the service is being stopped")) from None
-            raise self._failure(BadGateway(f"{error}{self.growth}", "closed")) from None
+        except (Cut, ServiceGone) as error:
+            raise self._failure(
+                Unavailable("the service is being stopped") if self.going or isinstance(error, Cut)
+                else BadGateway(f"{error}{self.growth}", "closed")) from None
         except Malformed as error:
             raise self._failure(BadGateway(
                 f"the service's response is not HTTP: {error}{self.growth}", "malformed")) from None
@@ -434,7 +432,7 @@ class Exchange(Travelling):
         self.status = 101
         self.is_answered = True
         self.first_byte = self.loop.now
-        tunnel = Tunnel(self.client, connection.stream, self.warning(), b"websocket" in self.head.upgrade.lower(), self)
+        tunnel = Tunnel(self, connection.stream, is_websocket=b"websocket" in self.head.upgrade.lower())
         self.stay()
         self.head.let_go()  # it is kept for as long as the tunnel lives
         try:
@@ -442,6 +440,7 @@ class Exchange(Travelling):
             yield from tunnel.run()
         finally:
             self.sent += tunnel.sent
+            self.body.received += tunnel.received
 
 
 def _is_between_events(tail: bytes) -> bool:

@@ -6,20 +6,19 @@ Nothing is read ahead of what the other side takes; an end of one side is carrie
 
 from __future__ import annotations
 
+from wrapper.errors import Refusal
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import Gone
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
+from wrapper.proxy.traveller import Cut, Travelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
     from wrapper.loop.loop import Steps
-    from wrapper.loop.poller import Notice
     from wrapper.loop.stream import Stream
-
-    class Going(Protocol):
-        going: str
+    from wrapper.proxy.upstream import Upstream
 
 READ_SIZE = 32 * 1024  # bytes: a flood of the smallest frames in it takes about 5 ms to follow
 END_TIMEOUT = 15.0  # seconds of silence; a peer that never closes its half stays in FIN_WAIT2 for ever
@@ -40,16 +39,13 @@ class _Way:
 
 
 class Tunnel:
-    """The bytes between `client` and `service`, from the point where both have been read so far.
+    """The bytes between the client of `traveller` and `service`, from the point where both have been read so far."""
 
-    `warned` is given when the run of the service is about to end, and `traveller.going` says why by then.
-    """
-
-    def __init__(self, client: Stream, service: Stream, warned: Notice, is_websocket: bool, traveller: Going) -> None:
-        self._up = _Way(client, service, is_websocket)
-        self._down = _Way(service, client, is_websocket)
-        self._warned = warned
-        self._loop = client.loop
+    def __init__(self, traveller: Travelling, service: Stream, *, is_websocket: bool) -> None:
+        self._up = _Way(traveller.client, service, is_websocket)
+        self._down = _Way(service, traveller.client, is_websocket)
+        self._warned = traveller.warning()  # given when the run of the service is about to end
+        self._loop = traveller.loop
         self._code = 0  # of the Close frames to send, 0 for none
         self._traveller = traveller
 
@@ -144,3 +140,27 @@ class Tunnel:
     def _close(self, way: _Way) -> None:
         way.sink.send(close_frame(self._code, is_masked=way is self._up))
         way.is_closed = True
+
+
+# RFC 9113 section 3.4. After its first 16 bytes alone a service would still take what follows for HTTP/1.
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+class Passthrough(Travelling):
+    """One HTTP/2 connection on its way. Nothing can be said to its client in words that HTTP/2 would understand."""
+
+    def run(self) -> Steps:
+        """Hold it at the gate where need be, then tunnel it until both sides have ended. Raises: ClientGone."""
+        try:
+            lane = yield from self.enter()
+            self.stay(is_deaf=True)
+            upstream: Upstream = lane.upstream
+            connection = yield from upstream.connect(self.loop)
+            try:
+                yield from Tunnel(self, connection.stream, is_websocket=False).run()
+            finally:
+                connection.close()
+        except (Refusal, Cut, Gone):
+            pass
+        finally:
+            self.leave()
