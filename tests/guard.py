@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from wrapper.front.switch_interval import SHORT
+from wrapper.front.own import SHORT_INTERVAL
 from wrapper.loop.loop import Loop, Task
 
 # Seconds of the processor that one task may take before the others have their turn.
@@ -120,7 +120,7 @@ def _is_hurried():
 
     That is beside a sidecar's long call, which shortens the switch interval to 10 us.
     """
-    return sys.getswitchinterval() < 2 * SHORT
+    return sys.getswitchinterval() < 2 * SHORT_INTERVAL
 
 
 def _allowed():

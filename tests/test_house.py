@@ -338,7 +338,6 @@ def test_a_sentence_names_its_subject(path):
 
 TESTED_ELSEWHERE = {
     "config/journal.py",  # by the repairs of test_transaction.py and test_folder.py
-    "front/protocols.py",  # types only
 }
 
 

@@ -134,14 +134,14 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
 
     log.configure(chosen["log_level"] or "info", chosen["log_format"] or "text")
     if chosen["tls_cert"] is not None and chosen["tls_key"] is not None:
-        from wrapper.front.certificate import Certificate  # start-up: ssl is loaded only where it is needed
+        from wrapper.front.secure import Certificate  # start-up: ssl is loaded only where it is needed
 
         try:
             Certificate(chosen["tls_cert"], chosen["tls_key"])
         except CannotStart as error:
             yield str(error)
     if chosen["error_page"] is not None:
-        from wrapper.front.error_page import ErrorPage  # start-up: as above
+        from wrapper.front.reply import ErrorPage  # start-up: as above
 
         try:
             ErrorPage(chosen["error_page"])

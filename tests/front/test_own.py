@@ -1,5 +1,7 @@
 """Own paths: the thread that answers and the task of its client, and what each waits for."""
 
+from __future__ import annotations
+
 import sys
 import threading
 
@@ -11,9 +13,10 @@ from tests.running import wait_until
 from wrapper.errors import BadRequest, NotFound
 from wrapper.front import own as own_room
 from wrapper.front.own import QUEUED_BYTES, Talk
+from wrapper.front.own import SHORT_INTERVAL, SwitchInterval
+from wrapper.http1.message import Response
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone
-from wrapper.http1.message import Response
 
 REQUEST = b"GET /sidecar/x HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -441,3 +444,23 @@ def test_a_port_that_stops_meanwhile_says_so_in_the_answer(own):
     head, body = line.message()
     assert body == b"last" and field(head, b"Connection") == b"close"
     assert line.is_at_end()
+
+
+def test_the_interval_is_short_until_the_last_that_asked_is_done():
+    before, interval = sys.getswitchinterval(), SwitchInterval()
+    interval.shorten()
+    interval.shorten()
+    interval.lengthen()
+    assert sys.getswitchinterval() == pytest.approx(SHORT_INTERVAL)
+    interval.lengthen()
+    assert sys.getswitchinterval() == pytest.approx(before)
+
+
+def test_an_interval_that_is_shorter_already_stays(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(sys, "getswitchinterval", lambda: SHORT_INTERVAL / 2)
+    monkeypatch.setattr(sys, "setswitchinterval", chosen.append)
+    interval = SwitchInterval()
+    interval.shorten()
+    interval.lengthen()
+    assert chosen == [SHORT_INTERVAL / 2, SHORT_INTERVAL / 2]

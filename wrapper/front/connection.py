@@ -29,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.front.protocols import Port
+    from wrapper.front.server import Server
     from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Loop, Steps, Task
     from wrapper.proxy.upstream import Upstream, UpstreamConnection
@@ -48,7 +48,7 @@ class Closing(Exception):
 class Connection(socketserver.BaseRequestHandler):
     """One client's connection. `handle` begins it and returns at once; the loop goes on with it."""
 
-    server: Port  # type: ignore[assignment]  # what a connection may know of it
+    server: Server
     task: Task
 
     def __init__(self, request: Any, client_address: Any, server: Any, loop: Loop | None = None) -> None:

@@ -7,27 +7,53 @@ import http.server
 import os
 import socket
 import sys
+import threading
 import time
 
 from wrapper import sockets
 from wrapper.front.connection import BUSY_SECONDS, Closing, Connection
-from wrapper.front.error_page import ErrorPage
-from wrapper.front.shortage import Shortage
+from wrapper.front.reply import ErrorPage
 from wrapper.log import log
 from wrapper.loop.loop import NEVER, NEXT_TURN, Loop
 from wrapper.loop.poller import Link
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.loop.workers import Workers, share
 from wrapper.proxy.headers import Peer, TrustedProxies
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable, Protocol
 
-    from wrapper.front.certificate import Certificate
-    from wrapper.front.protocols import Directory
+    from wrapper.front.secure import Certificate
+    from wrapper.gate import Gate
+    from wrapper.http1.message import Ended, Request, Response
     from wrapper.http1.request import RequestHead
     from wrapper.loop.loop import Steps
+
+    class Directory(Protocol):
+        """Who answers what: the wrapper's own paths, and the gates of the services behind the others."""
+
+        prefixes: tuple[str, ...]
+
+        @property
+        def observes(self) -> bool: ...
+
+        def answer(self, request: Request) -> Response | None:
+            """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
+
+        def is_quick(self, path: str) -> bool:
+            """True where the response to a path of the wrapper's own waits for nothing, not even the disk."""
+
+        def gate(self, path: str) -> Gate: ...
+
+        def ended(self, ended: Ended) -> None: ...
+
+        def note_failure(self, status: int, reason: str, what: str) -> None:
+            """A relayed request, `what`, was answered with `status`, 502 mostly, because of `reason`."""
+
+        def note_shortage(self, what: str, is_short: bool) -> None:
+            """`what` runs short, or does so no longer."""
 
 ACCEPTS = 32  # connections taken in one go, twice a turn; their first requests have mostly come with them
 ACCEPT_PAUSE = 0.5  # seconds without taking connections when there are no descriptors left
@@ -39,6 +65,8 @@ THREADS_MAX = 512  # for own paths: sidecars have their own bounds, of 100 calls
 THREADS_KEPT = 2  # for own paths, whatever limit on processes is reached meanwhile
 ROOM = 8  # idle connections that are closed at a time where descriptors run short
 PEERS_MAX = 1024  # hosts of which is remembered what the service is told of them
+SHORTAGE_PAUSE = 0.5  # seconds until the next try where no thread can be had to tell of a shortage
+CALM = 30.0  # seconds without a new sign of it after which a shortage counts as over
 KEEPALIVE_INTERVAL = 15  # seconds of silence before the first probe, and between two; Go's
 
 
@@ -272,7 +300,7 @@ def is_free_threaded() -> bool:
 
 
 def _certificate(settings: Any) -> Certificate:
-    from wrapper.front.certificate import Certificate  # start-up: a Python without OpenSSL serves without TLS
+    from wrapper.front.secure import Certificate  # start-up: a Python without OpenSSL serves without TLS
 
     return Certificate(settings.tls_cert, settings.tls_key)
 
@@ -284,3 +312,42 @@ def _tune(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_INTERVAL)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+
+
+class Shortage:
+    """What runs short at a port, descriptors or threads: a problem on the board for as long as it does.
+
+    `tell(what, is_short)` is called, in a thread, when that begins and when it is over.
+    """
+
+    def __init__(self, tell: Callable[[str, bool], None]) -> None:
+        self._tell = tell
+        self._workers = Workers("shortage", 1)  # all others may be busy
+        # Guards whether something is new: only one loop follows it.
+        self._lock = threading.Lock()
+        self._until: dict[str, float] = {}
+
+    def note(self, what: str, loop: Loop) -> None:
+        """A sign of it, in the thread of `loop`; returns at once."""
+        with self._lock:
+            is_new = what not in self._until
+            self._until[what] = loop.now + CALM
+        if is_new:
+            loop.begin(loop.task(self._follow(what, loop), "a shortage"))
+
+    def _follow(self, what: str, loop: Loop) -> Steps:
+        try:
+            yield from self._say(what, True, loop)
+            while loop.now < self._until[what]:
+                yield (self._until[what],)
+        finally:
+            del self._until[what]  # first: a sign that comes from here on is a new one
+        yield from self._say(what, False, loop)
+
+    def _say(self, what: str, is_short: bool, loop: Loop) -> Steps:
+        while True:
+            try:
+                yield from loop.in_thread(lambda: self._tell(what, is_short), self._workers)
+                return
+            except NoThread:  # it may be threads that run short
+                yield (loop.now + SHORTAGE_PAUSE,)
