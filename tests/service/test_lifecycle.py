@@ -250,6 +250,7 @@ def test_overlap_survives_the_death_of_the_old_run_meanwhile(live, gated):
     wait_until(lambda: life.service.life.counts()[0])  # it is under way: a death before that would be the end
     os.kill(life.pid(), signal.SIGKILL)
     wait_until(lambda: not life.service.gate.is_open)  # newcomers wait, though the controller is busy with the new run
+    assert not life.service.status()["ready"]
     gated.shut.unlink()
     assert job.wait(20)
     assert life.service.gate.is_open

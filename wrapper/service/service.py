@@ -86,7 +86,9 @@ class Service:
         `command` is the program's name, `upstream` where it listens now, `restart_mode` what a restart will be.
         """
         address = self.controller.address
-        return {**self.life.snapshot(), "in_flight": self.gate.in_flight, "held": self.gate.held,
+        known = self.life.snapshot()
+        known["ready"] = known["ready"] and self.gate.is_open  # its run may have ended while another is brought up
+        return {**known, "in_flight": self.gate.in_flight, "held": self.gate.held,
                 "paused": self.gate.paused or None, "command": self.command,
                 "upstream": None if address is None else str(address), "restart_mode": self.controller.restart_mode}
 
