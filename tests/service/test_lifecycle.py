@@ -64,6 +64,29 @@ def test_a_service_that_is_late_fails_by_name_and_may_still_come(live, gated):
     assert life.board.list() == []
 
 
+DAEMON = """
+import os, socket, sys
+reading, writing = os.pipe()
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listener:
+    if os.fork():
+        os._exit(len(os.read(reading, 1)) - 1)
+    os.setsid()
+    os.write(writing, b"1")
+    while listener.accept()[0].recv(4) != b"quit":
+        pass
+"""
+
+
+def test_a_service_that_becomes_a_daemon_has_not_lost_its_port(live):
+    """Where the wrapper is not PID 1 it is out of reach, and each run of another port would leave one more."""
+    life = live(command=[sys.executable, "-c", DAEMON, "{port}"])
+    assert life.wait_over() == (0, False)
+    (message,) = [problem["message"] for problem in life.board.list()]
+    with socket.create_connection(("127.0.0.1", int(re.search(r"still listens at 127.0.0.1:(\d+): run it", message)[1]))) \
+            as daemon:
+        daemon.sendall(b"quit")
+
+
 def test_a_reload_that_makes_a_late_service_ready_has_it_served_at_once(live, tmp_path):
     mood = tmp_path / "mood"
     mood.write_text("503")

@@ -369,8 +369,11 @@ class Lifecycle:
         return {"output": lines} if lines else {}
 
     def _lost_its_port(self, run: Run) -> bool:
-        """True where a port that was drawn went to another process before the service could bind it."""
-        is_late = run.ready_seconds > LATE_SECONDS or not self._port_draws
+        """True where a port that was drawn went to another process before the service could bind it.
+
+        A service that ends with 0 has not failed to: it went on in the background.
+        """
+        is_late = run.ready_seconds > LATE_SECONDS or not self._port_draws or not run.process.exit_status
         if is_late or not self._launcher.draws_ports or is_free(run.address, closed=True):
             return False
         self._port_draws -= 1

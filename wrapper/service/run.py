@@ -9,6 +9,7 @@ from wrapper import threads
 from wrapper.deadline import Deadline
 from wrapper.log import log
 from wrapper.service import procfs
+from wrapper.service.probe import is_free
 from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
 from wrapper.service.state import Life, State
 from wrapper.settings.values import signal_name
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
 LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s
 HUNG_STOP_TIMEOUT = 2.0  # the same for a service that hangs, while requests are held
+FOREGROUND = "as nginx is with -g 'daemon off;'"
 LAST_BYTES_TIMEOUT = 2.0  # seconds for the last of its responses to reach clients, at the container's end
 
 
@@ -54,12 +56,19 @@ class Run:
     def fault(self) -> str:
         """Its end as what went wrong, where that was not asked for."""
         fault = f"{self._title} ended by itself with status {self.process.exit_status}"
-        if self.process.left_behind and not self.process.exit_status:
-            fault += ("; what it had put into the background was ended with it: run it in the foreground, as nginx is "
-                      "with -g 'daemon off;'")
+        if not self.process.exit_status and (what := self._background):
+            fault += f"; what it had put into the background {what}: run it in the foreground, {FOREGROUND}"
         if procfs.memory_kills() > self._memory_kills:
             fault += ": the kernel killed a process of this container because its memory was used up"
         return fault
+
+    @property
+    def _background(self) -> str:
+        """What became of it; empty where there is none. An orphan comes to PID 1, which may not be us."""
+        if self.process.left_behind:
+            return "was ended with it"
+        is_gone = not self.port_was_free or is_free(self.address, closed=True)
+        return "" if is_gone else f"still listens at {self.address}"
 
     # It leaves: drain, then stop, then cut. What is in flight goes on for as long as the process answers it.
 
