@@ -167,6 +167,17 @@ def test_hold_0_refuses_at_once():
         subject.admit(Traveller(subject))
 
 
+def test_a_gate_that_is_full_says_so_and_nothing_of_an_earlier_start():
+    subject = Gate(Road, 0.0, 1000, 1)
+    subject.open(PLACE)
+    subject.admit(Traveller(subject))
+    with pytest.raises(Unavailable, match="the service is busy"):
+        subject.admit(Traveller(subject))
+    subject.pause("a deployment")
+    with pytest.raises(Unavailable, match="a deployment"):
+        subject.admit(Traveller(subject))
+
+
 def test_too_many_are_refused_with_retry_after():
     subject = gate(most=2)
     subject.hold("test")

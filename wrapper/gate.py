@@ -138,11 +138,15 @@ class Gate:
         if self._refusal:
             raise Unavailable(self._refusal)
         if self.hold_timeout <= 0:
-            raise Unavailable(self._reason)
+            raise Unavailable(self._why_held())
         if len(self._held) >= self._hold_max:
-            raise Unavailable(f"{self._reason}, and {self._hold_max} requests wait already")
+            raise Unavailable(f"{self._why_held()}, and {self._hold_max} requests wait already")
         self._held[traveller] = None
         self._peaks.held = max(self._peaks.held, len(self._held))
+
+    def _why_held(self) -> str:
+        assert self._lock.locked()
+        return self.paused or (self._reason if self._lane is None else "the service is busy")
 
     def collect(self, traveller: Traveller, held: float) -> Lane:
         """How the wait of `held` seconds ended. Raises: the refusal; GatewayTimeout where it has not ended yet."""
@@ -153,8 +157,7 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
             if isinstance(verdict, Lane):
                 return verdict
-            reason = self.paused or (self._reason if self._lane is None else "the service is busy")
-            raise verdict or GatewayTimeout(f"{reason}; this request was held for {held:.1f} s")
+            raise verdict or GatewayTimeout(f"{self._why_held()}; this request was held for {held:.1f} s")
 
     def forget(self, traveller: Traveller) -> Lane | None:
         """The traveller waits no longer; the lane it was admitted to meanwhile, which it is to leave."""
