@@ -82,8 +82,8 @@ def test_a_service_that_becomes_a_daemon_has_not_lost_its_port(live):
     life = live(command=[sys.executable, "-c", DAEMON, "{port}"])
     assert life.wait_over() == (0, False)
     (message,) = [problem["message"] for problem in life.board.list()]
-    with socket.create_connection(("127.0.0.1", int(re.search(r"still listens at 127.0.0.1:(\d+): run it", message)[1]))) \
-            as daemon:
+    port = int(re.search(r"still listens at 127.0.0.1:(\d+): run it", message)[1])
+    with socket.create_connection(("127.0.0.1", port)) as daemon:
         daemon.sendall(b"quit")
 
 
