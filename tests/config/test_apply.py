@@ -522,7 +522,7 @@ def test_a_shutdown_in_the_middle_leaves_the_old_files(stage):
 
 
 def first(stage, content, check=None, seconds=20.0):
-    return apply_first(stage.service, {str(stage.file): content}, check, "restart", Deadline(seconds))
+    return apply_first(stage.service, {str(stage.file): content}, check, Deadline(seconds))
 
 
 def test_a_check_holds_the_first_start_up_no_longer_than_allowed(tmp_path):

@@ -41,29 +41,23 @@ UNDER_WAY = (State.STARTING, State.DRAINING, State.STOPPING)  # of an action tha
 FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's probes
 
 
-def apply(service: Service, files: Mapping[str, Content], check: Check = None, action: Action = "restart",
-          ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
-          **how: Any) -> list[Problem]:
+def apply(service: Service, files: Mapping[str, Content], check: Check = None, **how: Any) -> list[Problem]:
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
     `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
     file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
-    path that needs one; a callable gets {path: new file}. `action`: "restart", "reload", "signal:HUP", "POST /path",
-    None or a callable. `probe`: called when the service is ready, until it returns None or True, or `ready_timeout`
-    (seconds; None: --ready-timeout) is over. Callables get `handle`. For the rest of `how` see `Change`.
+    path that needs one; a callable gets {path: new file}. For the rest, all that is said of `how`, see `Change`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
     crash of an earlier one left beside these files is put back first; before the start of the service only where the
     index of journals outlived the crash, see `journal.PLACES`.
     """
-    handle = service if handle is None else handle
-    how.update(action=action, ready_timeout=ready_timeout, probe=probe)
     if matter_of_caller() is service:
         return [Problem("a change cannot be made from within the check, action or probe of another one",
                         step="settings")]
     with service.changing:
         try:
-            problems, change = _prepared(service, files, check, Deadline(None), handle=handle, **how)
+            problems, change = _prepared(service, files, check, Deadline(None), **how)
             return problems if change is None else change.bring_into_force()
         except Exception as error:  # noqa: BLE001  a fault of ours; the change is undone where it had begun
             return [Problem(cause.tell("the change", error, service=service.name), step="internal", retry=True)]
@@ -83,38 +77,41 @@ def _prepared(service: Service, files: Mapping[str, Content], check: Check, dead
     return [], change
 
 
-def apply_first(service: Service, files: Mapping[str, Content], check: Check, action: Action, deadline: Deadline,
+def apply_first(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline,
                 **how: Any) -> tuple[list[Problem], Change | None]:
     """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes.
 
     A check that is not done at the `deadline` is done again later.
     """
     with service.changing:
-        return _prepared(service, files, check, deadline, handle=service, action=action, **how)
+        return _prepared(service, files, check, deadline, **how)
 
 
 class Change:
     """One transaction with one service.
 
-    `mode`: of files that are new; default 0o644. `environment`: all variables over what the service inherits, in place
-    of those of the last change; a None takes one away, and no environment at all leaves them as they are. A change of
-    them is a restart, whatever the `action`. `skipped`: see `history.Version`; `is_repair`: no new version.
+    `action`: "restart", "reload", "signal:HUP", "POST /path", None or a callable. `probe`: called when the service is
+    ready, until it returns None or True, or `ready_timeout` (seconds; None: --ready-timeout) is over. Callables get
+    `handle`; default: the service. `mode`: of files that are new; default 0o644. `environment`: all variables over
+    what the service inherits, in place of those of the last change; a None takes one away, and no environment at all
+    leaves them as they are. A change of them is a restart, whatever the `action`. `skipped`: see `history.Version`;
+    `is_repair`: no new version.
 
     Raises: Fault where a file cannot be read; ValueError for no good argument.
     """
 
-    def __init__(self, service: Service, files: Mapping[str, Content], action: Action, handle: Any, *,
-                 reason: str = "configuration", ready_timeout: float | None = None,
-                 probe: Callable[..., Any] | None = None, mode: int | None = None,
-                 environment: Mapping[str, Any] | None = None, skipped: Mapping[str, str] | None = None,
-                 is_repair: bool = False) -> None:
+    def __init__(self, service: Service, files: Mapping[str, Content], action: Action = "restart",
+                 ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
+                 reason: str = "configuration", mode: int | None = None, environment: Mapping[str, Any] | None = None,
+                 skipped: Mapping[str, str] | None = None, is_repair: bool = False) -> None:
         _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
         self._life = service.life
         self._reason = reason
         self._ready_timeout = ready_timeout
         self._timeout = ready_timeout or service.around.settings.ready_timeout
-        self._act = steps.act_of(action, service, handle, self._timeout)
+        self._handle = service if handle is None else handle
+        self._act = steps.act_of(action, service, self._handle, self._timeout)
         self._before = service.variables
         self._variables = self._before if environment is None else steps.variables_of(environment)
         if self._variables != self._before:
@@ -124,7 +121,6 @@ class Change:
             history.of(service), reason, action, self._variables, skipped or {})
         self.transaction = Transaction(files, journal.index_folder(make=True), mode, self._draft)
         self._probe = probe
-        self._handle = handle
         self._first_run = self._run
 
     @property
@@ -198,12 +194,10 @@ class Change:
         if self._is_bare:
             return [_problem(fault, self)]
         log.warning(f"the change is undone: {fault.message}", service=self._service.name)
+        problems = [_problem(fault, self)]
         try:
             self._undo()
-        except Fault as second:
-            return [_problem(fault, self), _problem(second, None)]
-        problems = [_problem(fault, self, rolled_back=True)]
-        try:
+            problems = [_problem(fault, self, rolled_back=True)]
             self._mend()
         except Fault as second:
             problems.append(_problem(second, None))

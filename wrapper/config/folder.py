@@ -50,6 +50,8 @@ class Folder:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self._file)
+        if "_listing" in vars(self):
+            close(self._listing)
 
     def enter(self, name: str, *, make: bool) -> Folder:
         """A folder in this one."""
@@ -126,26 +128,20 @@ class Folder:
         return False
 
     def names(self) -> list[str]:
-        with self._listed() as file:
-            return os.listdir(file)
+        return os.listdir(self._listing)
 
     def sync(self) -> None:
         """Names are safe on the disk only once their folder is synced (fsync(2))."""
-        with self._listed() as file:
-            try:
-                os.fsync(file)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # some file systems have no fsync for folders
-                    raise
-
-    @contextlib.contextmanager
-    def _listed(self) -> Iterator[int]:
-        with self.at("."):
-            file = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._file)
         try:
-            yield file
-        finally:
-            os.close(file)
+            os.fsync(self._listing)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # some file systems have no fsync for folders
+                raise
+
+    @functools.cached_property
+    def _listing(self) -> int:
+        """The folder open to be read, which takes a right that acting in it takes not."""
+        return self.open(".", os.O_RDONLY | os.O_DIRECTORY)
 
     @contextlib.contextmanager
     def at(self, name: str) -> Iterator[None]:

@@ -23,7 +23,7 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from typing import Any
 
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
@@ -132,24 +132,25 @@ class Journal:
 
     def keep(self) -> None:
         """From now on the new files are the files."""
-        try:
+        with self._ending():
             try:
                 self.append({"phase": KEPT})
             except OSError:
                 self._folders[0].remove(self._name)  # says the same, and needs no room on the disk
-        except OSError:
-            os.close(self._file)
-            raise
-        self.close()
 
     def restore(self) -> None:
         """Put back what was replaced. Where that fails the journal stays, for the next transaction or start to mend."""
-        replaced = [change for change in self.changes if change.is_replaced]
-        try:
+        with self._ending():
+            replaced = [change for change in self.changes if change.is_replaced]
             for change in replaced:
                 change.restore()
             if replaced:
                 self.sync()
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
         except OSError:
             os.close(self._file)  # a lock that stayed would say that we are still at it
             raise
@@ -286,8 +287,9 @@ def _journals(folder: Folder) -> list[str]:
     found = []
     for name in folder.names():
         status = folder.status(name) if name.endswith(SUFFIX) else None
-        if status is not None and stat.S_ISREG(status.st_mode) and (status.st_uid, status.st_nlink) == (folder.uid, 1):
-            found += [name] if not status.st_mode & 0o022 else []
+        if status is not None and (status.st_uid, status.st_nlink) == (folder.uid, 1) and (
+                stat.S_ISREG(status.st_mode) and not status.st_mode & 0o022):
+            found.append(name)
     return found
 
 

@@ -15,18 +15,13 @@ from wrapper.config.snapshot import fingerprint
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Optional, Protocol
+    from typing import Optional
 
+    from wrapper.config.history import Draft
     from wrapper.config.journal import Replacement
 
-    class Entry(Protocol):
-        """What is written down of a change, as one more file of it; in no file where the path is empty."""
-
-        path: str
-
-        def content(self, before: dict[str, Stood], after: dict[str, Stood]) -> bytes: ...
-
-# Who may do what with a file; of attributes, the ACL among them, None is one that cannot be read.
+# Who may do what with a file; of attributes, the ACL among them, None is one that cannot be read. Where `attributes` is
+# None itself they are those that the folder gives to a new file.
 Rights = namedtuple("Rights", "mode uid gid attributes")
 Kept = namedtuple("Kept", "content rights")  # a file as it was: bytes and Rights
 Content = Union[str, bytes, Kept, None]
@@ -57,12 +52,12 @@ class Fault(Exception):
 class Transaction:
     """The files of one change by path; None as content means that there must be no such file.
 
-    `record` becomes a file of it too, once the rights are known that the new files have.
+    `record` becomes a file of it too, once the rights are known that the new files have; none where its path is empty.
     Raises: Fault where a path cannot be written to; ValueError for what can be no content.
     """
 
     def __init__(self, files: Mapping[str, Content], index: str | None, new_mode: int | None = None,
-                 record: Entry | None = None) -> None:
+                 record: Draft | None = None) -> None:
         folders: dict[tuple[str, int], Folder] = {}  # each is opened once for each user who acts in it
         self._index = index
         self._new_mode = NEW_MODE if new_mode is None else new_mode
@@ -94,13 +89,23 @@ class Transaction:
         if home is not None:
             self._targets.append(home)
             self._rights[os.path.join(home[0].path, home[1])] = Rights(RECORD_MODE, os.geteuid(), os.getegid(), {})
-        self.old_hash = _hash([stood and stood.content for stood in stood_there])
-        self.new_hash = _hash([*self.contents.values()])
 
     @property
     def is_change(self) -> bool:
         """True also where files were put back just now: the service may have read what stood there before."""
-        return any(self._mended) or self._has_other_rights or self.old_hash != self.new_hash
+        return any(self._mended) or self._has_other_rights or self._old_contents != self.contents
+
+    @property
+    def _old_contents(self) -> dict[str, bytes | None]:
+        return {path: stood and stood.content for path, stood in self._before.items()}
+
+    @property
+    def old_hash(self) -> str:
+        return _hash(self._old_contents)
+
+    @property
+    def new_hash(self) -> str:
+        return _hash(self.contents)
 
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
@@ -132,22 +137,19 @@ class Transaction:
 
     def _write(self, change: Replacement, content: bytes) -> Rights:
         """Write a file that is for no other user until it has the rights it is to have; returns those."""
-        folder, rights = change.folder, self._rights.get(change.path)
+        folder, is_new = change.folder, change.path not in self._rights
         file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(file, "wb") as stream:
             stream.write(content)
             stream.flush()
-            if rights is not None:
-                _take_over(folder, rights, file)
-            else:
-                status = os.fstat(file)
-                mode = _give(folder, file, self._new_mode, status.st_uid, folder.gid)
-                with folder.at(change.staged):
-                    os.fchmod(file, mode)
-                self.doubt = (f"; {change.path} is new, with mode {mode:04o} and uid {status.st_uid}: do these "
-                              "permissions let it read the file? see --config-mode and mode=")
+            new = Rights(self._new_mode, os.fstat(file).st_uid, folder.gid, None)
+            _take_over(folder, self._rights.get(change.path, new), file)
             os.fsync(file)
-            return _rights(folder, file)
+            rights = _rights(folder, file)
+        if is_new:
+            self.doubt = (f"; {change.path} is new, with mode {rights.mode:04o} and uid {rights.uid}: do these "
+                          "permissions let it read the file? see --config-mode and mode=")
+        return rights
 
     def replace(self) -> None:
         """Move the new files to their places. Raises: Fault, and then all is as it was."""
@@ -187,8 +189,9 @@ class Transaction:
                             retry=True) from error
 
 
-def _hash(contents: list[bytes | None]) -> str:
-    return fingerprint(contents[0] if len(contents) == 1 and contents[0] is not None else contents)
+def _hash(contents: Mapping[str, bytes | None]) -> str:
+    found = [*contents.values()]
+    return fingerprint(found[0] if len(found) == 1 and found[0] is not None else found)
 
 
 def _encoded(content: Content) -> bytes | None:
@@ -230,7 +233,7 @@ def _take_over(folder: Folder, rights: Rights, new: int) -> None:
     """Give an open file these rights: mode, owner, group, ACL and extended attributes. Raises: OSError."""
     mode = _give(folder, new, rights.mode, rights.uid, rights.gid)
     with folder.at(""):
-        if not _set_attributes(rights.attributes, new):
+        if rights.attributes is not None and not _set_attributes(rights.attributes, new):
             mode &= ~0o070  # with an ACL they are the most that any of its users has, which are not the group's
         os.fchmod(new, mode)  # behind chown, which clears bits
 

@@ -189,5 +189,5 @@ class ServiceHandle:
         says, by None or True, that it works. `environment`: all variables of the next run over what it inherits, None
         takes one away; a change of them restarts the service. The whole truth stands in `config/apply.py`.
         """
-        return configuration.apply(self.service, files, check, action, ready_timeout, probe, mode=mode, handle=self,
-                                   environment=environment, reason=reason)
+        return configuration.apply(self.service, files, check, action=action, ready_timeout=ready_timeout, probe=probe,
+                                   mode=mode, environment=environment, reason=reason, handle=self)
