@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from tests.sidecar.parts import make_request, make_site
 from wrapper import text
 from wrapper.log import timestamp
-from wrapper.text import dumps
+from wrapper.text import dumps, fingerprint
 
 
 @pytest.mark.parametrize(("given", "shown"), [
@@ -81,3 +82,19 @@ def test_what_is_no_moment_is_none():
 
 def test_text_is_kept_but_for_control_characters():
     assert text.one_line("größe 日本 \x1b[31m") == "größe 日本 \\x1b[31m"
+
+
+def test_text_has_the_fingerprint_of_sha256sum():
+    assert fingerprint("x\n") == fingerprint(b"x\n") == hashlib.sha256(b"x\n").hexdigest()[:12]
+
+
+def test_the_order_of_what_has_none_does_not_count():
+    assert fingerprint({"a": {1, 2}, "b": b"x"}) == fingerprint({"b": b"x", "a": {2, 1}})
+    assert fingerprint([1, 2]) != fingerprint([2, 1])
+    with pytest.raises(TypeError, match="a object"):
+        fingerprint(object())
+
+
+def test_equal_values_have_equal_fingerprints():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 BITS_MAX = 10_000  # str() refuses what is very long (CVE-2020-10735)
+HASH_LENGTH = 12  # hexadecimal digits: enough to tell configurations apart, short enough to read aloud
 DEPTH_MAX = 20  # of what stands in one another; also the end of what holds itself
 
 
@@ -75,6 +76,31 @@ def _shown(value: Any) -> str:
         return str(value)
     except Exception:  # noqa: BLE001  an author's __str__, or a number that is too long
         return type(value).__name__
+
+
+def fingerprint(value: Any) -> str:
+    """Equal values have equal ones, however their parts are ordered; text and bytes that of `sha256sum`.
+
+    Raises: ValueError, TypeError for a value that is not made of text, bytes, numbers, lists and dicts.
+    """
+    import hashlib  # start-up: only what configures a service is told apart
+    import json
+
+    if isinstance(value, bytes):
+        raw = value
+    elif isinstance(value, str):
+        raw = value.encode("utf-8", "surrogatepass")
+    else:
+        raw = json.dumps(value, sort_keys=True, default=_sortable).encode()
+    return hashlib.sha256(raw).hexdigest()[:HASH_LENGTH]
+
+
+def _sortable(part: Any) -> Any:
+    if isinstance(part, (bytes, bytearray)):
+        return {"bytes": part.hex()}
+    if isinstance(part, (set, frozenset)):
+        return {"set": sorted(map(fingerprint, part))}
+    raise TypeError(f"a {type(part).__name__}")
 
 
 def epoch(moment: str | float | None) -> float | None:

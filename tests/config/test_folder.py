@@ -20,7 +20,7 @@ from wrapper.config import folder as room
 from wrapper.config import source
 from wrapper.config.folder import content_of, find
 from wrapper.config.journal import repair
-from wrapper.config.snapshot import CannotFetch
+from wrapper.config.source import CannotFetch
 from wrapper.config.transaction import Fault, Transaction
 
 SERVICE, NEIGHBOUR = 1000, 2000

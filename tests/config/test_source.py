@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import socket
 import threading
@@ -12,7 +13,7 @@ import pytest
 from tests.config.conftest import answer
 from tests.running import free_port
 from wrapper.config import source
-from wrapper.config.snapshot import JSON_BYTES, CannotFetch, Snapshot, document, fingerprint
+from wrapper.config.source import JSON_BYTES, CannotFetch, Snapshot, Url, document
 
 
 def fetch(origin, **options):
@@ -445,6 +446,86 @@ def test_json_is_bounded_by_what_it_takes_in_memory():
     assert document(Snapshot(content, None, True), must_be_json=False) == content.decode()
 
 
-def test_equal_values_have_equal_fingerprints():
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+@pytest.mark.parametrize(("content", "is_json", "found"), [
+    (b'{"a": 1}', None, {"a": 1}), (b"[1]", True, [1]), (b"3", True, 3), (b"3", None, "3"),
+    (b"{broken", None, "{broken"), (b'{"a": 1}', False, b'{"a": 1}'), (b"\xff", None, b"\xff"),
+    ({"a": b"x", "b": b"\xff"}, None, {"a": "x", "b": b"\xff"}),
+    ({"a": 1}, False, {"a": 1}),
+])
+def test_content_is_json_where_it_is_else_text_else_bytes(content, is_json, found):
+    assert document(Snapshot(content, is_json, True), must_be_json=False) == found
+
+
+def test_what_must_be_json_and_is_not_is_said_without_its_content():
+    with pytest.raises(CannotFetch, match=r"not JSON: .* at character 1$") as caught:
+        document(Snapshot(b"{s3cret", None, True), must_be_json=True)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_json_that_is_too_large_is_text_unless_it_must_be_json():
+    content = b"[" + b" " * JSON_BYTES + b"]"
+    assert document(Snapshot(content, None, True), must_be_json=False) == content.decode()
+    with pytest.raises(CannotFetch, match="over"):
+        document(Snapshot(content, True, True), must_be_json=False)
+
+
+# A URL by itself
+
+
+def url(server, path="/x", token_file=None, user=""):
+    return Url(f"http://{user}127.0.0.1:{server.port}{path}", 20.0, 1000, token_file)
+
+
+def test_what_has_not_changed_is_told_by_its_tag(serve):
+    def serve_once(connection, head):
+        connection.sendall(answer("", "304 Not Modified") if 'If-None-Match: "1"' in head
+                           else answer("content", "200 OK", 'ETag: "1"'))
+
+    source = url(serve(serve_once))
+    assert (source.fetch().content, source.fetch().changed) == (b"content", False)
+    source.forget()
+    assert source.fetch().content == b"content"
+
+
+def test_credentials_of_the_url_become_a_field_and_are_not_in_its_name(serve):
+    server = serve(answer("x"))
+    source = url(server, user="me:s3cret@")
+    source.fetch()
+    assert "s3cret" not in source.name and "s3cret" not in server.heads[0].splitlines()[0]
+    assert "Authorization: Basic " + base64.b64encode(b"me:s3cret").decode() in server.heads[0]
+
+
+def test_a_token_is_read_at_every_fetch(serve, tmp_path):
+    server, file = serve(answer("x")), tmp_path / "token"
+    source = url(server, token_file=str(file))
+    for token in ("one", "two"):
+        file.write_text(token + "\n")
+        source.fetch()
+        assert f"Authorization: Bearer {token}\r\n" in server.heads[-1]
+    file.write_text("two words")
+    with pytest.raises(CannotFetch, match="holds no token"):
+        source.fetch()
+
+
+def test_a_redirect_is_followed_so_often(serve):
+    server = serve(answer("", "302 Found", "Location: /again"))
+    with pytest.raises(CannotFetch, match="more than 5 redirects"):
+        url(server).fetch()
+    assert len(server.heads) == 6
+
+
+@pytest.mark.parametrize(("said", "why"), [
+    (answer("x" * 1001), "over 1000 bytes"), (answer(""), "the answer is empty"),
+    (answer("x", "500 Oh"), "answers 500"),
+    (answer("x", "200 OK", "Content-Encoding: gzip"), "answers in gzip"), (b"SSH-2.0-x\r\n\r\n", "no good HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", "too early"),
+])
+def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why):
+    with pytest.raises(CannotFetch, match=why):
+        url(serve(said)).fetch()
+
+
+@pytest.mark.parametrize("text", ["http://h:port/", "http://h/a b", "http://h/\n"])
+def test_a_url_that_cannot_be_asked_is_said_at_once(text):
+    with pytest.raises(ValueError):
+        Url(text, 1.0, 1000, None)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.running import wait_until
-from wrapper.config import snapshot
+from wrapper import text
 from wrapper.config import source as sources
 from wrapper.config import subscription as room
 from wrapper.config.subscription import Pace, Subscription, problems_of
@@ -130,7 +130,7 @@ def test_the_newest_of_a_burst_is_brought_no_more_often_than_allowed(make):
     for number in range(200):
         stage.value = number
         stage.subscription.fetch_now()
-    wait_until(lambda: stage.status["hash_seen"] == snapshot.fingerprint(199))
+    wait_until(lambda: stage.status["hash_seen"] == text.fingerprint(199))
     assert stage.changes.empty()
     stage.subscription._next_change = Deadline(0)
     assert stage.next_change() == 199
@@ -481,7 +481,7 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
         forgotten = 0
 
         def fetch(self, within=None):
-            return snapshot.Snapshot(b"{half", None, True)
+            return sources.Snapshot(b"{half", None, True)
 
         def forget(self):
             self.forgotten += 1

@@ -11,7 +11,7 @@ from wrapper.settings import values
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first, check_drift, keep_skipped
 from wrapper.config.folder import content_of, find
-from wrapper.config.snapshot import CannotFetch, document
+from wrapper.config.source import CannotFetch, document
 from wrapper.config.steps import variables_of
 from wrapper.config.subscription import Pace, Subscription
 from wrapper.deadline import Deadline
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Optional
 
-    from wrapper.config.snapshot import Snapshot
-    from wrapper.config.source import Source
+    from wrapper.config.source import Snapshot, Source
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
     from wrapper.settings.settings import Settings

@@ -19,10 +19,10 @@ from collections import namedtuple
 
 from wrapper.config import journal
 from wrapper.config.folder import find
-from wrapper.config.snapshot import fingerprint
 from wrapper.config.transaction import Kept, Rights, kept
 from wrapper.deadline import Deadline
 from wrapper.log import timestamp
+from wrapper.text import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

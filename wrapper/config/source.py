@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import os
+import re
 import stat
 import time
+from collections import namedtuple
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 from wrapper import cause
+from wrapper.config.connection import UrlConnection
 from wrapper.config.folder import content_of
-from wrapper.config.snapshot import CannotFetch, Snapshot
-from wrapper.config.url import Url
+from wrapper.deadline import Deadline
+from wrapper.errors import NO_TLS
+from wrapper.settings.values import without_credentials
 from wrapper.threads import BoundedCall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
     from typing import Any, Protocol, Union
 
@@ -33,8 +42,49 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 * 1024 * 1024  # of one document, or of all files of a folder together
 LOOK_TIMEOUT = 10.0  # seconds
 DEPTH_MAX = 8  # folders in folders; a link to a parent folder ends with it
+JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it takes thirty times the room
+REDIRECTS_MAX = 5  # as many as curl's users are told to allow; a loop ends with them
+PIECE_BYTES = 64 * 1024
 YOUNG_SECONDS = 2.0  # the coarsest clock of a file system in use: FAT's
 ATTEMPTS = 5  # to read a folder that does not change meanwhile
+
+# `content`: bytes, {name: bytes} of a folder, or a callable's value; None where nothing has changed. `is_json`: True
+# where the source says so, None where it does not say. `is_still`: False while it may be half written.
+Snapshot = namedtuple("Snapshot", "content is_json changed is_still", defaults=(True,))
+
+
+class CannotFetch(Exception):
+    """The source cannot be read now; the sentence holds no credentials."""
+
+
+def document(snapshot: Snapshot, *, must_be_json: bool) -> Any:
+    """The content as Python sees it: JSON where it is JSON, else text, else bytes; a folder is {name: text or bytes}.
+
+    Raises: CannotFetch where it has to be JSON and is not.
+    """
+    if isinstance(snapshot.content, dict) and snapshot.is_json is not False:
+        return {name: _text(content) for name, content in snapshot.content.items()}
+    if snapshot.is_json is False or not isinstance(snapshot.content, bytes):
+        return snapshot.content
+    if snapshot.is_json or must_be_json or snapshot.content[:1] in (b"{", b"["):
+        is_too_much = len(snapshot.content) > JSON_BYTES
+        if is_too_much and (snapshot.is_json or must_be_json):
+            raise CannotFetch(f"what it holds is JSON of over {JSON_BYTES} bytes")
+        try:
+            return _text(snapshot.content) if is_too_much else json.loads(snapshot.content)
+        except (ValueError, RecursionError) as error:
+            if snapshot.is_json or must_be_json:
+                place = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else None
+                # Without content, which `str(error)` may hold.
+                raise CannotFetch(f"what it holds is not JSON: {place or type(error).__name__}") from error
+    return _text(snapshot.content)
+
+
+def _text(content: bytes) -> str | bytes:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content
 
 
 def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BYTES,
@@ -50,6 +100,146 @@ def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BY
     if "://" in origin and not origin.startswith("file://"):
         raise ValueError(f"no such kind of source: {origin.partition('://')[0]}://; there are http, https and paths")
     return Path(origin.partition("file://")[2] or origin, max_bytes)
+
+
+# A URL
+
+
+class Url:
+    """Asked with If-None-Match, so that what has not changed costs a few bytes (RFC 9110 section 13.1.2)."""
+
+    def __init__(self, url: str, timeout: float, max_bytes: int, token_file: str | None) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._token_file = token_file
+        # (URL, its ETag). No date: Last-Modified has seconds, and goes back where an older file is put in place.
+        self._tag: tuple[str, str] | None = None
+        self.name = without_credentials(url)
+        _target(url)
+
+    def fetch(self, within: float | None = None) -> Snapshot:
+        timeout = self._timeout if within is None else min(self._timeout, within)
+        deadline = Deadline(timeout)
+        try:
+            return self._follow(deadline)
+        except http.client.HTTPException as error:
+            raise CannotFetch(f"{self.name}: what answers is no good HTTP: {type(error).__name__}") from error
+        except OSError as error:
+            if deadline.has_passed():
+                raise CannotFetch(f"{self.name}: no whole answer within {timeout:.3g} s") from error
+            raise CannotFetch(f"{self.name}: {error.strerror or error}") from error
+        except ValueError as error:  # http.client names what it refuses in full, the token too
+            raise CannotFetch(f"{self.name}: a URL or a field that cannot be sent: {type(error).__name__}") from error
+
+    def forget(self) -> None:
+        self._tag = None
+
+    def _follow(self, deadline: Deadline) -> Snapshot:
+        url = self._url
+        for _ in range(REDIRECTS_MAX + 1):
+            found = self._ask(url, deadline)
+            if isinstance(found, Snapshot):
+                return found
+            if url.startswith("https:") and found.startswith("http:"):
+                raise CannotFetch(f"{self.name}: redirects from https to http")
+            url = found
+        raise CannotFetch(f"{self.name}: more than {REDIRECTS_MAX} redirects")
+
+    def _ask(self, url: str, deadline: Deadline) -> Snapshot | str:
+        """The answer, or the URL it points to."""
+        scheme, host, port = _origin(url)
+        if scheme not in ("http", "https") or not host:
+            raise CannotFetch(f"redirects to what is no http or https URL: {without_credentials(url)}")
+        connection = UrlConnection(host, port, _tls() if scheme == "https" else None, deadline)
+        try:
+            headers = self._headers(url)
+            connection.request("GET", _target(url), headers=headers)
+            answer = connection.getresponse()
+            if answer.status in (301, 302, 303, 307, 308):
+                return urljoin(url, answer.getheader("Location", ""))
+            if answer.status == 304 and "If-None-Match" in headers:
+                return Snapshot(None, None, False)
+            if answer.status != 200:
+                raise CannotFetch(f"{self.name}: answers {answer.status}")
+            content = self._read(answer)
+            tag = answer.getheader("ETag")
+            self._tag = None if tag is None else (url, tag)
+            kind = answer.getheader("Content-Type", "").partition(";")[0].strip().lower()
+            return Snapshot(content, True if kind.endswith(("/json", "+json")) else None, True)
+        finally:
+            connection.close()
+
+    def _headers(self, url: str) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity", "User-Agent": "wrapper", "Accept": "application/json, */*;q=0.5"}
+        if self._tag is not None and self._tag[0] == url:
+            headers["If-None-Match"] = self._tag[1]
+        # Credentials are for the place they were given for, never for where a redirect leads (CVE-2018-18074).
+        if _origin(url) == _origin(self._url):
+            headers.update(self._credentials())
+        return headers
+
+    def _credentials(self) -> dict[str, str]:
+        if self._token_file is not None:
+            return {"Authorization": f"Bearer {_token(self._token_file)}"}
+        parts = urlsplit(self._url)
+        if parts.username is None:
+            return {}
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+    def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        coding = answer.getheader("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise CannotFetch(f"{self.name}: answers in {coding}, which was not asked for")
+        if answer.length is not None and answer.length > self._max_bytes:
+            raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
+        pieces, size = [], 0
+        while piece := answer.read(PIECE_BYTES):
+            size += len(piece)
+            if size > self._max_bytes:
+                raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
+            pieces.append(piece)
+        if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
+            raise CannotFetch(f"{self.name}: the answer ends {answer.length} bytes too early")
+        if not size:
+            raise CannotFetch(f"{self.name}: the answer is empty")
+        return b"".join(pieces)
+
+
+def _tls() -> ssl.SSLContext:
+    try:
+        import ssl  # start-up: a source without TLS does without its 8 ms
+    except ImportError:
+        raise CannotFetch(f"https: {NO_TLS}") from None
+    return ssl.create_default_context()
+
+
+def _token(path: str) -> str:
+    """Raises: CannotFetch."""
+    try:
+        token = content_of(path, PIECE_BYTES).decode().strip()
+    except OSError as error:
+        raise CannotFetch(f"cannot read the token: {error.strerror}: {path}") from error
+    except UnicodeDecodeError:
+        token = ""
+    if not re.fullmatch(r"[!-~]+", token):
+        raise CannotFetch(f"{path} holds no token: it must be one line of ASCII without spaces")  # RFC 6750 section 2.1
+    return token
+
+
+def _origin(url: str) -> tuple[str, str | None, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _target(url: str) -> str:
+    """Raises: ValueError for a URL whose port is no number, or that holds spaces or control characters."""
+    parts = urlsplit(url)
+    parts.port  # noqa: B018  raises where it is no number
+    if not re.fullmatch(r"[!-~]*", url):
+        raise ValueError("the URL holds characters that must be percent-encoded")
+    return urlunsplit(SplitResult("", "", parts.path or "/", parts.query, ""))
 
 
 # A path

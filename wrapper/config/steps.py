@@ -16,8 +16,8 @@ from functools import partial
 from subprocess import DEVNULL, SubprocessError
 
 from wrapper import cause, poll, threads
+from wrapper.config.connection import TimedConnection
 from wrapper.config.transaction import Fault
-from wrapper.config.url import TimedConnection
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.service import reload

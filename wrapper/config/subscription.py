@@ -13,18 +13,18 @@ import time
 from collections import namedtuple
 
 from wrapper import cause, threads
-from wrapper.config.snapshot import CannotFetch, document, fingerprint
+from wrapper.config.source import CannotFetch, document
 from wrapper.deadline import Deadline
 from wrapper.log import log, timestamp
 from wrapper.problems import Problem
+from wrapper.text import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from wrapper.config.snapshot import Snapshot
-    from wrapper.config.source import Source
+    from wrapper.config.source import Snapshot, Source
     from wrapper.events import Feed
     from wrapper.problems import Board
 
@@ -121,7 +121,7 @@ class Subscription:
     """Watches one source. `on_change(value)` brings a value into force and returns what went wrong, or nothing.
 
     `select` takes the part that counts out of the document (JSON, text, bytes, or a folder's {name: text}); with it the
-    document must be JSON. `read` makes the document of a fetch; default: `snapshot.document`.
+    document must be JSON. `read` makes the document of a fetch; default: `source.document`.
     """
 
     def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,

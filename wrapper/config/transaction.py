@@ -10,7 +10,7 @@ from typing import Union
 
 from wrapper.config.folder import Folder, find
 from wrapper.config.journal import REPLACING, Journal, repair_in
-from wrapper.config.snapshot import fingerprint
+from wrapper.text import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections import namedtuple
 
 from wrapper.settings import values
 from wrapper.config import apply as configuration
-from wrapper.config.url import TimedConnection
+from wrapper.config.connection import TimedConnection
 from wrapper.deadline import Deadline
 from wrapper.http1.message import joined
 from wrapper.service.state import State
