@@ -189,7 +189,7 @@ class Entrypoint:
         assert self._site is not None
         for path in [self._settings.control] if self._settings.control else candidates():
             try:
-                self._control = ControlServer.at(path, self._site, self._settings)
+                self._control = ControlServer(path, self._site)
                 self._control.start()
                 return path
             except OSError as error:

@@ -117,7 +117,7 @@ def site():
     made = make_site("--token", TOKEN)
     made.add(Route("GET", "/hook/{name}", lambda asked: Response(asked.params["name"])))
     made.add(Route("GET", "/two/{a}.{b}", lambda asked: Response(asked.params["a"] + asked.params["b"])))
-    made.add_tree(Route("GET", "/app", lambda asked: Response(asked.path)))
+    made.add(Route("GET", "/app", lambda asked: Response(asked.path), is_tree=True))
     return made
 
 

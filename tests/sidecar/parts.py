@@ -53,7 +53,7 @@ def with_routes(*options):
     site = make_site(*options)
     site.add(Route("GET", "/hook/{name}", lambda request: Response(request.params["name"])))
     site.add(Route("GET", "/caf\xe9 (1)", lambda request: Response("x")))
-    site.add_tree(Route("GET", "/app", lambda request: Response(request.path)))
+    site.add(Route("GET", "/app", lambda request: Response(request.path), is_tree=True))
     return site
 
 

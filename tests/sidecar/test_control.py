@@ -23,7 +23,7 @@ def place(tmp_path):
 @pytest.fixture
 def server(place):
     site = make_site()
-    server = ControlServer.at(place, site, site.around.settings)
+    server = ControlServer(place, site)
     server.start()
     yield server
     server.stop()
@@ -66,10 +66,10 @@ def test_the_file_of_a_wrapper_that_is_gone_is_replaced_and_a_living_one_is_kept
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(place)
     site = make_site()
-    server = ControlServer.at(place, site, site.around.settings)
+    server = ControlServer(place, site)
     server.start()
     with pytest.raises(OSError, match="in use"):
-        ControlServer.at(place, site, site.around.settings)
+        ControlServer(place, site)
     server.stop()
     assert not os.path.exists(place)
 
@@ -86,4 +86,4 @@ def test_a_path_that_cannot_be_is_an_os_error(tmp_path):
     site = make_site()
     for path in ("/x" * 100, str(tmp_path / "no" / "folder")):
         with pytest.raises(OSError, match="."):
-            ControlServer.at(path, site, site.around.settings)
+            ControlServer(path, site)

@@ -21,7 +21,7 @@ def table(*routes, trees=()):
     for method, path in routes:
         router.add(Route(method, path, answer))
     for path in trees:
-        router.add_tree(Route("GET", path, answer))
+        router.add(Route("GET", path, answer, is_tree=True))
     return router
 
 

@@ -13,12 +13,10 @@ from wrapper.front.server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any
 
     from wrapper.gate import Gate
     from wrapper.http1.message import Ended, Request, Response
-    from wrapper.settings.settings import Settings
     from wrapper.sidecar.site import Site
 
 MODE = 0o600  # of the socket: its owner only
@@ -63,23 +61,19 @@ class OwnPaths:
 
 
 class ControlServer(Server):
-    """Serves own paths to processes of our own user, and of root."""
+    """Serves own paths at `path` to processes of our own user, and of root; the file of one that is gone is replaced.
 
-    def __init__(self, listener: socket.socket, path: str, site: Site, settings: Any) -> None:
-        super().__init__(listener, OwnPaths(site), settings, trusted=True)
-        self._path = path
-        self._inode = os.stat(path).st_ino
+    Raises: OSError where it cannot be there.
+    """
 
-    @classmethod
-    def at(cls, path: str, site: Site, settings: Settings) -> ControlServer:
-        """A server at `path`; the file of one that is gone is replaced.
-
-        Raises: OSError where it cannot be there.
-        """
+    def __init__(self, path: str, site: Site) -> None:
         try:
-            return cls(sockets.listen(address.parse(f"unix:{path}"), MODE), path, site, settings)
+            listener = sockets.listen(address.parse(f"unix:{path}"), MODE)
         except ValueError as error:
             raise OSError(str(error)) from None
+        super().__init__(listener, OwnPaths(site), site.around.settings, trusted=True)
+        self._path = path
+        self._inode = os.stat(path).st_ino
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """The file's mode says who may connect; not every system heeds it (unix(7)), so the peer is looked at too."""

@@ -86,7 +86,7 @@ class Host:
         def respond(request: Request) -> Response:
             return self._calls.run(f"mount {root}", request, lambda: mount.answer(request), timeout)
 
-        self.site.add_tree(Route("GET", root, respond, guarded, is_shared=is_shared))
+        self.site.add(Route("GET", root, respond, guarded, is_shared=is_shared, is_tree=True))
 
     # In the background
 

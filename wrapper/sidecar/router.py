@@ -23,15 +23,16 @@ METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 
 class Route:
     """One method on one path. `is_guarded`: only with the token, or over the control socket. `is_probed`: never so.
-    `is_shared`: pages of other sites may ask it too. `access`: who may ask it, where it has a token of its own.
+    `is_shared`: pages of other sites may ask it too. `is_tree`: it is for everything under its path, which has no
+    parameters and no slash at its end, whatever the method. `access`: who may ask it, where it has a token of its own.
 
     Raises: ValueError for what can never match.
     """
 
-    __slots__ = ("access", "answer", "is_guarded", "is_probed", "is_shared", "method", "pattern")
+    __slots__ = ("access", "answer", "is_guarded", "is_probed", "is_shared", "is_tree", "method", "pattern")
 
-    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *,
-                 is_probed: bool = False, is_shared: bool = False, access: Access | None = None) -> None:
+    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *, is_probed: bool = False,
+                 is_shared: bool = False, is_tree: bool = False, access: Access | None = None) -> None:
         judge(method, pattern)
         self.method = method
         self.pattern = pattern
@@ -39,6 +40,7 @@ class Route:
         self.is_guarded = is_guarded
         self.is_probed = is_probed
         self.is_shared = is_shared
+        self.is_tree = is_tree
         self.access = access
 
 
@@ -52,13 +54,15 @@ class Router:
         # Held by those who add; two sidecars may load at the same time.
         self._lock = threading.Lock()
         self._paths: dict[str, dict[str, Route]] = {}
-        self._patterns: tuple[tuple[Pattern, dict[str, Route]], ...] = ()
-        self._trees: tuple[tuple[str, Route], ...] = ()
+        self._patterns: tuple[Pattern, ...] = ()
+        self._trees: tuple[Route, ...] = ()
 
     def add(self, route: Route) -> None:
         """Raises: ValueError for a path that is taken already."""
         with self._lock:
-            if PARAMETER.search(route.pattern):
+            if route.is_tree:
+                self._add_tree(route)
+            elif PARAMETER.search(route.pattern):
                 self._add_pattern(route)
             else:
                 self._add_path(route)
@@ -72,42 +76,40 @@ class Router:
     def _add_pattern(self, route: Route) -> None:
         assert self._lock.locked()
         pattern = Pattern(route.pattern)
-        for known, methods in self._patterns:
-            if known.shape == pattern.shape:
-                _refuse_second(route, methods)
-        for known, methods in self._patterns:
-            if (known.shape, known.names) == (pattern.shape, pattern.names):
-                methods[route.method] = route
+        alike = [known for known in self._patterns if known.shape == pattern.shape]
+        for known in alike:
+            _refuse_second(route, known.methods)
+        for known in alike:
+            if known.names == pattern.names:
+                known.methods[route.method] = route
                 return
-        self._patterns = (*self._patterns, (pattern, {route.method: route}))
+        pattern.methods[route.method] = route
+        self._patterns = (*self._patterns, pattern)
 
-    def add_tree(self, route: Route) -> None:
-        """Everything under a path, whatever the method.
-
-        Raises: ValueError as `add` does.
-        """
-        root = route.pattern.rstrip("/")
-        with self._lock:
-            if any(root == other for other, _ in self._trees):
-                raise ValueError(f"{route.pattern} is mounted already")
-            self._trees = tuple(sorted([*self._trees, (root, route)], key=lambda tree: -len(tree[0])))
+    def _add_tree(self, route: Route) -> None:
+        assert self._lock.locked()
+        if any(route.pattern == tree.pattern for tree in self._trees):
+            raise ValueError(f"{route.pattern} is mounted already")
+        self._trees = tuple(sorted([*self._trees, route], key=lambda tree: -len(tree.pattern)))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         """The route for a path in normal form, and its path parameters; None where it has none.
 
         A HEAD finds the route of GET (RFC 9110 section 9.3.2). Raises: MethodNotAllowed on a path known for others.
         """
-        known: list[str] = []
+        known: set[str] = set()
         for methods, parameters in self._candidates(path):
             route = methods.get(method) or (methods.get("GET") if method == "HEAD" else None)
             if route is not None:
                 return route, parameters
-            known.extend(methods)
-        for root, route in self._trees:
-            if path == root or path.startswith(root + "/"):
-                return route, {}
+            known.update(methods)
+        for tree in self._trees:
+            if path == tree.pattern or path.startswith(tree.pattern + "/"):
+                return tree, {}
+        if "GET" in known:
+            known.add("HEAD")
         if known:
-            raise MethodNotAllowed(f"{path} does not know {method}", allowed(known))
+            raise MethodNotAllowed(f"{path} does not know {method}", sorted(known))
         return None
 
     def _candidates(self, path: str) -> Iterable[tuple[dict[str, Route], dict[str, str]]]:
@@ -115,10 +117,10 @@ class Router:
         if methods is not None:
             yield methods, {}
         segments = path.split("/") if self._patterns else []
-        for pattern, others in self._patterns:
+        for pattern in self._patterns:
             parameters = pattern.match(segments)
             if parameters is not None:
-                yield others, parameters
+                yield pattern.methods, parameters
 
 
 class Pattern:
@@ -132,6 +134,7 @@ class Pattern:
         parts = [PARAMETER.split(segment) for segment in text.split("/")]
         self.shape = [part[::2] for part in parts]  # what stands before, between and behind the parameters
         self.names = [part[1::2] for part in parts]
+        self.methods: dict[str, Route] = {}
 
     def match(self, segments: list[str]) -> dict[str, str] | None:
         """The parameters of a path, which came split at its slashes; None where it is another's."""
@@ -160,12 +163,6 @@ def _take(literals: list[str], names: list[str], segment: str, found: dict[str, 
         end = at
     found[names[0]] = segment[start:end]
     return True
-
-
-def allowed(methods: Iterable[str]) -> list[str]:
-    """The value of Allow: every method once, HEAD with GET."""
-    known = set(methods)
-    return sorted(known | {"HEAD"} if "GET" in known else known)
 
 
 def fixed_part(pattern: str) -> str:

@@ -196,13 +196,7 @@ class Site:
     def add(self, route: Route) -> None:
         """Raises: ValueError for a path that is taken, or cannot be."""
         self.router.add(route)
-        self._learn_prefix(fixed_part(route.pattern))
-
-    def add_tree(self, route: Route) -> None:
-        self.router.add_tree(route)
-        self._learn_prefix(route.pattern.rstrip("/"))
-
-    def _learn_prefix(self, start: str) -> None:
+        start = fixed_part(route.pattern)
         with self._lock:
             if not start.startswith(self._starts):
                 self._starts = (*self._starts, start)
