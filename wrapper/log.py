@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LEVELS = ("debug", "info", "warning", "error")
 STDERR = 2
 BLOCKS = ("traceback", "stack", "output")  # facts of many lines, for people to read as they are
-PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable takes that many
+PIECE = 4096  # bytes, PIPE_BUF of pipe(7): a pipe that poll(2) calls writable takes that many, and tears none apart
 
 
 class Log:

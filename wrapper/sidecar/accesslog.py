@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from wrapper import threads
-from wrapper.log import STDERR, log, timestamp
+from wrapper.log import PIECE, STDERR, log, timestamp
 from wrapper.text import one_line
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 WAITING_MAX = 4 * 1024 * 1024  # bytes of lines that may wait for the writer; nothing else of a request does
 GATHER_INTERVAL = 0.05  # seconds in which the writer lets lines gather: 20 writes a second, however busy the road is
 END_TIMEOUT = 0.5  # seconds for the last lines: the container's stop waits for it
-PIECE_BYTES = 4096  # PIPE_BUF on Linux: what is longer may be torn apart by another line (pipe(7))
 NO_VALUE = "-"
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SHOWN = re.compile(rb"(?i)\n(referer|user-agent):([^\r\n]*)")
@@ -72,10 +71,10 @@ class AccessLog:
         self._is_over.set()
 
     def _write_waiting(self, line: bytes | None) -> None:
-        """Write `line` and what waits behind it, as many lines at a time as no other line can come between."""
+        """Write `line` and what waits behind it, as many lines at a time as none can come between (pipe(7))."""
         piece = b""
         while line is not None:
-            if piece and len(piece) + len(line) > PIECE_BYTES:
+            if piece and len(piece) + len(line) > PIECE:
                 self._write(piece)
                 piece = b""
             piece += line
