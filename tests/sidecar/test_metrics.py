@@ -61,12 +61,12 @@ def test_what_is_no_number_is_said_at_the_authors_line(registry, value):
 
 def test_one_family_that_cannot_be_read_leaves_the_others_whole(registry, capfd):
     def fails():
-        yield Family("before", "gauge", "Before.", [Sample("", (), 1)])
+        yield Family("before", "gauge", "Before.", [Sample((), 1)])
         raise KeyError("a fault")
 
     registry.collector(fails)
-    registry.collector(lambda: [Family("odd", "gauge", "Odd.", [Sample("", (), "text")]),
-                                Family("now", "gauge", "Now.", [Sample("", (), 7)])])
+    registry.collector(lambda: [Family("odd", "gauge", "Odd.", [Sample((), "text")]),
+                                Family("now", "gauge", "Now.", [Sample((), 7)])])
     assert lines(registry) == ["before 1", "now 7"]
     assert capfd.readouterr().err.count("error: ") == 2
 
@@ -191,7 +191,7 @@ def test_label_sets_over_the_limit_are_dropped_and_counted(registry):
 
 
 def test_collectors_are_asked_at_each_scrape(registry):
-    registry.collector(lambda: [Family("now", "gauge", "Now.", [Sample("", (), 7)])])
+    registry.collector(lambda: [Family("now", "gauge", "Now.", [Sample((), 7)])])
     assert "now 7\n" in registry.render()
 
 

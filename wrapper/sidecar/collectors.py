@@ -23,49 +23,46 @@ if TYPE_CHECKING:
 
 
 def single(name: str, kind: str, help: str, value: float) -> Family:
-    return Family(name, kind, help, [Sample("", (), value)])
+    return Family(name, kind, help, [Sample((), value)])
 
 
 def of_services(services: Sequence[Service]) -> Iterator[Family]:
     """State, requests on the road, restarts and ends of every service, by its name."""
     known = list(services)
-    facts = [(service, service.status()) for service in known]
+    facts = [((("service", service.name),), service, service.status()) for service in known]
 
-    def gauge(name: str, help: str, value: Callable[[Mapping[str, Any]], float]) -> Family:
-        return Family(name, "gauge", help, [
-            Sample("", (("service", service.name),), value(status)) for service, status in facts])
+    def family(name: str, kind: str, help: str, value: Callable[[Mapping[str, Any]], float]) -> Family:
+        return Family(name, kind, help, [Sample(labels, value(status)) for labels, _, status in facts])
 
     yield Family("wrapper_service_state", "gauge", "1 for the state a service is in, 0 for the others.", [
-        Sample("", (("service", service.name), ("state", state.value)), int(status["state"] == state.value))
-        for service, status in facts for state in State])
-    yield gauge("wrapper_service_state_since_timestamp_seconds", "When a service came into its state.",
-                lambda status: epoch(status["since"]) or 0)
-    yield gauge("wrapper_service_ready", "1 while a service is ready.", lambda status: int(status["ready"]))
-    yield gauge("wrapper_service_generation", "How many runs of a service there were.",
-                lambda status: status["generation"])
-    yield gauge("wrapper_requests_in_flight", "Requests on the road to a service.", lambda status: status["in_flight"])
-    yield gauge("wrapper_requests_held", "Requests that wait for a service.", lambda status: status["held"])
+        Sample((*labels, ("state", state.value)), int(status["state"] == state.value))
+        for labels, _, status in facts for state in State])
+    yield family("wrapper_service_state_since_timestamp_seconds", "gauge", "When a service came into its state.",
+                 lambda status: epoch(status["since"]) or 0)
+    yield family("wrapper_service_ready", "gauge", "1 while a service is ready.", lambda status: int(status["ready"]))
+    yield family("wrapper_service_generation", "gauge", "How many runs of a service there were.",
+                 lambda status: status["generation"])
+    yield family("wrapper_requests_in_flight", "gauge", "Requests on the road to a service.",
+                 lambda status: status["in_flight"])
+    yield family("wrapper_requests_held", "gauge", "Requests that wait for a service.", lambda status: status["held"])
     yield Family("wrapper_upstream_connections", "gauge", "Connections to a service, idle or with a request.", [
-        Sample("", (("service", service.name), ("state", state)), count)
-        for service, status in facts for state, count in (
+        Sample((*labels, ("state", state)), count) for labels, service, status in facts for state, count in (
             ("idle", getattr(service.gate.upstream, "idle", 0)), ("busy", status["in_flight"]))])
-    yield Family("wrapper_service_crashes_total", "counter", "Ends of a service's runs that were not asked for.", [
-        Sample("", (("service", service.name),), status["crashes"]) for service, status in facts])
+    yield family("wrapper_service_crashes_total", "counter", "Ends of a service's runs that were not asked for.",
+                 lambda status: status["crashes"])
     yield from _counts(known)
     yield from _usage(known)
 
 
 def _counts(services: Iterable[Service]) -> Iterator[Family]:
-    restarts, exits = [], []
-    for service in services:
-        by_reason, by_status = service.life.counts()
-        # Present from the beginning, so that the first one is a rise that an alert can see.
-        for reason, count in {"planned": 0, "exit": 0, **by_reason}.items():
-            restarts.append(Sample("", (("service", service.name), ("reason", reason)), count))
-        for status, count in sorted(by_status.items()):
-            exits.append(Sample("", (("service", service.name), ("status", str(status))), count))
-    yield Family("wrapper_service_restarts_total", "counter", "Restarts, planned or after an exit.", restarts)
-    yield Family("wrapper_service_exits_total", "counter", "Ends of a service's runs by exit status.", exits)
+    counts = [((("service", service.name),), *service.life.counts()) for service in services]
+    # Present from the beginning, so that the first one is a rise that an alert can see.
+    yield Family("wrapper_service_restarts_total", "counter", "Restarts, planned or after an exit.", [
+        Sample((*labels, ("reason", reason)), count) for labels, by_reason, _ in counts
+        for reason, count in {"planned": 0, "exit": 0, **by_reason}.items()])
+    yield Family("wrapper_service_exits_total", "counter", "Ends of a service's runs by exit status.", [
+        Sample((*labels, ("status", str(status))), count) for labels, _, by_status in counts
+        for status, count in sorted(by_status.items())])
 
 
 def _usage(services: Iterable[Service]) -> Iterator[Family]:
@@ -76,21 +73,21 @@ def _usage(services: Iterable[Service]) -> Iterator[Family]:
         return
     found = [((("service", service.name),), procfs.usage(service.life.pids, table)) for service in services]
     yield Family("wrapper_service_cpu_seconds_total", "counter", "CPU time of a service's processes that run.", [
-        Sample("", labels, cpu) for labels, (cpu, _) in found])
+        Sample(labels, cpu) for labels, (cpu, _) in found])
     yield Family("wrapper_service_resident_memory_bytes", "gauge", "Memory of a service's processes.", [
-        Sample("", labels, memory) for labels, (_, memory) in found])
+        Sample(labels, memory) for labels, (_, memory) in found])
     if (limit := procfs.memory_limit()) is not None:
         yield single("wrapper_memory_limit_bytes", "gauge", "Memory that the container may use.", limit)
 
 
 def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
     """One series for each subscription; see `config/subscription.py` for the facts."""
-    facts = [status for subscription in list(subscriptions) if (status := subscription.status())]
+    facts = [subscription.status() for subscription in list(subscriptions)]
 
     def family(name: str, kind: str, help: str, value: Callable[[Mapping[str, Any]], float | None]) -> Family:
-        values = [(str(status.get("name", "")), value(status)) for status in facts]
         return Family(name, kind, help, [
-            Sample("", (("subscription", key),), found) for key, found in values if found is not None])
+            Sample((("subscription", str(status.get("name", ""))),), found)
+            for status in facts if (found := value(status)) is not None])
 
     now = time.time()
     yield family("wrapper_config_last_success_timestamp_seconds", "gauge",
@@ -127,7 +124,7 @@ def of_process() -> Iterator[Family]:
     """This process itself; names as those of Prometheus' clients, after `wrapper_`."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     yield Family("wrapper_build_info", "gauge", "What runs here; always 1.", [
-        Sample("", (("version", wrapper.__version__), ("python", platform.python_version())), 1)])
+        Sample((("version", wrapper.__version__), ("python", platform.python_version())), 1)])
     yield single("wrapper_process_cpu_seconds_total", "counter", "CPU time of the wrapper, not of the service.",
                  round(usage.ru_utime + usage.ru_stime, 6))
     yield single("wrapper_process_threads", "gauge", "Threads of the wrapper.", threading.active_count())

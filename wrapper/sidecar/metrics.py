@@ -24,11 +24,11 @@ DEFAULT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 
 
 class Sample(NamedTuple):
-    """One line: `suffix` goes behind the family's name, `labels` are (name, value) pairs in order."""
+    """One line: `labels` are (name, value) pairs in order, `suffix` goes behind the family's name."""
 
-    suffix: str
     labels: Sequence[tuple[str, str]]
     value: float
+    suffix: str = ""
 
 
 class Family(NamedTuple):
@@ -58,7 +58,7 @@ class Metric:
 
     kind = ""
 
-    def __init__(self, name: str, help: str = "", labels: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, help: str = "", labels: Sequence[str] = (), bounds: tuple[float, ...] = ()) -> None:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a metric: letters, digits and _, not a digit first")
         if name.startswith(OWN_NAMES):
@@ -69,7 +69,7 @@ class Metric:
         self.name = name
         self.help = help
         self.labels = tuple(labels)
-        self.bounds: tuple[float, ...] = ()  # of a histogram
+        self.bounds = bounds  # of a histogram
         self.reset()
 
     def reset(self) -> None:
@@ -146,7 +146,7 @@ class Metric:
             sample for key, row in rows for sample in self._samples(tuple(zip(self.labels, key)), row)])
 
     def _samples(self, labels: Sequence[tuple[str, str]], row: list[float]) -> Iterable[Sample]:
-        return (Sample("", labels, row[0]),)
+        return (Sample(labels, row[0]),)
 
 
 class Counter(Metric):
@@ -198,9 +198,7 @@ class Histogram(Metric):
         bounds = tuple(float(bound) for bound in buckets if bound != math.inf)
         if not bounds or sorted(set(bounds)) != list(bounds):
             raise ValueError(f"{name}: the buckets must rise: {buckets}")
-        super().__init__(name, help, labels)
-        self.bounds = bounds
-        self.reset()
+        super().__init__(name, help, labels, bounds)
 
     def _zero(self) -> list[float]:
         return [0] * (len(self.bounds) + 2)  # one count for each bound and for infinity, then the sum
@@ -225,8 +223,8 @@ def histogram_samples(labels: Sequence[tuple[str, str]], bounds: Sequence[float]
     samples, running = [], 0.0
     for bound, count in zip((*bounds, math.inf), row):
         running += count
-        samples.append(Sample("_bucket", (*labels, ("le", number(bound))), running))
-    return [*samples, Sample("_sum", labels, row[-1]), Sample("_count", labels, running)]
+        samples.append(Sample((*labels, ("le", number(bound))), running, "_bucket"))
+    return [*samples, Sample(labels, row[-1], "_sum"), Sample(labels, running, "_count")]
 
 
 Kind = TypeVar("Kind", bound=Metric)
@@ -266,7 +264,7 @@ class Registry:
         if metrics:
             families.append(Family("wrapper_metric_series_dropped_total", "counter",
                                    "Observations for label sets over the limit of one metric.",
-                                   [Sample("", (), sum(metric.dropped for metric in metrics))]))
+                                   [Sample((), sum(metric.dropped for metric in metrics))]))
         return render(families)
 
 

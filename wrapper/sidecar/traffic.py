@@ -171,7 +171,7 @@ class Traffic:
             roads = [((("to", road.name),), road) for road in self._roads]
             return [
                 Family("wrapper_requests_total", "counter", "Requests answered, by whom they were for.",
-                       [Sample("", (*to, ("method", method), ("code", f"{code}xx")), count)
+                       [Sample((*to, ("method", method), ("code", f"{code}xx")), count)
                         for to, road in roads for (method, code), count in sorted(road.requests.items())]),
                 Family("wrapper_request_duration_seconds", "histogram",
                        "From the request's head to the end of the response.",
@@ -180,14 +180,14 @@ class Traffic:
                        "From the request's head to the response's first byte.",
                        [one for to, road in roads for one in histogram_samples(to, TIMES, road.first_bytes)]),
                 Family("wrapper_request_bytes_total", "counter", "What clients sent.",
-                       [Sample("", to, road.received) for to, road in roads]),
+                       [Sample(to, road.received) for to, road in roads]),
                 Family("wrapper_response_bytes_total", "counter", "What clients got.",
-                       [Sample("", to, road.sent) for to, road in roads]),
+                       [Sample(to, road.sent) for to, road in roads]),
                 Family("wrapper_bad_gateways_total", "counter", "Requests that the wrapper answered with 502.",
-                       [Sample("", (("reason", reason),), count) for reason, count in self._failures.items()]),
+                       [Sample((("reason", reason),), count) for reason, count in self._failures.items()]),
                 Family("wrapper_requests_replayed_total", "counter",
                        "Requests that travelled once more, because their run of the service ended.",
-                       [Sample("", (), self._replayed)]),
+                       [Sample((), self._replayed)]),
                 Family("wrapper_request_held_seconds", "histogram",
                        "How long requests waited for the service to start or restart, of those that waited.",
                        histogram_samples((), HELD_TIMES, self._held))]
