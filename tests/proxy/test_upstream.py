@@ -555,6 +555,17 @@ def test_a_head_that_only_begins_like_the_one_before_is_another(answering):
     assert b"X: y" in answering.answer.head.fields
 
 
+def test_a_known_head_that_comes_in_pieces_does_not_hide_the_end_of_the_next(answering):
+    long = LENGTH[:-2] + b"X: yyy\r\n\r\n"
+    assert answering.exchange(long + b"hello")
+    answer = begin(answering.loop, answering._head(b"GET"))[1]
+    answering.theirs.sendall(long[:-1])
+    settle(answering.loop)
+    answering.theirs.sendall(long[-1:] + b"world")
+    assert answer.get().status == 200 and answering.body() == b"world"
+    assert answering.exchange(LENGTH.replace(b"5", b"4") + b"\r\n\r\n")
+
+
 def test_a_long_head_is_not_remembered(answering):
     head = LENGTH[:-2] + b"X: " + b"y" * MAX_REMEMBERED + b"\r\n\r\n"
     assert answering.exchange(head + b"hello")

@@ -78,6 +78,7 @@ class ServiceResponse(Framed, http.client.HTTPResponse):
         last_method, last = self._last
         if method == last_method and data.startswith(last) and self.head is not None:
             head = self.head  # the same to the byte, up to and with the empty line: known already
+            self._known = 0
         elif (head := self._judge_head(data, method)) is None:  # type: ignore[assignment]
             return None
         self._stream.rest = data[head.end:]
