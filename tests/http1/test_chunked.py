@@ -67,8 +67,44 @@ def test_a_service_may_pad_its_sizes():
 def test_very_many_small_chunks_are_taken_apart_a_part_at_a_time():
     """The loop's other tasks have their turn in between."""
     reader = Chunked(1000)
-    assert len(reader.feed(b"1\r\nx\r\n" * 100_000)) == 4096
-    assert len(reader.surplus) == 6 * (100_000 - 4096)
+    assert len(reader.feed(b"1\r\nx\r\n2\r\nxx\r\n" * 50_000)) == 4096
+    assert len(reader.surplus) == 13 * (50_000 - 2048)
+
+
+def test_chunks_alike_are_taken_apart_many_at_once():
+    """One by one, 1 MiB in chunks of a byte takes as long as a hundred such bodies in one piece."""
+    reader = Chunked(1000)
+    pieces = reader.feed(b"".join(b"1\r\n%c\r\n" % (at % 256) for at in range(20_000)))
+    assert len(pieces) < 400 and b"".join(pieces) == bytes(at % 256 for at in range(20_000))
+
+
+SIZES, COUNTS = st.sampled_from([1, 2, 10, 15, 16, 63, 64]), st.sampled_from([1, 2, 256, 257, 258, 600])
+RUNS = st.lists(st.tuples(SIZES, COUNTS, st.sampled_from([b"%x", b"%X", b"%02x"])), max_size=3)
+
+
+@given(RUNS, st.randoms(use_true_random=False))
+def test_runs_of_chunks_alike_are_taken_apart_as_one_by_one(runs, random):
+    payload = [random.randbytes(size) for size, count, _ in runs for _ in range(count)]
+    lines = [digits % size for size, count, digits in runs for _ in range(count)]
+    wire = b"".join(b"%b\r\n%b\r\n" % chunk for chunk in zip(lines, payload)) + last_chunk()
+    assert judged(wire, ()) == judged(wire, range(0, len(wire), 100)) == (b"".join(payload), True, b"")
+
+
+@pytest.mark.parametrize("column", range(8))
+@pytest.mark.parametrize("byte", [b"\r", b"\n", b"3", b"4", b";", b"x"])
+def test_a_chunk_that_only_looks_alike_is_judged_for_itself(column, byte):
+    wire = bytearray(b"3\r\nabc\r\n" * 1000 + last_chunk())
+    wire[8 * 800 + column:8 * 800 + column + 1] = byte
+    assert judged(wire, ()) == judged(wire, range(0, len(wire), 100))
+
+
+def judged(wire, cuts):
+    """The payload and what lies behind it; the fault, where there is one."""
+    try:
+        reader, payload = taken_apart(bytes(wire), cuts)
+    except Malformed as error:
+        return str(error)
+    return payload, reader.is_done, bytes(reader.surplus)
 
 
 def test_a_large_chunk_is_passed_on_without_a_copy():
