@@ -179,8 +179,10 @@ def test_a_helpers_daemon_is_not_the_services(tmp_path):
 # root without CAP_KILL, as under `cap_drop: ALL`, and a service that has dropped root
 UNPRIVILEGED = ("setpriv", "--bounding-set=-kill", "--inh-caps=-kill")
 AS_OTHER_USER = """
-import encodings.idna, http.server, os, signal, sys, threading  # before it, what may stand where only root can read
-code = open(sys.argv.pop(1)).read()
+import os, sys
+code = open(sys.argv[1]).read()
+sys.path.insert(0, os.path.dirname(sys.argv.pop(1)))
+import encodings.idna, serving, signal  # as root, since they may stand where only root can read
 os.setuid(65534)
 exec(code)
 """
