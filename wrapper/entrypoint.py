@@ -6,7 +6,6 @@ imported, and from then on this thread only reads one queue.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import signal
 import sys
@@ -304,13 +303,9 @@ class Entrypoint:
     def _await_services(self) -> None:
         """Signals are heard up to the last; what is not over in time is killed."""
         assert self._end is not None
-        while (left := [each for each in self._services() if not each.controller.over.is_set()]):
-            if self._end.has_passed():
-                break
+        while not (all(each.controller.over.is_set() for each in self._services()) or self._end.has_passed()):
             self._hear(self._end)
-        for service in left:
-            with contextlib.suppress(Refusal):
-                service.controller.signal(signal.SIGKILL)
+        self._spawner.kill_rest()
 
     def _await_answers(self) -> None:
         """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""

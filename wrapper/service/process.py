@@ -362,6 +362,14 @@ class Spawner:
         if self._terminal:
             _try_to_give_terminal(os.getpgrp())
 
+    def kill_rest(self) -> None:
+        """Leave nothing running that was started here: a service that is not over, a run that never served, a check."""
+        with self._lock:
+            rest = list(self._running.values())
+        for process in rest:
+            with contextlib.suppress(PermissionError):
+                process.signal(signal.SIGKILL)
+
     def reap_orphans(self) -> float | None:
         """Collect the zombies that no code waits for; seconds until that is due again, None: at the next CHLD."""
         with self._lock:
