@@ -376,10 +376,7 @@ class Spawner:
             return self._reaper.look(self._running)
 
     def _left_by(self, process: Process, table: Mapping[int, procfs.Stat]) -> set[int]:
-        """The orphans that came to us and that this run, and no later one, has left behind; see `reaper.adopted`.
-
-        Raises: OSError, see `procfs.stat`.
-        """
+        """The orphans that came to us and that this run, and no later one, has left behind. Raises: OSError."""
         if not self._adopts:
             return set()
         with self._lock:
