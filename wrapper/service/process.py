@@ -1,6 +1,6 @@
 """One run of the service as the kernel sees it: spawn, signal its group, wait, kill.
 
-The only room that knows pids, beside the reaper's. Nothing polls: a thread sleeps in the kernel until the process ends.
+The only room that knows pids, beside procfs's. Nothing polls: a thread sleeps in the kernel until the process ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service import procfs
-from wrapper.service.reaper import Reaper, adopted
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -272,7 +271,7 @@ class Spawner:
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
         self._running: dict[int, Process] = {}
-        self._reaper = Reaper()  # guarded by the same
+        self._reaper = procfs.Reaper()  # guarded by the same
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
               is_background: bool = False, is_helper: bool = False,
@@ -382,7 +381,7 @@ class Spawner:
         with self._lock:
             others = [each.started for each in self._running.values()
                       if each.is_service and each is not process and each.is_helper is process.is_helper]
-        orphans = {pid: table[pid] for pid in adopted() if pid in table}
+        orphans = {pid: table[pid] for pid in procfs.adopted() if pid in table}
         return {pid for pid, known in orphans.items()
                 if known.group != os.getpgrp() and pid not in self._running
                 and process.started <= known.started
