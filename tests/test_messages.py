@@ -208,9 +208,9 @@ def test_what_is_told_by_a_run_that_goes_on(options, said, files):
 
 
 def test_a_wrong_port_is_told_with_the_right_one():
-    run = Mock(address=address.parse(f"127.0.0.1:{free_port()}"), other_addresses=(), has_ended=False)
+    run = Mock(address=address.parse(f"127.0.0.1:{free_port()}"), other_addresses=(), ended=threading.Event())
     run.process.listening.return_value = [address.parse("127.0.0.1:3000")]
-    health = Mock(ready=Probe(None, ()), _wake_up=Mock(ending=None))
+    health = Mock(ready=Probe(None, ()), _life=Mock(wake_up=Mock(ending=None)))
     assert re.fullmatch("not ready within 0 s: nothing listens at .*: Connection refused; it listens at 127.0.0.1:3000"
                         "; name that with --upstream, or move it with {port}", Health._await_or_tell(health, run, 0.0))
 

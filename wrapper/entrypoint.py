@@ -19,9 +19,8 @@ from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
-from wrapper.service.run import LAST_STOP_TIMEOUT
 from wrapper.service.service import Helper, Service, Surroundings
-from wrapper.service.state import MAIN
+from wrapper.service.state import MAIN, stop_timeout
 from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
@@ -268,8 +267,7 @@ class Entrypoint:
     def _tell_services(self, number: int) -> None:
         """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
         if self._end is None:
-            given = self._settings.stop_timeout
-            self._end = Deadline(self._settings.drain_timeout + (LAST_STOP_TIMEOUT if given is None else given) + SPARE)
+            self._end = Deadline(self._settings.drain_timeout + stop_timeout(self._settings, is_last=True) + SPARE)
         for service in self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""Sockets of either kind, TCP or unix, by `Address`: listen, connect, find a free port."""
+"""Sockets of either kind, TCP or unix, by `Address`: listen, connect, find a free port, ask whether one is free."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import stat
 import struct
 
-from wrapper.settings.address import UNIX_PATH_BYTES, Address, unix
+from wrapper.settings.address import LOOPBACK, UNIX_PATH_BYTES, Address, unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # our choice and the moment when the service, which may take seconds, binds it.
 PORTS = range(18000, 27000)
 PORT_TRIES = 50
+PROBE_TIMEOUT = 2.0  # seconds for what listens at a unix socket
 SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
 RESERVE = 8  # descriptors that no client causes to be taken: the next run, its probe, ctl and health need a few
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
@@ -239,3 +240,20 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", 0))
         chosen: int = probe.getsockname()[1]
         return chosen
+
+
+def is_free(address: Address, *, closed: bool = False) -> bool:
+    """True where a service can listen there. `closed`: connections to a port that were closed a moment ago (TIME_WAIT)
+    do not count, as for a service with SO_REUSEADDR.
+    """
+    try:
+        if address.is_unix:
+            connect(address, PROBE_TIMEOUT).close()
+            return False
+        host = LOOPBACK if address.host in ("", "localhost") else address.host
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(closed))
+            attempt.bind((host, address.port))
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+    return True

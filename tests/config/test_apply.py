@@ -310,7 +310,7 @@ def test_an_end_that_was_asked_for_is_not_the_configurations_fault(stage, monkey
     thread = threading.Thread(target=lambda: results.append(stage.apply("new", action="signal:HUP")))
     thread.start()
     # The reload itself refuses a stop; what comes behind it is meant.
-    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._jobs.is_empty)
+    wait_until(lambda: stage.says()[2] == "new" and stage.service.controller._jobs.running is None)
     stage.service.controller.ask(verb, "an operator").wait()
     thread.join(20)
     assert results == [[]]
@@ -330,7 +330,7 @@ def test_a_run_that_was_on_its_way_before_the_files_is_told_of_them(tmp_path, mo
     problems = []
     change = threading.Thread(target=lambda: problems.append(stage.apply("new", action=action)))
     change.start()
-    wait_until(lambda: len(controller._jobs._jobs) == 2)
+    wait_until(lambda: controller._jobs.waiting)
     free.set()
     change.join(20)
     assert problems == [[]]

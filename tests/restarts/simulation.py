@@ -17,6 +17,7 @@ import time
 from unittest import mock
 
 from wrapper.settings import settings
+from wrapper.deadline import Deadline
 from wrapper.settings.address import unix
 from wrapper.events import Feed
 from wrapper.gate import Gate
@@ -29,13 +30,12 @@ from wrapper.proxy.headers import Peer
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import Unreached, Upstream, UpstreamConnection
-from wrapper.service import lifecycle
 from wrapper.service.controller import Controller
 from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.probe import Probe
 from wrapper.service.process import Process
 from wrapper.service.restart import RestartPolicy
-from wrapper.service.state import Life
+from wrapper.service.state import Life, Run
 from wrapper.errors import Refusal
 
 NEVER = float("inf")
@@ -190,12 +190,12 @@ class Family:
 class ScriptedProcess(Process):
     """One run of the service: what it does is up to the test. `delivered` counts what reached it, by request."""
 
-    def __init__(self, world, pid, address, on_end, on_leader_end):
-        self.pid, self.address, self.world = pid, address, world
+    def __init__(self, world, pid, on_end, on_leader_end):
+        self.pid, self.world = pid, world
         self.ended, self.returncode = threading.Event(), None
         self.is_helper, self.is_service, self.started = False, True, 0
         self.family = Family()
-        self._deadline = lifecycle.Deadline(None)
+        self._deadline = Deadline(None)
         self._lock = threading.Lock()
         self._on_end, self._on_leader_end = on_end, on_leader_end
         self.status = None  # it has ended with that, and not all have heard of it
@@ -275,16 +275,14 @@ class ScriptedLauncher:
     def __init__(self, world):
         self._world = world
 
-    def choose_address(self):
-        return unix(f"/nowhere/{len(self._world.runs)}")
+    def launch(self, life, on_end, on_leader_end, *, beside=False):
+        count = len(self._world.runs)
+        address = unix(f"/nowhere/{count}")
+        process = self._world.runs[address] = ScriptedProcess(self._world, FIRST_PID + count, on_end, on_leader_end)
+        return Run(process, address, life.title)
 
-    def launch(self, address, on_end, on_leader_end, *, beside=False):
-        run = ScriptedProcess(self._world, FIRST_PID + len(self._world.runs), address, on_end, on_leader_end)
-        self._world.runs[address] = run
-        return run
-
-    def other_addresses(self, address):
-        return ()
+    def has_lost_port(self, run):
+        return False
 
     def take_over(self, process):
         pass
@@ -375,17 +373,16 @@ class World:
         self.runs, self.asked, self.delivered, self.jobs, self.overs = {}, [], {}, [], []
         self.feed = Feed()
         self.board = Board(self.feed)
-        self.life = Life("service", self.feed)
+        self.life = Life("service", self.feed, self.board)
         self.is_ending = False
         self.loop = Loop("loop", Workers("test", 1))
         threading.Thread(target=self._turn_loop, name="loop", daemon=True).start()
         self.gate = Gate(lambda address: ScriptedUpstream(self, address), self.settings.hold, 1000,
                          doubt=lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
         self.lifecycle = Lifecycle(
-            "service", self.life, self.gate, ScriptedLauncher(self), ScriptedProbe(self),
-            RestartPolicy("always", self.settings.backoff), self.board, self.settings, self.settings.stop_signal, None,
-            None)
-        self.controller = Controller(self.lifecycle, self.board, is_main=True,
+            self.life, self.gate, ScriptedLauncher(self), ScriptedProbe(self),
+            RestartPolicy("always", self.settings.backoff), self.settings, self.settings.stop_signal, None, None)
+        self.controller = Controller(self.lifecycle, is_main=True,
                                      on_over=lambda *over: self.overs.append(over))
         self._numbers, self._held_from = itertools.count(1), 0
         self.controller.launch()
@@ -480,7 +477,7 @@ class World:
         is_done = all(each.outcome is not None for each in self.asked) and all(job.is_done for job in self.jobs)
         state = self.life.state.value
         is_steady = state in ("stopped", "failed") or (state == "running" and self.life.unready is None)
-        is_steady = (bool(self.overs) if self.is_ending else is_steady) and self.lifecycle.stopping.old is None
+        is_steady = (bool(self.overs) if self.is_ending else is_steady) and self.life.old is None
         return is_done and is_steady and len(self.schedule.turns) <= 3
 
     def close(self):

@@ -19,12 +19,10 @@ from tests.restarts.simulation import Schedule, World
 from wrapper.gate import Gate
 from wrapper.log import log
 from wrapper.proxy import relay
-from wrapper.service.controller import Controller
 from wrapper.service.jobs import JobQueue
+from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.restart import RestartPolicy
-from wrapper.service.run import Run
-from wrapper.service.wakeup import WakeUp
-from wrapper.service.state import State
+from wrapper.service.state import Run, State, WakeUp
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 LINES = ("GET", "POST", "POST Idempotency-Key: a", "PUT")
@@ -91,10 +89,10 @@ FAULTS = {
     "a pause has no end": (Gate, "_begin_release", lambda _: None, "calm, pause, request, step, resume"),
     "a request that was cut stays": (Gate, "leave", lambda *_: None, "calm, request, steps 7, answer"),
     "a lane stays": (Run, "cut", lambda *_: None, "calm, request, steps 7, answer, steps 7, restart"),
-    "the end is not heard": (Controller, "_is_ending", lambda _: False, "calm, TERM"),
+    "the end is not heard": (Lifecycle, "hear_signal", lambda *_: None, "calm, TERM"),
     "a job has no end": (JobQueue, "finish", lambda *_: None, "calm, restart"),
     "a job that waits has no end": (JobQueue, "close", lambda *_: None, "calm, restart, steps 1, restart, TERM"),
-    "a fall has no end": (RestartPolicy, "next_start_in", lambda _: None, "calm, request, crash"),
+    "a fall has no end": (RestartPolicy, "_schedule", lambda *_: 1.0, "calm, request, crash"),
     "a pause holds nothing": (Gate, "_has_room", lambda *_: True, "calm, pause, request, steps 7, read"),
     "a stop does not stay": (RestartPolicy, "reset", lambda _: None, "calm, crash, steps 7, stop"),
     "news is forgotten": (WakeUp, "pause", lambda event, seconds: (event.clear(), event.wait(seconds)),
@@ -142,7 +140,7 @@ def _play(world, script):
 
 
 def _current(world):
-    run = world.lifecycle.run
+    run = world.life.run
     return None if run is None else run.process
 
 

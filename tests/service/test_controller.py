@@ -14,7 +14,7 @@ from tests.running import service, wait_until
 from tests.service.life import Life
 from wrapper import sockets
 from wrapper.errors import Busy, CannotStart
-from wrapper.service.probe import is_free
+from wrapper.sockets import is_free
 from wrapper.service.state import State
 
 
@@ -332,6 +332,7 @@ def test_five_hundred_rounds_of_everything_at_once_end(live):
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    wait_until(lambda: life.controller._jobs.is_empty)
+    jobs = life.controller._jobs
+    wait_until(lambda: not jobs.waiting and jobs.running is None)
     assert life.ask("start") is None
     assert life.service.life.state is State.RUNNING

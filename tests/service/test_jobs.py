@@ -17,7 +17,7 @@ def test_like_jobs_merge_until_they_run():
     two = jobs.ask(Job("restart", "c"))
     assert two is not one
     assert jobs.take() is None
-    jobs.finish(one)
+    jobs.finish(one, None)
     assert one.wait(0)
     assert jobs.take() is two
 

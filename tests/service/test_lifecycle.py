@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from tests.running import service, wait_until
-from wrapper.service import probe, run
+from wrapper.service import probe, state
 from wrapper.service.state import State
 
 
@@ -129,6 +129,26 @@ def test_the_problem_of_a_crash_has_the_last_output(live):
     assert output[-1].startswith("ZeroDivisionError")
 
 
+def test_a_second_start_in_one_restart_that_cannot_be_is_one_fall(live, tmp_path, monkeypatch):
+    """The run that died of a taken port is on record by then; it was recorded again, from a state that has no fall."""
+    broken = tmp_path / "broken"
+    life = live("--restart", "always", "--backoff", "60s..60s", command=service("slow", "0", str(broken)))
+    life.wait_state("running")
+    spawner, spawn = life.service.around.spawner, life.service.around.spawner.spawn
+
+    def spawn_once(*words, **options):
+        monkeypatch.setattr(spawner, "spawn", lambda *_, **__: os.fstat(-1))
+        return spawn(*words, **options)
+
+    monkeypatch.setattr(spawner, "spawn", spawn_once)
+    monkeypatch.setattr(life.controller._lifecycle, "_may_have_its_port", lambda run, *_: run.process.ended.wait(20))
+    broken.touch()
+    assert "Bad file descriptor" in life.ask("restart")
+    assert life.ask("barrier") is not None  # the controller has gone on, and nothing was due
+    assert (life.overs, life.service.status()["crashes"]) == ([], 1)
+    assert life.service.life.state is State.BACKOFF
+
+
 def test_shut_down_passes_its_own_signal_on(live):
     life = live()
     life.wait_state("running")
@@ -170,14 +190,14 @@ def test_shut_down_while_a_reload_hangs_does_not_wait_for_its_answer(live):
     life = live("--reload", "POST /-/reload", command=[sys.executable, "-c", SILENT, "{port}"])
     life.wait_state("running")
     job = life.controller.ask("reload", "test")
-    wait_until(lambda: life.controller._jobs._jobs[0].is_running)
+    wait_until(lambda: life.controller._jobs.running is job)
     life.controller.shut_down(signal.SIGTERM)
     assert life.wait_over() == (143, True)
     assert job.is_done
 
 
 def test_shut_down_of_a_deaf_service_kills_it(live, monkeypatch):
-    monkeypatch.setattr(run, "LAST_STOP_TIMEOUT", 600.0)  # what it would have without --stop-timeout
+    monkeypatch.setattr(state, "LAST_STOP_TIMEOUT", 600.0)  # what it would have without --stop-timeout
     life = live("--stop-timeout", "300ms", command=service("deaf"))
     life.wait_state("running")
     life.controller.shut_down(signal.SIGTERM)
@@ -203,7 +223,7 @@ def test_overlap_keeps_the_old_run_until_the_new_one_is_ready(live):
     assert life.ask("restart") is None
     assert life.pid() != before
     assert "starting" not in life.states()[2:]
-    wait_until(lambda: life.controller._lifecycle.stopping.old is None)
+    wait_until(lambda: life.service.life.old is None)
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
 
@@ -307,7 +327,7 @@ def test_a_new_run_that_falls_while_the_old_one_drains_is_noticed_at_once(live, 
         os.kill(before, 0)  # it drains, still
         life.service.gate.hurry()
         del lane
-        wait_until(lambda: life.controller._lifecycle.stopping.old is None)
+        wait_until(lambda: life.service.life.old is None)
 
 
 @pytest.mark.parametrize("befalls", ["an end", "a death"])
@@ -321,7 +341,7 @@ def test_a_restart_that_waits_for_a_run_to_retire_holds_nothing_up(live, befalls
     wait_until(lambda: life.pid() != before)
     os.kill(new := life.pid(), signal.SIGKILL)
     wait_until(lambda: life.pid() not in (before, new, None) and life.service.life.state is State.RUNNING)
-    third = life.controller._lifecycle.run.process
+    third = life.service.life.run.process
     job = life.controller.ask("restart", "test")
     wait_until(lambda: life.service.life.counts()[0].get("planned") == 2)
     if befalls == "an end":

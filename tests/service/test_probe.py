@@ -41,8 +41,8 @@ def test_a_run_that_is_not_there_yet_is_asked_often_and_one_that_is_busy_seldom(
     """The crowd that waits for a restart waits for the next probe too."""
     address = tcp("127.0.0.1", sockets.free_port()) if answer is None else tcp(*answering(answer))
     pauses = []
-    process = SimpleNamespace(ended=SimpleNamespace(wait=pauses.append))
-    run = SimpleNamespace(address=address, other_addresses=(), has_ended=False, process=process)
+    ended = SimpleNamespace(wait=pauses.append, is_set=lambda: False)
+    run = SimpleNamespace(address=address, other_addresses=(), ended=ended)
     assert Probe("/", ANY).await_ready(run, 60, lambda: len(pauses) == 12)
     assert max(pauses) == pauses[-1] == longest
 
@@ -51,26 +51,6 @@ def test_unix_sockets_are_probed_too(answering, tmp_path):
     place = str(tmp_path / "s")
     answering(b"HTTP/1.1 204 x\r\n\r\n", socket.AF_UNIX, place)
     assert Probe("/", ANY).fault(unix(place)) is None
-
-
-def test_what_something_listens_at_is_not_free(answering, tmp_path):
-    assert not probe.is_free(tcp(*answering(None)))
-    assert not probe.is_free(tcp(*answering(None)), closed=True)
-    assert probe.is_free(tcp("127.0.0.1", sockets.free_port()))
-    assert probe.is_free(unix(str(tmp_path / "s")))
-    answering(None, socket.AF_UNIX, str(tmp_path / "s"))
-    assert not probe.is_free(unix(str(tmp_path / "s")))
-
-
-def test_a_port_in_time_wait_is_free_for_those_who_say_so():
-    """socket(7), SO_REUSEADDR."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        place = listener.getsockname()
-        with socket.create_connection(place) as client:
-            listener.accept()[0].close()  # the side that closes first waits
-            client.recv(1)
-    assert not probe.is_free(tcp(*place))
-    assert probe.is_free(tcp(*place), closed=True)
 
 
 @pytest.mark.parametrize("listens", ["127.0.0.1", "::1"])

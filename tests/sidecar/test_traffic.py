@@ -163,7 +163,7 @@ def test_an_exchange_costs_less_than_two_microseconds():
 # Second by second, and restarts
 
 
-Process = namedtuple("Process", "pid")
+Process, Run = namedtuple("Process", "pid"), namedtuple("Run", "process")
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +267,7 @@ def test_what_the_wrapper_takes_is_there_in_the_first_second_and_each_fifth(site
 
 def test_what_a_new_run_takes_is_there_in_its_first_second(site):
     site.dashboard.sampler.sample()
-    site.services[0].life.begin(Process(os.getpid()))
+    site.services[0].life.begin(Run(Process(os.getpid())))
     site.dashboard.sampler.sample()
     assert site.dashboard.traffic.seconds_after(1)[0]["usage"]["service_bytes"] > 1e6
 

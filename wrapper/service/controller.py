@@ -7,14 +7,14 @@ a crash by the state and never by an exit status. All other threads queue a job 
 from __future__ import annotations
 
 import threading
+import time
 
 from wrapper import threads
 from wrapper.errors import Busy, CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
 from wrapper.service.process import cannot_signal, cannot_start
-from wrapper.service.state import HALFWAY, State
-from wrapper.service.wakeup import ENDING
+from wrapper.service.state import ENDING, HALFWAY, NEVER, NOW, State
 from wrapper.threads import NoThread
 from wrapper.settings.values import signal_name
 
@@ -24,12 +24,10 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from wrapper.settings.address import Address
-    from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.lifecycle import Lifecycle
 
 INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
-NOW, NEVER = 0.0, None  # when something is due
 
 
 class Controller:
@@ -40,12 +38,10 @@ class Controller:
     started.
     """
 
-    def __init__(self, lifecycle: Lifecycle, board: Board, *, is_main: bool,
-                 on_over: Callable[[int, bool], None]) -> None:
+    def __init__(self, lifecycle: Lifecycle, *, is_main: bool, on_over: Callable[[int, bool], None]) -> None:
         self.life = lifecycle.life
         self._lifecycle = lifecycle
         self._restarts = lifecycle.restarts
-        self._board = board
         self._is_main = is_main
         self._on_over = on_over
         self._jobs = JobQueue()
@@ -62,10 +58,9 @@ class Controller:
 
         Raises: CannotStart when the command cannot be run; then there is nothing to shut down.
         """
-        self._lifecycle.turn_to_starting("first start")
         try:
-            self._lifecycle.spawn()
-            self._run_loop(self._lifecycle.await_ready)
+            self._lifecycle.begin_start("first start")
+            self.launch_aside()
         except CannotStart as error:
             self._lifecycle.fail(error.public)
             self._jobs.close(error.public)
@@ -76,19 +71,14 @@ class Controller:
 
         Raises: CannotStart where that thread cannot be had.
         """
-        self._run_loop(self._lifecycle.start)
-
-    def _run_loop(self, first_action: Callable[[Job], str | None]) -> None:
-        """Start the controller's thread with the first start. Raises: CannotStart where it cannot be had."""
         self._jobs.ask(Job("start", "first start"))
         first = self._jobs.take()
         assert first is not None
         self.over.clear()
         try:
-            threads.start(f"controller-{self._lifecycle.name}", self._loop, first, first_action)
+            threads.start(f"controller-{self.life.name}", self._loop, first)
         except NoThread as error:
-            if self._lifecycle.run is not None:
-                self._lifecycle.cut_off()
+            self._lifecycle.cut_off()
             self._jobs.close(str(error))
             self.over.set()
             raise cannot_start(error) from error
@@ -102,7 +92,7 @@ class Controller:
         if kind == "reload" and self.life.state is State.STOPPED:  # as systemctl(1) refuses to reload an inactive unit
             raise Busy(f"cannot reload: the service is stopped ({self.life.reason}); start it")
         job = self._jobs.ask(Job(kind, reason, reload, ready_timeout))
-        self._lifecycle.wake_up.set()
+        self.life.wake_up.set()
         return job
 
     def begin_trial(self) -> None:
@@ -111,29 +101,26 @@ class Controller:
 
     def end_trial(self) -> None:
         self._restarts.end_trial()
-        self._lifecycle.wake_up.set()
+        self.life.wake_up.set()
 
     def verify(self, settle: float, timeout: float) -> str | None:
         """None where the service still runs after `settle` seconds and then is ready within `timeout`; else the fault.
 
         Waits in the caller's thread.
         """
-        run = self._lifecycle.run
+        run = self.life.run
         if run is None:
             return f"the service is {self.life.state.value}: {self.life.reason}"
-        run.process.ended.wait(settle)
-        return self._lifecycle.health.ready.await_ready(run, timeout, self._is_ending)
-
-    def _is_ending(self) -> bool:
-        return self._lifecycle.wake_up.ending is not None
+        run.ended.wait(settle)
+        return self._lifecycle.health.ready.await_ready(run, timeout, lambda: self.life.wake_up.ending is not None)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the service: one that ends to all of its group, any other to its own process.
 
         Raises: Busy when there is no process to get it, Refusal where the kernel does not let us.
         """
-        run = self._lifecycle.run
-        if run is None or run.has_ended:
+        run = self.life.run
+        if run is None or run.ended.is_set():
             raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
         try:
             run.process.signal(number)
@@ -162,62 +149,63 @@ class Controller:
     @property
     def address(self) -> Address | None:
         """Where the service listens now."""
-        run = self._lifecycle.run
+        run = self.life.run
         return None if run is None else run.address
 
     # The controller's thread
 
-    def _loop(self, first: Job, first_action: Callable[[Job], str | None]) -> None:
-        self._carry_out(first, first_action)
+    def _loop(self, first: Job) -> None:
+        self._carry_out(first)
         while not self.over.is_set():
             try:
                 self._do_next()
             except Exception as error:  # noqa: BLE001  a fault of ours; a service that is not steered must not live on
-                log.error(f"cannot go on: {error!r}", service=self._lifecycle.name)
-                self._lifecycle.report(f"internal error {error!r}")
+                log.error(f"cannot go on: {error!r}", service=self.life.name)
+                self.life.report(f"internal error {error!r}")
                 self._lifecycle.cut_off()
                 self._finish(INTERNAL_ERROR, planned=False)
 
     def _do_next(self) -> None:
         """Do what is due first, or wait for it, or for a wake-up."""
-        soonest = NEVER
-        for seconds, action in self._table():
-            if seconds == NOW:
+        now, soonest = time.monotonic(), NEVER
+        for moment, action in self._table():
+            if moment <= now:
                 action()
                 return
-            if seconds is not None:
-                soonest = seconds if soonest is None else min(seconds, soonest)
-        self._lifecycle.wake_up.pause(soonest)
+            soonest = min(moment, soonest)
+        self.life.wake_up.pause(None if soonest == NEVER else soonest - now)
 
-    def _table(self) -> Iterator[tuple[float | None, Callable[[], object]]]:
-        """What may be next, the most urgent first: the seconds until it is due, and what is done then."""
-        lifecycle, restarts = self._lifecycle, self._restarts
+    def _table(self) -> Iterator[tuple[float, Callable[[], object]]]:
+        """What may be next, the most urgent first: the moment it is due, and what is done then."""
+        lifecycle, restarts, life, health = self._lifecycle, self._restarts, self.life, self._lifecycle.health
+        run, old, state = life.run, life.old, life.state
         yield _now(self._is_main and restarts.final_status is not None), self._give_up
-        yield _now(self._is_ending()), lambda: self._finish(*lifecycle.end())
-        yield _now(lifecycle.run is not None and lifecycle.run.has_ended), lifecycle.record_fall
-        yield _now(not self._jobs.is_empty), self._do_job
-        yield _now(lifecycle.stopping.old_has_ended), lifecycle.stopping.record_old_end
+        yield _now(life.wake_up.ending is not None), lambda: self._finish(*lifecycle.end())
+        yield _now(run is not None and run.ended.is_set()), lifecycle.record_fall
+        yield _now(bool(self._jobs.waiting)), self._do_job
+        yield _now(old is not None and old.ended.is_set()), lifecycle.stopping.record_old_end
         yield _now(restarts.undecided is not None), lifecycle.decide
-        yield restarts.next_start_in(), lambda: self._guard("start again", lifecycle.start_again)
-        yield lifecycle.health.live_probe_in(lifecycle.run), lambda: self._guard("probe", lifecycle.probe_live)
-        yield lifecycle.health.ready_probe_in(lifecycle.run), lifecycle.probe_ready
+        yield restarts.next_start, lambda: self._guard("start again", lifecycle.start_again)
+        if run is not None and state is State.RUNNING:
+            yield health.next_live, lambda: self._guard("probe", lifecycle.probe_live)
+        if run is not None and state in (State.RUNNING, State.FAILED):
+            yield health.next_ready, lifecycle.probe_ready
 
     def _do_job(self) -> None:
         job = self._jobs.take()
         assert job is not None
-        self._carry_out(job, self._actions[job.kind])
+        self._carry_out(job)
 
-    def _carry_out(self, job: Job, action: Callable[[Job], str | None]) -> None:
-        job.error = self._guard(job.kind, lambda: action(job))
-        self._jobs.finish(job)
+    def _carry_out(self, job: Job) -> None:
+        self._jobs.finish(job, self._guard(job.kind, lambda: self._actions[job.kind](job)))
 
     def _guard(self, what: str, action: Callable[[], str | None]) -> str | None:
         """What went wrong with an action; a fault of the wrapper's own must not end the thread."""
         try:
             return action()
         except Exception as error:  # noqa: BLE001  see above
-            log.error(f"cannot {what}: {error!r}", service=self._lifecycle.name)
-            self._board.report(self._lifecycle.name, f"cannot {what}: internal error {error!r}", "controller")
+            log.error(f"cannot {what}: {error!r}", service=self.life.name)
+            self.life.report(f"cannot {what}: internal error {error!r}", "controller")
             if self.life.state in HALFWAY:
                 self._lifecycle.wreck(f"internal error {error!r}")
             return repr(error)
@@ -233,11 +221,11 @@ class Controller:
         self._finish(self._restarts.final_status, planned=False)
 
     def _finish(self, exit_status: int, planned: bool) -> None:
-        self._lifecycle.run = None
+        self.life.run = None
         self.over.set()
         self._jobs.close("the service is gone for good")
         self._on_over(exit_status, planned)
 
 
-def _now(is_due: bool) -> float | None:
+def _now(is_due: bool) -> float:
     return NOW if is_due else NEVER

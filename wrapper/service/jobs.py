@@ -36,8 +36,6 @@ class Job:
         self.ready_timeout = ready_timeout
         self.error: str | None = None  # what went wrong, once it is done
         self.has_started_run = False  # a new run of the service was spawned for it
-        self.is_running = False
-        self.is_settled = False  # its outcome can be seen, and only its end is missing
         self._done = threading.Event()
 
     @property
@@ -52,68 +50,66 @@ class Job:
         self.error = error
         self._done.set()
 
-    def covers(self, other: Job) -> bool:
-        """True where this job does all that the other asks for; a restart or reload that runs may be too early."""
-        is_same = (self.kind, self.reload, self.ready_timeout) == (other.kind, other.reload, other.ready_timeout)
-        return is_same and (not self.is_running or self.kind in ("start", "stop"))
+    def is_like(self, other: Job) -> bool:
+        """True where this job does all that the other asks for."""
+        return (self.kind, self.reload, self.ready_timeout) == (other.kind, other.reload, other.ready_timeout)
 
 
 class JobQueue:
-    """Jobs in order; the first is the one that runs once it was taken."""
+    """Jobs in order. One is running from when it is taken until it is finished, or its outcome can be seen."""
 
     def __init__(self) -> None:
-        # Guards the jobs, and which of them runs or is settled.
+        # Guards what follows.
         self._lock = threading.Lock()
-        self._jobs: list[Job] = []
+        self.running: Job | None = None
+        self.waiting: list[Job] = []
         self._closed: str | None = None
 
     def ask(self, job: Job) -> Job:
-        """Queue a job; returns it, or the unfinished one that covers it.
+        """Queue a job; returns it, or the unfinished one that does all of it.
 
         Raises: Busy where it conflicts with an unfinished one.
         """
         with self._lock:
             if self._closed is not None:
                 raise Busy(self._closed)
-            unsettled = [other for other in self._jobs if not other.is_settled]
-            for other in unsettled:
-                if other.covers(job):
+            for other in self._unfinished:
+                # A restart or reload that runs may be too early.
+                if other.is_like(job) and (other is not self.running or other.kind in ("start", "stop")):
                     return other
-            for other in unsettled:
+            for other in self._unfinished:
                 if job.kind not in PATIENT or other.kind == "stop":
                     raise Busy(f"cannot {job.kind}: a {other.kind} is under way ({other.reason})")
-            self._jobs.append(job)
+            self.waiting.append(job)
             return job
+
+    @property
+    def _unfinished(self) -> list[Job]:
+        assert self._lock.locked()
+        return self.waiting if self.running is None else [self.running, *self.waiting]
 
     def take(self) -> Job | None:
         """The next job, which runs from now on; None where there is none or one runs already."""
         with self._lock:
-            if not self._jobs or self._jobs[0].is_running:
-                return None
-            self._jobs[0].is_running = True
-            return self._jobs[0]
+            if self.waiting and self.running is None:
+                self.running = self.waiting.pop(0)
+                return self.running
+            return None
 
     def settle(self) -> None:
         """Let the running job conflict with nothing more: a caller that sees its outcome may ask for the next."""
         with self._lock:
-            if self._jobs and self._jobs[0].is_running:
-                self._jobs[0].is_settled = True
+            self.running = None
 
-    def finish(self, job: Job) -> None:
-        """Take the running job off; its `error` says how it went."""
-        with self._lock:
-            self._jobs.remove(job)
-        job.end(job.error)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._jobs
+    def finish(self, job: Job, error: str | None) -> None:
+        """The job that ran is over; `error` says what went wrong."""
+        self.settle()
+        job.end(error)
 
     def close(self, reason: str) -> None:
         """Take nothing more, and end with `reason` what does not run yet."""
         with self._lock:
             self._closed = reason
-            dropped = [job for job in self._jobs if not job.is_running]
-            self._jobs = [job for job in self._jobs if job.is_running]
+            dropped, self.waiting = self.waiting, []
         for job in dropped:
             job.end(reason)

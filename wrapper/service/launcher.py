@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from subprocess import DEVNULL
+from subprocess import DEVNULL, SubprocessError
 
 from wrapper import sockets
 from wrapper.settings.address import LOOPBACK, Address, tcp
 from wrapper.deadline import Deadline
-from wrapper.service.probe import is_free
-from wrapper.service.process import HELPER_VARIABLE, Process, Spawner
+from wrapper.service.process import HELPER_VARIABLE, Process, Spawner, cannot_start
+from wrapper.service.state import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.service.output import Output
+    from wrapper.service.state import Life
 
 PLACEHOLDER = "{port}"
 LAST_LINES = 20  # of the output, in a problem
 LAST_LINES_TIMEOUT = 0.1  # seconds: requests are held meanwhile, and a grandchild may keep the pipe open
 LOOPBACK_6 = "::1"  # where "localhost" may lead alone, as in Node 17 and later
+LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
+MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
 
 
 class Launcher:
@@ -45,6 +48,7 @@ class Launcher:
         self._variables = tuple(variables)
         self._configured = configured
         self._port = 0  # of the latest run
+        self._more_ports = MORE_PORTS
         self.draws_ports = upstream is None
 
     def last_lines(self) -> list[str]:
@@ -54,20 +58,33 @@ class Launcher:
         self._output.finish(Deadline(LAST_LINES_TIMEOUT))
         return self._output.lines(LAST_LINES)
 
-    def choose_address(self) -> Address:
+    def launch(self, life: Life, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
+               beside: bool = False) -> Run:
+        """Start a run. `beside` another, it leaves the terminal to that, see `take_over`.
+
+        Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
+        """
+        try:
+            address = self._choose_address()
+            _report_squatter(address, life)
+            port_was_free = sockets.is_free(address)
+            process = self._spawn(address, on_end, on_leader_end, beside=beside)
+            others = (tcp(LOOPBACK_6, address.port),) if self.draws_ports else ()
+            return Run(process, address, life.title, others, port_was_free=port_was_free)
+        except (OSError, RuntimeError, SubprocessError) as error:
+            raise cannot_start(error) from error
+
+    def _choose_address(self) -> Address:
         if self._upstream is not None:
             return self._upstream
         before = self._port
-        while self._port == before or not is_free(tcp(LOOPBACK_6, self._port)):
+        while self._port == before or not sockets.is_free(tcp(LOOPBACK_6, self._port)):
             self._port = sockets.free_port()
         return tcp(LOOPBACK, self._port)
 
-    def launch(self, address: Address, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
-               beside: bool = False) -> Process:
-        """Start a run that is to listen there. `beside` another, it leaves the terminal to that, see `take_over`.
-
-        Raises: CannotStart, see `Spawner.spawn`.
-        """
+    def _spawn(self, address: Address, on_end: Callable[[Process], None],
+               on_leader_end: Callable[[Process], None], *, beside: bool) -> Process:
+        """Raises: see `Spawner.spawn`."""
         command = [word.replace(PLACEHOLDER, str(address.port)) for word in self._command]
         how: dict[str, Any] = {"is_background": self._is_background or beside, "is_helper": self._is_background,
                                "on_leader_end": on_leader_end}
@@ -81,9 +98,16 @@ class Launcher:
             for stream in streams:
                 os.close(stream)
 
-    def other_addresses(self, address: Address) -> tuple[Address, ...]:
-        """Where the service may listen as well with the same port, where that is its own."""
-        return (tcp(LOOPBACK_6, address.port),) if self.draws_ports else ()
+    def has_lost_port(self, run: Run) -> bool:
+        """True where a port that was drawn went to another process before the run could bind it: it gets another.
+
+        A run that ends with 0 has not failed to: it went on in the background.
+        """
+        is_late = run.ready_seconds > LATE_SECONDS or not self._more_ports or not run.process.exit_status
+        if is_late or not self.draws_ports or sockets.is_free(run.address, closed=True):
+            return False
+        self._more_ports -= 1
+        return True
 
     def take_over(self, process: Process) -> None:
         """The run that was started beside another is the one that counts from now on."""
@@ -107,3 +131,12 @@ class Launcher:
 def changed(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> Mapping[str, str]:
     """An environment with variables over it; None takes one away."""
     return {name: text for name, text in {**environment, **variables}.items() if text is not None}
+
+
+def _report_squatter(address: Address, life: Life) -> None:
+    """A leftover that kept the port would be taken for the new run, and answer as the old version."""
+    if sockets.is_free(address, closed=True):
+        life.resolve("address")
+    else:
+        life.report(f"another process listens at {address} already, and may be asked instead of the service; "
+                    "end it, or choose another port with --upstream", "address")

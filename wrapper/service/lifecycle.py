@@ -8,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from subprocess import SubprocessError
 
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job
-from wrapper.service.probe import Health, Probe, is_free, report_squatter
-from wrapper.service.process import Process, cannot_start
-from wrapper.service.run import Run, Stopping
-from wrapper.service.state import Life, State
-from wrapper.service.wakeup import ENDING, WakeUp
+from wrapper.sockets import is_free
+from wrapper.service.probe import Health, Probe
+from wrapper.service.process import Process
+from wrapper.service.state import ENDING, Life, Run, State, Stopping
 from wrapper.settings.values import signal_name
 
 TYPE_CHECKING = False
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wrapper.gate import Gate, Lane
-    from wrapper.problems import Board
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.launcher import Launcher
     from wrapper.service.restart import RestartPolicy
@@ -34,45 +31,38 @@ if TYPE_CHECKING:
 
 KILLED = 128 + signal.SIGKILL  # exit status
 UNUSED_STOP_TIMEOUT = 0.5  # seconds to stop for a run that never served, while others cannot wait for it
-LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
-MORE_PORTS = 5  # of those that were lost to another process; after that something else must be wrong
 PORT_INTERVAL = 0.5  # seconds between two polls whether a port is free again
 PROBLEM_KEYS = ("", "listening", "readiness", "liveness", "signal")  # gone once the service runs well or is stopped
 
 
 class Lifecycle:
-    """`run` is the run that counts; another one may leave beside it, see `Stopping`.
-
-    `reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
+    """`reload(process, address)` makes the service read its configuration again and returns what went wrong; None: a
     reload is a restart.
     """
 
-    def __init__(self, name: str, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
-                 board: Board, settings: Settings, stop_signal: int, live_path: str | None,
-                 reload: ReloadAction | None) -> None:
-        self.name = name
+    def __init__(self, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
+                 settings: Settings, stop_signal: int, live_path: str | None, reload: ReloadAction | None) -> None:
         self.life = life
         self.gate = gate
         self.restarts = restarts
-        self.run: Run | None = None
         self.is_restarting = False
-        self.wake_up = WakeUp(name)
-        self.stopping = Stopping(name, life, gate, board, self.wake_up, settings, stop_signal)
-        self.health = Health(name, life, board, self.wake_up, probe, live_path, settings)
-        self._port_draws = MORE_PORTS
-        self._reuses_port = False  # seen to start where connections of an earlier run still had its port
-        self._launcher = launcher
-        self._board = board
-        self._settings = settings
+        self.stopping = Stopping(life, gate, settings, stop_signal)
+        self.health = Health(life, probe, live_path, settings)
         self.overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
+        self._reuses_port = False  # seen to start where connections of an earlier run still had its port
+        self._wake_up = life.wake_up
+        self._launcher = launcher
+        self._settings = settings
         self._reload = reload
 
     # Start
 
     def start(self, job: Job) -> str | None:
         self.restarts.reset()
-        if self.run is None:
+        if self.life.run is None:
             return self._bring_up(job)
+        if self.life.state is State.STARTING:  # the first run, see `Controller.launch`
+            return self._await_ready(job)
         if self.is_late:
             self.probe_ready()
         return self.life.reason if self.is_late else None
@@ -83,31 +73,35 @@ class Lifecycle:
         self.restarts.forget()
         return self._bring_up(Job("start", "again after an exit"))
 
-    def turn_to_starting(self, reason: str) -> None:
+    def begin_start(self, reason: str) -> None:
+        """Up to the spawn. Raises: CannotStart."""
+        self._turn_to_starting(reason)
+        self._spawn()
+
+    def _turn_to_starting(self, reason: str) -> None:
         self.gate.hold("the service is starting")
         self.life.enter(State.STARTING, reason)
 
     def _bring_up(self, job: Job) -> str | None:
-        self.turn_to_starting(job.reason)
-        return self._spawn_reported(job) or self.await_ready(job)
+        self._turn_to_starting(job.reason)
+        return self._spawn_reported(job) or self._await_ready(job)
 
     def _spawn_reported(self, job: Job) -> str | None:
         try:
-            self.spawn()
+            self._spawn()
         except CannotStart as error:
-            log.error(str(error), service=self.name)
+            log.error(str(error), service=self.life.name)
             self._fall(error.public, error.exit_status, 0.0)
             return error.public
         job.has_started_run = True
         return None
 
-    def spawn(self) -> None:
+    def _spawn(self) -> None:
         """Raises: CannotStart."""
-        self.run = self._launch()
-        self.life.begin(self.run.process)
+        self.life.begin(self._launch())
 
     def _launch(self, *, beside: bool = False) -> Run:
-        """Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread."""
+        """Raises: CannotStart."""
 
         def leader_ended(process: Process) -> None:
             # Newcomers wait from now on, also while the controller's thread is busy with something else.
@@ -115,37 +109,28 @@ class Lifecycle:
 
         def ended(process: Process) -> None:
             leader_ended(process)
-            self.wake_up.set()
+            self._wake_up.set()
 
-        try:
-            address = self._launcher.choose_address()
-            report_squatter(address, self._board, self.name)
-            port_was_free = is_free(address)
-            process = self._launcher.launch(address, ended, leader_ended, beside=beside)
-            run = Run(process, address, self.life.title)
-        except (OSError, RuntimeError, SubprocessError) as error:
-            raise cannot_start(error) from error
-        run.port_was_free, run.other_addresses = port_was_free, self._launcher.other_addresses(address)
-        return run
+        return self._launcher.launch(self.life, ended, leader_ended, beside=beside)
 
-    def await_ready(self, job: Job) -> str | None:
+    def _await_ready(self, job: Job) -> str | None:
         """Serve once the run is ready; what is not leaves a named state with a reason, and a problem."""
         deadline = Deadline(job.ready_timeout or self._settings.ready_timeout)
         while True:
-            run = self.run
+            run = self.life.run
             assert run is not None
             fault = self._probe_until_ready(run, job)
             if fault is None or not self._may_have_its_port(run, job, deadline):
                 break
-            log.warning("the port was taken while the service started; it is started again", service=self.name)
-            self.life.end(run.process, planned=False)
+            log.warning("the port was taken while the service started; it is started again", service=self.life.name)
+            self.life.end(run, planned=False)
             if (cannot := self._spawn_reported(job)) is not None:
                 return cannot
         if fault is None:
             self._reuses_port = self._reuses_port or not run.port_was_free
             self._serve(run, "ready")
-        elif self.wake_up.ending is None:
-            if run.has_ended:
+        elif self._wake_up.ending is None:
+            if run.ended.is_set():
                 self.record_fall()
             else:
                 self.fail(fault)
@@ -155,11 +140,11 @@ class Lifecycle:
         """True where a planned restart died because connections of the run before still had its port (TIME_WAIT), as
         they keep it from a service without SO_REUSEADDR, and where it is free now.
         """
-        if not run.has_ended or run.port_was_free or self._reuses_port or job.kind not in ("restart", "reload"):
+        if not run.ended.is_set() or run.port_was_free or self._reuses_port or job.kind not in ("restart", "reload"):
             return False
-        while not is_free(run.address) and not deadline.has_passed() and self.wake_up.ending is None:
-            self.wake_up.pause(deadline.sooner(PORT_INTERVAL))
-        return not deadline.has_passed() and self.wake_up.ending is None
+        while not is_free(run.address) and not deadline.has_passed() and self._wake_up.ending is None:
+            self._wake_up.pause(deadline.sooner(PORT_INTERVAL))
+        return not deadline.has_passed() and self._wake_up.ending is None
 
     def _probe_until_ready(self, run: Run, job: Job) -> str | None:
         return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
@@ -169,37 +154,33 @@ class Lifecycle:
         run.ready_since = time.monotonic()
         # First: whatever reads "running" finds the gate open, and no problem that is gone.
         before = self.gate.open(run.address, run.process)
-        self._resolve()
+        self.life.resolve(*PROBLEM_KEYS)
         self.life.enter(State.RUNNING, reason)
         return before
-
-    def _resolve(self) -> None:
-        for key in PROBLEM_KEYS:
-            self._board.resolve(self.name, key)
 
     # While it runs
 
     @property
     def is_late(self) -> bool:
         """True while the service runs without having become ready in time."""
-        return self.life.state is State.FAILED and self.run is not None
+        return self.life.state is State.FAILED and self.life.run is not None
 
     def probe_ready(self) -> None:
-        run = self.run
+        run = self.life.run
         assert run is not None
         was_late, fault = self.is_late, self.health.probe_ready(run)
         if was_late and fault is None:
             self._serve(run, "ready")
-        elif was_late and not run.has_ended and not self.restarts.is_on_trial:
+        elif was_late and not run.ended.is_set() and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
 
     def probe_live(self) -> str | None:
         """Stop a run that hangs, behind held requests; the controller's next start brings it up again."""
-        run = self.run
+        run = self.life.run
         assert run is not None
         if (fault := self.health.probe_live(run)) is None:
             return None
-        self._board.report(self.name, fault, "liveness", **self._last_words())
+        self.life.report(fault, "liveness", **self._last_words())
         lane = self.gate.hold(fault)
         if self._take_down(run, lane, "restart", fault, is_hung=True) is None:
             self._follow(fault, self.restarts.schedule(run.ready_seconds))
@@ -208,14 +189,15 @@ class Lifecycle:
     # Stop
 
     def stop(self, job: Job) -> str | None:
-        if (fault := self.stopping.refusal(self.run)) is not None:
+        if (fault := self.stopping.refusal()) is not None:
             return fault
         reason = f"stopped: {job.reason}"
         self.restarts.reset()
-        self._resolve()
+        self.life.resolve(*PROBLEM_KEYS)
         lane = self.gate.refuse(reason)
         self.stopping.hasten_old()
-        if self.run is not None and (fault := self._take_down(self.run, lane, "shutdown", job.reason)) is not None:
+        run = self.life.run
+        if run is not None and (fault := self._take_down(run, lane, "shutdown", job.reason)) is not None:
             return fault
         self.stopping.record_old_end()
         if self.life.state is not State.STOPPED:
@@ -225,37 +207,37 @@ class Lifecycle:
     def _take_down(self, run: Run, lane: Lane | None, going: str, reason: str, *, is_hung: bool = False) -> str | None:
         """Drain and stop the run that counts; one that does not end leaves the service failed."""
         run.lane = lane
-        if (fault := self.stopping.take_down(run, going, reason, is_hung=is_hung)) is None:
-            self.run = None
-        else:
+        if (fault := self.stopping.take_down(run, going, reason, is_hung=is_hung)) is not None:
             self.fail(fault)
         return fault
 
     def cut_off(self) -> None:
         """Kill the run that counts."""
-        run, self.run = self.run, None
-        if run is not None:
-            with contextlib.suppress(PermissionError):
-                run.process.begin_stop(signal.SIGKILL, 0.0)
-                run.process.await_stop()
-            if run.has_ended:
-                self.life.end(run.process, planned=False)
+        if (run := self.life.run) is None:
+            return
+        with contextlib.suppress(PermissionError):
+            run.process.begin_stop(signal.SIGKILL, 0.0)
+            run.process.await_stop()
+        if run.ended.is_set():
+            self.life.end(run, planned=False)
+        self.life.run = None  # whatever has become of it
 
     # Restart
 
     def restart(self, job: Job) -> str | None:
-        if (fault := self.stopping.refusal(self.run)) is not None:
+        if (fault := self.stopping.refusal()) is not None:
             return fault
         self.life.count_restart("planned")
         self.restarts.reset()
-        if self.overlaps and self.run is not None and self.life.state is State.RUNNING:
-            return self._overlap(job, self.run)
-        self.is_restarting = self.run is not None
-        if self.run is not None:
+        run = self.life.run
+        if self.overlaps and run is not None and self.life.state is State.RUNNING:
+            return self._overlap(job, run)
+        if run is not None:
+            self.is_restarting = True
             lane = self.gate.hold(f"the service restarts: {job.reason}")
-            if (fault := self._take_down(self.run, lane, "restart", job.reason)) is not None:
+            if (fault := self._take_down(run, lane, "restart", job.reason)) is not None:
                 return fault
-        return ENDING if self.wake_up.ending is not None else self._bring_up(job)
+        return ENDING if self._wake_up.ending is not None else self._bring_up(job)
 
     def _overlap(self, job: Job, old: Run) -> str | None:
         """Bring a second run up beside the first; only when it is ready does the gate lead there."""
@@ -266,68 +248,68 @@ class Lifecycle:
         except CannotStart as error:
             return self._keep_serving(error.public)
         job.has_started_run = True
-        self.life.announce_next(new.process, job.reason)
+        self.life.announce_next(new, job.reason)
         began = time.monotonic()
         if (fault := self._probe_until_ready(new, job)) is not None:
             self.life.give_up_next(fault)
             self._dismiss(new, old)
             return self._keep_serving(fault)
-        self.run = new
-        self.life.begin(new.process)
+        self.life.begin(new)
         self._launcher.take_over(new.process)
         seconds = time.monotonic() - began
         old.lane = self._serve(new, f"the next run, ready after {seconds:.1f} s, took over: {job.reason}")
-        self.stopping.old = old
+        self.life.old = old
         self.stopping.retire(old)
         return None
 
     def _await_old(self, serving: Run) -> str | None:
         """One run may drain beside the next. What keeps another from coming, None where nothing does."""
-        if (old := self.stopping.old) is None:
+        if (old := self.life.old) is None:
             return None
-        self.wake_up.until(lambda: old.has_ended or old.is_immortal or serving.has_ended)
-        if (fault := self.wake_up.interruption(serving)) is None:
+        self._wake_up.until(lambda: old.is_gone or serving.ended.is_set())
+        if (fault := self._wake_up.interruption(serving)) is None:
             self.stopping.record_old_end()
         return fault
 
     def _dismiss(self, new: Run, old: Run) -> None:
         """End a run that never served. While everything ends, or the run that serves has, it does not get its time."""
         self.stopping.retire(new)
-        self.wake_up.until(lambda: new.has_ended or new.is_immortal or old.has_ended)
-        if not new.process.ended.wait(UNUSED_STOP_TIMEOUT):
+        self._wake_up.until(lambda: new.is_gone or old.ended.is_set())
+        if not new.ended.wait(UNUSED_STOP_TIMEOUT):
             new.begin_stop(signal.SIGKILL, 0.0)
 
     def _keep_serving(self, fault: str) -> str:
         fault = f"the restart failed, the earlier run goes on: {fault}"
         if not self.restarts.is_on_trial:
-            self.report(fault)
+            self.life.report(fault)
         return fault
 
     # Reload
 
     def reload(self, job: Job) -> str | None:
-        reload, run = job.reload or self._reload, self.run
+        reload, run = job.reload or self._reload, self.life.run
         if reload is None or run is None:
             return self.restart(job)
-        fault = self.wake_up.in_background(run, lambda: reload(run.process, run.address))
+        fault = self._wake_up.in_background(run, lambda: reload(run.process, run.address))
         fault = fault or self._await_served(run, job)
         if fault is None:
-            self._board.resolve(self.name)
+            self.life.resolve("")
             return None
         fault = f"the reload failed: {fault}"
-        if run.has_ended:
+        if run.ended.is_set():
             self.record_fall()
         elif not self.restarts.is_on_trial:
-            self.report(fault)
+            self.life.report(fault)
         return fault
 
     def pass_barrier(self, job: Job) -> str | None:
         """Nothing else runs now; a service that is down is started, and one that answers though it is late may wait
         for just what comes next.
         """
-        if self.run is None:
+        run = self.life.run
+        if run is None:
             return self.restart(job)
-        return None if self.is_late and self.health.answers(self.run) else self._await_served(self.run, job)
+        return None if self.is_late and self.health.answers(run) else self._await_served(run, job)
 
     def _await_served(self, run: Run, job: Job) -> str | None:
         """Wait until the run is ready; one that was late is served from then on."""
@@ -338,12 +320,9 @@ class Lifecycle:
 
     # When it goes wrong
 
-    def report(self, fault: str, **details: Any) -> None:
-        self._board.report(self.name, fault, **details)
-
     def fail(self, fault: str, **details: Any) -> None:
         """The service is not as it should be, whether it runs or not; on trial, requests wait for it to be mended."""
-        self.report(fault, **details)
+        self.life.report(fault, **details)
         if self.restarts.is_on_trial:
             self.gate.hold(f"the service is being mended: {fault}")
         else:
@@ -353,11 +332,11 @@ class Lifecycle:
 
     def record_fall(self) -> None:
         """The run that counts ended, and that was not asked for."""
-        run, self.run = self.run, None
+        run = self.life.run
         assert run is not None
-        self.life.end(run.process, planned=False)
+        self.life.end(run, planned=False)
         details = self._last_words()
-        if self._lost_its_port(run):
+        if self._launcher.has_lost_port(run):
             fault = f"{run.fault}: another process has its port, {run.address}; it is started with another port"
             self._follow(fault, self.restarts.schedule(run.ready_seconds), **details)
         else:
@@ -367,17 +346,6 @@ class Lifecycle:
         """The last output as a detail of a problem; none where it is not kept."""
         lines = self._launcher.last_lines()
         return {"output": lines} if lines else {}
-
-    def _lost_its_port(self, run: Run) -> bool:
-        """True where a port that was drawn went to another process before the service could bind it.
-
-        A service that ends with 0 has not failed to: it went on in the background.
-        """
-        is_late = run.ready_seconds > LATE_SECONDS or not self._port_draws or not run.process.exit_status
-        if is_late or not self._launcher.draws_ports or is_free(run.address, closed=True):
-            return False
-        self._port_draws -= 1
-        return True
 
     def _fall(self, fault: str, exit_status: int, ready_seconds: float, **details: Any) -> None:
         self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds), **details)
@@ -393,39 +361,39 @@ class Lifecycle:
         if pause is None:
             self.fail(fault, **details)
             return
-        self.report(fault, **details)
+        self.life.report(fault, **details)
         self.gate.hold(f"{fault} and is started again")
         self.life.enter(State.BACKOFF, f"{fault}; next start in {pause:.1f} s")
 
     def wreck(self, fault: str) -> None:
         """A fault of the wrapper's in the middle of something: nothing is sure, so end the run; the policy decides."""
         self.cut_off()
-        self._fall(fault, self.life.last_status, 0.0)
+        self._fall(fault, self.life.last_end[0], 0.0)
 
     # The end
 
     def hear_signal(self, number: int) -> None:
         """The wrapper shuts down; a second signal ends the drain and is passed on at once. Any thread may call it."""
-        is_second, self.wake_up.ending = self.wake_up.ending is not None, self.wake_up.ending or number
+        is_second, self._wake_up.ending = self._wake_up.ending is not None, self._wake_up.ending or number
         if is_second:
             self.gate.hurry()
-        self.stopping.hear_signal(number, self.run, is_second=is_second)
-        self.wake_up.set()
+        self.stopping.hear_signal(number, is_second=is_second)
+        self._wake_up.set()
 
     def end(self) -> tuple[int, bool]:
         """Drain, pass the signal on, wait: the end of the service's life.
 
         Returns its exit status, and whether the end was planned.
         """
-        assert self.wake_up.ending is not None
+        assert self._wake_up.ending is not None
         lane = self.gate.refuse(ENDING)
         self.stopping.hasten_old()
-        run, reason = self.run, f"signal {signal_name(self.wake_up.ending)}"
-        if run is not None and run.has_ended:
-            self.life.end(run.process, planned=False)
+        run, reason = self.life.run, f"signal {signal_name(self._wake_up.ending)}"
+        if run is not None and run.ended.is_set():
+            self.life.end(run, planned=False)
         elif run is not None and self._take_down(run, lane, "shutdown", reason) is not None:
             return KILLED, True  # as the kernel will, once the wrapper has ended
-        exit_status, was_planned = self.life.last_status, self.life.was_planned
+        exit_status, was_planned = self.life.last_end
         self.stopping.record_old_end()
         if self.life.state is State.STOPPING:
             self.life.enter(State.STOPPED, reason)

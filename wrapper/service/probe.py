@@ -5,21 +5,19 @@ Reads no more than a status line, so it needs no HTTP client; `http.client` woul
 
 from __future__ import annotations
 
-import errno
-import socket
+import time
 
 from wrapper import sockets
-from wrapper.settings.address import LOOPBACK, Address
 from wrapper.deadline import Deadline
-from wrapper.service.state import Life, State
-from wrapper.service.wakeup import ENDING, WakeUp
+from wrapper.service.state import ENDING, NEVER, NOW, State
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from typing import Callable
 
-    from wrapper.problems import Board
-    from wrapper.service.run import Run
+    from wrapper.settings.address import Address
+    from wrapper.service.state import Life, Run
     from wrapper.settings.settings import Settings
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
@@ -75,7 +73,7 @@ class Probe:
         deadline, silence, pause = Deadline(timeout), Deadline(SILENCE), FIRST_INTERVAL
         while not is_over():
             fault = self.fault_of(run)
-            if run.has_ended:
+            if run.ended.is_set():
                 return run.process.fault
             if fault is None:
                 return None
@@ -84,91 +82,87 @@ class Probe:
             if silence.has_passed():
                 silence = Deadline(None)
                 on_silence(fault)
-            run.process.ended.wait(deadline.sooner(pause))
+            run.ended.wait(deadline.sooner(pause))
             longest = REFUSED_INTERVAL if fault.startswith(NOTHING_LISTENS) else LONGEST_INTERVAL
             pause = min(pause * 1.5, longest)
         return ENDING
 
 
 class Health:
-    """What the controller's thread asks of the run that counts. `live_path` None: readiness only."""
+    """What the controller's thread asks of the run that counts. `live_path` None: readiness only.
 
-    def __init__(self, name: str, life: Life, board: Board, wake_up: WakeUp, ready: Probe, live_path: str | None,
-                 settings: Settings) -> None:
+    `next_ready` and `next_live`: when it is to be asked again.
+    """
+
+    def __init__(self, life: Life, ready: Probe, live_path: str | None, settings: Settings) -> None:
         self.ready = ready
         self._live = None if live_path is None else Probe(live_path, settings.ready_status)
-        self._name = name
         self._life = life
-        self._board = board
-        self._wake_up = wake_up
         self._settings = settings
-        self._next_ready = self._next_live = Deadline(0.0)
+        self.next_ready = self.next_live = NEVER
         self._failed_ready = self._failed_live = 0  # probes in a row
 
     def await_ready(self, run: Run, timeout: float) -> str | None:
         """What keeps the run from being ready within `timeout` seconds, None where nothing does."""
-        fault = self._wake_up.in_background(run, lambda: self._await_or_tell(run, timeout))
-        self._next_ready = Deadline(READY_INTERVAL if fault is None else LATE_INTERVAL)
-        self._next_live = Deadline(self._settings.live_interval)
+        fault = self._life.wake_up.in_background(run, lambda: self._await_or_tell(run, timeout))
         self._failed_ready = self._failed_live = 0
+        self._plan_ready(fault)
+        self._plan_live()
         return fault
 
+    def _plan_ready(self, fault: str | None) -> None:
+        self.next_ready = time.monotonic() + (READY_INTERVAL if fault is None else LATE_INTERVAL)
+
+    def _plan_live(self) -> None:
+        if self._live is not None:
+            self.next_live = time.monotonic() + self._settings.live_interval
+
     def _await_or_tell(self, run: Run, timeout: float) -> str | None:
-        fault = self.ready.await_ready(run, timeout, lambda: self._wake_up.ending is not None,
+        fault = self.ready.await_ready(run, timeout, lambda: self._life.wake_up.ending is not None,
                                        lambda fault: self._tell_where(run, fault))
         is_elsewhere = fault is not None and fault.startswith(NOT_READY) and NOTHING_LISTENS in fault
         return f"{fault}; {_where(run)}" if is_elsewhere else fault
 
     def _tell_where(self, run: Run, fault: str) -> None:
-        self._board.report(self._name, f"the service is not ready: {fault}; {_where(run)}", "listening")
-
-    def ready_probe_in(self, run: Run | None) -> float | None:
-        """Seconds until the run is to be probed again; None where that is for an action to do."""
-        is_due = run is not None and self._life.state in (State.RUNNING, State.FAILED)
-        return self._next_ready.remaining() if is_due else None
+        self._life.report(f"the service is not ready: {fault}; {_where(run)}", "listening")
 
     def doubt(self) -> None:
         """Probe the run now: a connection to it was refused. Any thread may call it."""
-        self._next_ready = Deadline(0.0)
-        self._wake_up.set()
+        self.next_ready = NOW
+        self._life.wake_up.set()
 
     def probe_ready(self, run: Run) -> str | None:
         """Probe it, and put on record what that says of a service that was ready.
 
         A refused connection says it at once; what is slow or answers badly may do so once, and once more.
         """
-        fault = self._wake_up.in_background(run, lambda: self.ready.fault_of(run))
-        self._next_ready = Deadline(READY_INTERVAL if fault is None else LATE_INTERVAL)
+        fault = self._life.wake_up.in_background(run, lambda: self.ready.fault_of(run))
+        self._plan_ready(fault)
         self._failed_ready = 0 if fault is None else self._failed_ready + 1
-        if self._life.state is not State.RUNNING or run.has_ended:
+        if self._life.state is not State.RUNNING or run.ended.is_set():
             return fault
         # The board first: whatever sees that the service is ready, or is not, finds the problem gone, or there.
         if fault is None:
-            self._board.resolve(self._name, "readiness")
+            self._life.resolve("readiness")
             self._life.unready = None
         elif fault.startswith(NOTHING_LISTENS) or self._failed_ready >= READY_FAILURES:
-            self._board.report(self._name, f"the service is not ready any more: {fault}", "readiness")
+            self._life.report(f"the service is not ready any more: {fault}", "readiness")
             self._life.unready = fault
         return fault
 
     def answers(self, run: Run) -> bool:
         """True where the run says something now, and if it is that it is not ready."""
-        fault = self._wake_up.in_background(run, lambda: self.ready.fault_of(run))
+        fault = self._life.wake_up.in_background(run, lambda: self.ready.fault_of(run))
         return fault is None or not fault.startswith((NOTHING_LISTENS, NOTHING_ANSWERS))
-
-    def live_probe_in(self, run: Run | None) -> float | None:
-        """Seconds until the run is to be asked whether it lives; None where it is not."""
-        is_asked = self._live is not None and run is not None and self._life.state is State.RUNNING
-        return self._next_live.remaining() if is_asked else None
 
     def probe_live(self, run: Run) -> str | None:
         """Why the run hangs, None while it does not."""
-        live = self._live
+        live, wake_up = self._live, self._life.wake_up
         assert live is not None
-        fault = self._wake_up.in_background(run, lambda: live.fault(run.address))
-        self._next_live = Deadline(self._settings.live_interval)
+        fault = wake_up.in_background(run, lambda: live.fault(run.address))
+        self._plan_live()
         self._failed_live = 0 if fault is None else self._failed_live + 1
-        is_hung = self._failed_live >= self._settings.live_failures and self._wake_up.interruption(run) is None
+        is_hung = self._failed_live >= self._settings.live_failures and wake_up.interruption(run) is None
         return f"the service hangs: {fault}" if is_hung else None
 
 
@@ -210,29 +204,3 @@ def _read_to(mark: bytes, head: bytes, connection: socket.socket, deadline: Dead
             break
         head += piece
     return head
-
-
-def report_squatter(address: Address, board: Board, source: str) -> None:
-    """A leftover that kept the port would be taken for the new run, and answer as the old version."""
-    if is_free(address, closed=True):
-        board.resolve(source, "address")
-    else:
-        board.report(source, f"another process listens at {address} already, and may be asked instead of the service; "
-                     "end it, or choose another port with --upstream", "address")
-
-
-def is_free(address: Address, *, closed: bool = False) -> bool:
-    """True where a service can listen there. `closed`: connections to a port that were closed a moment ago (TIME_WAIT)
-    do not count, as for a service with SO_REUSEADDR.
-    """
-    try:
-        if address.is_unix:
-            sockets.connect(address, PROBE_TIMEOUT).close()
-            return False
-        host = LOOPBACK if address.host in ("", "localhost") else address.host
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as attempt:
-            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(closed))
-            attempt.bind((host, address.port))
-    except OSError as error:
-        return error.errno != errno.EADDRINUSE
-    return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from wrapper.deadline import Deadline
+from wrapper.service.state import NEVER
 
 STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
 JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together
@@ -25,7 +26,7 @@ class RestartPolicy:
         self._pause = self._first
         self.is_on_trial = False
         self._undecided: int | None = None  # the exit status of what fell on trial
-        self._next_start: Deadline | None = None
+        self.next_start = NEVER  # on the monotonic clock
         self.final_status: int | None = None  # the exit status of what is not started again; None while there is hope
 
     def begin_trial(self) -> None:
@@ -42,15 +43,11 @@ class RestartPolicy:
         with self._lock:
             return None if self.is_on_trial else self._undecided
 
-    def next_start_in(self) -> float | None:
-        """Seconds until the next start is due, None while none is."""
-        with self._lock:
-            return None if self._next_start is None else self._next_start.remaining()
-
     def forget(self) -> None:
         """The service is started or stopped: an earlier exit needs no decision any more."""
         with self._lock:
-            self._undecided = self._next_start = self.final_status = None
+            self._undecided = self.final_status = None
+            self.next_start = NEVER
 
     def reset(self) -> None:
         """The same, on request: the pauses begin again with the first one."""
@@ -74,7 +71,7 @@ class RestartPolicy:
         with self._lock:
             if ready_seconds < STEADY_SECONDS:
                 return self._schedule(ready_seconds)
-            self._pause, self._next_start = self._first, Deadline(0.0)
+            self._pause, self.next_start = self._first, time.monotonic()
             return 0.0
 
     def _schedule(self, ready_seconds: float) -> float:
@@ -85,5 +82,5 @@ class RestartPolicy:
 
         pause, self._pause = self._pause, min(self._pause * 2, self._longest)
         pause = min(pause * (1 + random.uniform(-JITTER, JITTER)), self._longest)
-        self._next_start = Deadline(pause)
+        self.next_start = time.monotonic() + pause
         return pause

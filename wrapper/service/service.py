@@ -63,7 +63,7 @@ class Service:
         self.changing = threading.Lock()
         self.variables: Mapping[str, str | None] = {}  # of its next run, from its configuration
         self.history: Any = None  # of its configuration, see `config.history.of`
-        self.life = Life(name, around.feed)
+        self.life = Life(name, around.feed, around.board)
         self.gate = Gate(around.make_upstream, settings.hold,
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
                          settings.max_in_flight, lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
@@ -73,12 +73,12 @@ class Service:
                             is_background=name != MAIN, variables=settings.env if name == MAIN else (),
                             configured=lambda: self.variables)
         lifecycle = Lifecycle(
-            name, self.life, self.gate, launcher,
+            self.life, self.gate, launcher,
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
-            around.board, settings, differences.get("stop_signal", settings.stop_signal),
+            settings, differences.get("stop_signal", settings.stop_signal),
             differences.get("live_path", settings.live_path), reload.of(differences.get("reload", settings.reload)))
-        self.controller = Controller(lifecycle, around.board, is_main=name == MAIN, on_over=on_over)
+        self.controller = Controller(lifecycle, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:
         """The record, with how many requests are on the road and how many wait. Holds no argument and no secret.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from wrapper.settings import values
 from wrapper.http1.message import Response
 from wrapper.service import procfs
-from wrapper.service.run import STOP_TIMEOUT
+from wrapper.service.state import stop_timeout
 from wrapper.sidecar import collectors, metrics
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
@@ -93,9 +93,8 @@ class Dashboard:
     def _about(self) -> dict[str, Any]:
         """What the page may promise; times in seconds, limits in bytes and cores."""
         settings = self._site.around.settings
-        stop = STOP_TIMEOUT if settings.stop_timeout is None else settings.stop_timeout
         return {"has_token": bool(settings.token or settings.token_file), "keeps_output": settings.capture_output,
-                "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop,
+                "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop_timeout(settings, is_last=False),
                 "overlap_drain": settings.overlap_drain_timeout, "memory_limit": procfs.memory_limit(),
                 "cpu_limit": procfs.cpu_limit()}
 
