@@ -94,7 +94,7 @@ class FakeProcess(Ending):
 
     _pids = itertools.count(FIRST_PID)
 
-    def __init__(self, service: FakeService, port: int, on_end: Callable[[Any], None]) -> None:
+    def __init__(self, service: FakeService, port: int, *on_end: Callable[[Any], None]) -> None:
         self.pid = next(self._pids)
         self.ended = threading.Event()
         self.returncode: int | None = None
@@ -144,7 +144,8 @@ class FakeProcess(Ending):
             self._server.shutdown()
             self._server.server_close()
         self.ended.set()
-        self._on_end(self)
+        for tell in self._on_end:
+            tell(self)
 
 
 class FakeServer(http.server.ThreadingHTTPServer):
@@ -206,7 +207,7 @@ class KitSpawner(Spawner):
         if self._fake is None or command[0] != FAKE_COMMAND[0]:
             return super().spawn(command, environment, on_end, **streams)
         self._fake.environment = dict(environment)
-        process = FakeProcess(self._fake, int(command[1]), on_end)
+        process = FakeProcess(self._fake, int(command[1]), streams["on_leader_end"], on_end)
         self._fake.starts += 1
         self._fake.runs.append(process)
         return process

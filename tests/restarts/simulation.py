@@ -275,10 +275,11 @@ class ScriptedLauncher:
     def __init__(self, world):
         self._world = world
 
-    def launch(self, life, on_end, on_leader_end, *, beside=False):
+    def launch(self, life, on_leader_end, *, beside=False):
         count = len(self._world.runs)
         address = unix(f"/nowhere/{count}")
-        process = self._world.runs[address] = ScriptedProcess(self._world, FIRST_PID + count, on_end, on_leader_end)
+        process = ScriptedProcess(self._world, FIRST_PID + count, lambda _: life.wake_up.set(), on_leader_end)
+        self._world.runs[address] = process
         return Run(process, address, life.title)
 
     def has_lost_port(self, run):

@@ -20,9 +20,8 @@ from wrapper.gate import Gate
 from wrapper.log import log
 from wrapper.proxy import relay
 from wrapper.service.jobs import JobQueue
-from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.restart import RestartPolicy
-from wrapper.service.state import Run, State, WakeUp
+from wrapper.service.state import Run, State, Stopping, WakeUp
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
 LINES = ("GET", "POST", "POST Idempotency-Key: a", "PUT")
@@ -89,7 +88,7 @@ FAULTS = {
     "a pause has no end": (Gate, "_begin_release", lambda _: None, "calm, pause, request, step, resume"),
     "a request that was cut stays": (Gate, "leave", lambda *_: None, "calm, request, steps 7, answer"),
     "a lane stays": (Run, "cut", lambda *_: None, "calm, request, steps 7, answer, steps 7, restart"),
-    "the end is not heard": (Lifecycle, "hear_signal", lambda *_: None, "calm, TERM"),
+    "the end is not heard": (Stopping, "hear_signal", lambda *_: None, "calm, TERM"),
     "a job has no end": (JobQueue, "finish", lambda *_: None, "calm, restart"),
     "a job that waits has no end": (JobQueue, "close", lambda *_: None, "calm, restart, steps 1, restart, TERM"),
     "a fall has no end": (RestartPolicy, "_schedule", lambda *_: 1.0, "calm, request, crash"),

@@ -23,7 +23,7 @@ class Spy:
 
 def launch(subject):
     feed = Feed()
-    return subject.launch(Life("service", feed, Board(feed)), None, None)
+    return subject.launch(Life("service", feed, Board(feed)), None)
 
 
 @pytest.mark.parametrize(("environment", "upstream", "port"), [

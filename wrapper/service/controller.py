@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 from wrapper import threads
 from wrapper.errors import Busy, CannotStart, Refusal
@@ -72,11 +73,9 @@ class Controller:
         Raises: CannotStart where that thread cannot be had.
         """
         self._jobs.ask(Job("start", "first start"))
-        first = self._jobs.take()
-        assert first is not None
         self.over.clear()
         try:
-            threads.start(f"controller-{self.life.name}", self._loop, first)
+            threads.start(f"controller-{self.life.name}", self._loop)
         except NoThread as error:
             self._lifecycle.cut_off()
             self._jobs.close(str(error))
@@ -129,7 +128,7 @@ class Controller:
 
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""
-        self._lifecycle.hear_signal(number)
+        self._lifecycle.stopping.hear_signal(number)
         self._jobs.close(ENDING)
 
     @property
@@ -154,8 +153,8 @@ class Controller:
 
     # The controller's thread
 
-    def _loop(self, first: Job) -> None:
-        self._carry_out(first)
+    def _loop(self) -> None:
+        self._do_job()  # the first start, before its run may be taken for one that fell
         while not self.over.is_set():
             try:
                 self._do_next()
@@ -177,27 +176,29 @@ class Controller:
 
     def _table(self) -> Iterator[tuple[float, Callable[[], object]]]:
         """What may be next, the most urgent first: the moment it is due, and what is done then."""
-        lifecycle, restarts, life, health = self._lifecycle, self._restarts, self.life, self._lifecycle.health
-        run, old, state = life.run, life.old, life.state
-        yield _now(self._is_main and restarts.final_status is not None), self._give_up
-        yield _now(life.wake_up.ending is not None), lambda: self._finish(*lifecycle.end())
-        yield _now(run is not None and run.ended.is_set()), lifecycle.record_fall
-        yield _now(bool(self._jobs.waiting)), self._do_job
-        yield _now(old is not None and old.ended.is_set()), lifecycle.stopping.record_old_end
-        yield _now(restarts.undecided is not None), lifecycle.decide
-        yield restarts.next_start, lambda: self._guard("start again", lifecycle.start_again)
-        if run is not None and state is State.RUNNING:
-            yield health.next_live, lambda: self._guard("probe", lifecycle.probe_live)
-        if run is not None and state in (State.RUNNING, State.FAILED):
-            yield health.next_ready, lifecycle.probe_ready
+        lifecycle, life, restarts = self._lifecycle, self.life, self._restarts
+        run, old, undecided = life.run, life.old, restarts.undecided
+        if self._is_main and restarts.final_status is not None:
+            yield NOW, partial(self._give_up, restarts.final_status)
+        if life.wake_up.ending is not None:
+            yield NOW, lambda: self._finish(*lifecycle.end())
+        if run is not None and run.ended.is_set():
+            yield NOW, partial(lifecycle.record_fall, run)
+        if self._jobs.waiting:
+            yield NOW, self._do_job
+        if old is not None and old.ended.is_set():
+            yield NOW, lifecycle.stopping.record_old_end
+        if undecided is not None:
+            yield NOW, partial(lifecycle.decide, undecided)
+        yield restarts.next_start, partial(self._guard, "start again", lifecycle.start_again)
+        if run is not None and life.state is State.RUNNING:
+            yield lifecycle.health.next_live, partial(self._guard, "probe", partial(lifecycle.probe_live, run))
+        if run is not None and life.state in (State.RUNNING, State.FAILED):
+            yield lifecycle.health.next_ready, partial(lifecycle.probe_ready, run)
 
     def _do_job(self) -> None:
-        job = self._jobs.take()
-        assert job is not None
-        self._carry_out(job)
-
-    def _carry_out(self, job: Job) -> None:
-        self._jobs.finish(job, self._guard(job.kind, lambda: self._actions[job.kind](job)))
+        if (job := self._jobs.take()) is not None:
+            self._jobs.finish(job, self._guard(job.kind, partial(self._actions[job.kind], job)))
 
     def _guard(self, what: str, action: Callable[[], str | None]) -> str | None:
         """What went wrong with an action; a fault of the wrapper's own must not end the thread."""
@@ -212,20 +213,15 @@ class Controller:
         finally:
             self._lifecycle.is_restarting = False
 
-    def _give_up(self) -> None:
+    def _give_up(self, exit_status: int) -> None:
         """Nothing will bring the service back."""
-        assert self._restarts.final_status is not None
         self._lifecycle.gate.hurry()  # an earlier run that still drains
         self._lifecycle.stopping.hasten_old()
         self._lifecycle.stopping.record_old_end()
-        self._finish(self._restarts.final_status, planned=False)
+        self._finish(exit_status, planned=False)
 
     def _finish(self, exit_status: int, planned: bool) -> None:
         self.life.run = None
         self.over.set()
         self._jobs.close("the service is gone for good")
         self._on_over(exit_status, planned)
-
-
-def _now(is_due: bool) -> float:
-    return NOW if is_due else NEVER

@@ -58,8 +58,7 @@ class Launcher:
         self._output.finish(Deadline(LAST_LINES_TIMEOUT))
         return self._output.lines(LAST_LINES)
 
-    def launch(self, life: Life, on_end: Callable[[Process], None], on_leader_end: Callable[[Process], None], *,
-               beside: bool = False) -> Run:
+    def launch(self, life: Life, on_leader_end: Callable[[Process], None], *, beside: bool = False) -> Run:
         """Start a run. `beside` another, it leaves the terminal to that, see `take_over`.
 
         Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
@@ -68,7 +67,7 @@ class Launcher:
             address = self._choose_address()
             _report_squatter(address, life)
             port_was_free = sockets.is_free(address)
-            process = self._spawn(address, on_end, on_leader_end, beside=beside)
+            process = self._spawn(address, lambda _: life.wake_up.set(), on_leader_end, beside=beside)
             others = (tcp(LOOPBACK_6, address.port),) if self.draws_ports else ()
             return Run(process, address, life.title, others, port_was_free=port_was_free)
         except (OSError, RuntimeError, SubprocessError) as error:

@@ -15,7 +15,6 @@ from wrapper.log import log
 from wrapper.service.jobs import Job
 from wrapper.sockets import is_free
 from wrapper.service.probe import Health, Probe
-from wrapper.service.process import Process
 from wrapper.service.state import ENDING, Life, Run, State, Stopping
 from wrapper.settings.values import signal_name
 
@@ -59,13 +58,13 @@ class Lifecycle:
 
     def start(self, job: Job) -> str | None:
         self.restarts.reset()
-        if self.life.run is None:
+        if (run := self.life.run) is None:
             return self._bring_up(job)
         if self.life.state is State.STARTING:  # the first run, see `Controller.launch`
             return self._await_ready(job)
-        if self.is_late:
-            self.probe_ready()
-        return self.life.reason if self.is_late else None
+        if self._is_late:
+            self.probe_ready(run)
+        return self.life.reason if self._is_late else None
 
     def start_again(self) -> str | None:
         """Start after an exit; the pauses of the restart policy go on."""
@@ -102,16 +101,9 @@ class Lifecycle:
 
     def _launch(self, *, beside: bool = False) -> Run:
         """Raises: CannotStart."""
-
-        def leader_ended(process: Process) -> None:
-            # Newcomers wait from now on, also while the controller's thread is busy with something else.
-            self.gate.lose(process, "the service has ended")
-
-        def ended(process: Process) -> None:
-            leader_ended(process)
-            self._wake_up.set()
-
-        return self._launcher.launch(self.life, ended, leader_ended, beside=beside)
+        # Once it ends, newcomers wait, also while the controller's thread is busy with something else.
+        return self._launcher.launch(self.life, lambda process: self.gate.lose(process, "the service has ended"),
+                                     beside=beside)
 
     def _await_ready(self, job: Job) -> str | None:
         """Serve once the run is ready; what is not leaves a named state with a reason, and a problem."""
@@ -119,7 +111,7 @@ class Lifecycle:
         while True:
             run = self.life.run
             assert run is not None
-            fault = self._probe_until_ready(run, job)
+            fault = self.health.await_ready(run, job.ready_timeout)
             if fault is None or not self._may_have_its_port(run, job, deadline):
                 break
             log.warning("the port was taken while the service started; it is started again", service=self.life.name)
@@ -131,7 +123,7 @@ class Lifecycle:
             self._serve(run, "ready")
         elif self._wake_up.ending is None:
             if run.ended.is_set():
-                self.record_fall()
+                self.record_fall(run)
             else:
                 self.fail(fault)
         return fault
@@ -146,9 +138,6 @@ class Lifecycle:
             self._wake_up.pause(deadline.sooner(PORT_INTERVAL))
         return not deadline.has_passed() and self._wake_up.ending is None
 
-    def _probe_until_ready(self, run: Run, job: Job) -> str | None:
-        return self.health.await_ready(run, job.ready_timeout or self._settings.ready_timeout)
-
     def _serve(self, run: Run, reason: str) -> Lane | None:
         """Let the gate lead to the run; returns the lane that was open before."""
         run.ready_since = time.monotonic()
@@ -161,23 +150,19 @@ class Lifecycle:
     # While it runs
 
     @property
-    def is_late(self) -> bool:
+    def _is_late(self) -> bool:
         """True while the service runs without having become ready in time."""
         return self.life.state is State.FAILED and self.life.run is not None
 
-    def probe_ready(self) -> None:
-        run = self.life.run
-        assert run is not None
-        was_late, fault = self.is_late, self.health.probe_ready(run)
+    def probe_ready(self, run: Run) -> None:
+        was_late, fault = self._is_late, self.health.probe_ready(run)
         if was_late and fault is None:
             self._serve(run, "ready")
         elif was_late and not run.ended.is_set() and not self.restarts.is_on_trial:
             self.gate.refuse(f"the service failed: {self.life.reason}")
 
-    def probe_live(self) -> str | None:
+    def probe_live(self, run: Run) -> str | None:
         """Stop a run that hangs, behind held requests; the controller's next start brings it up again."""
-        run = self.life.run
-        assert run is not None
         if (fault := self.health.probe_live(run)) is None:
             return None
         self.life.report(fault, "liveness", **self._last_words())
@@ -250,7 +235,7 @@ class Lifecycle:
         job.has_started_run = True
         self.life.announce_next(new, job.reason)
         began = time.monotonic()
-        if (fault := self._probe_until_ready(new, job)) is not None:
+        if (fault := self.health.await_ready(new, job.ready_timeout)) is not None:
             self.life.give_up_next(fault)
             self._dismiss(new, old)
             return self._keep_serving(fault)
@@ -297,7 +282,7 @@ class Lifecycle:
             return None
         fault = f"the reload failed: {fault}"
         if run.ended.is_set():
-            self.record_fall()
+            self.record_fall(run)
         elif not self.restarts.is_on_trial:
             self.life.report(fault)
         return fault
@@ -309,12 +294,12 @@ class Lifecycle:
         run = self.life.run
         if run is None:
             return self.restart(job)
-        return None if self.is_late and self.health.answers(run) else self._await_served(run, job)
+        return None if self._is_late and self.health.answers(run) else self._await_served(run, job)
 
     def _await_served(self, run: Run, job: Job) -> str | None:
         """Wait until the run is ready; one that was late is served from then on."""
-        fault = self._probe_until_ready(run, job)
-        if fault is None and self.is_late:
+        fault = self.health.await_ready(run, job.ready_timeout)
+        if fault is None and self._is_late:
             self._serve(run, "ready")
         return fault
 
@@ -330,10 +315,8 @@ class Lifecycle:
         if self.life.state is not State.FAILED:
             self.life.enter(State.FAILED, fault)
 
-    def record_fall(self) -> None:
+    def record_fall(self, run: Run) -> None:
         """The run that counts ended, and that was not asked for."""
-        run = self.life.run
-        assert run is not None
         self.life.end(run, planned=False)
         details = self._last_words()
         if self._launcher.has_lost_port(run):
@@ -350,10 +333,8 @@ class Lifecycle:
     def _fall(self, fault: str, exit_status: int, ready_seconds: float, **details: Any) -> None:
         self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds), **details)
 
-    def decide(self) -> None:
+    def decide(self, exit_status: int) -> None:
         """A trial is over that left the service ended."""
-        exit_status = self.restarts.undecided
-        assert exit_status is not None
         self._fall(self.life.reason, exit_status, 0.0)
 
     def _follow(self, fault: str, pause: float | None, **details: Any) -> None:
@@ -371,14 +352,6 @@ class Lifecycle:
         self._fall(fault, self.life.last_end[0], 0.0)
 
     # The end
-
-    def hear_signal(self, number: int) -> None:
-        """The wrapper shuts down; a second signal ends the drain and is passed on at once. Any thread may call it."""
-        is_second, self._wake_up.ending = self._wake_up.ending is not None, self._wake_up.ending or number
-        if is_second:
-            self.gate.hurry()
-        self.stopping.hear_signal(number, is_second=is_second)
-        self._wake_up.set()
 
     def end(self) -> tuple[int, bool]:
         """Drain, pass the signal on, wait: the end of the service's life.

@@ -6,6 +6,7 @@ Reads no more than a status line, so it needs no HTTP client; `http.client` woul
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from wrapper import sockets
 from wrapper.deadline import Deadline
@@ -102,9 +103,10 @@ class Health:
         self.next_ready = self.next_live = NEVER
         self._failed_ready = self._failed_live = 0  # probes in a row
 
-    def await_ready(self, run: Run, timeout: float) -> str | None:
-        """What keeps the run from being ready within `timeout` seconds, None where nothing does."""
-        fault = self._life.wake_up.in_background(run, lambda: self._await_or_tell(run, timeout))
+    def await_ready(self, run: Run, timeout: float | None) -> str | None:
+        """What keeps the run from being ready within `timeout` seconds, or --ready-timeout; None where nothing does."""
+        timeout = timeout or self._settings.ready_timeout
+        fault = self._life.wake_up.in_background(run, partial(self._await_or_tell, run, timeout))
         self._failed_ready = self._failed_live = 0
         self._plan_ready(fault)
         self._plan_live()

@@ -409,8 +409,13 @@ class Stopping:
                 self._life.end(old, planned=old.was_stopped)
             self._life.old = None
 
-    def hear_signal(self, number: int, *, is_second: bool) -> None:
-        """The wrapper is to end: what is being stopped has no more time than then, and a second signal is passed on."""
+    def hear_signal(self, number: int) -> None:
+        """The wrapper shuts down: what is being stopped has no more time than then. A second signal ends the drain and
+        is passed on at once. Any thread may call it.
+        """
+        is_second, self._wake_up.ending = self._wake_up.ending is not None, self._wake_up.ending or number
+        if is_second:
+            self._gate.hurry()
         for each in filter(None, (self._life.run, self._life.old)):
             was_stopping = each.process.is_stopping
             if is_second or was_stopping:
@@ -418,6 +423,7 @@ class Stopping:
             if is_second and was_stopping:
                 with contextlib.suppress(PermissionError):
                     each.process.signal(number)
+        self._wake_up.set()
 
 
 def stop_timeout(settings: Settings, *, is_last: bool) -> float:
