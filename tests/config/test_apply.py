@@ -26,8 +26,8 @@ from wrapper.deadline import Deadline
 from wrapper.errors import Busy
 from wrapper.events import Feed
 from wrapper.problems import Board, Problem
-from wrapper.service import reload
 from wrapper.service.output import Output
+from wrapper.service.probe import reload_by_call
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import State
@@ -282,7 +282,7 @@ def test_a_query_is_not_shown(stage):
     problem = only(stage.apply("broken", action="POST /-/reload?token=secret-1"))
     assert "POST /-/reload answers 500" in problem.message
     assert "secret-1" not in str(vars(problem))
-    assert "secret-1" not in reload.by_call("POST", "/x?token=secret-1")(None, address.tcp("127.0.0.1", free_port()))
+    assert "secret-1" not in reload_by_call("POST", "/x?token=secret-1")(None, address.tcp("127.0.0.1", free_port()))
 
 
 def test_a_call_that_drips_meets_one_deadline(serve, monkeypatch):

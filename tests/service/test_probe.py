@@ -1,4 +1,4 @@
-"""probe.py: is the service ready? Against listeners that answer as they are told."""
+"""probe.py: is the service ready, does it read its configuration? Against listeners that answer as they are told."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from wrapper import sockets
 from wrapper.settings.address import tcp, unix
 from wrapper.service import probe
-from wrapper.service.probe import Probe
+from wrapper.service.probe import Probe, reload_action
 
 ANY = ((200, 399),)
 
@@ -60,3 +60,17 @@ def test_the_address_of_a_run_is_the_one_that_answers(answering, listens):
     assert Probe(None, ANY).fault_of(run) is None
     assert run.address == tcp(listens, port)
     assert run.other_addresses == ()
+
+
+def test_a_call_wants_a_2xx(answering):
+    call = reload_action("PUT /-/reload?key=secret")
+    assert call(None, tcp(*answering(b"HTTP/1.1 200 OK\r\n\r\n"))) is None
+    assert call(None, tcp(*answering(b"HTTP/1.1 500 no\r\n\r\n"))) == "PUT /-/reload answers 500"
+
+
+def test_a_service_that_looks_by_itself_is_told_nothing():
+    assert reload_action("none")(None, None) is None
+
+
+def test_without_another_way_a_reload_is_a_restart():
+    assert reload_action("restart") is None

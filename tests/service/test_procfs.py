@@ -28,7 +28,7 @@ from wrapper.settings.address import tcp
 def test_a_process_is_told_with_its_parent_and_group():
     known = procfs.processes()[os.getpid()]
     assert (known.parent, known.group) == (os.getppid(), os.getpgrp())
-    assert procfs.stat(2**22) is None
+    assert procfs.stat(2**22) is procfs.GONE
 
 
 def test_a_name_with_spaces_and_parentheses_is_no_matter(tmp_path):
@@ -228,7 +228,7 @@ def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
     looks, clock = [], [1000.0]
     monkeypatch.setattr(procfs, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(procfs, "adopted", lambda: looks.append(1) or [os.getpid()])
-    monkeypatch.setattr(procfs, "_is_zombie", lambda pid: True)
+    monkeypatch.setattr(procfs, "stat", lambda pid: types.SimpleNamespace(state="Z"))
     monkeypatch.setattr(Reaper, "_grace", lambda self, pid: procfs.FOREIGN_GRACE)
     for _ in range(100):
         assert subject.look(()) <= procfs.FOREIGN_GRACE

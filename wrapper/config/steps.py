@@ -20,7 +20,7 @@ from wrapper.config.connection import TimedConnection
 from wrapper.config.transaction import Fault
 from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart
-from wrapper.service import reload
+from wrapper.service.probe import reload_by_signal
 from wrapper.settings import values
 from wrapper.threads import BoundedCall, NoThread
 
@@ -199,7 +199,7 @@ def act_of(action: Action, service: Service, handle: Any, ready_timeout: float) 
     except ValueError as error:
         raise ValueError(f"no such action: {action!r}; {error}") from error
     if kind == "signal":
-        return Act("reload", SIGNAL_SETTLE, reload.by_signal(argument))
+        return Act("reload", SIGNAL_SETTLE, reload_by_signal(argument))
     return Act("barrier", CALL_SETTLE, work=partial(_call, service, kind, argument))
 
 

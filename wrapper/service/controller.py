@@ -11,10 +11,10 @@ import time
 from functools import partial
 
 from wrapper import threads
-from wrapper.errors import Busy, CannotStart, Refusal
+from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
-from wrapper.service.process import cannot_signal, cannot_start
+from wrapper.service.process import cannot_start
 from wrapper.service.state import ENDING, HALFWAY, NEVER, NOW, State
 from wrapper.threads import NoThread
 from wrapper.settings.values import signal_name
@@ -121,10 +121,7 @@ class Controller:
         run = self.life.run
         if run is None or run.ended.is_set():
             raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
-        try:
-            run.process.signal(number)
-        except PermissionError as error:
-            raise Refusal(cannot_signal(error)) from error
+        run.process.signal(number)
 
     def shut_down(self, number: int) -> None:
         """End the service for good with signal `number`; a second call ends the drain and is passed on at once."""

@@ -10,7 +10,7 @@ import signal
 import time
 
 from wrapper.deadline import Deadline
-from wrapper.errors import CannotStart
+from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job
 from wrapper.sockets import is_free
@@ -200,7 +200,7 @@ class Lifecycle:
         """Kill the run that counts."""
         if (run := self.life.run) is None:
             return
-        with contextlib.suppress(PermissionError):
+        with contextlib.suppress(Refusal):
             run.process.begin_stop(signal.SIGKILL, 0.0)
             run.process.await_stop()
         if run.ended.is_set():

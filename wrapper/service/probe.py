@@ -1,6 +1,7 @@
-"""Is the service ready, still ready, alive? A TCP connection, or an HTTP path that answers as it should.
+"""What is asked of a run: is it ready, still ready, alive; and to read its configuration again, where it can.
 
-Reads no more than a status line, so it needs no HTTP client; `http.client` would cost the start 20 ms.
+A TCP connection, an HTTP path that answers as it should, a signal. Reads no more than a status line, so it needs no
+HTTP client; `http.client` would cost the start 20 ms.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from functools import partial
 
 from wrapper import sockets
 from wrapper.deadline import Deadline
+from wrapper.errors import Refusal
 from wrapper.service.state import ENDING, NEVER, NOW, State
+from wrapper.settings import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from typing import Callable
 
-    from wrapper.settings.address import Address
+    from wrapper.service.jobs import ReloadAction
+    from wrapper.service.process import Process
     from wrapper.service.state import Life, Run
+    from wrapper.settings.address import Address
     from wrapper.settings.settings import Settings
 
 FIRST_INTERVAL, LONGEST_INTERVAL = 0.010, 0.250  # seconds between two probes until it is ready
@@ -30,6 +35,8 @@ SILENCE = 5.0  # seconds after which it is said where the service listens instea
 NOTHING_LISTENS, NOTHING_ANSWERS = "nothing listens", "nothing answers"
 NOT_READY = "not ready"
 PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
+SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer
+RELOAD_TIMEOUT = 30.0  # seconds the service may take to answer the call
 LONGEST_HEAD = 4096  # bytes within which a status line, or a head that is skipped, must end
 SWITCHING_PROTOCOLS = 101  # final, although it is a 1xx
 
@@ -206,3 +213,41 @@ def _read_to(mark: bytes, head: bytes, connection: socket.socket, deadline: Dead
             break
         head += piece
     return head
+
+
+def reload_action(action: str) -> ReloadAction | None:
+    """The way that --reload names; None: a reload is a restart."""
+    kind, how = values.action_parts(action)
+    if kind == "restart":
+        return None
+    if kind == "none":
+        return lambda *_: None
+    return reload_by_signal(how, SIGNAL_SETTLE) if kind == "signal" else reload_by_call(kind, how)
+
+
+def reload_by_signal(number: int, settle: float = 0.0) -> ReloadAction:
+    """A signal has no response: a service that does not live on for `settle` seconds was ended by it."""
+
+    def send(process: Process, _: Address) -> str | None:
+        try:
+            process.signal(number)
+        except Refusal as error:
+            return error.message
+        return process.fault if process.ended.wait(settle) else None
+
+    return send
+
+
+def reload_by_call(method: str, path: str) -> ReloadAction:
+    """A request to the service; anything but a 2xx is a fault."""
+    what = f"{method} {path.partition('?')[0]}"  # a query may hold a token
+
+    def call(_: Process, address: Address) -> str | None:
+        try:
+            with sockets.connect(address, RELOAD_TIMEOUT) as connection:
+                status = status_of(connection, method, path, address, RELOAD_TIMEOUT)
+        except (OSError, ValueError) as error:
+            return f"{what}: {error}"
+        return None if 200 <= status < 300 else f"{what} answers {status}"
+
+    return call

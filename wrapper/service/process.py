@@ -17,7 +17,7 @@ import time
 
 from wrapper import threads
 from wrapper.deadline import Deadline
-from wrapper.errors import CannotStart
+from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.threads import NoThread
@@ -95,7 +95,7 @@ class ProcessFamily:
         """The group is about to get this signal. Those that are not in it are found again once the leader is gone."""
         members = self.members()
         if number in ENDING:
-            self._told = {pid for pid in members if (known := procfs.stat(pid)) and known.group == self.leader}
+            self._told = {pid for pid in members if procfs.stat(pid).group == self.leader}
 
     def end_rest(self, deadline: Callable[[], Deadline]) -> None:
         """End what the leader has left: TERM to what was not told yet, SIGKILL at the deadline, which may move."""
@@ -128,8 +128,7 @@ class Process(Ending):
         self.returncode: int | None = None
         self.is_helper = is_helper
         self.is_service = on_leader_end is not None
-        known = procfs.stat(self.pid)
-        self.started = 0 if known is None else known.started
+        self.started = procfs.stat(self.pid).started
         self.family = ProcessFamily(self.pid, lambda table: adopted(self, table))
         self._popen = popen
         self._on_end = on_end
@@ -182,7 +181,7 @@ class Process(Ending):
     def signal(self, number: int) -> None:
         """Send a signal: one that ends goes to the whole group, any other to the service's own process.
 
-        Where that is gone nothing happens. Raises: PermissionError, see kill(2).
+        Where that is gone nothing happens. Raises: Refusal where the kernel does not let us.
         """
         self._send(number, to_group=number in ENDING)
 
@@ -194,10 +193,11 @@ class Process(Ending):
                 for target in self._targets(to_group):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(target, number)
-            except PermissionError:
+            except PermissionError as error:
                 # macOS and some kernels say EPERM for a group of zombies.
-                if (known := procfs.stat(self.pid)) is not None and known.state != "Z":
-                    raise
+                if procfs.stat(self.pid).state not in ("Z", ""):
+                    raise Refusal(f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run "
+                                  "as the same user") from error
 
     def _targets(self, to_group: bool) -> tuple[int, ...]:
         """For kill(2): a group is its negative number. The process may have joined another group (setpgid(2))."""
@@ -211,13 +211,13 @@ class Process(Ending):
         try:
             self._send(0, to_group=False)
             return None
-        except PermissionError as error:
-            return cannot_signal(error)
+        except Refusal as error:
+            return error.message
 
     def begin_stop(self, number: int, timeout: float) -> None:
         """Send `number` to the group; the whole family has `timeout` seconds to end. A later call only shortens that.
 
-        Raises: PermissionError.
+        Raises: Refusal.
         """
         if self.is_stopping:
             self._deadline = Deadline(self._deadline.sooner(timeout))
@@ -226,15 +226,14 @@ class Process(Ending):
         try:
             self.family.prepare_stop(number)
             self._send(number, to_group=True)
-        except PermissionError:
+        except Refusal:
             self._deadline = Deadline(None)
             raise
-        if (known := procfs.stat(self.pid)) is not None and known.state == "T":
+        if procfs.stat(self.pid).state == "T":
             self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
 
     def await_stop(self) -> bool:
-        """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: PermissionError.
-        """
+        """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: Refusal."""
         while not self._deadline.has_passed():
             if self.ended.wait(self._deadline.sooner(LONGEST_INTERVAL)):
                 return True
@@ -366,7 +365,7 @@ class Spawner:
         with self._lock:
             rest = list(self._running.values())
         for process in rest:
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(Refusal):
                 process.signal(signal.SIGKILL)
 
     def reap_orphans(self) -> float | None:
@@ -393,10 +392,6 @@ def _send_each(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-
-
-def cannot_signal(error: OSError) -> str:
-    return f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run as the same user"
 
 
 def _cannot_start(command: Sequence[str], error: OSError) -> CannotStart:

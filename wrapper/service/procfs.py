@@ -49,21 +49,24 @@ class Stat(namedtuple("Stat", "state parent group started cpu memory")):
     memory: int
 
 
-def stat(pid: int) -> Stat | None:
-    """None where the process is gone or hidden. Raises: OSError where no descriptor can be had for a look."""
+GONE = Stat("", 0, 0, 0, 0, 0)
+
+
+def stat(pid: int) -> Stat:
+    """`GONE` where the process is gone or hidden. Raises: OSError where no descriptor can be had for a look."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
         return Stat(fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]),
                     sum(map(int, fields[11:15])), int(fields[21]))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
+        return GONE
 
 
 def processes() -> dict[int, Stat]:
     """All that can be seen. Raises: OSError, see `stat`."""
     found = ((int(entry), stat(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
-    return {pid: known for pid, known in found if known is not None}
+    return {pid: known for pid, known in found if known is not GONE}
 
 
 def with_descendants(table: Mapping[int, Stat], roots: Iterable[int]) -> set[int]:
@@ -201,10 +204,11 @@ class Reaper:
         if now < self._next_look <= now + FOREIGN_GRACE:
             return self._next_look - now  # many end together: the look that is due is soon enough
         try:
-            seen = {pid: self._since.get(pid, now) for pid in adopted() if pid not in awaited and _is_zombie(pid)}
+            zombies = [pid for pid in adopted() if pid not in awaited and stat(pid).state == "Z"]
         except OSError:  # no descriptor to be had for a look: zombies keep, and the service must not pay for it
             self._next_look = now + FOREIGN_GRACE
             return FOREIGN_GRACE
+        seen = {pid: self._since.get(pid, now) for pid in zombies}
         due = {pid: since + self._grace(pid) for pid, since in seen.items()}
         for pid in [pid for pid in due if due[pid] <= now]:
             with contextlib.suppress(ChildProcessError):
@@ -231,8 +235,3 @@ def adopted() -> list[int]:
             return [int(pid) for pid in file.read().split()]
     except OSError:
         return [pid for pid, known in processes().items() if known.parent == os.getpid()]
-
-
-def _is_zombie(pid: int) -> bool:
-    known = stat(pid)
-    return known is not None and known.state == "Z"

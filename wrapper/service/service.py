@@ -8,12 +8,11 @@ import threading
 
 from wrapper.errors import CannotStart
 from wrapper.gate import Gate
-from wrapper.service import reload
 from wrapper.service.controller import Controller
 from wrapper.service.launcher import Launcher
 from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.output import Output
-from wrapper.service.probe import Probe
+from wrapper.service.probe import Probe, reload_action
 from wrapper.service.restart import RestartPolicy
 from wrapper.service.state import MAIN, Life
 
@@ -77,7 +76,7 @@ class Service:
             Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
             settings, differences.get("stop_signal", settings.stop_signal),
-            differences.get("live_path", settings.live_path), reload.of(differences.get("reload", settings.reload)))
+            differences.get("live_path", settings.live_path), reload_action(differences.get("reload", settings.reload)))
         self.controller = Controller(lifecycle, is_main=name == MAIN, on_over=on_over)
 
     def status(self) -> dict[str, Any]:

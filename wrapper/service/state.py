@@ -10,9 +10,10 @@ import time
 
 from wrapper import threads
 from wrapper.deadline import Deadline
+from wrapper.errors import Refusal
 from wrapper.log import log, timestamp
 from wrapper.service import procfs
-from wrapper.service.process import KILL_TIMEOUT, Process, cannot_signal
+from wrapper.service.process import KILL_TIMEOUT, Process
 from wrapper.settings.values import signal_name
 from wrapper.sockets import is_free
 
@@ -131,8 +132,8 @@ class Run:
         try:
             self.process.begin_stop(number, timeout)
             return None
-        except PermissionError as error:
-            return cannot_signal(error)
+        except Refusal as error:
+            return error.message
 
     def stop(self, number: int, timeout: float) -> str | None:
         """Send the stop signal and wait for the end, after `timeout` seconds with SIGKILL; what went wrong."""
@@ -142,8 +143,8 @@ class Run:
             if not self.process.await_stop():
                 log.warning("the service did not end in time and was killed", pid=self.process.pid,
                             signal=signal_name(number))
-        except PermissionError as error:
-            return cannot_signal(error)
+        except Refusal as error:
+            return error.message
         return None if self.ended.is_set() else \
             f"the service does not end, not even with SIGKILL (pid {self.process.pid})"
 
@@ -215,9 +216,9 @@ class Life:
         self.old: Run | None = None
         # Guards what follows and the run that counts, so that a reader never sees half a transition.
         self._lock = threading.Lock()
-        self._state = State.STOPPED
+        self.state = State.STOPPED
         self._since = time.time()
-        self._reason = "not started yet"
+        self.reason = "not started yet"
         self._last_exit: dict[str, Any] | None = None
         self._exits: dict[int, int] = {}
         self._restarts: dict[str, int] = {}
@@ -227,14 +228,6 @@ class Life:
         self._generation = 0
         self.unready: str | None = None  # why a running service is not ready at the moment
         self.before_rest: Callable[[], None] = lambda: None
-
-    @property
-    def state(self) -> State:
-        return self._state
-
-    @property
-    def reason(self) -> str:
-        return self._reason
 
     @property
     def last_end(self) -> tuple[int, bool]:
@@ -255,9 +248,9 @@ class Life:
         if state not in HALFWAY:
             self.before_rest()
         with self._lock:
-            before = self._state
+            before = self.state
             assert state in TRANSITIONS[before], f"no transition from {before.value} to {state.value}"
-            self._state, self._since, self._reason, self.unready = state, time.time(), reason, None
+            self.state, self._since, self.reason, self.unready = state, time.time(), reason, None
         log.info(f"{before.value} -> {state.value}", service=self.name, reason=reason)
         self._feed.publish("state", service=self.name, state=state.value, before=before.value, reason=reason)
 
@@ -320,8 +313,8 @@ class Life:
 
     def snapshot(self) -> dict[str, Any]:
         with self._lock:
-            return {"state": self._state.value, "since": timestamp(self._since), "reason": self._reason,
-                    "ready": self._state is State.RUNNING and self.unready is None,
+            return {"state": self.state.value, "since": timestamp(self._since), "reason": self.reason,
+                    "ready": self.state is State.RUNNING and self.unready is None,
                     "pid": self._pid, "generation": self._generation,
                     "restarts": sum(self._restarts.values()), "last_exit": self._last_exit,
                     "restarts_planned": self._restarts.get("planned", 0), "crashes": self._crashes,
@@ -421,7 +414,7 @@ class Stopping:
             if is_second or was_stopping:
                 each.begin_stop(number, stop_timeout(self._settings, is_last=True))
             if is_second and was_stopping:
-                with contextlib.suppress(PermissionError):
+                with contextlib.suppress(Refusal):
                     each.process.signal(number)
         self._wake_up.set()
 

@@ -129,7 +129,7 @@ def of_process() -> Iterator[Family]:
                  round(usage.ru_utime + usage.ru_stime, 6))
     yield single("wrapper_process_threads", "gauge", "Threads of the wrapper.", threading.active_count())
     yield single("wrapper_process_start_time_seconds", "gauge", "When the wrapper started.", START_TIME)
-    if (known := procfs.stat(os.getpid())) is not None:
+    if (known := procfs.stat(os.getpid())) is not procfs.GONE:
         yield single("wrapper_process_resident_memory_bytes", "gauge", "Memory of the wrapper.",
                      known.memory * procfs.PAGE_BYTES)
     try:
@@ -144,7 +144,7 @@ def of_process() -> Iterator[Family]:
 def _start_time() -> float:
     """Seconds since the epoch, from the age of this process; the moment of import where there is no /proc."""
     known = procfs.stat(os.getpid())
-    age = 0.0 if known is None else time.clock_gettime(time.CLOCK_BOOTTIME) - known.started / procfs.TICKS
+    age = 0.0 if known is procfs.GONE else time.clock_gettime(time.CLOCK_BOOTTIME) - known.started / procfs.TICKS
     return round(time.time() - age, 2)
 
 

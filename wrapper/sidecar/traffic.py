@@ -324,4 +324,4 @@ class Usage:
 
         return {"service_cores": cores(spent[1]) if pids and is_same else None,
                 "service_bytes": memory if pids else None,
-                "wrapper_cores": cores(spent[2]), "wrapper_bytes": own and own.memory * procfs.PAGE_BYTES}
+                "wrapper_cores": cores(spent[2]), "wrapper_bytes": own.memory * procfs.PAGE_BYTES}
