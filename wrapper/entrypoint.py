@@ -116,7 +116,7 @@ class Entrypoint:
         """What a crash left half done is mended, and new configuration in place, before the service reads it."""
         settings = self._settings
         past = self._past()
-        journal.repair(filter(None, (settings.config_file, past)), journal.index_folder(make=False))
+        journal.repair(filter(None, (settings.config_file, past)), journal.own_folder(journal.INDEX, make=False))
         if past is not None:
             from wrapper.config import history  # start-up: only where a version of an earlier run may be
 

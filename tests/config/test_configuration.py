@@ -353,7 +353,7 @@ def killed_in_the_middle(folder, kills, longest):
             wrapper.process.kill()
             wrapper.process.wait()
             kill_session(wrapper.process.pid)
-        cut_short += bool(journal.repair([], journal.index_folder(make=False)))
+        cut_short += bool(journal.repair([], journal.own_folder(journal.INDEX, make=False)))
         contents = {file.read_text() for file in files}
         assert len(contents) == 1, "both are old, or both are new"
         assert len(contents.copy().pop()) == 1000

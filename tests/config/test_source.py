@@ -226,7 +226,8 @@ def test_a_server_that_drips_takes_no_more_than_the_timeout(serve, start):
     stop.set()
 
 
-def test_endless_content_is_cut_off(serve):
+def test_endless_content_is_cut_off(serve, monkeypatch):
+    monkeypatch.setattr(source, "MAX_BYTES", 1024 * 1024)
     sent = []
 
     def pour(connection, head):
@@ -235,7 +236,7 @@ def test_endless_content_is_cut_off(serve):
             connection.sendall(b"x" * 65536)
             sent.append(1)
 
-    assert "over 1048576 bytes" in refused(serve(pour).url, max_bytes=1024 * 1024, timeout=10)
+    assert "over 1048576 bytes" in refused(serve(pour).url, timeout=10)
     assert len(sent) < 200, "the rest must not be read"
 
 
@@ -342,9 +343,10 @@ def test_a_pipe_does_not_block(tmp_path):
     assert "neither a file nor a folder" in refused(str(tmp_path / "pipe"))
 
 
-def test_a_file_over_the_limit_is_refused(tmp_path):
+def test_a_file_over_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "MAX_BYTES", 100)
     (tmp_path / "file").write_bytes(b"x" * 101)
-    assert "over 100 bytes" in refused(str(tmp_path / "file"), max_bytes=100)
+    assert "over 100 bytes" in refused(str(tmp_path / "file"))
 
 
 def kubernetes(folder, content):
@@ -473,7 +475,7 @@ def test_json_that_is_too_large_is_text_unless_it_must_be_json():
 
 
 def url(server, path="/x", token_file=None, user=""):
-    return Url(f"http://{user}127.0.0.1:{server.port}{path}", 20.0, 1000, token_file)
+    return Url(f"http://{user}127.0.0.1:{server.port}{path}", 20.0, token_file)
 
 
 def test_what_has_not_changed_is_told_by_its_tag(serve):
@@ -520,7 +522,8 @@ def test_a_redirect_is_followed_so_often(serve):
     (answer("x", "200 OK", "Content-Encoding: gzip"), "answers in gzip"), (b"SSH-2.0-x\r\n\r\n", "no good HTTP"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", "too early"),
 ])
-def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why):
+def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why, monkeypatch):
+    monkeypatch.setattr(source, "MAX_BYTES", 1000)
     with pytest.raises(CannotFetch, match=why):
         url(serve(said)).fetch()
 
@@ -528,4 +531,4 @@ def test_what_is_not_whole_or_not_wanted_is_not_used(serve, said, why):
 @pytest.mark.parametrize("text", ["http://h:port/", "http://h/a b", "http://h/\n"])
 def test_a_url_that_cannot_be_asked_is_said_at_once(text):
     with pytest.raises(ValueError):
-        Url(text, 1.0, 1000, None)
+        Url(text, 1.0, None)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from wrapper.config import journal
 from wrapper.config.folder import Folder, find
-from wrapper.config.journal import index_folder, repair, repair_in
+from wrapper.config.journal import INDEX, own_folder, repair, repair_in
 from wrapper.config.transaction import Fault, Transaction
 
 
@@ -719,13 +719,13 @@ def test_a_journal_that_makes_no_sense_harms_nothing(files, tmp_path, line):
 
 def test_an_index_others_can_write_to_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "PLACES", (str(tmp_path),))
-    place = index_folder(make=True)
+    place = own_folder(INDEX, make=True)
     assert mode(place) == 0o700
     os.chmod(place, 0o777)
-    assert index_folder(make=False) is None
+    assert own_folder(INDEX, make=False) is None
     os.chmod(place, 0o700)
     os.chown(place, 12, 34)
-    assert index_folder(make=True) is None
+    assert own_folder(INDEX, make=True) is None
 
 
 def test_the_journal_holds_no_content(files, tmp_path):

@@ -44,9 +44,8 @@ FIRST_PROBE, LONGEST_PROBE = 0.1, 2.0  # seconds between two of the author's pro
 def apply(service: Service, files: Mapping[str, Content], check: Check = None, **how: Any) -> list[Problem]:
     """Bring `files` (content by path; None: there must be no such file) into force; an empty list says that they are.
 
-    `check`: a command that must exit 0, in words or as one text. Where it names `{file}` it runs once for each new
-    file, which then stands beside its place under a hidden name without its suffix; a mapping has a command for each
-    path that needs one; a callable gets {path: new file}. For the rest, all that is said of `how`, see `Change`.
+    `check`: see `steps.commands`; a callable gets {path: new file}. For the rest, all that is said of `how`, see
+    `Change`.
 
     One transaction of a service at a time: the next one waits. Never raises: what went wrong is in the list. What a
     crash of an earlier one left beside these files is put back first; before the start of the service only where the
@@ -119,7 +118,7 @@ class Change:
         self._is_bare = not files and environment is None  # only the action
         self._draft = None if self._is_bare or is_repair else Draft(
             history.of(service), reason, action, self._variables, skipped or {})
-        self.transaction = Transaction(files, journal.index_folder(make=True), mode, self._draft)
+        self.transaction = Transaction(files, journal.own_folder(journal.INDEX, make=True), mode, self._draft)
         self._probe = probe
         self._first_run = self._run
 

@@ -72,28 +72,18 @@ def recall(service: Service) -> None:
         service.variables = newest.environment
 
 
-class Version(namedtuple("Version", "number at reason action files before environment skipped")):
-    """All files by path, the environment, and the action for them.
-
-    `before`: what stood where this version was the first to put something. `skipped`: the hash of each source that is
-    not to be applied, because an operator went back.
-    """
-
-    __slots__ = ()
-
-    def outline(self) -> dict[str, Any]:
-        """What may be listed: no content and no value."""
-        return {"version": self.number, "at": self.at, "reason": self.reason, "files": sorted(self.files),
-                "environment": sorted(self.environment)}
+# All files by path, the environment, and the action for them. `before`: what stood where this version was the first to
+# put something. `skipped`: the hash of each source that is not to be applied, because an operator went back.
+Version = namedtuple("Version", "number at reason action files before environment skipped")
 
 
 class Draft:
-    """The version that a change becomes, once its transaction knows the rights of its files: a `transaction.Entry`."""
+    """The version that a change becomes, once its transaction knows the rights of its files."""
 
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
                  skipped: Mapping[str, str]) -> None:
         self.number, self.path = history.next_place()
-        self.packed = b""  # for memory
+        self.packed = b""
         self._history = history
         self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
 
@@ -106,9 +96,9 @@ class Draft:
             action=action, files={**known, **after},
             before={path: stood for path, stood in before.items() if path not in known},
             skipped={**({} if newest is None else newest.skipped), **draft.skipped})
-        packed = json.dumps(version._asdict(), default=_packed, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        self.packed = b"" if self.path else packed
-        return packed
+        text = json.dumps(version._asdict(), default=_packed, ensure_ascii=False)
+        self.packed = text.encode("utf-8", "surrogatepass")
+        return self.packed
 
 
 class History:
@@ -196,8 +186,9 @@ class History:
         return {**files, **found.files}, found.environment, found.action
 
     def outline(self) -> list[dict[str, Any]]:
-        """An outline of each that can be read, the newest first."""
-        return [version.outline() for version in self._readable()]
+        """What may be listed of each that can be read, the newest first: no content and no value."""
+        return [{"version": version.number, "at": version.at, "reason": version.reason, "files": sorted(version.files),
+                 "environment": sorted(version.environment)} for version in self._readable()]
 
     def diff(self, number: int) -> dict[str, Any]:
         """From a version to what stands there now; of the environment only names. Raises: LookupError, OSError."""

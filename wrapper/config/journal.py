@@ -16,7 +16,6 @@ import errno
 import fcntl
 import os
 import stat
-import time
 
 from wrapper.config.folder import Folder, find
 from wrapper.log import log
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 
 SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
-HISTORY = "wrapper-history"  # the folder of earlier versions, in the same places
-PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for the index; the first survives the most
+INDEX, HISTORY = "wrapper-journals", "wrapper-history"  # folders of our own: of links to journals, of earlier versions
+PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for both; the first survives the most
 JOURNAL_BYTES = 4 * 1024 * 1024  # a journal holds names only; in Python they take thirty times the room
 
 
@@ -101,7 +100,7 @@ class Journal:
         try:
             if not _lock(self._folders[0], self._name, self._file):
                 raise BlockingIOError(errno.EWOULDBLOCK, "a repair took it for one that was left behind", self.path)
-            self._entry = None if index is None else _enlist(index, self.path)
+            self._entry = None if index is None else _enlist(os.path.join(index, self._name), self.path)
             self._begin()
             self._refuse_others()
         except OSError:
@@ -112,11 +111,8 @@ class Journal:
         lead, *others = self._folders
         self.append({"phase": STAGING, "files": self._files_in(lead), "folders": [other.path for other in others]})
         for other in others:
-            file = other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            try:
-                _append(file, {"lead": lead.path, "files": self._files_in(other)})
-            finally:
-                os.close(file)
+            with open(other.open(self._name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=0) as file:
+                _append(file.fileno(), {"lead": lead.path, "files": self._files_in(other)})
         self.sync()
 
     def _files_in(self, folder: Folder) -> dict[str, bool]:
@@ -360,13 +356,8 @@ def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) 
 # choose them, and those are loaded when the service runs already.
 
 
-def index_folder(*, make: bool) -> str | None:
-    """Where the index is: the first folder that is ours; None where none is. `make`: have one."""
-    return own_folder("wrapper-journals", make=make)
-
-
 def own_folder(name: str, *, make: bool) -> str | None:
-    """The first of PLACES with a folder of that name and of our own, or where one can be had."""
+    """The first of PLACES with a folder of that name and of our own; None where there is none. `make`: have one."""
     for folder in PLACES:
         path = os.path.join(folder, f"{name}-{os.geteuid()}")
         if make:
@@ -380,12 +371,11 @@ def own_folder(name: str, *, make: bool) -> str | None:
     return None
 
 
-def _enlist(index: str, journal: str) -> str | None:
-    # A name for this transaction alone: a repair that drops an entry which leads nowhere must not drop the next one's.
-    entry = os.path.join(index, f"{os.getpid()}-{time.time_ns()}-{os.urandom(4).hex()}")
+def _enlist(entry: str, journal: str) -> str | None:
+    """Named for this transaction alone: a repair that drops one which leads nowhere must not drop the next one's."""
     try:
         os.symlink(journal, entry)
+        return entry
     except OSError as error:
-        log.warning(f"cannot note the journal {journal} in {index}: {error.strerror}")
+        log.warning(f"cannot note the journal {journal} in {os.path.dirname(entry)}: {error.strerror}")
         return None
-    return entry

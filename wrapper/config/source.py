@@ -87,8 +87,7 @@ def _text(content: bytes) -> str | bytes:
         return content
 
 
-def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BYTES,
-       token_file: str | None = None) -> Source:
+def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, token_file: str | None = None) -> Source:
     """The source for an `http(s)://` URL, a path of a file or folder, or a callable.
 
     Raises: ValueError for a text that is none of them.
@@ -96,10 +95,10 @@ def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BY
     if callable(origin):
         return Callback(origin, timeout)
     if origin.startswith(("http://", "https://")):
-        return Url(origin, timeout, max_bytes, token_file)
+        return Url(origin, timeout, token_file)
     if "://" in origin and not origin.startswith("file://"):
         raise ValueError(f"no such kind of source: {origin.partition('://')[0]}://; there are http, https and paths")
-    return Path(origin.partition("file://")[2] or origin, max_bytes)
+    return Path(origin.partition("file://")[2] or origin)
 
 
 # A URL
@@ -108,10 +107,9 @@ def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, max_bytes: int = MAX_BY
 class Url:
     """Asked with If-None-Match, so that what has not changed costs a few bytes (RFC 9110 section 13.1.2)."""
 
-    def __init__(self, url: str, timeout: float, max_bytes: int, token_file: str | None) -> None:
+    def __init__(self, url: str, timeout: float, token_file: str | None) -> None:
         self._url = url
         self._timeout = timeout
-        self._max_bytes = max_bytes
         self._token_file = token_file
         # (URL, its ETag). No date: Last-Modified has seconds, and goes back where an older file is put in place.
         self._tag: tuple[str, str] | None = None
@@ -192,13 +190,13 @@ class Url:
         coding = answer.getheader("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
             raise CannotFetch(f"{self.name}: answers in {coding}, which was not asked for")
-        if answer.length is not None and answer.length > self._max_bytes:
-            raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
+        if answer.length is not None and answer.length > MAX_BYTES:
+            raise CannotFetch(f"{self.name}: over {MAX_BYTES} bytes")
         pieces, size = [], 0
         while piece := answer.read(PIECE_BYTES):
             size += len(piece)
-            if size > self._max_bytes:
-                raise CannotFetch(f"{self.name}: over {self._max_bytes} bytes")
+            if size > MAX_BYTES:
+                raise CannotFetch(f"{self.name}: over {MAX_BYTES} bytes")
             pieces.append(piece)
         if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
             raise CannotFetch(f"{self.name}: the answer ends {answer.length} bytes too early")
@@ -248,9 +246,8 @@ def _target(url: str) -> str:
 class Path:
     """A file, or a folder with all its files. Which of them it is may change between two fetches."""
 
-    def __init__(self, path: str, max_bytes: int) -> None:
+    def __init__(self, path: str) -> None:
         self.name = self._path = path
-        self._max_bytes = max_bytes
         self._seen: object = None
         self._last: object = None  # the state at the last fetch
         self._filled: set[str] = set()  # the files that were not empty then
@@ -301,10 +298,10 @@ class Path:
         """By name; a single file's name is "."."""
         contents, size = {}, 0
         for path, _ in self._files():
-            contents[os.path.relpath(path, self._path)] = content = content_of(path, self._max_bytes)
+            contents[os.path.relpath(path, self._path)] = content = content_of(path, MAX_BYTES)
             size += len(content)
-            if size > self._max_bytes:
-                raise CannotFetch(f"{self._path}: over {self._max_bytes} bytes")
+            if size > MAX_BYTES:
+                raise CannotFetch(f"{self._path}: over {MAX_BYTES} bytes")
         return contents
 
     def _files(self) -> Iterator[tuple[str, os.stat_result]]:

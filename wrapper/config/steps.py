@@ -71,7 +71,7 @@ def judge(step: str, code: Callable[..., Any], argument: Any, timeout: float, se
 
 
 def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
-    """The commands to run: one for each new file where `{file}` is named, else one for all.
+    """The commands that must exit 0: one for each new file where `{file}` is named, else one for all.
 
     A command is a list of words, or a text that is split as a shell splits it. A mapping has a command for each path
     that needs one. `{file}` is the new file, beside its place, so that relative names in it mean what they will mean,

@@ -72,10 +72,6 @@ class Record:
     def _stale_since(self) -> float | None:
         return (self.last_response or self.began) if self.failed_fetches >= QUIET_FAILURES else None
 
-    def fetched(self) -> None:
-        with self.lock:
-            self.last_fetch = time.time()
-
     def answered(self, seen: str | None) -> None:
         """The source answered; None where it said that nothing has changed."""
         with self.lock:
@@ -84,10 +80,10 @@ class Record:
             self.hash_seen = seen or self.hash_seen
             if self.hash_seen == self.hash_applied and not self.is_unsettled:
                 self.last_success, self.result = time.time(), "applied"
-            elif self.hash_seen == self.hash_rejected:
+            elif self.is_unsettled or self.hash_seen == self.hash_rejected:
                 self.result = self._rejection
             else:
-                self.result = self._rejection if self.is_unsettled else "changed, not in force yet"
+                self.result = "changed, not in force yet"
 
     def failed(self, reason: str) -> int:
         """A fetch failed; returns how many did in a row."""
@@ -260,7 +256,7 @@ class Subscription:
 
         `early`: by when, before the first start; then a failure does not count, for the source may start with us.
         """
-        self._record.fetched()
+        self._record.last_fetch = time.time()
         try:
             snapshot = self._source.fetch(None if early is None else early.remaining())
             self._restless_fetches = 0 if snapshot.is_still else self._restless_fetches + 1
