@@ -11,9 +11,9 @@ import math
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from wrapper import threads
@@ -278,7 +278,7 @@ def _act(options: argparse.Namespace) -> int:
     if options.no_wait:
         return _steer(options)
     client = _client(options, None)
-    passing = None if options.json else _Passing(client, options.service or "service")
+    passed = None if options.json else _show_passing(client, options.service or "service")
     _tell_peer(options, client)
     fault = None
     try:
@@ -290,8 +290,8 @@ def _act(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         _note(f"no longer waiting; the {options.action} goes on")
         raise
-    if passing is not None:
-        passing.catch_up(status.get("last_event", 0))
+    if passed is not None:
+        _catch_up(passed, status.get("last_event", 0))
     return _tell_end(options, status, fault)
 
 
@@ -304,35 +304,30 @@ def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | 
     return _fail(f"cannot {options.action}: {fault}")
 
 
-class _Passing:
-    """Prints the events of one service from now on, in a thread of its own."""
+def _show_passing(client: Client, service: str) -> SimpleQueue[float]:
+    """Print the events of a service from now on, in a thread; the id of each event, of others too, comes out here."""
+    passed: SimpleQueue[float] = SimpleQueue()
+    last = int(client.ask("api/status").get("last_event", 0))
+    passed.put(last)
+    threads.start("events", _print_passing, client.events(last), service, passed)
+    return passed
 
-    def __init__(self, client: Client, service: str) -> None:
-        self._service = service
-        # Guards the id of the event seen last; notified at each.
-        self._seen = threading.Condition()
-        last = int(client.ask("api/status").get("last_event", 0))
-        self._last: float = last
-        threads.start("events", self._print, client.events(last))
 
-    def _print(self, events: Iterator[dict[str, Any]]) -> None:
-        paint = _paint()
-        try:
-            for event in events:
-                if event.get("service") == self._service and event["kind"] in ("state", "exit", "next"):
-                    _show([render.event_line(event, paint, self._service)])
-                self._note(event["id"])
-        except (NoWrapper, OSError, *ODD):
-            pass  # the thread that waits for the action itself hears of it
-        finally:
-            self._note(math.inf)  # none is waited for any more
+def _print_passing(events: Iterator[dict[str, Any]], service: str, passed: SimpleQueue[float]) -> None:
+    paint = _paint()
+    try:
+        for event in events:
+            if event.get("service") == service and event["kind"] in ("state", "exit", "next"):
+                _show([render.event_line(event, paint, service)])
+            passed.put(event["id"])
+    except (NoWrapper, OSError, *ODD):
+        pass  # the thread that waits for the action itself hears of it
+    finally:
+        passed.put(math.inf)  # none is waited for any more
 
-    def _note(self, number: float) -> None:
-        with self._seen:
-            self._last = number
-            self._seen.notify_all()
 
-    def catch_up(self, number: int) -> None:
-        """Wait until event `number` was printed, for a moment at most."""
-        with self._seen:
-            self._seen.wait_for(lambda: self._last >= number, CATCH_UP_TIMEOUT)
+def _catch_up(passed: SimpleQueue[float], number: int) -> None:
+    """Wait until event `number` was printed, for a moment at most."""
+    with contextlib.suppress(Empty):
+        while passed.get(timeout=CATCH_UP_TIMEOUT) < number:
+            pass

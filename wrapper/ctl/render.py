@@ -47,19 +47,15 @@ def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], c
 
 
 def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> list[tuple[str, str]]:
-    since = status["since"]
-    rows = [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
-            ("why", one_line(status.get("reason") or "-"))]
+    since, last, held = status["since"], status.get("last_exit"), status["held"]
     process = f"pid {status['pid']}" if status.get("pid") else "none"
     crashes = paint(WARN if status["crashes"] else PLAIN, str(status["crashes"]))
-    rows.append(("process", f"{process}, generation {status['generation']}, "
-                            f"planned restarts: {status['restarts_planned']}, crashes: {crashes}"))
-    if status.get("last_exit"):
-        last = status["last_exit"]
-        rows.append(("last exit", f"{_exit(last, paint)}, {age(last.get('at'), now)} ago"))
-    held = status["held"]
-    rows.append(("requests", f"{status['in_flight']} in flight, " + paint(WARN if held else PLAIN, f"{held} held")))
-    return rows
+    return [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
+            ("why", one_line(status.get("reason") or "-")),
+            ("process", f"{process}, generation {status['generation']}, "
+                        f"planned restarts: {status['restarts_planned']}, crashes: {crashes}"),
+            *([("last exit", f"{_exit(last, paint)}, {age(last.get('at'), now)} ago")] if last else []),
+            ("requests", f"{status['in_flight']} in flight, " + paint(WARN if held else PLAIN, f"{held} held"))]
 
 
 def _exit(last: Mapping[str, Any], paint: Paint) -> str:
