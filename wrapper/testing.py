@@ -33,6 +33,7 @@ from typing import Any, Callable, Union
 from wrapper import sockets, threads
 from wrapper.settings import address, settings
 from wrapper.events import Feed
+from wrapper.http1.chunked import Chunked
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
 from wrapper.front.server import Server
@@ -49,6 +50,7 @@ TOKEN = "test-token"  # what `token=True` sends
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 PROBE = "wrapper"  # the User-Agent of the probe for readiness
 FAKE_COMMAND = ("a-fake-service", "{port}")
+TRAILERS_MAX = 65536  # bytes
 FIRST_PID = 1_000_000_000  # above every real one (proc(5), pid_max), so that no signal can reach a stranger
 
 Asked = namedtuple("Asked", "method path headers body")
@@ -182,13 +184,10 @@ class FakeHandler(http.server.BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        pieces = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():
-            pass  # trailers
-        return b"".join(pieces)
+        chunked, body = Chunked(TRAILERS_MAX), b""
+        while not chunked.is_done and (line := self.rfile.readline()):
+            body += b"".join(chunked.feed(line))
+        return body
 
     def log_message(self, format: str, *args: Any) -> None:
         return
@@ -220,7 +219,6 @@ class Wrapper:
         self.service = ServiceHandle(MAIN).bind(site.services[0])
         self.port: int = server.socket.getsockname()[1]
         self.site = site
-        self._around = site.around
 
     # Requests, through the exposed port
 
@@ -252,11 +250,11 @@ class Wrapper:
 
     def problems(self) -> list[dict[str, Any]]:
         """What `/sidecar/api/problems` says."""
-        return self._around.board.list()
+        return self.site.around.board.list()
 
     def events(self, kind: str = "") -> list[dict[str, Any]]:
         """What happened so far, oldest first; of one `kind`, such as "state" or "problem", or of all."""
-        return [event for event in self._around.feed.after(0) if kind in ("", event["kind"])]
+        return [event for event in self.site.around.feed.after(0) if kind in ("", event["kind"])]
 
     def metrics(self) -> str:
         """What the sidecar's own metrics say, as text."""
