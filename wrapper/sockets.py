@@ -172,7 +172,7 @@ def known_addresses(address: Address) -> list[tuple[int, Any]]:
     """
     if address.path is not None:
         return [(socket.AF_UNIX, address.path)]
-    hosts = [address.host] if address.host not in ("", "localhost") else ["127.0.0.1", "::1"]
+    hosts = [address.host] if address.host not in ("", "localhost") else [LOOPBACK, "::1"]
     return [(family, (host, address.port)) for host in hosts for family in (socket.AF_INET, socket.AF_INET6)
             if _is_numeric(family, host)]
 
@@ -228,18 +228,16 @@ def raise_limit() -> tuple[int, int] | None:
 
 def free_port() -> int:
     """A loopback TCP port that is free at this moment, and that no connection will be given soon."""
-    tried = [PORTS.start + int.from_bytes(os.urandom(2), "big") % len(PORTS) for _ in range(PORT_TRIES)]
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        for port in tried:
+        for _ in range(PORT_TRIES):
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((LOOPBACK, PORTS.start + int.from_bytes(os.urandom(2), "big") % len(PORTS)))
                 break
             except OSError:
                 continue
         else:
-            probe.bind(("127.0.0.1", 0))
-        chosen: int = probe.getsockname()[1]
-        return chosen
+            probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
 def is_free(address: Address, *, closed: bool = False) -> bool:

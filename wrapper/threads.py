@@ -8,7 +8,9 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, TypeVar
+
+    Kind = TypeVar("Kind", bound=threading.Thread)
 
 _inside = threading.local()
 
@@ -19,9 +21,7 @@ class NoThread(RuntimeError):
 
 def start(name: str, work: Callable[..., object], *arguments: object) -> threading.Thread:
     """A thread that does `work`, already running. Raises: NoThread."""
-    thread = threading.Thread(target=work, args=arguments, name=name, daemon=True)
-    _begin(thread)
-    return thread
+    return _begin(threading.Thread(target=work, args=arguments, name=name, daemon=True))
 
 
 def start_or_do(name: str, work: Callable[[], object]) -> None:
@@ -34,9 +34,7 @@ def start_or_do(name: str, work: Callable[[], object]) -> None:
 
 def start_timer(name: str, seconds: float, work: Callable[..., object], *arguments: object) -> threading.Timer:
     """Do `work` in a thread after so many seconds, unless the timer is cancelled before. Raises: NoThread."""
-    timer = _timer(name, seconds, work, arguments)
-    _begin(timer)
-    return timer
+    return _begin(_timer(name, seconds, work, arguments))
 
 
 def start_watchdog(name: str, seconds: float, work: Callable[..., object], *arguments: object) -> threading.Timer:
@@ -85,8 +83,9 @@ def _timer(name: str, seconds: float, work: Callable[..., object], arguments: tu
     return timer
 
 
-def _begin(thread: threading.Thread) -> None:
+def _begin(thread: Kind) -> Kind:
     try:
         thread.start()
     except RuntimeError as error:  # "can't start new thread": a limit on processes, or on memory
         raise NoThread(str(error)) from None
+    return thread

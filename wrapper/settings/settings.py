@@ -359,8 +359,8 @@ def _texts(row: Option, given: Sequence[str], environment: Mapping[str, str]) ->
 def _value(row: Option, text: str, origin: str, faults: list[str]) -> Any:
     shown = row.masked(text)
     if origin == "PORT":
-        shown = text = text[1:]
-        text = text if values.is_service_link(text) else ":" + text
+        shown = text[1:]
+        text = shown if values.is_service_link(shown) else text
     try:
         return row.value(text)
     except ValueError as error:
@@ -387,12 +387,10 @@ def _contradictions(chosen: Mapping[str, Any], command: Sequence[str]) -> Iterat
         yield (("restart_mode", "upstream", "env"), "--restart-mode=overlap: needs {port} in COMMAND or --env and no "
                "--upstream, so that two runs can be up at once")
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert"), ("config_file", "config_source"),
-                       ("config_env", "config_source")):
-        if chosen[one] and chosen[other] is None:
+                       ("config_env", "config_source"), ("output_prefix", "capture_output")):
+        if chosen[one] and not chosen[other]:
             yield (one, other), f"--{one.replace('_', '-')}: needs --{other.replace('_', '-')} too"
     yield from _config_faults(chosen)
-    if chosen["output_prefix"] and not chosen["capture_output"]:
-        yield ("output_prefix", "capture_output"), "--output-prefix: needs --capture-output too"
     if chosen["token"] is not None and chosen["token_file"] is not None:
         yield ("token", "token_file"), "--token: given together with --token-file; give one"
     if upstream is not None and chosen["listen"] is not None and chosen["listen"].covers(upstream):
