@@ -14,7 +14,7 @@ from wrapper.problems import Board
 from wrapper.sidecar import reply
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.reply import Slots, event, message, response_of
+from wrapper.sidecar.reply import event, message, response_of
 from wrapper.testing import running
 
 
@@ -26,7 +26,7 @@ def board():
 @pytest.fixture
 def places(monkeypatch):
     monkeypatch.setattr("wrapper.sidecar.reply.MOST_STREAMS", 2)
-    return Slots()
+    return set()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_body_that_is_not_as_long_as_it_says_is_a_fault(answer, result):
 
 
 def test_an_answer_to_head_may_have_only_a_length(board):
-    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", Slots(), is_head=True)
+    response = response_of((200, "", {"Content-Length": "3"}), Guard("mine", board), "HEAD /x", set(), is_head=True)
     assert ("Content-Length", "3") in response.headers
 
 
@@ -246,10 +246,10 @@ def test_a_stream_that_goes_out_has_its_place_until_it_is_over(answer, places):
     response = answer(Response(iter(["a", "b"])))
     pieces = response.pieces()
     next(pieces)
-    assert len(places.streams) == 1
+    assert len(places) == 1
     assert list(pieces) == [b"b"]
     response.close()
-    assert not places.streams
+    assert not places
 
 
 def test_a_stream_that_finds_no_place_is_closed(answer):

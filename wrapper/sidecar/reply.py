@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from wrapper.sidecar.access import Access
     from wrapper.sidecar.isolation import Guard
 
+    Slots = set["SlottedStream"]
+
 # The server frames and dates its responses itself; two of these would contradict each other (RFC 9110 section 7.6.1).
 NOT_THEIRS = frozenset({"connection", "date", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
                         "upgrade"})
@@ -210,47 +212,33 @@ def message(data: Any, event: str | None = None, name: str | None = None) -> byt
     return ("\n".join(lines) + "\n\n").encode("utf-8", "replace")
 
 
-class Slots:
-    """MOST_STREAMS slots for streams; a client whose stream finds none is told to come again."""
-
-    def __init__(self) -> None:
-        # Guards the streams that have a slot; a set, so that none gives back two.
-        self._lock = threading.Lock()
-        self.streams: set[SlottedStream] = set()
-
-    def take(self, stream: SlottedStream) -> None:
-        """Raises: Unavailable where all are taken."""
-        with self._lock:
-            if len(self.streams) >= MOST_STREAMS:
-                raise Unavailable(f"{MOST_STREAMS} streams are open already", RETRY_AFTER)
-            self.streams.add(stream)
-
-    def give_back(self, stream: SlottedStream) -> None:
-        with self._lock:
-            self.streams.discard(stream)
+# Guards all sets of streams that have a slot: no more get in than there are slots.
+ENTERING = threading.Lock()
 
 
 class SlottedStream:
-    """A stream that has one of `slots` until it is closed.
+    """A stream that stands in `slots`, with MOST_STREAMS others at most, until it is closed.
 
-    Raises: Unavailable where all are taken; the stream is closed then.
+    Raises: Unavailable where all are taken; the stream is closed then, and its client is told to come again.
     """
 
     def __init__(self, pieces: Iterable[Piece], slots: Slots) -> None:
         self._pieces = pieces
         self._slots = slots
-        try:
-            slots.take(self)
-        except Unavailable:
+        with ENTERING:
+            is_full = len(slots) >= MOST_STREAMS
+            if not is_full:
+                slots.add(self)
+        if is_full:
             close(pieces)
-            raise
+            raise Unavailable(f"{MOST_STREAMS} streams are open already", RETRY_AFTER)
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self._pieces)
 
     def close(self) -> None:
         close(self._pieces)
-        self._slots.give_back(self)
+        self._slots.discard(self)
 
 
 class StreamSlots:
@@ -258,7 +246,8 @@ class StreamSlots:
 
     def __init__(self, access: Access) -> None:
         self._access = access
-        self._strangers, self._operators = Slots(), Slots()
+        self._strangers: Slots = set()
+        self._operators: Slots = set()
 
     def of(self, request: Request) -> Slots:
         return self._operators if self._access.knows(request) else self._strangers
