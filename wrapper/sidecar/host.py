@@ -100,14 +100,11 @@ class Host:
         work = fitting(function)
         title = f"{self.guard.name}.{numbered(name, self._watches)}"
 
-        def on_change(value: Any) -> Any:
-            return work(value, self._main)
-
         def after_fetch() -> None:
             for service in list(self.site.services):
                 check_drift(service)
 
-        subscription = Subscription(title, source, on_change, pace, self._around.board,
+        subscription = Subscription(title, source, lambda value: work(value, self._main), pace, self._around.board,
                                     self._around.feed, select, after_fetch=after_fetch)
         for service in list(self.site.services):
             keep_skipped(service, subscription)

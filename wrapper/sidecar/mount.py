@@ -37,7 +37,9 @@ class Mount:
                  slots: StreamSlots) -> None:
         self._root = root
         self._application = application
-        self._environment = Environment(root, settings, ErrorLog(guard.name))
+        self._errors = ErrorLog(guard.name)
+        self._is_secure = bool(settings.tls_cert)
+        self._proxies = TrustedProxies(settings.trusted_proxies)
         self._guard = guard
         self._slots = slots
 
@@ -47,7 +49,7 @@ class Mount:
         Raises: what the application raises; Unavailable where too many streams are open.
         """
         start = StartResponse()
-        pieces = self._application(self._environment.of(request), start)
+        pieces = self._application(self._environment(request), start)
         try:
             iterator = iter(pieces)
             first = next((piece for piece in iterator if piece), b"")
@@ -64,6 +66,32 @@ class Mount:
         stream = AuthorStream(itertools.chain([first], iterator), self._guard, f"mount {self._root}",
                               length_of(headers), owner=pieces)
         return Response(SlottedStream(stream, self._slots.of(request)), status, headers)
+
+    def _environment(self, request: Request) -> dict[str, Any]:
+        """What an application learns of a request: the `environ` of PEP 3333, named after CGI (RFC 3875)."""
+        scheme = "https" if self._is_secure and not request.trusted else "http"
+        name, port = _parted(request.host)
+        environment = {
+            "REQUEST_METHOD": request.method, "SCRIPT_NAME": _bytes_as_text(self._root),
+            "PATH_INFO": _bytes_as_text(request.path[len(self._root):]), "QUERY_STRING": request.query_string,
+            "SERVER_NAME": name or "localhost", "SERVER_PORT": port or PORTS[scheme],
+            "SERVER_PROTOCOL": f"HTTP/{request.version}", "REMOTE_ADDR": request.peer or "",
+            "wsgi.version": (1, 0), "wsgi.url_scheme": scheme, "wsgi.input": request.stream(),
+            # Not of the PEP, but what every server says whose input ends with the body, chunked or not.
+            "wsgi.input_terminated": True,
+            "wsgi.errors": self._errors, "wsgi.multithread": True, "wsgi.multiprocess": False, "wsgi.run_once": False}
+        environment.update((_variable(field), value) for field, value in self._fields(request))
+        if request.host:
+            environment["HTTP_HOST"] = request.host
+        return environment
+
+    def _fields(self, request: Request) -> Iterator[tuple[str, str]]:
+        is_believed = self._proxies.trust(request.peer)
+        for field, value in request.headers.items():
+            if "_" in field or field == "transfer-encoding":
+                continue  # it would read as its twin with a hyphen; or it speaks of chunks that are taken apart already
+            if is_believed or not (field == "forwarded" or field.startswith("x-forwarded-")):
+                yield field, value
 
 
 def _whole(body: bytes, status: int, headers: list[tuple[str, str]], is_head: bool) -> Response:
@@ -129,43 +157,6 @@ class ErrorLog:
     def flush(self) -> None:
         if self._rest:
             self.write("\n")
-
-
-class Environment:
-    """What an application learns of a request: the `environ` of PEP 3333, named after CGI (RFC 3875); `errors` is its
-    `wsgi.errors`."""
-
-    def __init__(self, root: str, settings: Settings, errors: Any) -> None:
-        self._root = root
-        self._is_secure = bool(settings.tls_cert)
-        self._proxies = TrustedProxies(settings.trusted_proxies)
-        self._errors = errors
-
-    def of(self, request: Request) -> dict[str, Any]:
-        scheme = "https" if self._is_secure and not request.trusted else "http"
-        name, port = _parted(request.host)
-        environment = {
-            "REQUEST_METHOD": request.method, "SCRIPT_NAME": _bytes_as_text(self._root),
-            "PATH_INFO": _bytes_as_text(request.path[len(self._root):]), "QUERY_STRING": request.query_string,
-            "SERVER_NAME": name or "localhost", "SERVER_PORT": port or PORTS[scheme],
-            "SERVER_PROTOCOL": f"HTTP/{request.version}", "REMOTE_ADDR": request.peer or "",
-            "wsgi.version": (1, 0), "wsgi.url_scheme": scheme, "wsgi.input": request.stream(),
-            # Not of the PEP, but what every server says whose input ends with the body, chunked or not.
-            "wsgi.input_terminated": True,
-            "wsgi.errors": self._errors, "wsgi.multithread": True, "wsgi.multiprocess": False,
-            "wsgi.run_once": False}
-        environment.update((_variable(field), value) for field, value in self._fields(request))
-        if request.host:
-            environment["HTTP_HOST"] = request.host
-        return environment
-
-    def _fields(self, request: Request) -> Iterator[tuple[str, str]]:
-        is_believed = self._proxies.trust(request.peer)
-        for field, value in request.headers.items():
-            if "_" in field or field == "transfer-encoding":
-                continue  # it would read as its twin with a hyphen; or it speaks of chunks that are taken apart already
-            if is_believed or not (field == "forwarded" or field.startswith("x-forwarded-")):
-                yield field, value
 
 
 def _parted(host: str) -> tuple[str, str]:
