@@ -12,7 +12,7 @@ from wrapper.errors import NotFound, Refusal, Unavailable
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.sidecar.extension import Sidecar
-from wrapper.sidecar.isolation import Calls, Guard, fitting
+from wrapper.sidecar.isolation import Guard, fitting
 from wrapper.testing import running
 
 
@@ -88,29 +88,24 @@ class Asked:
         self.seconds, self.late = seconds, late
 
 
-@pytest.fixture
-def calls(guard):
-    return Calls(guard)
-
-
 def messages(board):
     return [problem["message"] for problem in board.list()]
 
 
-def test_what_a_call_returns_is_returned_and_its_time_is_said(calls, board):
+def test_what_a_call_returns_is_returned_and_its_time_is_said(guard, board):
     asked = Asked()
-    assert calls.run("GET /x", asked, lambda: 7, 5) == 7
+    assert guard.answer("GET /x", asked, lambda: 7, 5) == 7
     assert asked.seconds == 5 and not board.list()
 
 
 @pytest.mark.parametrize("error", [ValueError("s3cret"), SystemExit(3), KeyboardInterrupt(), RecursionError(),
                                    MemoryError(), GeneratorExit()])
-def test_a_call_that_raises_is_500_and_a_problem_without_the_message(calls, board, error, capfd):
+def test_a_call_that_raises_is_500_and_a_problem_without_the_message(guard, board, error, capfd):
     def fail():
         raise error
 
     with pytest.raises(Refusal) as refusal:
-        calls.run("GET /x", Asked(), fail, 5)
+        guard.answer("GET /x", Asked(), fail, 5)
     assert refusal.value.status == 500
     assert "s3cret" not in refusal.value.message
     (message,) = messages(board)
@@ -122,19 +117,19 @@ def test_a_call_that_raises_is_500_and_a_problem_without_the_message(calls, boar
     assert repr(error) in log
 
 
-def test_a_refusal_is_the_authors_answer_and_no_problem(calls, board):
+def test_a_refusal_is_the_authors_answer_and_no_problem(guard, board):
     def refuse():
         raise NotFound("no such thing")
 
     with pytest.raises(NotFound):
-        calls.run("GET /x", Asked(), refuse, 5)
+        guard.answer("GET /x", Asked(), refuse, 5)
     assert not board.list()
 
 
 class Hanging:
     """A call under way that is late, in a thread of its own, until `go_on` is set."""
 
-    def __init__(self, calls, result=None):
+    def __init__(self, guard, result=None):
         self.go_on, began, self.asked = threading.Event(), threading.Event(), Asked()
 
         def hang():
@@ -142,7 +137,7 @@ class Hanging:
             self.go_on.wait()
             return result
 
-        self.thread = threading.Thread(target=calls.run, args=("GET /x", self.asked, hang, 0.01), daemon=True)
+        self.thread = threading.Thread(target=guard.answer, args=("GET /x", self.asked, hang, 0.01), daemon=True)
         self.thread.start()
         assert began.wait(5)
 
@@ -151,14 +146,14 @@ class Hanging:
         self.thread.join(5)
 
 
-def test_a_call_that_hangs_is_a_problem_and_its_late_answer_is_closed(calls, board, capfd):
+def test_a_call_that_hangs_is_a_problem_and_its_late_answer_is_closed(guard, board, capfd):
     closed = threading.Event()
 
     class Late:
         def close(self):
             closed.set()
 
-    call = Hanging(calls, Late())
+    call = Hanging(guard, Late())
     call.asked.late()
     assert messages(board) == ["GET /x did not answer within 0.01 s"]
     assert "self.go_on.wait()" in capfd.readouterr().err  # where it hangs
@@ -168,33 +163,33 @@ def test_a_call_that_hangs_is_a_problem_and_its_late_answer_is_closed(calls, boa
     assert messages(board), "a late answer does not say that all is well"
 
 
-def test_a_call_that_ended_in_the_moment_of_its_deadline_is_no_problem(calls, board):
+def test_a_call_that_ended_in_the_moment_of_its_deadline_is_no_problem(guard, board):
     asked = Asked()
-    calls.run("GET /x", asked, lambda: 1, 0.01)
+    guard.answer("GET /x", asked, lambda: 1, 0.01)
     asked.late()
     assert not board.list()
 
 
-def test_a_call_that_goes_well_takes_its_problem_away(calls, board):
+def test_a_call_that_goes_well_takes_its_problem_away(guard, board):
     with pytest.raises(Refusal):
-        calls.run("GET /x", Asked(), lambda: 1 / 0, 5)
-    calls.run("GET /y", Asked(), lambda: 1, 5)
+        guard.answer("GET /x", Asked(), lambda: 1 / 0, 5)
+    guard.answer("GET /y", Asked(), lambda: 1, 5)
     assert len(board) == 1
-    calls.run("GET /x", Asked(), lambda: 1, 5)
+    guard.answer("GET /x", Asked(), lambda: 1, 5)
     assert not board.list()
 
 
-def test_hanging_calls_do_not_pile_up(guard, monkeypatch):
+def test_hanging_calls_do_not_pile_up(board, monkeypatch):
     """The place of a call is taken until it returns, whether its client still waits or not."""
     monkeypatch.setattr("wrapper.sidecar.isolation.MOST_CALLS", 2)
-    calls = Calls(guard)
-    hanging = [Hanging(calls) for _ in range(2)]
+    guard = Guard("mine", board)
+    hanging = [Hanging(guard) for _ in range(2)]
     hanging[0].asked.late()
     with pytest.raises(Unavailable):
-        calls.run("GET /x", Asked(), lambda: 1, 5)
+        guard.answer("GET /x", Asked(), lambda: 1, 5)
     for call in hanging:
         call.end()
-    assert calls.run("GET /x", Asked(), lambda: 1, 5) == 1
+    assert guard.answer("GET /x", Asked(), lambda: 1, 5) == 1
 
 
 def test_the_interpreter_switches_often_while_a_call_takes_long_and_only_then():

@@ -13,7 +13,7 @@ from wrapper.config.apply import check_drift, keep_skipped
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
-from wrapper.sidecar.isolation import Calls, Guard, fitting, numbered
+from wrapper.sidecar.isolation import Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount
 from wrapper.sidecar.reply import StreamSlots, response_of
 from wrapper.sidecar.router import Route
@@ -44,7 +44,6 @@ class Host:
         self.site = site
         self._around = site.around
         self.guard = Guard(name, site.around.board)
-        self._calls = Calls(self.guard)
         self._slots = StreamSlots(site.access)
         self._main = ServiceHandle(site.services[0].name).bind(site.services[0])
         self._stopping = threading.Event()
@@ -74,7 +73,7 @@ class Host:
             request.limit = limit
             is_head = request.method == "HEAD"
             slots = self._slots.of(request)
-            return self._calls.run(what, request, lambda: response_of(
+            return self.guard.answer(what, request, lambda: response_of(
                 work(request, self._main), self.guard, what, slots, is_head), timeout)
 
         return respond
@@ -84,7 +83,7 @@ class Host:
         mount = Mount(root, application, self._around.settings, self.guard, self._slots)
 
         def respond(request: Request) -> Response:
-            return self._calls.run(f"mount {root}", request, lambda: mount.answer(request), timeout)
+            return self.guard.answer(f"mount {root}", request, lambda: mount.answer(request), timeout)
 
         self.site.add(Route("GET", root, respond, guarded, is_shared=is_shared, is_tree=True))
 

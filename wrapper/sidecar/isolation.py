@@ -26,12 +26,13 @@ MOST_CALLS = 100  # of one sidecar at a time; also how many threads its hanging 
 
 
 class Guard:
-    """Tells what went wrong in the code of one sidecar, and that it went well again."""
+    """Runs the code of one sidecar, and tells what went wrong in it and that it went well again."""
 
     def __init__(self, name: str, board: Board) -> None:
         self.name = name
         self.source = f"sidecar:{name}"
         self._board = board
+        self._places = threading.Semaphore(MOST_CALLS)
         # What failed last time. A set of its own, so that a call that goes well costs no lock.
         self._failing: set[str] = set()
 
@@ -58,48 +59,24 @@ class Guard:
             failure = error
         if watchdog is not None:
             watchdog.cancel()
-        if failure is not None:
+        if failure is None:
+            self.went_well(what)
+        else:
             self.failed(what, failure, is_import)
-            return False
-        self.went_well(what)
-        return True
+        return failure is None
 
-
-class Calls:
-    """Requests that one sidecar's code answers, each in a thread that has nothing else to do meanwhile."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._places = threading.Semaphore(MOST_CALLS)
-
-    def run(self, what: str, request: Request, work: Callable[[], Response], timeout: float | None) -> Response:
+    def answer(self, what: str, request: Request, work: Callable[[], Response], timeout: float | None) -> Response:
         """What `work` returns; the client of `request` waits `timeout` seconds for it, None as long as it takes.
 
+        Called in a thread that has nothing else to do meanwhile.
         Raises: the refusals that the work itself chose; Refusal (500) where it failed; Unavailable.
         """
         if not self._places.acquire(blocking=False):
             raise Unavailable(f"{MOST_CALLS} requests keep the sidecar's code busy already")
         try:
-            return self._run(Call(self._guard, what, timeout), request, work)
+            return Call(self, what, timeout).run(request, work)
         finally:
             self._places.release()
-
-    def _run(self, call: Call, request: Request, work: Callable[[], Response]) -> Response:
-        request.limit_time(call.timeout, call.report_late)
-        try:
-            result = work()
-        except (Refusal, ClientGone):
-            call.end()
-            raise
-        except BaseException as error:  # noqa: BLE001  sys.exit() too
-            call.end()
-            self._guard.failed(call.what, error)
-            raise Refusal("the sidecar's code failed") from None
-        if call.end():
-            close(result)
-        elif not getattr(result, "is_streamed", False):  # a stream has only begun; it says itself how it went
-            self._guard.went_well(call.what)
-        return result
 
 
 class Call:
@@ -107,30 +84,47 @@ class Call:
 
     def __init__(self, guard: Guard, what: str, timeout: float | None) -> None:
         self._guard = guard
-        self.what = what
-        self.timeout = timeout
+        self._what = what
+        self._timeout = timeout
         self._thread = threading.current_thread()
         # Guards both: a call is either over in time or late.
         self._lock = threading.Lock()
         self._is_over = False
         self._is_late = False
 
-    def report_late(self) -> None:
+    def run(self, request: Request, work: Callable[[], Response]) -> Response:
+        request.limit_time(self._timeout, self._report_late)
+        try:
+            result = work()
+        except (Refusal, ClientGone):
+            self._end()
+            raise
+        except BaseException as error:  # noqa: BLE001  sys.exit() too
+            self._end()
+            self._guard.failed(self._what, error)
+            raise Refusal("the sidecar's code failed") from None
+        if self._end():
+            close(result)
+        elif not getattr(result, "is_streamed", False):  # a stream has only begun; it says itself how it went
+            self._guard.went_well(self._what)
+        return result
+
+    def _report_late(self) -> None:
         """Its client has been told 504; called in another thread."""
         with self._lock:
             if self._is_over:
                 return
             self._is_late = True
             stack = cause.place_of(self._thread)
-        self._guard.report(self.what, f"{self.what} did not answer within {self.timeout:g} s")
-        log.error(f"{self.what} hangs", sidecar=self._guard.name, timeout=self.timeout, stack=stack)
+        self._guard.report(self._what, f"{self._what} did not answer within {self._timeout:g} s")
+        log.error(f"{self._what} hangs", sidecar=self._guard.name, timeout=self._timeout, stack=stack)
 
-    def end(self) -> bool:
+    def _end(self) -> bool:
         """True where that was too late: nothing waits for the result."""
         with self._lock:
             self._is_over = True
         if self._is_late:
-            log.info(f"{self._guard.name} {self.what} has ended after all")
+            log.info(f"{self._guard.name} {self._what} has ended after all")
         return self._is_late
 
 
