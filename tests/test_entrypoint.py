@@ -21,7 +21,7 @@ import time
 import pytest
 
 from tests.restarts.raw import Raw, get, post
-from tests.running import ROOT, SERVICES, Wrapper, free_port, installed, run, service, wait_until
+from tests.running import ROOT, SERVICES, UnixConnection, Wrapper, free_port, installed, run, service, wait_until
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2): adopt orphans as PID 1 does
 
@@ -285,6 +285,15 @@ def test_an_answer_of_the_sidecar_that_is_under_way_still_comes(asked):
         status, _, body = client.read_response()
         assert (status, body, client.read_end()) == (200, b"done", b"")
     assert asked.end() == 0
+
+
+def test_one_who_follows_the_output_does_not_hold_up_the_end():
+    with Wrapper("--capture-output", "--drain-timeout", "600s", command=service("plain", "3")) as wrapper, \
+            contextlib.closing(UnixConnection(wrapper.control)) as follower:
+        follower.request("GET", "/sidecar/api/logs?lines=0&follow=1")
+        followed = follower.getresponse()
+        assert wrapper.end(signal.SIGTERM) == 3
+        assert followed.read() == b"signal 15\n"
 
 
 def test_a_second_signal_does_not_wait_for_the_sidecar_either(asked):

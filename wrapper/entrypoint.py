@@ -285,6 +285,10 @@ class Entrypoint:
             self._stop_listening()
             self._drained = Deadline(SPARE)
         self._await_services()
+        assert self._end is not None
+        for service in self._services():
+            if service.output is not None:
+                service.output.end(self._end)
         if self._loader is not None:
             self._loader.stop()
         self._await_answers()
@@ -292,10 +296,6 @@ class Entrypoint:
             self._control.stop()
         if self._site is not None:
             self._site.finish()
-        assert self._end is not None
-        for service in self._services():
-            if service.output is not None:
-                service.output.finish(self._end)
         self._spawner.take_terminal_back()
 
     def _await_services(self) -> None:

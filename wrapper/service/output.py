@@ -39,6 +39,7 @@ class Output:
         self._pieces: deque[bytes] = deque()
         self._kept = 0
         self._total = 0
+        self.is_over = False
         self._unheard: set[int] = set()  # descriptors whose reader has left
         self._pumps: list[Pump] = []
 
@@ -114,6 +115,13 @@ class Output:
         for pump in self._pumps:
             pump.finish(deadline)
 
+    def end(self, deadline: Deadline) -> None:
+        """The same where no more comes, and those who follow it are to know."""
+        self.finish(deadline)
+        with self._changed:
+            self.is_over = True
+            self._changed.notify_all()
+
     def lines(self, count: int) -> list[str]:
         """The last `count` lines; bytes that are not UTF-8 are replaced."""
         return [line.decode("utf-8", "replace") for line in self.tail(count)[1].splitlines()]
@@ -127,12 +135,12 @@ class Output:
     def after(self, position: int | None, timeout: float | None) -> tuple[int, bytes]:
         """Output past `position` (bytes since the beginning; None: from now on) and the position behind it.
 
-        Waits up to `timeout` seconds for some.
+        Waits up to `timeout` seconds for some, where more may come.
         """
         with self._changed:
             if position is None:
                 position = self._total
-            self._changed.wait_for(lambda: self._total > position, timeout)
+            self._changed.wait_for(lambda: self._total > position or self.is_over, timeout)
             missing = min(self._total - position, self._kept)
             kept = b"".join(self._pieces) if missing else b""
             return self._total, kept[len(kept) - missing:]

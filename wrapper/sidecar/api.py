@@ -214,7 +214,7 @@ def _follow(output: Output, count: int) -> Iterator[bytes]:
     """The last lines, then what comes; an empty piece is no output but lets a client that left be noticed."""
     position, piece = output.tail(count)
     yield piece
-    while True:
+    while piece or not output.is_over:
         position, piece = output.after(position, HEARTBEAT_INTERVAL)
         yield piece
 
