@@ -22,7 +22,7 @@ from wrapper.log import log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from wrapper.http1.message import Request
     from wrapper.problems import Board
@@ -190,29 +190,25 @@ class Tries:
             log.warning("wrong tokens were tried on guarded paths", count=count, last_peer=peer)
 
 
-class Origins:
-    """Judges requests to own paths. `allowed`: the names under which they are answered; empty: any."""
+def judge_origin(request: Request, hosts: Collection[str], is_shared: bool) -> None:
+    """Judge who has a request sent to an own path. `hosts`: the names under which those are answered; empty: any.
 
-    def __init__(self, allowed: tuple[str, ...]) -> None:
-        self._allowed = frozenset(allowed) | {"localhost", ""} if allowed else None
+    Raises: Forbidden.
+    """
+    if not is_shared and _is_foreign(request):
+        raise Forbidden("pages of other sites may not ask this path")
+    if hosts and not _is_known(request.host, hosts):
+        raise Forbidden("this path is not answered under this host; --allowed-hosts names those it is")
 
-    def judge(self, request: Request, is_shared: bool) -> None:
-        """Raises: Forbidden."""
-        if not is_shared and _is_foreign(request):
-            raise Forbidden("pages of other sites may not ask this path")
-        if not self._is_known(request.host):
-            raise Forbidden("this path is not answered under this host; --allowed-hosts names those it is")
 
-    def _is_known(self, host: str) -> bool:
-        """Judge a Host value, of which the port, brackets and the dot of the root say nothing."""
-        if self._allowed is None:
-            return True
-        inner, bracket, _ = host.partition("]")
-        name = inner[1:] if bracket else host.partition(":")[0].rstrip(".").lower()
-        try:
-            return name in self._allowed or bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
+def _is_known(host: str, hosts: Collection[str]) -> bool:
+    """Judge a Host value, of which the port, brackets and the dot of the root say nothing."""
+    inner, bracket, _ = host.partition("]")
+    name = inner[1:] if bracket else host.partition(":")[0].rstrip(".").lower()
+    try:
+        return name in ("localhost", "") or name in hosts or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 def _is_foreign(request: Request) -> bool:

@@ -151,8 +151,7 @@ class ErrorLog:
             log.warning(line, sidecar=self._name)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        for line in lines:
-            self.write(line)
+        self.write("".join(lines))
 
     def flush(self) -> None:
         if self._rest:

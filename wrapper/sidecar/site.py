@@ -9,7 +9,7 @@ from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unav
 from wrapper.log import log
 from wrapper.http1.request import literal_path
 from wrapper.proxy.headers import TrustedProxies
-from wrapper.sidecar.access import Access, Origins, protected
+from wrapper.sidecar.access import Access, judge_origin, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
@@ -45,7 +45,6 @@ class Site:
         self.registry = Registry()
         self.router = Router()
         self.access = Access(settings.token, settings.token_file, around.board)
-        self.origins = Origins(settings.allowed_hosts)
         self._is_private = settings.private
         self._prefix = settings.prefix
         # Answered on the loop: no code of an author's, no disk, no lock held for long.
@@ -106,7 +105,7 @@ class Site:
         if any(UNPRINTABLE.search(value) for value in request.params.values()):
             raise BadRequest("a part of the path holds a control character, or is no UTF-8")
         if not request.trusted:
-            self.origins.judge(request, is_shared=route is not None and route.is_shared)
+            judge_origin(request, self.around.settings.allowed_hosts, route is not None and route.is_shared)
         if route is not None and route.access is not None:
             route.access.check(request)
         elif self._is_private if route is None else route.is_guarded or (self._is_private and not route.is_probed):
