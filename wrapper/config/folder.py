@@ -147,7 +147,7 @@ class Folder:
     def at(self, name: str) -> Iterator[None]:
         """Act with the right power; an error says where, and as which user."""
         try:
-            with acting(self._power):
+            with contextlib.nullcontext() if self._power is None else acting(self._power):
                 yield
         except OSError as error:
             error.filename, error.filename2 = os.path.normpath(os.path.join(self.path, name)), None
@@ -192,10 +192,7 @@ def _another(status: os.stat_result) -> Power:
 
 
 @contextlib.contextmanager
-def acting(power: Power) -> Iterator[None]:
-    if power is None:
-        yield
-        return
+def acting(power: tuple[int, int]) -> Iterator[None]:
     library, is_dumpable, set_groups = _library()
     groups = os.getgroups()
     set_groups(())

@@ -167,11 +167,16 @@ class History:
         if number not in self.numbers():
             raise LookupError(f"no version {number}; there are {', '.join(map(str, self.numbers())) or 'none'}")
         try:
-            content = self._memory.get(number) or _read(self._path(number))
-            facts = json.loads(content, object_hook=_unpacked)
+            facts = json.loads(self._content(number), object_hook=_unpacked)
             return Version(**{**facts, "files": _files(facts["files"]), "before": _files(facts["before"])})
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise LookupError(f"version {number} cannot be read: {type(error).__name__}") from error
+
+    def _content(self, number: int) -> bytes:
+        if number in self._memory:
+            return self._memory[number]
+        with open(self._path(number), "rb") as file:
+            return file.read()
 
     def state(self, number: int) -> tuple[Files, Mapping[str, str | None], str]:
         """Files, environment and action of a version; of those that came later, what stood there before.
@@ -246,11 +251,6 @@ class History:
             return False
         self._next_repair = Deadline(REPAIR_INTERVAL)
         return True
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _own(path: str) -> int:

@@ -43,16 +43,16 @@ Pace = namedtuple("Pace", "every splay min_interval", defaults=(0.0, 0.0))
 
 
 class Record:
-    """What a subscription has seen and done. The watcher writes, any thread reads."""
+    """What a subscription has seen and done; moments as text. The watcher writes, any thread reads."""
 
     def __init__(self) -> None:
         # Guards all the rest, so that a reader never sees half a fetch.
         self.lock = threading.Lock()
-        self.began = time.time()
-        self.last_fetch: float | None = None
-        self.last_response: float | None = None
-        self.last_success: float | None = None
-        self.applied_at: float | None = None
+        self.began = timestamp()
+        self.last_fetch: str | None = None
+        self.last_response: str | None = None
+        self.last_success: str | None = None
+        self.applied_at: str | None = None
         self.hash_seen: str | None = None
         self.hash_applied: str | None = None
         self.hash_rejected: str | None = None
@@ -63,23 +63,23 @@ class Record:
 
     def facts(self) -> dict[str, Any]:
         with self.lock:
-            return {"last_fetch": _moment(self.last_fetch), "last_success": _moment(self.last_success),
-                    "hash_seen": self.hash_seen, "hash_applied": self.hash_applied,
-                    "hash_rejected": self.hash_rejected, "applied_at": _moment(self.applied_at),
-                    "stale_since": _moment(self._stale_since()), "last_result": self.result,
+            return {"last_fetch": self.last_fetch, "last_success": self.last_success, "hash_seen": self.hash_seen,
+                    "hash_applied": self.hash_applied, "hash_rejected": self.hash_rejected,
+                    "applied_at": self.applied_at, "stale_since": self.stale_since, "last_result": self.result,
                     "failures": self.failures}
 
-    def _stale_since(self) -> float | None:
+    @property
+    def stale_since(self) -> str | None:
         return (self.last_response or self.began) if self.failed_fetches >= QUIET_FAILURES else None
 
     def answered(self, seen: str | None) -> None:
         """The source answered; None where it said that nothing has changed."""
         with self.lock:
-            self.last_response = time.time()
+            self.last_response = timestamp()
             self.failed_fetches = 0
             self.hash_seen = seen or self.hash_seen
             if self.hash_seen == self.hash_applied and not self.is_unsettled:
-                self.last_success, self.result = time.time(), "applied"
+                self.last_success, self.result = timestamp(), "applied"
             elif self.is_unsettled or self.hash_seen == self.hash_rejected:
                 self.result = self._rejection
             else:
@@ -96,7 +96,7 @@ class Record:
     def applied(self, which: str) -> None:
         with self.lock:
             self.hash_applied, self.hash_rejected, self.is_unsettled = which, None, False
-            self.applied_at = self.last_success = time.time()
+            self.applied_at = self.last_success = timestamp()
             self.result = "applied"
 
     def skip(self, which: str | None, reason: str) -> None:
@@ -256,7 +256,7 @@ class Subscription:
 
         `early`: by when, before the first start; then a failure does not count, for the source may start with us.
         """
-        self._record.last_fetch = time.time()
+        self._record.last_fetch = timestamp()
         try:
             snapshot = self._source.fetch(None if early is None else early.remaining())
             self._restless_fetches = 0 if snapshot.is_still else self._restless_fetches + 1
@@ -292,10 +292,9 @@ class Subscription:
 
     def _report_failure(self, reason: str) -> None:
         if self._record.failed(reason) >= QUIET_FAILURES:
-            since = self._record.facts()["stale_since"]
-            never = self._record.last_response is None
-            self._board.report(self._key, f"{reason}; " + (f"it has not answered since the start at {since}" if never
-                               else f"stale since {since}"), "source", stale_since=since)
+            since, has_answered = self._record.stale_since, self._record.last_response is not None
+            told = f"stale since {since}" if has_answered else f"it has not answered since the start at {since}"
+            self._board.report(self._key, f"{reason}; {told}", "source", stale_since=since)
 
     def _take(self, value: Any) -> None:
         """Remember a value that is neither in force nor rejected; the newest replaces the one that waits."""
@@ -364,7 +363,3 @@ def problems_of(returned: Any) -> list[Problem]:
     if isinstance(returned, (str, Problem)):
         returned = [returned]
     return [one if isinstance(one, Problem) else Problem(str(one)) for one in returned]
-
-
-def _moment(moment: float | None) -> str | None:
-    return None if moment is None else timestamp(moment)
