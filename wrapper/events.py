@@ -22,14 +22,12 @@ class Feed:
         # Guards the history and the listeners; notified at every event.
         self._changed = threading.Condition(threading.Lock())
         self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
-        self._last = 0
         self._listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def publish(self, kind: str, **facts: Any) -> None:
         now = time.time()
         with self._changed:
-            self._last += 1
-            event = {**facts, "id": self._last, "at": timestamp(now), "time": round(now, 3), "kind": kind}
+            event = {**facts, "id": self.last + 1, "at": timestamp(now), "time": round(now, 3), "kind": kind}
             self._history.append(event)
             listeners = list(self._listeners)
             self._changed.notify_all()
@@ -44,10 +42,10 @@ class Feed:
     @property
     def last(self) -> int:
         """The id of the newest event, 0 before the first."""
-        return self._last
+        return self._history[-1]["id"] if self._history else 0
 
     def after(self, known: int, timeout: float | None = 0) -> list[dict[str, Any]]:
         """The kept events with an id above `known`, oldest first; waits up to `timeout` seconds for one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._last > known, timeout)
+            self._changed.wait_for(lambda: self.last > known, timeout)
             return [event for event in self._history if event["id"] > known]
