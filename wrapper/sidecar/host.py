@@ -71,8 +71,7 @@ class Host:
 
         def respond(request: Request) -> Response:
             request.limit = limit
-            is_head = request.method == "HEAD"
-            slots = self._slots.of(request)
+            slots, is_head = self._slots.of(request), request.method == "HEAD"
             return self.guard.answer(what, request, lambda: response_of(
                 work(request, self._main), self.guard, what, slots, is_head), timeout)
 
@@ -165,15 +164,15 @@ class Hooks:
     def add(self, moment: str, name: str, function: Callable[..., Any]) -> None:
         with self._lock:
             self._hooks[moment].append((f"on_{moment} {name}", fitting(function)))
-        self._begin_if_needed()
+            may_begin = self._may_begin
+        if may_begin:
+            self.begin()
 
     def begin(self) -> None:
-        self._may_begin = True
-        self._begin_if_needed()
-
-    def _begin_if_needed(self) -> None:
+        """Start the thread with the first hook that there is from now on."""
         with self._lock:
-            if self._has_begun or not self._may_begin or not any(self._hooks.values()):
+            self._may_begin = True
+            if self._has_begun or not any(self._hooks.values()):
                 return
             self._has_begun = True
         threads.start(f"{self._guard.name} hooks", self._follow)
@@ -191,9 +190,8 @@ class Hooks:
             self._done.set()
         elif event.get("service") != self._service.name:
             return
-        elif event["kind"] == "state":
-            if event["state"] == "running":
-                self._call("ready", self._service)
+        elif event["kind"] == "state" and event["state"] == "running":
+            self._call("ready", self._service)
         elif event["kind"] == "exit":
             self._call("exit", self._service, event)
 
@@ -201,12 +199,10 @@ class Hooks:
         with self._lock:
             hooks = list(self._hooks[moment])
         for what, hook in hooks:
-            slow = threads.start_watchdog(f"{what} slow", SLOW_SECONDS, self._report_slow, what)
+            # The only thing that can be said of one that hangs.
+            fault = f"{what} has not returned for {SLOW_SECONDS:g} s; the other hooks wait for it"
+            slow = threads.start_watchdog(f"{what} slow", SLOW_SECONDS, self._guard.report, what, fault)
             self._guard.attempt(what, functools.partial(hook, *arguments), watchdog=slow)
-
-    def _report_slow(self, what: str) -> None:
-        """The only thing that can be said of one that hangs."""
-        self._guard.report(what, f"{what} has not returned for {SLOW_SECONDS:g} s; the other hooks wait for it")
 
     def finish(self, deadline: Deadline) -> None:
         """Wait until everything up to the feed's last event, which the caller made, has been heard."""
