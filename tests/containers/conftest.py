@@ -24,7 +24,7 @@ from tests.containers.engine import (
     wrap,
     wrap_as_it_is,
 )
-from wrapper.image import survey
+from wrapper.image import bundle
 
 HERE = Path(__file__).parent
 
@@ -63,9 +63,9 @@ def context(tmp_path_factory):
     for name, *compiler in (("echo-static", "gcc", "-static"), ("echo", "gcc"), ("echo-musl", "musl-gcc"),
                             ("echo-own-loader", "gcc", "-Wl,--dynamic-linker=/lib/ld.so")):
         subprocess.run([*compiler, "-O1", "-o", str(folder / name), source], check=True)
-    loader = survey.loader()
+    loader = bundle.program_loader()
     shutil.copy(loader, folder / "ld.so")
-    shutil.copy(survey.libraries(loader, [str(folder / "echo")])["libc.so.6"], folder)
+    shutil.copy(bundle.needed_libraries(loader, [str(folder / "echo")])["libc.so.6"], folder)
     shutil.copy(shutil.which("busybox"), folder / "busybox")
     shutil.copy(next(Path("/lib").glob("ld-musl-*.so.1")), folder)
     (folder / "entry script.sh").write_text('#!/bin/sh\nexec "$@" --from-script\n')

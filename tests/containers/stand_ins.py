@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import subprocess
 
-from wrapper.image import survey
+from wrapper.image import bundle
 
 TEMPLATES = "usr/share/prometheus/alertmanager"  # Debian's Alertmanager reads its own from there
 CONFIGURATION = """
@@ -118,8 +118,8 @@ def copy(folder, **programs):
         (folder / part).mkdir()
     for name, program in programs.items():
         shutil.copy(shutil.which(program), folder / "bin" / name)
-    loader = survey.loader()
-    libraries = survey.libraries(loader, [str(folder / "bin" / name) for name in programs])
+    loader = bundle.program_loader()
+    libraries = bundle.needed_libraries(loader, [str(folder / "bin" / name) for name in programs])
     for name, path in {os.path.basename(loader): loader, **libraries}.items():
         shutil.copy(path, folder / "lib" / name)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.containers.engine import WRAPPER, build, wait_until, wrap_as_it_is
 from tests.containers.kinds import KINDS, PORT, Kind
-from wrapper.image import survey
+from wrapper.image import bundle
 
 pytestmark = pytest.mark.container
 
@@ -113,7 +113,7 @@ def test_a_musl_loader_is_asked_and_started_as_glibcs_is(tmp_path):
     subprocess.run([*words, "libhello.so", "-shared", "hello.c"], cwd=tmp_path, check=True)
     subprocess.run([*words, "main", "main.c", "-L.", "-lhello", f"-Wl,-rpath,{tmp_path}"], cwd=tmp_path, check=True)
     loader = str(next(Path("/lib").glob("ld-musl-*.so.1")))
-    found = survey.libraries(loader, [str(tmp_path / "main")])
+    found = bundle.needed_libraries(loader, [str(tmp_path / "main")])
     assert found == {"libhello.so": str(tmp_path / "libhello.so")}, "and no libc, which is the loader itself"
     (tmp_path / "lib").mkdir()
     (tmp_path / "libhello.so").rename(tmp_path / "lib/libhello.so")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.image.conftest import bundled
 from tests.running import ROOT, Wrapper, service, wait_until
-from wrapper.image.bundle import command
+from wrapper.image.bundle import command, needed_libraries, program_loader
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,9 @@ def test_what_cannot_be_made_is_one_line_and_1(words, cause, tmp_path):
 
 def test_a_module_that_puts_another_in_its_place_keeps_its_file():
     """As collections.abc does up to CPython 3.13.0: it is not found in memory under its own name."""
-    program = ("import collections.abc, sys; from wrapper.image import survey; "
+    program = ("import collections.abc, sys; from wrapper.image import bundle; "
                "sys.modules['json.tool'] = sys.modules['collections.abc']; import json; "
-               "print([module.file for module in survey.modules() if module.name == 'json.tool'])")
+               "print([module.file for module in bundle.needed_modules() if module.name == 'json.tool'])")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "['json/tool.py']\n", done.stderr
 
@@ -212,3 +212,31 @@ def test_no_module_is_left_to_threads_where_zipimport_cannot_share_them(program)
                           capture_output=True, text=True)
     modules = [name for name in zipfile.ZipFile(program).namelist() if name.endswith(".py")]
     assert int(done.stdout) == len(modules) - 1, done.stderr
+
+
+# What the wrapper needs of this Python
+
+def surveyed(*more):
+    program = ("import sys\nfrom wrapper.image import bundle\n"
+               "print(*sorted(module.name for module in bundle.needed_modules(sys.argv[1:])))")
+    return subprocess.run([sys.executable, "-c", program, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_all_that_the_wrapper_imports_is_found_and_what_is_for_tests_is_not():
+    names = set(surveyed().stdout.split())
+    assert {"wrapper.entrypoint", "wrapper.sidecar.site", "http.server", "json", "logging", "os"} <= names
+    assert not {name for name in names if name.startswith(("wrapper.image", "wrapper.testing", "pytest", "ssl"))}
+
+
+def test_what_is_asked_for_has_to_be_of_the_standard_library():
+    assert "sqlite3" in surveyed("sqlite3").stdout.split()
+    assert "is not of the standard library" in surveyed("pytest").stderr
+
+
+def test_the_libraries_of_the_interpreter_are_those_that_its_loader_names():
+    try:
+        found = needed_libraries(program_loader(), [os.path.realpath(sys.executable)])
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    assert any(name.startswith("libc.") for name in found)
+    assert all(os.path.isfile(path) for path in found.values())
