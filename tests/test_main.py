@@ -31,8 +31,8 @@ def test_started_as_a_file_it_is_safe_from_every_module_of_the_image(tmp_path, p
                                  "sidecar.route('GET', '/mine')(lambda request: theirs.WORD)\n")
     (app / "theirs.py").write_text("WORD = 'here'\n")
     elsewhere = {"cwd": app} if place == "working folder" else {"cwd": "/", "environment": {"PYTHONPATH": str(app)}}
-    with Wrapper("--sidecar", "mine", program=command, command=[sys.executable, "-I", *service("plain")[1:]],
-                 **elsewhere) as wrapper:
+    isolated = [sys.executable, "-I", *service("configured", os.devnull)[1:]]
+    with Wrapper("--sidecar", "mine", program=command, command=isolated, **elsewhere) as wrapper:
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
         assert subprocess.run([*command, "health", "--control", wrapper.control], cwd=app, timeout=20,
                               env={**os.environ, **elsewhere.get("environment", {})}).returncode == 0
@@ -66,7 +66,7 @@ def test_modules_in_the_working_folder_do_not_shadow_the_standard_library(tmp_pa
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
     (tmp_path / "mine.py").write_text("from wrapper import Sidecar\nsidecar = Sidecar()\n"
                                       "sidecar.route('GET', '/mine')(lambda request: 'here')\n")
-    command = [sys.executable, "-I", *service("plain")[1:]]  # isolated: it is not what is tested
+    command = [sys.executable, "-I", *service("configured", os.devnull)[1:]]  # isolated: it is not what is tested
     with Wrapper("--sidecar", "mine", command=command, cwd=tmp_path, program=[sys.executable, "-m", "wrapper"],
                  environment={"PYTHONPATH": str(ROOT)}) as wrapper:
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
