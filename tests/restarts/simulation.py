@@ -17,7 +17,6 @@ import time
 from unittest import mock
 
 from wrapper.settings import settings
-from wrapper.deadline import Deadline
 from wrapper.settings.address import unix
 from wrapper.events import Feed
 from wrapper.gate import Gate
@@ -179,14 +178,6 @@ def _start_in(thread, schedule):
     schedule.start(thread)
 
 
-class Family:
-    def prepare_stop(self, number):
-        pass
-
-    def members(self):
-        return set()
-
-
 class ScriptedProcess(Process):
     """One run of the service: what it does is up to the test. `delivered` counts what reached it, by request."""
 
@@ -194,8 +185,7 @@ class ScriptedProcess(Process):
         self.pid, self.world = pid, world
         self.ended, self.returncode = threading.Event(), None
         self.is_helper, self.is_service, self.started = False, True, 0
-        self.family = Family()
-        self._deadline = Deadline(None)
+        self._deadline, self._told = NEVER, set()
         self._lock = threading.Lock()
         self._on_end, self._on_leader_end = on_end, on_leader_end
         self.status = None  # it has ended with that, and not all have heard of it
@@ -213,6 +203,9 @@ class ScriptedProcess(Process):
         self.ended.set()
         self.world.schedule.block(lambda: True)
         self._on_end(self)
+
+    def family(self):
+        return set()
 
     def has_fallen(self):
         return self.status is not None

@@ -167,7 +167,7 @@ def test_what_sidecar_code_starts_is_not_what_the_service_left_behind():
     thread = threading.Thread(target=author)
     thread.start()
     try:
-        assert children.get(timeout=20) not in process.family.members()
+        assert children.get(timeout=20) not in process.family()
     finally:
         may_end.set()
         process.stop(signal.SIGKILL, 0.0)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from wrapper.service.process import NEVER
 from wrapper.service.restart import JITTER, RestartPolicy
-from wrapper.service.state import NEVER
 
 
 def test_pauses_double_up_to_the_longest_and_begin_again_after_steadiness():

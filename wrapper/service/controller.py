@@ -14,8 +14,8 @@ from wrapper import threads
 from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
 from wrapper.service.jobs import Job, JobQueue
-from wrapper.service.process import cannot_start
-from wrapper.service.state import ENDING, HALFWAY, NEVER, NOW, State
+from wrapper.service.process import NEVER, NOW, cannot_start
+from wrapper.service.state import ENDING, HALFWAY, State
 from wrapper.threads import NoThread
 from wrapper.settings.values import signal_name
 

@@ -75,7 +75,7 @@ class Lifecycle:
     def begin_start(self, reason: str) -> None:
         """Up to the spawn. Raises: CannotStart."""
         self._turn_to_starting(reason)
-        self._spawn()
+        self.life.begin(self._launch())
 
     def _turn_to_starting(self, reason: str) -> None:
         self.gate.hold("the service is starting")
@@ -87,17 +87,13 @@ class Lifecycle:
 
     def _spawn_reported(self, job: Job) -> str | None:
         try:
-            self._spawn()
+            self.life.begin(self._launch())
         except CannotStart as error:
             log.error(str(error), service=self.life.name)
             self._fall(error.public, error.exit_status, 0.0)
             return error.public
         job.has_started_run = True
         return None
-
-    def _spawn(self) -> None:
-        """Raises: CannotStart."""
-        self.life.begin(self._launch())
 
     def _launch(self, *, beside: bool = False) -> Run:
         """Raises: CannotStart."""

@@ -12,7 +12,8 @@ from functools import partial
 from wrapper import sockets
 from wrapper.deadline import Deadline
 from wrapper.errors import Refusal
-from wrapper.service.state import ENDING, NEVER, NOW, State
+from wrapper.service.process import NEVER, NOW
+from wrapper.service.state import ENDING, State
 from wrapper.settings import values
 
 TYPE_CHECKING = False

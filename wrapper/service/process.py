@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import signal
@@ -16,7 +17,6 @@ import threading
 import time
 
 from wrapper import threads
-from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service import procfs
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from wrapper.settings.address import Address
 
+NOW, NEVER = 0.0, math.inf  # when something is due, on the monotonic clock
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
 # A signal that ends goes to the whole group, as a terminal's does; any other to the one process, as without a wrapper:
@@ -68,60 +69,15 @@ class Ending:
         return f"it ended with status {self.exit_status}"
 
 
-class ProcessFamily:
-    """`leader` is the first process, whose number is the group's. `adopted(table)`: orphans that it has left behind."""
-
-    def __init__(self, leader: int, adopted: Callable[[Mapping[int, procfs.Stat]], set[int]]) -> None:
-        self.leader = leader
-        self._adopted = adopted
-        self._started: dict[int, int] = {}  # of those that were seen: a later process of that number is another one
-        self._told: set[int] = set()  # those that had a signal to end
-
-    def members(self) -> set[int]:
-        """All that run, but for the leader; nothing where no descriptor can be had for a look."""
-        try:
-            table = procfs.processes()
-            orphans = self._adopted(table)
-        except OSError:
-            return set()
-        roots = {pid for pid, known in table.items()
-                 if self.leader in (pid, known.group) or self._started.get(pid) == known.started}
-        family = procfs.with_descendants(table, roots | orphans)
-        running = {pid for pid in family & table.keys() if table[pid].state not in "ZX"} - {self.leader}
-        self._started.update({pid: table[pid].started for pid in running})
-        return running
-
-    def prepare_stop(self, number: int) -> None:
-        """The group is about to get this signal. Those that are not in it are found again once the leader is gone."""
-        members = self.members()
-        if number in ENDING:
-            self._told = {pid for pid in members if procfs.stat(pid).group == self.leader}
-
-    def end_rest(self, deadline: Callable[[], Deadline]) -> None:
-        """End what the leader has left: TERM to what was not told yet, SIGKILL at the deadline, which may move."""
-        pause, killed = SHORTEST_INTERVAL, None
-        while (rest := self.members()) and not (killed is not None and killed.has_passed()):
-            if deadline().has_passed():
-                killed = killed or Deadline(KILL_TIMEOUT)
-                _send_each(rest, signal.SIGKILL)
-            else:
-                _send_each(rest - self._told, signal.SIGTERM)
-                self._told |= rest
-            time.sleep(pause)  # not all of them are our children, so nothing tells of their end
-            pause = min(pause * 1.5, LONGEST_INTERVAL)
-        if rest:
-            log.warning("what the service left behind cannot be ended", pids=" ".join(map(str, sorted(rest))))
-
-
 class Process(Ending):
     """One run of a command, in a process group of its own. `ended` is set once its status is known and all is gone.
 
     `on_leader_end(self)`: a service has it. It is called once the first process is gone and only what that left behind
-    is still there; with other commands nothing of that gets any time.
+    is still there; with other commands nothing of that gets any time. `left_by(self, table)`: orphans of that.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],
-                 adopted: Callable[[Process, Mapping[int, procfs.Stat]], set[int]], *, is_helper: bool = False,
+                 left_by: Callable[[Process, Mapping[int, procfs.Stat]], set[int]], *, is_helper: bool = False,
                  on_leader_end: Callable[[Process], None] | None = None) -> None:
         self.pid = popen.pid
         self.ended = threading.Event()
@@ -129,11 +85,13 @@ class Process(Ending):
         self.is_helper = is_helper
         self.is_service = on_leader_end is not None
         self.started = procfs.stat(self.pid).started
-        self.family = ProcessFamily(self.pid, lambda table: adopted(self, table))
         self._popen = popen
         self._on_end = on_end
         self._on_leader_end = on_leader_end
-        self._deadline = Deadline(None)  # for all to be gone, once it is being stopped
+        self._left_by = left_by
+        self._seen: dict[int, int] = {}  # when those of its family started: a later process of that number is another
+        self._told: set[int] = set()  # those of its family that had a signal to end
+        self._deadline = NEVER  # for all to be gone, once it is being stopped
         # Held while the pid is used: the kernel may give it to another process once the status is collected.
         self._lock = threading.Lock()
 
@@ -149,9 +107,8 @@ class Process(Ending):
             found = None
         if self._on_leader_end is not None:
             self._on_leader_end(self)
-            self.left_behind = 0 if self.is_stopping else len(self.family.members())
-            grace = Deadline(REST_TIMEOUT)
-            self.family.end_rest(lambda: self._deadline if self.is_stopping else grace)
+            self.left_behind = 0 if self.is_stopping else len(self.family())
+            self._end_family(time.monotonic() + REST_TIMEOUT)
         self._send(signal.SIGKILL, to_group=True)
         with self._lock:
             self._popen.wait()  # 0 where other code has collected it meanwhile, so its answer does not count
@@ -170,13 +127,42 @@ class Process(Ending):
             return True
         return found is not None or self.ended.is_set()
 
+    def family(self) -> set[int]:
+        """All processes of it that run, but for the first one; nothing where no descriptor can be had for a look."""
+        try:
+            table = procfs.processes()
+            orphans = self._left_by(self, table)
+        except OSError:
+            return set()
+        roots = {pid for pid, known in table.items()
+                 if self.pid in (pid, known.group) or self._seen.get(pid) == known.started}
+        family = procfs.with_descendants(table, roots | orphans)
+        running = {pid for pid in family & table.keys() if table[pid].state not in "ZX"} - {self.pid}
+        self._seen.update({pid: table[pid].started for pid in running})
+        return running
+
+    def _end_family(self, grace: float) -> None:
+        """TERM to what was not told yet, SIGKILL at the deadline, which may move; until `grace` where none asked."""
+        pause, killed = SHORTEST_INTERVAL, NEVER
+        while (rest := self.family()) and (now := time.monotonic()) < killed + KILL_TIMEOUT:
+            if now >= (self._deadline if self.is_stopping else grace):
+                killed = min(killed, now)
+                _send_each(rest, signal.SIGKILL)
+            else:
+                _send_each(rest - self._told, signal.SIGTERM)
+                self._told |= rest
+            time.sleep(pause)  # not all of them are our children, so nothing tells of their end
+            pause = min(pause * 1.5, LONGEST_INTERVAL)
+        if rest:
+            log.warning("what the service left behind cannot be ended", pids=" ".join(map(str, sorted(rest))))
+
     @property
     def is_stopping(self) -> bool:
-        return self._deadline.remaining() is not None
+        return self._deadline < NEVER
 
     def listening(self) -> list[Address]:
         """Where its processes listen."""
-        return procfs.listening({self.pid} | self.family.members())
+        return procfs.listening({self.pid} | self.family())
 
     def signal(self, number: int) -> None:
         """Send a signal: one that ends goes to the whole group, any other to the service's own process.
@@ -219,27 +205,28 @@ class Process(Ending):
 
         Raises: Refusal.
         """
-        if self.is_stopping:
-            self._deadline = Deadline(self._deadline.sooner(timeout))
+        is_late, self._deadline = self.is_stopping, min(self._deadline, time.monotonic() + timeout)
+        if is_late:
             return
-        self._deadline = Deadline(timeout)
+        members = self.family()  # those that are not in the group are found again once the first process is gone
+        if number in ENDING:
+            self._told = {pid for pid in members if procfs.stat(pid).group == self.pid}
         try:
-            self.family.prepare_stop(number)
             self._send(number, to_group=True)
         except Refusal:
-            self._deadline = Deadline(None)
+            self._deadline = NEVER
             raise
         if procfs.stat(self.pid).state == "T":
             self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
 
     def await_stop(self) -> bool:
         """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: Refusal."""
-        while not self._deadline.has_passed():
-            if self.ended.wait(self._deadline.sooner(LONGEST_INTERVAL)):
+        while (left := self._deadline - time.monotonic()) > 0:
+            if self.ended.wait(min(left, LONGEST_INTERVAL)):
                 return True
         self._send(signal.SIGKILL, to_group=True)
         if not self.ended.wait(KILL_TIMEOUT):
-            self._deadline = Deadline(None)
+            self._deadline = NEVER
         return False
 
     def stop(self, number: int, timeout: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from wrapper.service.state import NEVER
+from wrapper.service.process import NEVER
 
 STEADY_SECONDS = 30.0  # of readiness after which the next pause is the first one again
 JITTER = 0.1  # of the pause, so that replicas that fell together do not rise together

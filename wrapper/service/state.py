@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import math
 import threading
 import time
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 MAIN = "service"  # the name of the service that the container is about
 ENDING = "the wrapper is shutting down"
-NOW, NEVER = 0.0, math.inf  # when something is due, on the monotonic clock
 STOP_TIMEOUT = 30.0  # seconds from the stop signal to SIGKILL, in a planned stop or restart
 LAST_STOP_TIMEOUT = 6.0  # the same at the container's end: with --drain-timeout it fits into docker stop's 10 s
 HUNG_STOP_TIMEOUT = 2.0  # the same for a service that hangs, while requests are held
