@@ -405,7 +405,7 @@ class Run:
 def test_a_run_that_has_ended_before_the_gate_opens_is_lost_too():
     subject, run = gate(), Run()
     run.is_over = True
-    subject.lose(run, "it ended")
+    subject.lose(run)
     subject.open(PLACE, run)
     assert not subject.is_open
 
@@ -415,14 +415,14 @@ def test_a_run_that_ended_is_lost_at_once_and_only_its_own_lane():
     old, new = Run(), Run()
     subject.open(PLACE, old)
     lane = subject.open(PLACE, new)
-    subject.lose(old, "it ended")
+    subject.lose(old)
     assert subject.is_open
-    subject.lose(new, "it ended")
+    subject.lose(new)
     assert not subject.is_open
     waiting = Traveller(subject).go()
     assert waiting.lane is None
     subject.refuse("for good")
-    subject.lose(new, "late news")
+    subject.lose(new)
     assert waiting.over.wait(5)
     assert lane is not None
 

@@ -77,7 +77,7 @@ def say(lines: Iterable[str], status: int = 0) -> int:
 
 
 def run(argv: Sequence[str], signals: Signals) -> int:
-    from wrapper import entrypoint  # start-up: not before the signals are caught
+    from wrapper.entrypoint import Entrypoint  # start-up: not before the signals are caught
     from wrapper.settings import settings
     from wrapper.log import log
 
@@ -85,7 +85,7 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         chosen = settings.read(argv, os.environ, unreadable)
         for fault in settings.strangers(os.environ):
             log.warning(fault)
-        return entrypoint.run(chosen, signals, inherited(os.environ))
+        return Entrypoint(chosen, signals, inherited(os.environ)).run()
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
     except CannotStart as error:

@@ -48,24 +48,18 @@ ANSWER_INTERVAL = 0.01  # seconds between two polls whether all responses are ou
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
-def run(settings: Settings, signals: Signals, environment: Mapping[str, str]) -> int:
-    """Run the service behind the wrapper until it is over; the result is the wrapper's exit status.
-
-    Raises: CannotStart before anything runs.
-    """
-    return Entrypoint(settings, signals, environment).run()
-
-
 class Entrypoint:
+    """The service behind the wrapper, from its settings to its end."""
+
     def __init__(self, settings: Settings, signals: Signals, environment: Mapping[str, str]) -> None:
         self._settings = settings
         self._signals = signals
         self._inbox = signals.inbox
         self._spawner = Spawner(signals.mask, signals.ignored, sockets.raise_limit(), adopts=True)
         self._ending = ENDING | {settings.stop_signal}
-        self._feed = Feed()
-        self._board = Board(self._feed)
-        self._around = Surroundings(settings, environment, self._spawner, self._feed, self._board,
+        feed = Feed()
+        self._board = Board(feed)
+        self._around = Surroundings(settings, environment, self._spawner, feed, self._board,
                                     lambda address: _make_upstream(address, settings),
                                     lambda *_: self._inbox.put(("helper",)), keeps_history=True)
         self._service = Service(MAIN, settings.command, settings.upstream, self._around,
@@ -78,7 +72,7 @@ class Entrypoint:
         self._control: Server | None = None
         self._subscription: Subscription | None = None
         self._next_reaping = Deadline(0.0)  # what ended before we listened sent no CHLD
-        self._asked: int | None = None  # the signal that --shutdown-delay was begun by
+        self._asked: int | None = None  # the signal that began --shutdown-delay, while that lasts
         self._delay = Deadline(None)
         self._end: Deadline | None = None  # for all that runs, once it is told to end
         self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
@@ -86,6 +80,7 @@ class Entrypoint:
         self._exit_status: int | None = None
 
     def run(self) -> int:
+        """Returns the wrapper's exit status, once all is over. Raises: CannotStart before anything runs."""
         listener = self._listen()
         self._before_start()
         try:
@@ -247,9 +242,9 @@ class Entrypoint:
         self._shut_down(number)
 
     def _end_delay(self) -> None:
-        if self._delay.remaining() is not None and self._asked is not None:
-            self._delay = Deadline(None)
-            self._shut_down(self._asked)
+        number, self._asked, self._delay = self._asked, None, Deadline(None)
+        if number is not None:
+            self._shut_down(number)
 
     def _shut_down(self, number: int) -> None:
         """The signal goes out before anything that may fail or take a while."""

@@ -243,7 +243,7 @@ class Gate:
             before, self._lane, self._refusal = self._lane, lane, ""
         self._begin_release()
         if run is not None and run.has_fallen():
-            self.lose(run, "the service has ended")  # that may have been told before the lane was open
+            self.lose(run)  # that may have been told before the lane was open
         return before
 
     def hold(self, reason: str) -> Lane | None:
@@ -253,7 +253,7 @@ class Gate:
             self._reason = reason
         return before
 
-    def lose(self, run: GatedRun, reason: str) -> None:
+    def lose(self, run: GatedRun) -> None:
         """The run has ended: if the open lane leads there, it is shut and newcomers wait.
 
         Nothing needs to be drained: the exchanges on that lane see their connections break.
@@ -262,7 +262,7 @@ class Gate:
             lane = self._lane
             if lane is None or lane.run is not run:
                 return
-            self._lane, self._refusal, self._reason = None, "", reason
+            self._lane, self._refusal, self._reason = None, "", "the service has ended"
         lane.upstream.close()
 
     def refuse(self, reason: str) -> Lane | None:

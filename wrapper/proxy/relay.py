@@ -147,7 +147,7 @@ class Exchange(Travelling):
             except (ServiceGone, Unreached):
                 if lane.run is None or not (yield from self._may_go_back(lane.run)):
                     raise
-                self.gate.lose(lane.run, "the service has ended")  # the gate may not have been told yet
+                self.gate.lose(lane.run)  # the gate may not have been told yet
                 self.leave()
 
     def _may_go_back(self, run: GatedRun) -> Steps:

@@ -61,6 +61,8 @@ class Launcher:
     def launch(self, life: Life, on_leader_end: Callable[[Process], None], *, beside: bool = False) -> Run:
         """Start a run. `beside` another, it leaves the terminal to that, see `take_over`.
 
+        `on_leader_end`: newcomers wait from then on, also while the controller's thread is busy with something else.
+
         Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
         """
         try:

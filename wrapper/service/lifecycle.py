@@ -75,7 +75,7 @@ class Lifecycle:
     def begin_start(self, reason: str) -> None:
         """Up to the spawn. Raises: CannotStart."""
         self._turn_to_starting(reason)
-        self.life.begin(self._launch())
+        self.life.begin(self._launcher.launch(self.life, self.gate.lose))
 
     def _turn_to_starting(self, reason: str) -> None:
         self.gate.hold("the service is starting")
@@ -87,19 +87,13 @@ class Lifecycle:
 
     def _spawn_reported(self, job: Job) -> str | None:
         try:
-            self.life.begin(self._launch())
+            self.life.begin(self._launcher.launch(self.life, self.gate.lose))
         except CannotStart as error:
             log.error(str(error), service=self.life.name)
             self._fall(error.public, error.exit_status, 0.0)
             return error.public
         job.has_started_run = True
         return None
-
-    def _launch(self, *, beside: bool = False) -> Run:
-        """Raises: CannotStart."""
-        # Once it ends, newcomers wait, also while the controller's thread is busy with something else.
-        return self._launcher.launch(self.life, lambda process: self.gate.lose(process, "the service has ended"),
-                                     beside=beside)
 
     def _await_ready(self, job: Job) -> str | None:
         """Serve once the run is ready; what is not leaves a named state with a reason, and a problem."""
@@ -225,7 +219,7 @@ class Lifecycle:
         if (fault := self._await_old(old)) is not None:
             return fault
         try:
-            new = self._launch(beside=True)
+            new = self._launcher.launch(self.life, self.gate.lose, beside=True)
         except CannotStart as error:
             return self._keep_serving(error.public)
         job.has_started_run = True
