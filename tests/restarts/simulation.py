@@ -376,8 +376,7 @@ class World:
         self.lifecycle = Lifecycle(
             self.life, self.gate, ScriptedLauncher(self), ScriptedProbe(self),
             RestartPolicy("always", self.settings.backoff), self.settings, self.settings.stop_signal, None, None)
-        self.controller = Controller(self.lifecycle, is_main=True,
-                                     on_over=lambda *over: self.overs.append(over))
+        self.controller = Controller(self.lifecycle, lambda *over: self.overs.append(over))
         self._numbers, self._held_from = itertools.count(1), 0
         self.controller.launch()
 

@@ -13,9 +13,9 @@ from functools import partial
 from wrapper import threads
 from wrapper.errors import Busy, CannotStart
 from wrapper.log import log
-from wrapper.service.jobs import Job, JobQueue
+from wrapper.service.jobs import Job
 from wrapper.service.process import NEVER, NOW, cannot_start
-from wrapper.service.state import ENDING, HALFWAY, State
+from wrapper.service.state import ENDING, HALFWAY, MAIN, State
 from wrapper.threads import NoThread
 from wrapper.settings.values import signal_name
 
@@ -35,18 +35,15 @@ class Controller:
     """Steers one service.
 
     `on_over(exit_status, planned)` is called once, when the service is gone and nothing will bring it back: after a
-    shutdown, and where it `is_main` once the restart policy gives up. What is not main stays failed then, and may be
-    started.
+    shutdown, and for the main one once the restart policy gives up. A helper stays failed then, and may be started.
     """
 
-    def __init__(self, lifecycle: Lifecycle, *, is_main: bool, on_over: Callable[[int, bool], None]) -> None:
+    def __init__(self, lifecycle: Lifecycle, on_over: Callable[[int, bool], None]) -> None:
         self.life = lifecycle.life
         self._lifecycle = lifecycle
         self._restarts = lifecycle.restarts
-        self._is_main = is_main
         self._on_over = on_over
-        self._jobs = JobQueue()
-        self.life.before_rest = self._jobs.settle
+        self._jobs = self.life.jobs
         self._actions = {"start": lifecycle.start, "stop": lifecycle.stop, "restart": lifecycle.restart,
                          "reload": lifecycle.reload, "barrier": lifecycle.pass_barrier}
         self.over = threading.Event()  # set while nothing runs and nothing will: before `launch` and at the end
@@ -175,7 +172,7 @@ class Controller:
         """What may be next, the most urgent first: the moment it is due, and what is done then."""
         lifecycle, life, restarts = self._lifecycle, self.life, self._restarts
         run, old, undecided = life.run, life.old, restarts.undecided
-        if self._is_main and restarts.final_status is not None:
+        if life.name == MAIN and restarts.final_status is not None:
             yield NOW, partial(self._give_up, restarts.final_status)
         if life.wake_up.ending is not None:
             yield NOW, lambda: self._finish(*lifecycle.end())

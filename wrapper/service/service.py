@@ -77,7 +77,7 @@ class Service:
             RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
             settings, differences.get("stop_signal", settings.stop_signal),
             differences.get("live_path", settings.live_path), reload_action(differences.get("reload", settings.reload)))
-        self.controller = Controller(lifecycle, is_main=name == MAIN, on_over=on_over)
+        self.controller = Controller(lifecycle, on_over)
 
     def status(self) -> dict[str, Any]:
         """The record, with how many requests are on the road and how many wait. Holds no argument and no secret.

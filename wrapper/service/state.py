@@ -12,6 +12,7 @@ from wrapper.deadline import Deadline
 from wrapper.errors import Refusal
 from wrapper.log import log, timestamp
 from wrapper.service import procfs
+from wrapper.service.jobs import JobQueue
 from wrapper.service.process import KILL_TIMEOUT, Process
 from wrapper.settings.values import signal_name
 from wrapper.sockets import is_free
@@ -198,15 +199,12 @@ class WakeUp(threading.Event):
 
 
 class Life:
-    """The record of one service. Its controller's thread writes it, all threads read it.
-
-    `run` is the run that counts; `old` leaves beside it. `before_rest` is called before a state can be seen that is not
-    halfway.
-    """
+    """The record of one service: its controller's thread writes it, all threads read it. `old` leaves beside `run`."""
 
     def __init__(self, name: str, feed: Feed, board: Board) -> None:
         self.name = name
         self.title = "the service" if name == MAIN else f"the helper {name}"
+        self.jobs = JobQueue()
         self.wake_up = WakeUp(name)
         self._feed = feed
         self._board = board
@@ -225,7 +223,6 @@ class Life:
         self._next: dict[str, Any] | None = None  # the run that is started beside the one that counts
         self._generation = 0
         self.unready: str | None = None  # why a running service is not ready at the moment
-        self.before_rest: Callable[[], None] = lambda: None
 
     @property
     def last_end(self) -> tuple[int, bool]:
@@ -244,7 +241,7 @@ class Life:
     def enter(self, state: State, reason: str) -> None:
         """The one place where the state changes."""
         if state not in HALFWAY:
-            self.before_rest()
+            self.jobs.settle()  # before the state can be seen
         with self._lock:
             before = self.state
             assert state in TRANSITIONS[before], f"no transition from {before.value} to {state.value}"
