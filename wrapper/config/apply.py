@@ -120,12 +120,7 @@ class Change:
             history.of(service), reason, action, self._variables, skipped or {})
         self.transaction = Transaction(files, journal.own_folder(journal.INDEX, make=True), mode, self._draft)
         self._probe = probe
-        self._first_run = self._run
-
-    @property
-    def _run(self) -> int:
-        """The number of the latest run of the service; 0 before its first start."""
-        return int(self._life.snapshot()["generation"])
+        self._first_run = self._life.generation
 
     @property
     def is_in_force(self) -> bool:
@@ -181,7 +176,7 @@ class Change:
     def settle(self) -> list[Problem]:
         """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
         with self._service.changing:
-            if self._run == 0:
+            if self._life.generation == 0:
                 self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
             self._await_states(*UNDER_WAY)
             self._act = Act(None, steps.SIGNAL_SETTLE)
@@ -260,12 +255,12 @@ class Change:
 
         Raises: Fault.
         """
-        run = self._run
+        run = self._life.generation
         while (fault := self._service.controller.verify(settle, deadline.remaining() or 0.001)) is not None:
             self._await_states(*UNDER_WAY)
             if self._life.state is State.STOPPED:
                 return
-            run, before = self._run, run
+            run, before = self._life.generation, run
             if run == before:
                 raise Fault("ready", fault)
             settle = 0.0
@@ -283,7 +278,7 @@ class Change:
         output = self._service.output
         if output is None:
             return []
-        has_ended = self._life.snapshot()["pid"] is None
+        has_ended = self._life.run is None
         output.finish(Deadline(LAST_WORDS_TIMEOUT if has_ended else WORDS_TIMEOUT))
         return output.lines(LAST_LINES)
 
@@ -291,7 +286,7 @@ class Change:
         """Have the service go on with the files that are back. Raises: Fault."""
         if self._life.state is State.STOPPED:
             return
-        is_same_run = self._run == self._first_run and self._life.state is State.RUNNING
+        is_same_run = self._life.generation == self._first_run and self._life.state is State.RUNNING
         if is_same_run and self._act.kind == "restart":
             return  # the run that goes on never saw the new files
         with contextlib.suppress(Fault):

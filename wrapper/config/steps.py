@@ -103,7 +103,7 @@ def _words(command: Any) -> list[str]:
 
 
 def run_check(command: Sequence[str], environment: Mapping[str, str], spawner: Spawner,
-        timeout: float = CHECK_TIMEOUT) -> None:
+              timeout: float = CHECK_TIMEOUT) -> None:
     """Raises: Fault with the last lines of output where the command does not exit 0 in time.
 
     One that had less than its usual time is worth another try.

@@ -221,7 +221,7 @@ class Life:
         self._crashes = 0
         self._last_crash: dict[str, Any] | None = None
         self._next: dict[str, Any] | None = None  # the run that is started beside the one that counts
-        self._generation = 0
+        self.generation = 0  # the number of the latest run; 0 before the first start
         self.unready: str | None = None  # why a running service is not ready at the moment
 
     @property
@@ -253,7 +253,7 @@ class Life:
         """A new run is the one that counts from now on."""
         with self._lock:
             self.run, self._next = run, None
-            self._generation += 1
+            self.generation += 1
 
     def announce_next(self, run: Run, reason: str) -> None:
         """The next run is started beside the one that counts, until it begins or is given up."""
@@ -310,7 +310,7 @@ class Life:
         with self._lock:
             return {"state": self.state.value, "since": timestamp(self._since), "reason": self.reason,
                     "ready": self.state is State.RUNNING and self.unready is None,
-                    "pid": self._pid, "generation": self._generation,
+                    "pid": self._pid, "generation": self.generation,
                     "restarts": sum(self._restarts.values()), "last_exit": self._last_exit,
                     "restarts_planned": self._restarts.get("planned", 0), "crashes": self._crashes,
                     "last_crash": self._last_crash, "next_run": self._next}
