@@ -294,6 +294,25 @@ def test_one_that_the_service_closes_or_writes_to_is_let_go_at_once(loop, upstre
     assert loop.links == {}
 
 
+@pytest.mark.parametrize("word", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
+def test_one_that_is_wanted_as_soon_as_it_is_kept_is_looked_at_first(loop, upstream, service, word):
+    """What waits in a full gate takes it in the same turn, before the loop can hear what else has come on it."""
+    connection = connected(loop, upstream)
+    theirs = service.take()
+    if word:
+        theirs.sendall(word)
+    else:
+        theirs.shutdown(socket.SHUT_WR)
+    assert select.select([connection.sock], [], [], PATIENCE)[0]
+
+    def keep_and_take():
+        upstream.put_back(connection)
+        return upstream.take_kept(loop, True)
+
+    assert told(loop, keep_and_take) is None
+    assert connection.stream.link.fd == -1 and upstream.idle == 0
+
+
 def test_one_that_is_reset_is_let_go_too(loop, upstream, service):
     connection, theirs = kept(loop, upstream, service)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -178,11 +178,19 @@ class UpstreamConnection(http.client.HTTPConnection):
         self.stream.link.readable.attend(self)
 
     def resume(self) -> bool:
-        """False where the service has ended it, or its time is over."""
-        self.stream.link.readable.waiter = None
-        if self.stream.loop.now >= self.kept_until:
+        """False where the service has ended it or written to it, or its time is over."""
+        stream = self.stream
+        stream.link.readable.waiter = None
+        if stream.loop.now >= self.kept_until or (self.kept_at == stream.loop.now and self._has_news()):
             self.close()
-        return self.stream.link.fd >= 0
+        return stream.link.fd >= 0
+
+    def _has_news(self) -> bool:
+        """True where the loop, in the turn in which it was kept, could not hear yet what came behind the response."""
+        try:
+            return self.stream.receive() is not None
+        except ServiceGone:
+            return True
 
     def wake(self, source: Source) -> None:
         """While it was kept the service closed it, or sent what was not asked for: that must not become a response."""
