@@ -52,6 +52,7 @@ SLOW = {"argparse", "asyncio", "dataclasses", "email", "http.client", "http.serv
         "logging", "shlex", "socketserver", "ssl", "tempfile", "typing", "urllib.parse", "urllib.request"}
 
 
+@functools.cache
 def modules():
     return sorted(PACKAGE.rglob("*.py"))
 

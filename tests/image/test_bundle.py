@@ -9,6 +9,7 @@ import json
 import marshal
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,8 +23,9 @@ from wrapper.image.bundle import command, needed_libraries, program_loader
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
+    """Made by a user whose files others may not read."""
     folder = tmp_path_factory.mktemp("bundle") / "wrapper"
-    done = bundled(str(folder))
+    done = bundled(str(folder), umask=0o077)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -71,10 +73,8 @@ def test_it_relays_shows_its_page_and_steers(bundle, tmp_path):
         assert "running" in done.stdout
 
 
-def test_every_user_can_read_it(tmp_path):
-    folder = tmp_path / "strict"
-    assert bundled(str(folder), umask=0o077).returncode == 0
-    for path in (folder, *folder.rglob("*")):
+def test_every_user_can_read_it(bundle):
+    for path in (bundle, *bundle.rglob("*")):
         wanted = 0o005 if path.is_dir() or path.name in ("python3", "ld.so", "entry.sh") else 0o004
         assert path.stat().st_mode & wanted == wanted, path
 
@@ -173,21 +173,36 @@ def test_it_runs_as_the_package_does(program, tmp_path):
         assert "running" in done.stdout, done.stderr
 
 
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """The files of a bundle that a program makes, all of one name since their entry.sh holds it."""
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+
+    def made(*words):
+        subprocess.run([sys.executable, *words, "bundle", folder], cwd=ROOT, check=True)
+        files = {path.relative_to(folder): held(path) for path in folder.rglob("*") if path.is_file()}
+        shutil.rmtree(folder)
+        return files
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def made_by_program(make, program):
+    return make(program)
+
+
 @pytest.mark.parametrize("package", [["-m", "wrapper"], [
     "-c", "import sys; sys.intern('['); from wrapper.__main__ import start; start()"]])
-def test_it_makes_a_bundle_as_the_package_does(program, tmp_path, package):
+def test_it_makes_a_bundle_as_the_package_does(made_by_program, make, package):
     """Whatever strings this interpreter, or the one that compiled the package, had interned.
 
     Compiled modules by the hash of their source and by their code: which of its objects marshal marks as shared is
     not stable from one run of CPython to the next (its issue 34093).
     """
-    for words in ([sys.executable, str(program)], [sys.executable, *package]):
-        subprocess.run([*words, "bundle", str(tmp_path / "bundle")], cwd=ROOT, check=True)
-        (tmp_path / "bundle").rename(tmp_path / f"bundle-{len(words)}")
-    made = [{path.relative_to(tmp_path / f"bundle-{count}"): held(path)
-             for path in (tmp_path / f"bundle-{count}").rglob("*") if path.is_file()} for count in (2, 3)]
-    assert made[0].keys() >= made[1].keys(), "only -c does without runpy, which others load before they begin"
-    assert [path for path in made[1] if made[0][path] != made[1][path]] == []
+    made = make(*package)
+    assert made_by_program.keys() >= made.keys(), "only -c does without runpy, which others load before they begin"
+    assert [path for path in made if made_by_program[path] != made[path]] == []
 
 
 def held(path):
