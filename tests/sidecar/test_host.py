@@ -126,6 +126,13 @@ def test_hooks_follow_the_service_from_its_beginning(sidecar):
     assert heard == ["start", "ready", (143, True), "ready", (143, True)]
 
 
+def test_the_first_hook_may_come_while_the_sidecar_runs(sidecar):
+    heard = []
+    with running(sidecar) as wrapper:
+        sidecar.on_ready(lambda: heard.append("ready"))
+        wrapper.wait_until(lambda: heard == ["ready"])
+
+
 def test_a_restart_that_overlaps_is_ready_before_it_is_over(sidecar):
     heard = []
     sidecar.on_ready(lambda: heard.append("ready"))
