@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import pytest
@@ -230,6 +231,18 @@ def test_the_last_20_versions_are_kept_and_the_newest_whatever_its_size(bench, m
     bench.apply(("x" * 1000,))
     assert bench.past.numbers() == [26]
     assert HISTORY_BYTES > 16 * 1024 * 1024, "a version of the largest source fits in"
+
+
+def test_a_small_disk_is_not_filled_with_the_past(bench, monkeypatch):
+    """As a tmpfs at /run may be: without room no later change can be made. Some file systems say no size."""
+    for content in "12345":
+        assert bench.apply((content * 4096,)) == []
+    size = os.stat(bench.history / "service" / "5.json").st_size
+    for disk, left in ((0, [1, 2, 3, 4, 5, 6]), (2 * size * 4, [6, 7])):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda path, disk=disk: SimpleNamespace(f_blocks=disk, f_frsize=1))
+            assert bench.apply((str(left[-1]) * 4096,)) == []
+        assert bench.past.numbers() == left
 
 
 @pytest.mark.parametrize("how", [{"check": lambda files: "no"}, {"environment": {"A": []}}])

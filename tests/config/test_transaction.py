@@ -397,6 +397,18 @@ def test_a_full_disk_leaves_the_live_file_alone(files, tmp_path, monkeypatch):
     begin(files).undo()
 
 
+def test_the_file_that_there_is_no_room_for_is_named(files, monkeypatch):
+    """write(2) and fsync(2) do not say which: it may be on another volume than the rest, as the history is."""
+    def sync(file):
+        if stat.S_ISREG(os.fstat(file).st_mode) and os.fstat(file).st_size == len("new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    transaction = Transaction({str(files[0]): "new"}, None)
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(Fault, match=f"cannot write {files[0]}: No space left"):
+        transaction.stage()
+
+
 def test_a_change_that_is_not_made_leaves_the_file_itself(files):
     """Without privileges a copy would lose the owner; and what the service itself wrote meanwhile stays."""
     before = os.stat(files[0]).st_ino

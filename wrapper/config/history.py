@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 VERSIONS_MAX = 20
 HISTORY_BYTES, MEMORY_BYTES = 64 * 1024 * 1024, 8 * 1024 * 1024  # of all together; the newest stays whatever its size
+DISK_SHARE = 4  # and no more than a fourth of its file system, as journald.conf(5) bounds journals by a share
 DIFF_BYTES = 128 * 1024  # of two files that are compared line by line
 DIFF_LINES = 1000  # of one file
 
@@ -221,7 +222,9 @@ class History:
     def _surplus(self) -> list[int]:
         """The oldest, as far as they are too many or too much."""
         size, numbers = 0, self.numbers()
-        most = MEMORY_BYTES if self._memory else HISTORY_BYTES
+        disk = os.statvfs(self._folder or "/")
+        share = disk.f_blocks * disk.f_frsize // DISK_SHARE or HISTORY_BYTES  # a tmpfs may have no size
+        most = MEMORY_BYTES if self._memory else min(HISTORY_BYTES, share)
         for count, number in enumerate(reversed(numbers)):
             content = self._memory.get(number)
             size += len(content) if content is not None else os.stat(self._path(number)).st_size

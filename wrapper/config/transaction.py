@@ -139,13 +139,17 @@ class Transaction:
         """Write a file that is for no other user until it has the rights it is to have; returns those."""
         folder, is_new = change.folder, change.path not in self._rights
         file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-        with open(file, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            new = Rights(self._new_mode, os.fstat(file).st_uid, folder.gid, None)
-            _take_over(folder, self._rights.get(change.path, new), file)
-            os.fsync(file)
-            rights = _rights(folder, file)
+        try:
+            with open(file, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                new = Rights(self._new_mode, os.fstat(file).st_uid, folder.gid, None)
+                _take_over(folder, self._rights.get(change.path, new), file)
+                os.fsync(file)
+                rights = _rights(folder, file)
+        except OSError as error:
+            error.filename = error.filename or change.path
+            raise
         if is_new:
             self.doubt = (f"; {change.path} is new, with mode {rights.mode:04o} and uid {rights.uid}: do these "
                           "permissions let it read the file? see --config-mode and mode=")
