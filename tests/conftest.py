@@ -61,9 +61,9 @@ def loop():
 @pytest.fixture
 def clock(loop, monkeypatch):
     """The loop's time: it stands still until a test moves it. `clock.pass_by(seconds)` returns once that was seen."""
-    made = types.SimpleNamespace(now=1000.0)
+    made = types.SimpleNamespace(now=1000.0, monotonic=lambda: made.now)
     for room in (loop_room, poller_room):
-        monkeypatch.setattr(room, "time", types.SimpleNamespace(monotonic=lambda: made.now))
+        monkeypatch.setattr(room, "time", made)
 
     def pass_by(seconds):
         made.now += seconds

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         """Connections to one address of the service; `close` drops the kept ones."""
 
         def close(self) -> None: ...
+        def doubt_kept(self) -> None: ...
 
     class GatedRun(Protocol):
         """One run of the service; its end is told with `lose`, after `has_fallen` is true."""
@@ -217,6 +218,11 @@ class Gate:
     @property
     def is_open(self) -> bool:
         return self._lane is not None
+
+    def doubt_kept(self) -> None:
+        """The service is about to be told something, upon which it may close connections that carry nothing."""
+        if (upstream := self.upstream) is not None:
+            upstream.doubt_kept()
 
     # For operators
 

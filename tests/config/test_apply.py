@@ -55,6 +55,9 @@ class Upstream:
     def close(self):
         pass
 
+    def doubt_kept(self):
+        pass
+
 
 class Stage:
     def __init__(self, folder, *options):

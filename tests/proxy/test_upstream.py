@@ -28,6 +28,7 @@ from wrapper.proxy.upstream import (
     KEPT_FOR,
     KEPT_MAX,
     RESPONSE_HEAD_MAX,
+    UNSURE,
     ServiceResponse,
     Unreached,
     Upstream,
@@ -381,6 +382,18 @@ def test_what_may_not_be_repeated_goes_only_where_connections_are_seen_to_be_hel
     assert told(loop, upstream.take_kept, loop, False) is connection
     told(loop, upstream.put_back, connection)
     assert told(loop, upstream.take_kept, loop, False) is connection, "it was seen once"
+    told(loop, connection.close)
+
+
+def test_what_may_not_be_repeated_goes_on_none_while_the_service_reloads(loop, upstream, service, clock, monkeypatch):
+    """nginx's old workers close what they hold at a HUP, and a POST that meets that is a 502."""
+    monkeypatch.setattr(upstream_room, "time", clock)
+    connection, _ = kept(loop, upstream, service)
+    clock.pass_by(HOLDS)
+    upstream.doubt_kept()
+    assert told(loop, upstream.take_kept, loop, False) is None and upstream.idle == 1
+    clock.pass_by(UNSURE)
+    assert told(loop, upstream.take_kept, loop, False) is connection
     told(loop, connection.close)
 
 

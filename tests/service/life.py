@@ -16,9 +16,13 @@ from wrapper.service.state import State
 class NoUpstream:
     def __init__(self, address):
         self.address = address
+        self.is_doubted = False
 
     def close(self):
         pass
+
+    def doubt_kept(self):
+        self.is_doubted = True
 
 
 class Life:

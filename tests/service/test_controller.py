@@ -207,6 +207,16 @@ def test_a_barrier_waits_for_its_turn_and_starts_what_is_down(live):
     assert barrier.has_started_run
 
 
+@pytest.mark.parametrize("tell", [
+    lambda life: life.ask("reload", reload=lambda *_: None), lambda life: life.ask("barrier"),
+    lambda life: life.controller.signal(signal.SIGWINCH)], ids=["reload", "barrier", "signal"])
+def test_what_may_have_the_service_close_connections_is_known_before(live, tell):
+    life = live()
+    life.wait_state("running")
+    tell(life)
+    assert life.service.gate.upstream.is_doubted
+
+
 def test_a_barrier_does_not_wait_for_what_answers_and_is_late(live, tmp_path):
     """It may wait for just what comes behind the barrier: a configuration that is taken by a call."""
     mood = tmp_path / "mood"

@@ -19,6 +19,9 @@ class Upstream:
     def close(self):
         pass
 
+    def doubt_kept(self):
+        pass
+
 
 class Body:
     """A request's body as the server hands it over, in pieces."""

@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import threading
+import time
 
 from wrapper import sockets
 from wrapper.errors import BadGateway, Unavailable
@@ -37,6 +38,7 @@ BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix s
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
 HOLDS = 0.1  # seconds after a response in which a service that closes behind each has closed
+UNSURE = 1.0  # seconds in which a service that is told to read its configuration closes what its old workers hold
 KEPT_FOR = 60.0  # seconds an idle connection is kept where nothing else is said; nginx's keepalive_timeout
 RESPONSE_HEAD_MAX = 256 * 1024  # bytes of a response's head
 
@@ -221,6 +223,7 @@ class Upstream:
         self._holds = False  # the service has been seen to hold a connection that carries nothing
         self._closes_at_once = False  # it closes them behind each response, and does not say so
         self._borne = math.inf  # seconds of idleness after which the service may be about to close one
+        self._unsure_until = 0.0  # on the loop's clock
         self._hungry: set[object] = set()  # those who wait on a fresh connection
         # Of each connection that there is, by its own (host, port): that of the service's end.
         self.ends: dict[tuple[str, int] | None, tuple[str, int]] = {}
@@ -250,10 +253,15 @@ class Upstream:
         if not kept:
             return None
         self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
-        if not (is_repeatable or (self._holds and loop.now - next(reversed(kept)).kept_at < self._borne)):
+        is_sure = self._holds and loop.now >= self._unsure_until
+        if not (is_repeatable or (is_sure and loop.now - next(reversed(kept)).kept_at < self._borne)):
             return None
         connection, _ = kept.popitem()
         return connection if connection.resume() else None
+
+    def doubt_kept(self) -> None:
+        """The service may be about to close what carries nothing; from any thread."""
+        self._unsure_until = time.monotonic() + UNSURE
 
     def connect(self, loop: Loop) -> Steps:
         """A fresh connection. Raises: Unreached; NoDescriptor; BadGateway."""

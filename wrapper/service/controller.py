@@ -118,6 +118,7 @@ class Controller:
         run = self.life.run
         if run is None or run.ended.is_set():
             raise Busy(f"cannot signal {signal_name(number)}: the service is {self.life.state.value}")
+        self._lifecycle.gate.doubt_kept()
         run.process.signal(number)
 
     def shut_down(self, number: int) -> None:

@@ -265,6 +265,7 @@ class Lifecycle:
         reload, run = job.reload or self._reload, self.life.run
         if reload is None or run is None:
             return self.restart(job)
+        self.gate.doubt_kept()
         fault = self._wake_up.in_background(run, lambda: reload(run.process, run.address))
         fault = fault or self._await_served(run, job)
         if fault is None:
@@ -284,6 +285,7 @@ class Lifecycle:
         run = self.life.run
         if run is None:
             return self.restart(job)
+        self.gate.doubt_kept()
         return None if self._is_late and self.health.answers(run) else self._await_served(run, job)
 
     def _await_served(self, run: Run, job: Job) -> str | None:
