@@ -31,7 +31,7 @@ from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import Unreached, Upstream, UpstreamConnection
 from wrapper.service.controller import Controller
 from wrapper.service.lifecycle import Lifecycle
-from wrapper.service.probe import Probe
+from wrapper.service.probe import Health, Probe
 from wrapper.service.process import Process
 from wrapper.service.restart import RestartPolicy
 from wrapper.service.state import Life, Run
@@ -371,11 +371,11 @@ class World:
         self.is_ending = False
         self.loop = Loop("loop", Workers("test", 1))
         threading.Thread(target=self._turn_loop, name="loop", daemon=True).start()
-        self.gate = Gate(lambda address: ScriptedUpstream(self, address), self.settings.hold, 1000,
-                         doubt=lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
+        health = Health(self.life, ScriptedProbe(self), None, self.settings)
+        self.gate = Gate(lambda address: ScriptedUpstream(self, address), self.settings.hold, 1000, doubt=health.doubt)
         self.lifecycle = Lifecycle(
-            self.life, self.gate, ScriptedLauncher(self), ScriptedProbe(self),
-            RestartPolicy("always", self.settings.backoff), self.settings, self.settings.stop_signal, None, None)
+            self.life, self.gate, ScriptedLauncher(self), health, RestartPolicy("always", self.settings.backoff),
+            self.settings, self.settings.stop_signal, None)
         self.controller = Controller(self.lifecycle, lambda *over: self.overs.append(over))
         self._numbers, self._held_from = itertools.count(1), 0
         self.controller.launch()

@@ -152,7 +152,7 @@ def _find_the_way_out(world, choices):
         world.order("start")
         world.come_to_rest(choices)
     assert world.life.state is State.RUNNING
-    assert (world.lifecycle.is_restarting, world.life.unready) == (False, None)
+    assert (world.life.is_restarting, world.life.unready) == (False, None)
     last = [world.ask(line) for line in LINES]
     world.come_to_rest(choices)
     for asked in last:

@@ -386,8 +386,8 @@ def test_a_service_that_stops_listening_is_not_ready_until_it_listens_again(mood
     life = moody()
     life.mood.write_text("shut")
     wait_until(lambda: not is_listening(life.controller.address))
-    life.controller.doubt()  # what a refused connection does; a probe comes every ten seconds by itself
-    wait_until(lambda: not life.controller.is_serving)
+    life.service.gate.doubt()  # what a refused connection does; a probe comes every ten seconds by itself
+    wait_until(life.service.readiness)
     assert "nothing listens" in life.service.readiness()
     assert [problem["id"] for problem in life.board.list()] == ["service/readiness"]
     status = life.service.status()
@@ -403,7 +403,7 @@ def test_readiness_changes_behind_the_problem_that_it_is_about(moody):
     life.feed.listen(lambda event: seen.append((event["kind"], life.service.readiness() is None)))
     life.mood.write_text("shut")
     wait_until(lambda: not is_listening(life.controller.address))
-    life.controller.doubt()
+    life.service.gate.doubt()
     wait_until(lambda: life.service.readiness() is not None)
     life.mood.unlink()
     wait_until(lambda: life.service.readiness() is None)
@@ -416,7 +416,7 @@ def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkey
     monkeypatch.setattr(probe, "LATE_INTERVAL", 0.01)
     life = moody("--ready-path", "/ready")
     life.mood.write_text("503")
-    wait_until(lambda: not life.controller.is_serving)
+    wait_until(life.service.readiness)
     assert "/ready answers 503" in life.board.list()[0]["message"]
     life.mood.unlink()
     wait_until(lambda: life.service.readiness() is None)
@@ -442,7 +442,7 @@ def test_a_stop_takes_the_problems_of_readiness_with_it(moody):
     life = moody()
     life.mood.write_text("shut")
     wait_until(lambda: not is_listening(life.controller.address))
-    life.controller.doubt()
+    life.service.gate.doubt()
     wait_until(life.board.list)
     assert life.ask("stop") is None
     assert life.board.list() == []

@@ -108,7 +108,7 @@ def test_what_does_not_end_at_all_is_a_failure_and_not_a_wait_without_end(live, 
     monkeypatch.setattr(process, "KILL_TIMEOUT", 0.1)
     monkeypatch.setattr(process.Process, "_send", lambda *_, **__: None)
     assert "does not end" in life.ask("restart")
-    life.controller.doubt()  # a probe comes every ten seconds by itself
+    life.service.gate.doubt()  # a probe comes every ten seconds by itself
     life.wait_state("running")  # it still answers, and so it serves
     assert life.pid() == pid
     assert "does not end" in str(life.feed.after(0))

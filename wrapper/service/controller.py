@@ -127,20 +127,6 @@ class Controller:
         self._jobs.close(ENDING)
 
     @property
-    def is_serving(self) -> bool:
-        """True while requests are served, or held for a planned restart."""
-        return (self._lifecycle.gate.is_open and self.life.unready is None) or self._lifecycle.is_restarting
-
-    def doubt(self) -> None:
-        """Probe the service now: a connection to it was refused while its process lives. Returns at once."""
-        self._lifecycle.health.doubt()
-
-    @property
-    def restart_mode(self) -> str:
-        """How a restart of the running service is done: replace or overlap."""
-        return "overlap" if self._lifecycle.overlaps else "replace"
-
-    @property
     def address(self) -> Address | None:
         """Where the service listens now."""
         run = self.life.run
@@ -206,7 +192,7 @@ class Controller:
                 self._lifecycle.wreck(f"internal error {error!r}")
             return repr(error)
         finally:
-            self._lifecycle.is_restarting = False
+            self.life.is_restarting = False
 
     def _give_up(self, exit_status: int) -> None:
         """Nothing will bring the service back."""

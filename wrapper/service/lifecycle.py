@@ -14,7 +14,6 @@ from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job
 from wrapper.sockets import is_free
-from wrapper.service.probe import Health, Probe
 from wrapper.service.state import ENDING, Life, Run, State, Stopping
 from wrapper.settings.values import signal_name
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from wrapper.gate import Gate, Lane
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.launcher import Launcher
+    from wrapper.service.probe import Health
     from wrapper.service.restart import RestartPolicy
     from wrapper.settings.settings import Settings
 
@@ -39,14 +39,13 @@ class Lifecycle:
     reload is a restart.
     """
 
-    def __init__(self, life: Life, gate: Gate, launcher: Launcher, probe: Probe, restarts: RestartPolicy,
-                 settings: Settings, stop_signal: int, live_path: str | None, reload: ReloadAction | None) -> None:
+    def __init__(self, life: Life, gate: Gate, launcher: Launcher, health: Health, restarts: RestartPolicy,
+                 settings: Settings, stop_signal: int, reload: ReloadAction | None) -> None:
         self.life = life
         self.gate = gate
         self.restarts = restarts
-        self.is_restarting = False
         self.stopping = Stopping(life, gate, settings, stop_signal)
-        self.health = Health(life, probe, live_path, settings)
+        self.health = health
         self.overlaps = settings.restart_mode == "overlap" and launcher.draws_ports
         self._reuses_port = False  # seen to start where connections of an earlier run still had its port
         self._wake_up = life.wake_up
@@ -208,7 +207,7 @@ class Lifecycle:
         if self.overlaps and run is not None and self.life.state is State.RUNNING:
             return self._overlap(job, run)
         if run is not None:
-            self.is_restarting = True
+            self.life.is_restarting = True
             lane = self.gate.hold(f"the service restarts: {job.reason}")
             if (fault := self._take_down(run, lane, "restart", job.reason)) is not None:
                 return fault

@@ -12,7 +12,7 @@ from wrapper.service.controller import Controller
 from wrapper.service.launcher import Launcher
 from wrapper.service.lifecycle import Lifecycle
 from wrapper.service.output import Output
-from wrapper.service.probe import Probe, reload_action
+from wrapper.service.probe import Health, Probe, reload_action
 from wrapper.service.restart import RestartPolicy
 from wrapper.service.state import MAIN, Life
 
@@ -63,20 +63,21 @@ class Service:
         self.variables: Mapping[str, str | None] = {}  # of its next run, from its configuration
         self.history: Any = None  # of its configuration, see `config.history.of`
         self.life = Life(name, around.feed, around.board)
+        health = Health(self.life, Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
+                        differences.get("live_path", settings.live_path), settings)
         self.gate = Gate(around.make_upstream, settings.hold,
                          settings.max_connections if settings.hold_max is None else settings.hold_max,
-                         settings.max_in_flight, lambda: self.controller.doubt())  # noqa: PLW0108  it comes later
+                         settings.max_in_flight, health.doubt)
         self.is_leaving = False  # the wrapper is about to shut down and still serves
         self.output = Output(around.board, name, settings.output_prefix) if settings.capture_output else None
         launcher = Launcher(command, upstream, around.environment, around.spawner, self.output,
                             is_background=name != MAIN, variables=settings.env if name == MAIN else (),
                             configured=lambda: self.variables)
-        lifecycle = Lifecycle(
-            self.life, self.gate, launcher,
-            Probe(differences.get("ready_path", settings.ready_path), settings.ready_status),
-            RestartPolicy(differences.get("restart", settings.restart), settings.backoff),
-            settings, differences.get("stop_signal", settings.stop_signal),
-            differences.get("live_path", settings.live_path), reload_action(differences.get("reload", settings.reload)))
+        lifecycle = Lifecycle(self.life, self.gate, launcher, health,
+                              RestartPolicy(differences.get("restart", settings.restart), settings.backoff), settings,
+                              differences.get("stop_signal", settings.stop_signal),
+                              reload_action(differences.get("reload", settings.reload)))
+        self._restart_mode = "overlap" if lifecycle.overlaps else "replace"
         self.controller = Controller(lifecycle, on_over)
 
     def status(self) -> dict[str, Any]:
@@ -89,13 +90,13 @@ class Service:
         known["ready"] = known["ready"] and self.gate.is_open  # its run may have ended while another is brought up
         return {**known, "in_flight": self.gate.in_flight, "held": self.gate.held,
                 "paused": self.gate.paused or None, "command": self.command,
-                "upstream": None if address is None else str(address), "restart_mode": self.controller.restart_mode}
+                "upstream": None if address is None else str(address), "restart_mode": self._restart_mode}
 
     def readiness(self) -> str | None:
         """None while requests are served, or held for a planned restart; else why not."""
         if self.is_leaving:
             return "the wrapper is about to shut down"
-        if self.controller.is_serving:
+        if (self.gate.is_open and self.life.unready is None) or self.life.is_restarting:
             return None
         return f"the service is {self.life.state.value}: {self.life.unready or self.life.reason}"
 

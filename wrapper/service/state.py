@@ -223,6 +223,7 @@ class Life:
         self._next: dict[str, Any] | None = None  # the run that is started beside the one that counts
         self.generation = 0  # the number of the latest run; 0 before the first start
         self.unready: str | None = None  # why a running service is not ready at the moment
+        self.is_restarting = False  # as planned, behind held requests
 
     @property
     def last_end(self) -> tuple[int, bool]:
