@@ -73,7 +73,6 @@ def test_one_odd_detail_does_not_hide_the_problems(detail):
 def test_epoch_reads_what_the_log_writes():
     assert text.epoch("1970-01-01T00:01:00Z") == 60
     assert text.epoch(timestamp(1769860800)) == 1769860800
-    assert text.epoch(5.5) == 5.5
 
 
 def test_what_is_no_moment_is_none():

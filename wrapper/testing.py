@@ -31,15 +31,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable, Union
 
 from wrapper import sockets, threads
-from wrapper.settings import address, settings
 from wrapper.events import Feed
+from wrapper.front.server import Server
 from wrapper.http1.chunked import Chunked
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
-from wrapper.front.server import Server
 from wrapper.service.process import Ending, Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import MAIN
+from wrapper.settings import address, settings
+from wrapper.settings.values import signal_name
 from wrapper.sidecar.extension import Sidecar
 from wrapper.sidecar.handle import Answer, ServiceHandle, ask
 from wrapper.sidecar.loader import Loader
@@ -114,7 +115,7 @@ class FakeProcess(Ending):
 
     def signal(self, number: int) -> None:
         if self.returncode is None:
-            self._service.signals.append(signal.Signals(number).name[3:])
+            self._service.signals.append(signal_name(number))
             if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
                 self.end(-number)
 

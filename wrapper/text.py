@@ -103,12 +103,10 @@ def _sortable(part: Any) -> Any:
     raise TypeError(f"a {type(part).__name__}")
 
 
-def epoch(moment: str | float | None) -> float | None:
-    """Seconds since the epoch of an RFC 3339 timestamp in UTC; None for what is none, numbers as they are."""
+def epoch(moment: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 timestamp in UTC; None for what is none."""
     import calendar  # start-up: only for what is shown to people
 
-    if isinstance(moment, (int, float)):
-        return moment
     try:
         return calendar.timegm(time.strptime((moment or "")[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
