@@ -190,6 +190,19 @@ def test_the_old_write_comes_first():
     assert ask(application).whole() == b"written and returned"
 
 
+def test_a_write_behind_the_head_is_a_fault_and_no_lost_byte():
+    """PEP 3333: "an application must not invoke write() from within its return iterable"."""
+    def application(environ, start_response):
+        write = start_response("200 OK", [TEXT])
+        yield b"one"
+        write(b"lost")
+
+    pieces = ask(application).pieces()
+    assert next(pieces) == b"one"
+    with pytest.raises(Refusal):
+        next(pieces)
+
+
 def test_what_was_written_counts_for_the_length():
     def application(environ, start_response):
         write = start_response("200 OK", [TEXT, ("Content-Length", "10")])

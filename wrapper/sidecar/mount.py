@@ -125,6 +125,8 @@ class StartResponse:
 
     def _write(self, piece: bytes) -> None:
         """PEP 3333, "The write() Callable": for applications of old; all of it waits for the first piece."""
+        if self._is_out:
+            raise AssertionError("write() was called from within the iterable, which PEP 3333 forbids: yield instead")
         self._left -= len(piece)
         if self._left < 0:
             raise ValueError(f"over {WRITTEN_MAX} bytes through write(): return an iterable, which is streamed")
