@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from tests.running import PATIENCE, ROOT, wait_until
 from wrapper import cause
 from wrapper.events import Feed
@@ -84,10 +86,11 @@ def test_a_chain_without_end_is_cut_off(capfd):
     assert capfd.readouterr().err.count("because of:") == cause.CAUSES_MAX - 1
 
 
-def test_an_error_that_cannot_be_shown_is_told_by_its_kind(capfd):
+@pytest.mark.parametrize("raised", [RuntimeError("no"), SystemExit(1)])
+def test_an_error_that_cannot_be_shown_is_told_by_its_kind(capfd, raised):
     class Odd(Exception):
         def __repr__(self):
-            raise RuntimeError("no")
+            raise raised
 
         __str__ = __repr__
 

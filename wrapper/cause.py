@@ -36,7 +36,7 @@ def shown(error: BaseException) -> str:
     """`repr(error)`, which is authors' code too."""
     try:
         return repr(error)
-    except Exception:  # noqa: BLE001  the one that is to be told counts, not this one
+    except BaseException:  # noqa: BLE001  the one that is to be told counts, not this one
         return type(error).__name__
 
 
