@@ -60,6 +60,15 @@ def test_fields_can_be_added(answer):
     assert ("X-A", "1") in answer((201, Response("x"), [("X-A", "1")])).headers
 
 
+def test_a_field_of_the_authors_stands_in_the_place_of_ours(answer):
+    """RFC 9110 section 5.3: two Content-Types are malformed, and browsers differ in which of them they take."""
+    for body in ("<p>", b"<p>", {"a": 1}, (piece for piece in [b"a"])):
+        fields = [(name.lower(), value) for name, value in answer((200, body, {"content-type": "text/html"})).headers]
+        assert [value for name, value in fields if name == "content-type"] == ["text/html"]
+    kept = answer((200, Response("x", headers=[("Vary", "a")]), {"Vary": "b"}))
+    assert [value for name, value in kept.headers if name == "Vary"] == ["a", "b"]
+
+
 def test_an_answer_that_is_kept_and_returned_again_stays_as_it_is(answer):
     kept = Response("x", headers=[("X-A", "1")])
     answer((404, kept, {"X-B": "2"}))
@@ -132,6 +141,16 @@ def test_a_streamed_body_that_breaks_is_a_problem(answer, board):
     got = []
     with pytest.raises(Refusal):
         got.extend(response.pieces())
+    assert "SystemExit" in board.list()[0]["message"]
+
+
+def test_a_body_that_does_not_even_begin_is_a_problem(answer, board):
+    class Pieces:
+        def __iter__(self):
+            raise SystemExit
+
+    with pytest.raises(Refusal):
+        list(answer(Response(Pieces())).pieces())
     assert "SystemExit" in board.list()[0]["message"]
 
 

@@ -52,7 +52,10 @@ def response_of(result: Any, guard: Guard, what: str, slots: Slots, is_head: boo
     status, body, headers = _taken_apart(result) if isinstance(result, tuple) else (None, result, ())
     given = body if isinstance(body, Response) else _response(body, guard, what)
     # A new one: an author may keep a response and return it again and again.
-    response = Response(given.body, status or given.status, clean([*given.headers, *headers]))
+    fields = list(headers)
+    said = {name.lower() for name, _ in fields} if given is not body else set()  # ours only stand in for the author's
+    response = Response(given.body, status or given.status, clean(
+        [*(field for field in given.headers if field[0].lower() not in said), *fields]))
     response.heartbeat, response.heartbeat_interval = given.heartbeat, given.heartbeat_interval
     if not isinstance(response.status, int) or not 200 <= response.status <= 599:
         raise ValueError(f"{response.status!r} is no status of an answer")
@@ -136,6 +139,7 @@ class AuthorStream:
     def __init__(self, source: Iterable[Any], guard: Guard, what: str, length: int | None = None,
                  encode: Callable[[Any], bytes] = encoded, owner: object = None) -> None:
         self._source = source
+        self._pieces: Iterator[Any] | None = None
         self._owner = source if owner is None else owner
         self._guard = guard
         self._what = what
@@ -146,8 +150,7 @@ class AuthorStream:
 
     def __iter__(self) -> Iterator[bytes]:
         self._has_begun = True
-        pieces = iter(self._source)
-        while (piece := self._next(pieces)) is not None:
+        while (piece := self._next()) is not None:
             if self._left is not None:
                 if len(piece) > self._left:
                     self._fail(ValueError("more bytes than its Content-Length"))
@@ -158,9 +161,11 @@ class AuthorStream:
         if self._left:
             raise self._fail(ValueError(f"{self._left} bytes less than its Content-Length"))
 
-    def _next(self, pieces: Iterator[Any]) -> bytes | None:
+    def _next(self) -> bytes | None:
         try:
-            return self._encode(next(pieces))
+            if self._pieces is None:
+                self._pieces = iter(self._source)  # authors' code, too
+            return self._encode(next(self._pieces))
         except StopIteration:
             return None
         except BaseException as error:  # noqa: BLE001  sys.exit() too
