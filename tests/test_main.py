@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -36,6 +37,30 @@ def test_started_as_a_file_it_is_safe_from_every_module_of_the_image(tmp_path, p
         wait_until(lambda: wrapper.request("GET", "/mine")[2] == b"here")
         assert subprocess.run([*command, "health", "--control", wrapper.control], cwd=app, timeout=20,
                               env={**os.environ, **elsewhere.get("environment", {})}).returncode == 0
+
+
+AUTHORS = "from wrapper import Sidecar\nsidecar = Sidecar()\nimport sys, time\n"
+
+
+@pytest.mark.parametrize("code", ["sys.stdout.close()", "sys.stdout = object()",
+                                  "class Out:\n    def flush(self): raise SystemExit(9)\nsys.stdout = Out()",
+                                  "class Out:\n    def flush(self): time.sleep(1000)\nsys.stdout = Out()"])
+def test_what_a_sidecar_does_to_stdout_changes_neither_the_end_nor_its_status(tmp_path, code):
+    (tmp_path / "mine.py").write_text(AUTHORS + code)
+    with Wrapper("--sidecar", str(tmp_path / "mine.py"), "--exit-status", "0=42", command=service("plain")) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+        assert wrapper.end(signal.SIGTERM) == 42
+        assert "Traceback" not in wrapper.stderr
+
+
+def test_what_a_sidecar_prints_is_seen_at_once_and_the_last_words_too(tmp_path):
+    (tmp_path / "mine.py").write_text(AUTHORS + "print('begun'); print('last', end='')")
+    with Wrapper("--sidecar", str(tmp_path / "mine.py"), command=service("plain"),
+                 environment={"PYTHONUNBUFFERED": ""}) as wrapper:
+        assert wrapper.process.stdout.readline() == b"begun\n"
+        wrapper.wait_line("sidecar loaded")
+        wrapper.end(signal.SIGTERM)
+        assert wrapper.process.stdout.read() == b"last"
 
 
 def test_what_pythonpath_names_stands_behind_the_standard_library_and_before_what_is_installed():

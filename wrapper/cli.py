@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from functools import partial
 
 from wrapper.errors import BadSettings, CannotMake, CannotStart
 
@@ -27,6 +29,7 @@ USAGE = """usage: python3 -m wrapper [OPTION]... [--] COMMAND [ARG]...  run COMM
 
 VERBS = ("check", "bundle", "dockerfile")
 IMAGE_FILES = frozenset({"wrapper", "entry.sh", "__main__.py", "__pycache__"})  # of the folder our Dockerfile makes
+FLUSH_TIMEOUT = 0.5  # seconds
 COERCED = ("C.UTF-8", "C.utf8", "UTF-8")  # what PEP 538 sets LC_CTYPE to
 
 
@@ -85,11 +88,27 @@ def run(argv: Sequence[str], signals: Signals) -> int:
         chosen = settings.read(argv, os.environ, unreadable)
         for fault in settings.strangers(os.environ):
             log.warning(fault)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what sidecar code prints is seen at once, in a pipe too
         return Entrypoint(chosen, signals, inherited(os.environ)).run()
     except BadSettings as error:
         return complain(error.faults, error.exit_status)
     except CannotStart as error:
         return complain([str(error)], error.exit_status)
+    finally:
+        _let_go_of_stdout()
+
+
+def _let_go_of_stdout() -> None:
+    """Have out what sidecar code has printed, where that goes at once.
+
+    It may have closed or replaced the stream, and nothing may read the pipe: the end and its status wait for neither.
+    """
+    from wrapper import threads  # start-up: not before the service runs
+
+    printed, sys.stdout = sys.stdout, io.StringIO()
+    with contextlib.suppress(threads.NoThread):
+        threads.BoundedCall("stdout", partial(print, end="", file=printed, flush=True), (), FLUSH_TIMEOUT)
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
