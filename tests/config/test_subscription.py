@@ -83,7 +83,7 @@ def test_a_change_is_brought_once(make):
 
 
 def test_only_the_selected_part_counts(make):
-    stage = make(select=lambda found: found["a"])
+    stage = make(read=lambda snapshot: sources.document(snapshot, must_be_json=True)["a"])
     stage.value = {"a": 1, "b": 1}
     stage.subscription.start()
     assert stage.next_change() == 1
@@ -201,7 +201,7 @@ def test_looks_at_a_source_that_keeps_failing_become_rare(make):
 
 
 def test_a_part_that_is_missing_is_named(make):
-    stage = make(select=lambda found: found["alerts"])
+    stage = make(read=lambda snapshot: sources.document(snapshot, must_be_json=True)["alerts"])
     stage.value = {}
     stage.subscription.start()
     wait_until(lambda: stage.problems)
@@ -487,7 +487,8 @@ def test_a_304_for_what_was_no_good_is_no_answer(board, feed):
             self.forgotten += 1
 
     origin = Source()
-    subscription = Subscription("x", origin, print, Pace(1), board, feed, select=lambda found: found)
+    subscription = Subscription("x", origin, print, Pace(1), board, feed,
+                                lambda snapshot: sources.document(snapshot, must_be_json=True))
     assert subscription._fetch() is False
     assert origin.forgotten == 1
 

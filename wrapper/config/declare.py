@@ -63,8 +63,8 @@ class Declared:
         if self._template is not None:
             origin = WithTemplate(origin, source.of(self._template))
         pace = Pace(settings.config_interval, settings.config_splay, settings.config_min_interval)
-        subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._select,
-                                    self._read, lambda: check_drift(self._service))
+        subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._read,
+                                    lambda: check_drift(self._service))
         keep_skipped(self._service, subscription)
         return subscription
 
@@ -97,25 +97,24 @@ class Declared:
         return problems
 
     def _read(self, snapshot: Snapshot) -> Any:
-        """What is to become the file as it stands is not looked into: JSON that is read and written is another text."""
+        """The part that counts; with the template it is to be rendered by, where there is one: both may change.
+
+        What is to become the file as it stands is not looked into: JSON that is read and written is another text.
+        """
         needs_json = bool(self._select_path or self._template or self._settings.config_env)
         if isinstance(snapshot.content, bytes) and not needs_json and not self._is_folder:
             return snapshot.content
-        return document(snapshot, must_be_json=needs_json)
+        found = self._part(document(snapshot, must_be_json=needs_json))
+        if self._template is None:
+            return found
+        try:
+            return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise CannotFetch(f"cannot read the template {self._template}: {error}") from error
 
     @property
     def _is_folder(self) -> bool:
         return self._target is not None and (self._target.endswith("/") or os.path.isdir(self._target))
-
-    def _select(self, document: Any) -> Any:
-        """The part that counts; with the template it is to be rendered by, where there is one: both may change."""
-        try:
-            found = self._part(document)
-            if self._template is None:
-                return found
-            return {"part": found, "template": content_of(self._template, source.MAX_BYTES).decode()}
-        except (OSError, UnicodeDecodeError) as error:
-            raise CannotFetch(f"cannot read the template {self._template}: {error}") from error
 
     def _files(self, found: Any) -> Files:
         """Raises: ValueError, and OSError where a folder for them cannot be made."""

@@ -57,7 +57,7 @@ class CannotFetch(Exception):
     """The source cannot be read now; the sentence holds no credentials."""
 
 
-def document(snapshot: Snapshot, *, must_be_json: bool) -> Any:
+def document(snapshot: Snapshot, *, must_be_json: bool = False) -> Any:
     """The content as Python sees it: JSON where it is JSON, else text, else bytes; a folder is {name: text or bytes}.
 
     Raises: CannotFetch where it has to be JSON and is not.
@@ -192,17 +192,16 @@ class Url:
             raise CannotFetch(f"{self.name}: answers in {coding}, which was not asked for")
         if answer.length is not None and answer.length > MAX_BYTES:
             raise CannotFetch(f"{self.name}: over {MAX_BYTES} bytes")
-        pieces, size = [], 0
+        content = bytearray()
         while piece := answer.read(PIECE_BYTES):
-            size += len(piece)
-            if size > MAX_BYTES:
+            content += piece
+            if len(content) > MAX_BYTES:
                 raise CannotFetch(f"{self.name}: over {MAX_BYTES} bytes")
-            pieces.append(piece)
         if answer.length:  # http.client ends a body that is cut short without a word when it is read in pieces
             raise CannotFetch(f"{self.name}: the answer ends {answer.length} bytes too early")
-        if not size:
+        if not content:
             raise CannotFetch(f"{self.name}: the answer is empty")
-        return b"".join(pieces)
+        return bytes(content)
 
 
 def _tls() -> ssl.SSLContext:

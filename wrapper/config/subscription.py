@@ -6,7 +6,6 @@ the good one counts as a change. While a change waits for its time, only the new
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
@@ -116,21 +115,18 @@ class Record:
 class Subscription:
     """Watches one source. `on_change(value)` brings a value into force and returns what went wrong, or nothing.
 
-    `select` takes the part that counts out of the document (JSON, text, bytes, or a folder's {name: text}); with it the
-    document must be JSON. `read` makes the document of a fetch; default: `source.document`.
+    `read` takes the part that counts out of what a fetch found; default: all of it, as Python sees it.
     """
 
     def __init__(self, name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace, board: Board, feed: Feed,
-                 select: Callable[[Any], Any] | None = None, read: Callable[[Snapshot], Any] | None = None,
-                 after_fetch: Callable[[], None] = lambda: None) -> None:
+                 read: Callable[[Snapshot], Any] = document, after_fetch: Callable[[], None] = lambda: None) -> None:
         self.name = name
         self._source = source
         self._on_change = on_change
         self._pace = pace
         self._board = board
         self._feed = feed
-        self._select = select
-        self._read = read or functools.partial(document, must_be_json=select is not None)
+        self._read = read
         self._after_fetch = after_fetch
         self._key = f"source:{name}"
         self._change_key = f"config:{name}"
@@ -283,8 +279,7 @@ class Subscription:
 
     def _selected(self, snapshot: Snapshot) -> Any:
         try:
-            found = self._read(snapshot)
-            return self._select(found) if self._select is not None else found
+            return self._read(snapshot)
         except CannotFetch as error:
             raise CannotFetch(f"{self._source.name}: {error}") from error
         except BaseException as error:  # the author's code meets a document it was not written for

@@ -10,6 +10,7 @@ from wrapper import threads
 from wrapper.settings import address
 from wrapper.config import history
 from wrapper.config.apply import check_drift, keep_skipped
+from wrapper.config.source import document
 from wrapper.config.subscription import SLOW_SECONDS, Subscription
 from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, Callable
 
-    from wrapper.config.source import Source
+    from wrapper.config.source import Snapshot, Source
     from wrapper.config.subscription import Pace
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
@@ -98,12 +99,16 @@ class Host:
         work = fitting(function)
         title = f"{self.guard.name}.{numbered(name, self._watches)}"
 
+        def read(snapshot: Snapshot) -> Any:
+            found = document(snapshot, must_be_json=select is not None)
+            return found if select is None else select(found)
+
         def after_fetch() -> None:
             for service in list(self.site.services):
                 check_drift(service)
 
         subscription = Subscription(title, source, lambda value: work(value, self._main), pace, self._around.board,
-                                    self._around.feed, select, after_fetch=after_fetch)
+                                    self._around.feed, read, after_fetch)
         for service in list(self.site.services):
             keep_skipped(service, subscription)
         self._subscriptions.append(subscription)
