@@ -74,10 +74,15 @@ def parsed(path):
     return ast.parse(path.read_text())
 
 
+@functools.cache
+def nodes(path):
+    return list(ast.walk(parsed(path)))
+
+
 def imports(path):
     """(line, module) of every import, those for types and those in functions included; absolute names."""
     package = ["wrapper", *path.relative_to(PACKAGE).parts[:-1]]
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, BOTTOM if alias.name == "wrapper" else alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -153,11 +158,12 @@ def test_a_pure_room_touches_no_socket_and_no_process(room):
 
 
 def run_time_imports(path):
-    typed = [(node.lineno, node.end_lineno) for node in ast.walk(parsed(path))
+    typed = [(node.lineno, node.end_lineno) for node in nodes(path)
              if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"]
     return [(line, name) for line, name in imports(path) if not any(first <= line <= last for first, last in typed)]
 
 
+@functools.cache
 def is_standard(name):
     """Built in, frozen, or found in the standard library's own folders."""
     origin = getattr(importlib.util.find_spec(name), "origin", None)
@@ -179,14 +185,14 @@ def test_no_class_name_stands_twice():
     """One word a thing: what is met under a name in one room is the same thing in every other."""
     places = {}
     for path in modules():
-        for node in ast.walk(parsed(path)):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, set()).add(title(path))
     assert not {name: found for name, found in places.items() if len(found) > 1}
 
 
 def functions(path):
-    return [node for node in ast.walk(parsed(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return [node for node in nodes(path) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
 @pytest.mark.parametrize("path", modules(), ids=title)
@@ -243,7 +249,7 @@ def test_no_comprehension_has_a_variable_named_like_a_global(path):
 
 
 def calls(path, *names):
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in names:
             yield node
 
@@ -268,7 +274,7 @@ def test_a_comment_at_every_lock_says_what_it_guards(path):
 @pytest.mark.parametrize("name", ["__init__.py", "__main__.py"])
 def test_what_python_reads_first_is_readable_to_pythons_that_are_too_old(name):
     """A syntax of today would be a traceback there, where `__main__.py` is to say what is wrong."""
-    for node in ast.walk(parsed(PACKAGE / name)):
+    for node in nodes(PACKAGE / name):
         assert not isinstance(node, (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr)), ast.unparse(node)
         assert getattr(node, "module", None) != "__future__"
         assert getattr(node, "annotation", None) is None and getattr(node, "returns", None) is None

@@ -6,8 +6,6 @@ import io
 import threading
 from wsgiref.validate import validator
 
-import bottle
-import flask
 import pytest
 
 from tests.sidecar.parts import Body, make_request, surroundings
@@ -340,6 +338,8 @@ def test_the_validator_has_nothing_to_say():
 
 
 def test_a_real_flask_runs():
+    import flask  # here: each of the processes that collect the tests would import it
+
     app = flask.Flask("app")
 
     @app.get("/hello/<name>")
@@ -375,6 +375,8 @@ def test_a_real_flask_runs():
 
 
 def test_a_real_bottle_runs():
+    import bottle  # as above
+
     app = bottle.Bottle()
 
     @app.get("/hello/<name>")
