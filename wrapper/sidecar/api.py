@@ -231,7 +231,7 @@ class FeedStream:
         if text == "now":
             return self._feed.last
         run, _, number = (text or "").rpartition("-")
-        if run not in ("", self._run) or not (number.isascii() and number.isdigit()) or len(number) > DIGITS_MAX:
+        if run not in ("", self._run) or not values.is_number(number) or len(number) > DIGITS_MAX:
             return 0
         return int(number) if int(number) <= self._feed.last else 0
 
