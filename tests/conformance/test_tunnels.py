@@ -1,6 +1,7 @@
 """Upgrades: any protocol, both directions, refusals, HTTP/2 with prior knowledge, real WebSocket clients. RFC 9110
 section 7.8, RFC 6455, RFC 9113 section 3.3."""
 
+import contextlib
 import os
 import socket
 import threading
@@ -8,7 +9,8 @@ import threading
 import pytest
 from websockets.sync import client, server
 
-from tests.proxy.road import GET, OK, Road, answering, field
+from tests.proxy.road import GET, OK, PATIENCE, Road, answering, field
+from tests.running import wait_until
 
 ASK = (b"GET /chat HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x/1\r\n"
        b"Sec-WebSocket-Protocol: a, b\r\n\r\n")
@@ -111,6 +113,38 @@ def test_a_side_that_breaks_ends_the_other(road, side):
         line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         line.close()
         assert ended.wait(5)
+
+
+@pytest.mark.parametrize("is_half_closed", [False, True])
+def test_a_client_that_breaks_is_seen_though_the_service_takes_nothing(road, is_half_closed):
+    """One that has only half-closed has what it sent before taken by the service in the end."""
+    go_on, got = threading.Event(), []
+
+    def script(line):
+        line.head()
+        line.send(YES)
+        assert go_on.wait(PATIENCE)
+        if is_half_closed:
+            got.append(line.all())
+
+    made = road(script)
+    line = made.connect().send(ASK)
+    line.head()
+    line.sock.settimeout(0.2)  # it blocks for good where all buffers are full
+    sent = 0
+    with contextlib.suppress(socket.timeout):
+        while True:
+            sent += line.sock.send(MUCH)
+    if is_half_closed:
+        line.sock.shutdown(socket.SHUT_WR)
+    else:
+        line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        line.close()
+        wait_until(lambda: made.gate.in_flight == 0)
+    go_on.set()
+    if is_half_closed:
+        wait_until(lambda: got)
+        assert len(got[0]) == sent
 
 
 @pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request", b"403 Forbidden", b"426 Upgrade Required"])

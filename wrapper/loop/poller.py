@@ -26,7 +26,8 @@ URGENT_BATCH = 256  # urgent events taken in a turn: as many as its other events
 
 READABLE, WRITABLE = select.EPOLLIN, select.EPOLLOUT
 ENDED = 0x2000  # EPOLLRDHUP of epoll_ctl(2), which CPython's select names on some platforms only
-BROKEN = select.EPOLLHUP | select.EPOLLERR  # reported whatever was asked for
+RESET = select.EPOLLERR
+BROKEN = select.EPOLLHUP | RESET  # reported whatever was asked for
 # What each kind of readiness is resumed for.
 _READS, _WRITES, _ENDS = READABLE | ENDED | BROKEN, WRITABLE | BROKEN, ENDED | BROKEN
 

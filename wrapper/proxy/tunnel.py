@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from wrapper.errors import Refusal
 from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.loop.poller import RESET
 from wrapper.loop.stream import Gone
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
 from wrapper.proxy.traveller import Cut, Travelling
@@ -48,6 +49,7 @@ class Tunnel:
         self._loop = traveller.loop
         self._code = 0  # of the Close frames to send, 0 for none
         self._traveller = traveller
+        self._has_half_closed = False  # the client, and not all before its end has been read
 
     @property
     def received(self) -> int:
@@ -88,13 +90,17 @@ class Tunnel:
                 sources.append(way.sink.link.writable)
             elif not way.has_ended:
                 sources.append(way.source.link.readable)
+        if self._up.sink.unsent and not self._has_half_closed:
+            sources.append(self._up.source.link.ended)  # it is not read now, and so would not be seen to break
         has_ended = self._up.has_ended or self._down.has_ended
         return (self._loop.now + END_TIMEOUT if has_ended else NEVER, *sources)
 
     def _go_on(self, fired: Any) -> bool:
-        """Do what `fired` asks for; False where the silence after an end was too long."""
-        if fired is None:
+        """Do what `fired` asks for; False where the client broke, or the silence after an end was too long."""
+        client = self._up.source.link
+        if fired is None or (fired is client.ended and client.last_event & RESET):
             return False
+        self._has_half_closed = self._has_half_closed or fired is client.ended
         if fired is self._warned:
             self._close_ways()
         for way in (self._up, self._down):
