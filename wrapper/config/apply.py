@@ -13,6 +13,7 @@ from wrapper import cause
 from wrapper.config import history, journal, steps
 from wrapper.config.history import Draft, difference, standing
 from wrapper.config.steps import Act
+from wrapper.config.subscription import Subscription
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
 from wrapper.errors import Busy, NotFound
@@ -24,12 +25,13 @@ from wrapper.threads import matter_of_caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
     from wrapper.config.history import Files
+    from wrapper.config.source import Snapshot, Source
     from wrapper.config.steps import Action, Check
-    from wrapper.config.subscription import Subscription
+    from wrapper.config.subscription import Pace
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
 
@@ -351,11 +353,20 @@ def roll_back(service: Service, number: int, subscriptions: Iterable[Subscriptio
     return problems
 
 
-def keep_skipped(service: Service, subscription: Subscription) -> None:
-    """What was skipped before the wrapper's restart still is."""
-    newest = history.of(service).newest()
-    if newest is not None and subscription.name in newest.skipped:
-        subscription.skip(newest.skipped[subscription.name], f"version {newest.number} is in force again")
+def subscribe(services: Sequence[Service], name: str, source: Source, on_change: Callable[[Any], Any], pace: Pace,
+              read: Callable[[Snapshot], Any]) -> Subscription:
+    """A subscription that looks for drift behind each fetch; what was skipped before the wrapper's restart still is."""
+
+    def after_fetch() -> None:
+        for service in list(services):
+            check_drift(service)
+
+    around = services[0].around
+    subscription = Subscription(name, source, on_change, pace, around.board, around.feed, read, after_fetch)
+    for newest in [history.of(service).newest() for service in list(services)]:
+        if newest is not None and name in newest.skipped:
+            subscription.skip(newest.skipped[name], f"version {newest.number} is in force again")
+    return subscription
 
 
 def check_drift(service: Service) -> None:

@@ -9,11 +9,11 @@ import string
 
 from wrapper.settings import values
 from wrapper.config import journal, source
-from wrapper.config.apply import apply, apply_first, check_drift, keep_skipped
+from wrapper.config.apply import apply, apply_first, subscribe
 from wrapper.config.folder import content_of, find
 from wrapper.config.source import CannotFetch, document
 from wrapper.config.steps import variables_of
-from wrapper.config.subscription import Pace, Subscription
+from wrapper.config.subscription import Pace
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Optional
 
     from wrapper.config.source import Snapshot, Source
+    from wrapper.config.subscription import Subscription
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
     from wrapper.settings.settings import Settings
@@ -56,17 +57,14 @@ class Declared:
         self._placed: set[str] = set()  # the files of a folder that came from the source, as far as this process knows
 
     def subscription(self) -> Subscription:
-        settings, around = self._settings, self._service.around
+        settings = self._settings
         assert settings.config_source is not None
         origin = source.of(settings.config_source, timeout=settings.config_timeout,
                            token_file=settings.config_token_file)
         if self._template is not None:
             origin = WithTemplate(origin, source.of(self._template))
         pace = Pace(settings.config_interval, settings.config_splay, settings.config_min_interval)
-        subscription = Subscription(self._name, origin, self._bring, pace, around.board, around.feed, self._read,
-                                    lambda: check_drift(self._service))
-        keep_skipped(self._service, subscription)
-        return subscription
+        return subscribe([self._service], self._name, origin, self._bring, pace, self._read)
 
     def first(self, value: Any, deadline: Deadline) -> tuple[list[Problem], Callable[[], list[Problem]] | None]:
         """Bring a value into force before the first start; the rest is done once the service has come up, or not."""

@@ -9,9 +9,9 @@ import time
 from wrapper import threads
 from wrapper.settings import address
 from wrapper.config import history
-from wrapper.config.apply import check_drift, keep_skipped
+from wrapper.config.apply import subscribe
 from wrapper.config.source import document
-from wrapper.config.subscription import SLOW_SECONDS, Subscription
+from wrapper.config.subscription import SLOW_SECONDS
 from wrapper.service.service import Helper
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting, numbered
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper.config.source import Snapshot, Source
-    from wrapper.config.subscription import Pace
+    from wrapper.config.subscription import Pace, Subscription
     from wrapper.deadline import Deadline
     from wrapper.events import Feed
     from wrapper.http1.message import Request, Response
@@ -103,14 +103,7 @@ class Host:
             found = document(snapshot, must_be_json=select is not None)
             return found if select is None else select(found)
 
-        def after_fetch() -> None:
-            for service in list(self.site.services):
-                check_drift(service)
-
-        subscription = Subscription(title, source, lambda value: work(value, self._main), pace, self._around.board,
-                                    self._around.feed, read, after_fetch)
-        for service in list(self.site.services):
-            keep_skipped(service, subscription)
+        subscription = subscribe(self.site.services, title, source, lambda value: work(value, self._main), pace, read)
         self._subscriptions.append(subscription)
         self.site.subscriptions.append(subscription)
         subscription.start()
