@@ -50,10 +50,9 @@ def test_an_exit_on_trial_is_decided_when_the_trial_is_over():
     policy = RestartPolicy("never", (1.0, 2.0))
     policy.begin_trial()
     assert policy.record_exit(3, 0.0) is None
-    assert policy.undecided is None
-    assert policy.final_status is None
+    assert (policy.is_on_trial, policy.undecided, policy.final_status) == (True, 3, None)
     policy.end_trial()
-    assert policy.undecided == 3
+    assert (policy.is_on_trial, policy.undecided) == (False, 3)
     assert policy.record_exit(policy.undecided, 0.0) is None
     assert policy.final_status == 3
     assert policy.undecided is None

@@ -158,7 +158,7 @@ class Controller:
     def _table(self) -> Iterator[tuple[float, Callable[[], object]]]:
         """What may be next, the most urgent first: the moment it is due, and what is done then."""
         lifecycle, life, restarts = self._lifecycle, self.life, self._restarts
-        run, old, undecided = life.run, life.old, restarts.undecided
+        run, old = life.run, life.old
         if life.name == MAIN and restarts.final_status is not None:
             yield NOW, partial(self._give_up, restarts.final_status)
         if life.wake_up.ending is not None:
@@ -169,8 +169,8 @@ class Controller:
             yield NOW, self._do_job
         if old is not None and old.ended.is_set():
             yield NOW, lifecycle.stopping.record_old_end
-        if undecided is not None:
-            yield NOW, partial(lifecycle.decide, undecided)
+        if restarts.undecided is not None and not restarts.is_on_trial:
+            yield NOW, partial(lifecycle.decide, restarts.undecided)
         yield restarts.next_start, partial(self._guard, "start again", lifecycle.start_again)
         if run is not None and life.state is State.RUNNING:
             yield lifecycle.health.next_live, partial(self._guard, "probe", partial(lifecycle.probe_live, run))

@@ -25,7 +25,7 @@ class RestartPolicy:
         self._lock = threading.Lock()
         self._pause = self._first
         self.is_on_trial = False
-        self._undecided: int | None = None  # the exit status of what fell on trial
+        self.undecided: int | None = None  # the exit status of what fell on trial, to be decided behind it
         self.next_start = NEVER  # on the monotonic clock
         self.final_status: int | None = None  # the exit status of what is not started again; None while there is hope
 
@@ -37,16 +37,10 @@ class RestartPolicy:
         with self._lock:
             self.is_on_trial = False
 
-    @property
-    def undecided(self) -> int | None:
-        """The exit status of what a trial that is over has left ended."""
-        with self._lock:
-            return None if self.is_on_trial else self._undecided
-
     def forget(self) -> None:
         """The service is started or stopped: an earlier exit needs no decision any more."""
         with self._lock:
-            self._undecided = self.final_status = None
+            self.undecided = self.final_status = None
             self.next_start = NEVER
 
     def reset(self) -> None:
@@ -58,7 +52,7 @@ class RestartPolicy:
     def record_exit(self, exit_status: int, ready_seconds: float) -> float | None:
         """Seconds until the next start after an exit; None where there is none, or where a trial's end decides that."""
         with self._lock:
-            self._undecided = exit_status if self.is_on_trial else None
+            self.undecided = exit_status if self.is_on_trial else None
             if self.is_on_trial:
                 return None
             if self._mode == "never" or (self._mode == "on-failure" and exit_status == 0):

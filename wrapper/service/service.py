@@ -117,4 +117,4 @@ class Helper(Service):
         try:
             self.controller.launch_aside()
         except CannotStart as error:
-            self.around.board.report(self.name, str(error))
+            self.life.report(str(error))
