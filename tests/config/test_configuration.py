@@ -17,7 +17,7 @@ import pytest
 
 from tests.config.conftest import answer
 from tests.config.test_source import kubernetes
-from tests.running import Wrapper, free_port, service, wait_until
+from tests.running import ROOT, Wrapper, free_port, service, wait_until
 from wrapper.settings import settings
 from wrapper.config import journal
 from wrapper.errors import BadSettings
@@ -74,6 +74,23 @@ def test_the_first_configuration_is_there_before_the_service_starts(place):
         assert wrapper.get("/").startswith(b"1 ")
         wait_until(lambda: record(wrapper)["last_result"] == "applied")
         assert wrapper.status()["generation"] == 1
+
+
+def test_relative_paths_are_those_of_the_start_wherever_a_sidecar_goes(place, tmp_path):
+    """A sidecar's os.chdir is for all threads: new configuration went into the folder that the author went to."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.py").write_text("import os\nfrom wrapper import Sidecar\nsidecar = Sidecar()\n"
+                                      "os.chdir('elsewhere')\n")
+    (tmp_path / "template").write_text("it is $value")
+    place.change('"one"')
+    with Wrapper("--config-source", "source", "--config-file", "service.conf", "--config-template", "template",
+                 "--config-interval", "50ms", "--config-min-interval", "0s", "--sidecar", "mine.py",
+                 command=service("configured", str(place.file)), cwd=tmp_path,
+                 environment={"PYTHONPATH": str(ROOT)}) as wrapper:
+        wrapper.wait_line("sidecar loaded")
+        place.change('"two"')
+        wait_said(wrapper, "it is two")
+        assert problems(wrapper) == []
 
 
 def test_a_change_a_rejected_one_and_the_way_back(place):

@@ -52,6 +52,15 @@ def test_a_file_is_loaded(loader, tmp_path):
     assert "/sidecar/mine" in routes(loader)
 
 
+def test_a_file_is_found_from_the_folder_of_the_start_wherever_another_sidecar_went(tmp_path, monkeypatch):
+    write(tmp_path, "mine.py", HELLO.format(path="mine"))
+    monkeypatch.chdir(tmp_path)
+    loader = Loader(make_site())
+    monkeypatch.chdir("/")
+    loader.load("mine.py")
+    loader.stop()
+
+
 def test_a_module_is_loaded(loader, tmp_path, monkeypatch):
     write(tmp_path, "a_module_of_mine.py", HELLO.format(path="module"))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -52,7 +52,7 @@ def folder_of(settings: Settings, *, make: bool = False) -> str | None:
     if settings.config_history is not None:
         return settings.config_history
     folder = journal.own_folder(journal.HISTORY, make=make)
-    words = [str(settings.listen), settings.command, settings.config_file, settings.sidecar, os.getcwd()]
+    words = [str(settings.listen), settings.command, settings.config_file, settings.sidecar, settings.folder]
     return None if folder is None else os.path.join(folder, fingerprint(words))
 
 

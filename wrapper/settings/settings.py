@@ -168,10 +168,10 @@ class Settings:
         "a second service, answered under its own path; may be given more than once", many="\n")
 
     token_file: str | None = option(
-        values.text, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
+        values.path, None, "PATH", "a file with the token for the guarded paths; read again when it changes")
     token: str | None = option(values.text, None, "T", "the token itself", is_secret=True)
     metrics_token_file: str | None = option(
-        values.text, None, "PATH",
+        values.path, None, "PATH",
         "a file with a token that opens `metrics` alone, which then needs it or the other one")
     private: bool = option(
         values.switch, "false", "", "the token is needed for every own path but `healthz` and `readyz`")
@@ -209,17 +209,17 @@ class Settings:
         "how long an idle connection to the service is kept for the next request, or less where the service's "
         "`Keep-Alive: timeout=` says so; `0` keeps none")
     h2c: bool = option(values.switch, "false", "", "pass HTTP/2 without TLS (gRPC) through to the service as it comes")
-    tls_cert: str | None = option(values.text, None, "PATH", "serve TLS on `--listen` with this certificate chain")
-    tls_key: str | None = option(values.text, None, "PATH", "the private key of `--tls-cert`")
+    tls_cert: str | None = option(values.path, None, "PATH", "serve TLS on `--listen` with this certificate chain")
+    tls_key: str | None = option(values.path, None, "PATH", "the private key of `--tls-cert`")
 
     config_source: str | None = option(
         values.origin, None, "URL or PATH", "where the service's configuration comes from: a URL, a file or a folder")
-    config_file: str | None = option(values.text, None, "DEST", "the file of the service that it becomes")
+    config_file: str | None = option(values.path, None, "DEST", "the file of the service that it becomes")
     config_env: bool = option(
         values.switch, "false", "",
         "the members of the selected object become variables of the service's next run; null takes one away")
     config_template: str | None = option(
-        values.text, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
+        values.path, None, "FILE", "a template with `$name` or `${name}` for the parts of the source")
     config_select: str | None = option(values.dotted, None, "a.b.c", "the part of a JSON source that counts")
     config_check: tuple[str, ...] | None = option(
         values.command, None, "'CMD {file}'", "must exit 0 for the new file, or it is not used")
@@ -231,7 +231,7 @@ class Settings:
         values.one_of("report", "repair"), "report", "WHAT",
         "a managed file that something else changed: `report` (a problem that shows the difference) or `repair`")
     config_history: str | None = option(
-        values.text, None, "DIR", "where the last 20 versions are kept, files and variables, mode 0600; default under "
+        values.path, None, "DIR", "where the last 20 versions are kept, files and variables, mode 0600; default under "
         "`/var/lib`, `/run`, the temporary folder or, without any, in memory")
     config_interval: float = option(values.positive_duration, "5s", "D", "between two looks at the source")
     config_timeout: float = option(values.positive_duration, "10s", "D", "how long one fetch may take")
@@ -241,19 +241,21 @@ class Settings:
     config_min_interval: float = option(values.duration, "10s", "D", "between two changes that are applied")
     config_wait: float = option(values.duration, "5s", "D", "how long the first start waits for a source to answer")
     config_token_file: str | None = option(
-        values.text, None, "PATH", "a file with the bearer token for a URL source; read at every fetch")
+        values.path, None, "PATH", "a file with the bearer token for a URL source; read at every fetch")
 
     log_format: str = option(values.one_of("text", "json"), "text", "FORMAT", "the wrapper's own log, on stderr")
     log_level: str = option(values.one_of("debug", "info", "warning", "error"), "info", "LEVEL", "how much of it")
     access_log: bool = option(values.switch, "false", "", "a line for each request, in the same log")
 
     command: tuple[str, ...]
+    folder: str  # where the wrapper was started
     origins: dict[str, str]
     texts: dict[str, tuple[str, ...]]
 
     def __init__(self, command: Sequence[str], chosen: Mapping[str, Any], origins: Mapping[str, str],
                  texts: Mapping[str, tuple[str, ...]]) -> None:
-        self.__dict__.update(chosen, command=tuple(command), origins=dict(origins), texts=dict(texts))
+        self.__dict__.update(chosen, command=tuple(command), folder=values.folder(), origins=dict(origins),
+                             texts=dict(texts))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"settings are frozen: {name} cannot change")

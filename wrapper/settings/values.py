@@ -1,10 +1,11 @@
 """The kinds of value a setting can have: text in, value out, or a ValueError that says what was expected.
 
-Pure. Spans of time come out as float seconds, sizes as int bytes.
+Pure, but for the working folder. Spans of time come out as float seconds, sizes as int bytes.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 
@@ -108,6 +109,19 @@ def text(value: str) -> str:
     if not value:
         raise ValueError("the value is empty")
     return value
+
+
+def path(value: str) -> str:
+    """A path from the working folder of the start: sidecar code may change ours, and means itself."""
+    return os.path.join(folder(), text(value))
+
+
+def folder() -> str:
+    """The working folder; "" where it has no name any more, so that what is joined to it stays relative."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def dotted(value: str) -> str:
@@ -259,7 +273,7 @@ def origin(text: str) -> str:
         raise ValueError("a URL has two slashes, as in http://host/path; a file of that name is ./http:...")
     if "://" in text and not re.fullmatch(r"(https?://(?!/)|file:///)[!-~]+", text, re.ASCII):
         raise ValueError("expected an http:// or https:// URL without spaces, or the path of a file or folder")
-    return text
+    return text if "://" in text else path(text)
 
 
 def mode(text: str) -> int:

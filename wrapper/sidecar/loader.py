@@ -84,7 +84,8 @@ class Loader:
 
         Raises: ImportError for a module without a sidecar, and all that an import may.
         """
-        found = sidecars(_from_file(word) if is_file(word) else importlib.import_module(word))
+        folder = self._site.around.settings.folder
+        found = sidecars(_from_file(os.path.join(folder, word)) if is_file(word) else importlib.import_module(word))
         if not found:
             raise ImportError(f"{word} holds no Sidecar; it needs a line such as: sidecar = Sidecar()")
         for variable, sidecar in found:
