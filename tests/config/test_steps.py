@@ -136,6 +136,13 @@ def test_a_call_that_was_not_even_begun_says_so():
         steps.call(tcp("127.0.0.1", free_port()), "POST", "/-/reload")
 
 
+def test_a_call_to_a_service_that_has_ended_is_worth_another_try(service):
+    """It may end at any moment, also between the barrier and the call."""
+    with pytest.raises(Fault, match="POST /-/reload: the service has ended") as caught:
+        act_of("POST /-/reload?token=secret", service, None, 20.0).work()
+    assert caught.value.retry
+
+
 # Environment
 
 

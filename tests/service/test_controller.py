@@ -15,6 +15,7 @@ from tests.service.life import Life
 from wrapper import sockets
 from wrapper.errors import Busy, CannotStart
 from wrapper.sockets import is_free
+from wrapper.service.probe import Probe
 from wrapper.service.state import State
 
 
@@ -232,6 +233,28 @@ def test_a_barrier_waits_for_what_is_late_and_does_not_listen(live, gated):
     life = live("--ready-timeout", "100ms", command=gated.command)
     life.wait_state("failed")
     assert "not ready within 0.1 s" in life.ask("barrier")
+
+
+def test_a_barrier_fails_where_the_service_ends_while_it_is_asked(live, tmp_path, monkeypatch):
+    """What comes behind the barrier would find no service to tell."""
+    mood, asked, over, fault_of = tmp_path / "mood", threading.Event(), threading.Event(), Probe.fault_of
+
+    def ask(probe, run):
+        if life.service.life.jobs.running is None:
+            return fault_of(probe, run)
+        asked.set()
+        return over.wait(20) and None
+
+    mood.write_text("503")
+    life = live("--ready-path", "/ready", "--ready-timeout", "100ms", command=service("moody", str(mood)))
+    life.wait_state("failed")
+    monkeypatch.setattr(Probe, "fault_of", ask)
+    barrier = life.controller.ask("barrier", "test")
+    assert asked.wait(20)
+    os.kill(life.pid(), signal.SIGKILL)
+    assert not barrier.wait(20)
+    over.set()
+    assert barrier.error == "it ended with status 137"
 
 
 def test_a_command_that_cannot_be_run_raises_at_launch(live):

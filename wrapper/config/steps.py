@@ -206,7 +206,8 @@ def act_of(action: Action, service: Service, handle: Any, ready_timeout: float) 
 def _call(service: Service, method: str, path: str) -> None:
     what = f"{method} {path.partition('?')[0]}"  # a query may hold a token
     address = service.controller.address
-    assert address is not None
+    if address is None:
+        raise Fault("action", f"{what}: the service has ended", retry=True)
     try:
         status, answer = call(address, method, path)
     except Unsent as error:

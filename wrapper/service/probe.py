@@ -162,8 +162,9 @@ class Health:
 
     def answers(self, run: Run) -> bool:
         """True where the run says something now, and if it is that it is not ready."""
-        fault = self._life.wake_up.in_background(run, lambda: self.ready.fault_of(run))
-        return fault is None or not fault.startswith((NOTHING_LISTENS, NOTHING_ANSWERS))
+        wake_up = self._life.wake_up
+        fault = wake_up.in_background(run, lambda: self.ready.fault_of(run)) or ""
+        return wake_up.interruption(run) is None and not fault.startswith((NOTHING_LISTENS, NOTHING_ANSWERS))
 
     def probe_live(self, run: Run) -> str | None:
         """Why the run hangs, None while it does not."""
