@@ -7,7 +7,9 @@ import pytest
 
 from tests.proxy.road import field, frame
 from tests.running import wait_until
-from wrapper.proxy import tunnel
+from wrapper.loop.loop import NEVER, NEXT_TURN
+from wrapper.proxy import relay, tunnel
+from wrapper.proxy.body import Upload
 
 UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: %s\r\n"
            b"Sec-WebSocket-Protocol: a, b\r\n\r\n")
@@ -45,6 +47,23 @@ def test_what_goes_through_a_tunnel_is_counted_both_ways(road):
     line.close()
     ended = made.site.wait_ended()
     assert (ended.received, ended.sent) == (len(b"hastily"), len(head) + 3)
+
+
+def test_a_switch_before_the_service_has_taken_the_request_is_none(road, monkeypatch):
+    """All of the body has come, and the last of it is still on its way: the tunnel's first bytes would join it."""
+    def stall_at_the_end(upload, data):
+        yield (NEVER,) if upload._body.is_done else NEXT_TURN
+
+    def script(line):
+        line.head()
+        line.send(SWITCH % b"odd/1")
+        line.is_at_end()
+
+    monkeypatch.setattr(Upload, "_pass_on", stall_at_the_end)
+    monkeypatch.setattr(relay, "SWITCH_TIMEOUT", 0.1)
+    body = b"Content-Length: 250000\r\n\r\n" + bytes(250_000)
+    line = road(script).connect().send((UPGRADE % b"odd/1")[:-2] + body)
+    assert line.head().startswith(b"HTTP/1.1 502 ")
 
 
 def test_a_refused_upgrade_is_an_answer_like_others(road):

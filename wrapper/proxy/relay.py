@@ -426,7 +426,7 @@ class Exchange(Travelling):
         connection = self.connection
         assert connection is not None
         yield from self._await_upload(SWITCH_TIMEOUT)
-        if not self.body.is_done:
+        if self._upload is not None and not self._upload.is_whole:
             raise BadGateway("the service switched protocols before the request had come whole", "malformed")
         self.keep = False
         self.status = 101
