@@ -7,7 +7,6 @@ The service inherits no handler, only what came blocked or ignored with us.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -32,8 +31,10 @@ UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 def wide_pipe() -> tuple[int, int]:
     """A pipe that takes as much as can be had; over the user's share it has the default of 64 KiB."""
     reading, writing = os.pipe()
-    with contextlib.suppress(OSError):
+    try:
         fcntl.fcntl(writing, F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        pass
     return reading, writing
 
 
