@@ -1,7 +1,8 @@
 """One change of configuration as a transaction: check, replace, act, verify; where any of it fails, all is put back.
 
 Whatever happens, the files are wholly the old ones or wholly the new ones, also after a crash of the wrapper, and the
-service goes on with what worked before.
+service goes on with what worked before. The way back to an earlier version is such a change too, and so is the repair
+of a file that something else has changed.
 """
 
 from __future__ import annotations

@@ -12,13 +12,12 @@ import socketserver
 from wrapper.errors import BadGateway, Refusal, RequestTimeout, Unavailable
 from wrapper.front.own import OwnExchange
 from wrapper.front.reply import refusal_bytes
-from wrapper.http1.request import read_request
+from wrapper.http1.message import Ended
+from wrapper.http1.request import normal_path, read_request
 from wrapper.log import log
 from wrapper.loop.loop import LATER, NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
 from wrapper.threads import NoThread
-from wrapper.http1.message import Ended
-from wrapper.http1.request import normal_path
 from wrapper.proxy.tunnel import PREFACE, Passthrough
 from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.body import RequestBody

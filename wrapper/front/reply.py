@@ -1,4 +1,4 @@
-"""Answers of the wrapper's own, as bytes: errors for relayed and for own paths, and what the sidecar answers."""
+"""Responses of the wrapper's own, as bytes: errors for relayed and for own paths, and what the sidecar answers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ STATUSES = (502, 503, 504)
 
 
 class ErrorPage:
-    """The text of `path`, in which {status}, {reason} and {retry_after} are filled in."""
+    """The page of --error-page, for relayed requests that get one of STATUSES from us and would rather have HTML.
+
+    It is the text of `path`, in which {status}, {reason} and {retry_after} are filled in.
+    """
 
     def __init__(self, path: str) -> None:
         """Raises: CannotStart where the file cannot be read."""

@@ -1,4 +1,7 @@
-"""The exposed port: a `ThreadingHTTPServer` whose hooks hand each connection to the loop, and own paths to threads."""
+"""The exposed port: a `ThreadingHTTPServer` whose hooks hand each connection to the loop, and own paths to threads.
+
+What runs short there is told from here as well.
+"""
 
 from __future__ import annotations
 

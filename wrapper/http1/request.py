@@ -1,4 +1,6 @@
-"""Reads and judges the heads of HTTP/1.1 requests, and what they share with answers. Pure: bytes in, facts out.
+"""Reads and judges the heads of HTTP/1.1 requests and the paths in them, and what heads of responses share with them.
+
+Pure: bytes in, facts out.
 
 RFC 9112 (message syntax), RFC 9110 sections 5 to 7 (fields, framing, connection options). A head is judged by one
 strict expression over its bytes; only when that fails are its lines looked at one by one to say what is wrong.
@@ -58,7 +60,7 @@ class Malformed(Exception):
 
 
 class Head:
-    """What the heads of requests and answers share. `fields` is the raw section, `end` where the body begins."""
+    """What the heads of requests and responses share. `fields` is the raw section, `end` where the body begins."""
 
     __slots__ = ("_special", "end", "fields")
     fields: bytes

@@ -1,6 +1,7 @@
 """`python3 -m wrapper dockerfile`: from what `docker inspect IMAGE` prints to a Dockerfile that wraps that image.
 
 The image's interface stays: its entrypoint goes behind ours; its CMD, user, folder, volumes and signals stay its own.
+What is known of images that many use stands in `known.json`.
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from wrapper.loop.stream import Stream
     from wrapper.proxy.headers import Peer
     from wrapper.proxy.body import RequestBody
-    from wrapper.proxy.upstream import ServiceResponse
-    from wrapper.proxy.upstream import Upstream, UpstreamConnection
+    from wrapper.proxy.upstream import ServiceResponse, Upstream, UpstreamConnection
     from wrapper.http1.response import ResponseHead
 
     class ExchangePort(Protocol):
