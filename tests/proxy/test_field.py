@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from tests.proxy.road import GET, OK, EndedError, GatedRun, Road, Service, answering, field
+from tests.proxy.road import GET, OK, PATIENCE, EndedError, GatedRun, Road, Service, answering, field
 from tests.running import Wrapper, free_port, service, wait_until
 from wrapper.front import server as front_server
 from wrapper import sockets
@@ -145,6 +145,51 @@ def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatc
             assert [line.message()[1] for line in lines] == [b"ok"] * 4
     finally:
         made.gate.upstream.close()  # the server reads from a kept one
+        wait_until(lambda: not made.gate.upstream.idle)
+        made.close()
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+def test_a_kept_connection_does_not_hold_the_only_worker_from_an_upload(expects):
+    """One that is too large for the sockets' buffers, or waits for 100 Continue, does not end before it is read."""
+    is_asked, go_on = threading.Event(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            is_asked.set()
+            assert go_on.wait(PATIENCE)
+            self.do_POST()
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *words):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    made = Road(None, service=types.SimpleNamespace(address=tcp(*server.server_address), close=lambda: None))
+    try:
+        first = made.connect().send(GET)
+        assert is_asked.wait(PATIENCE)
+        size = 100 if expects else 20_000_000
+        line = made.connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n%b\r\n" % (size, expects))
+        wait_until(lambda: made.gate.in_flight == 2)
+        go_on.set()
+        assert first.message()[1] == b"ok"
+        assert not expects or line.head().startswith(b"HTTP/1.1 100 ")
+        assert line.send(b"x" * size).message()[1] == b"ok"
+    finally:
+        go_on.set()
+        made.gate.upstream.close()
         wait_until(lambda: not made.gate.upstream.idle)
         made.close()
         server.shutdown()

@@ -283,29 +283,30 @@ class Exchange(Travelling):
 
     def _await_response(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Take what has come of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
-        link, upload = connection.stream.link, self._upload
+        link, upload, deadline = connection.stream.link, self._upload, NEVER
         self._judge_upload()
-        if upload is not None and not upload.is_over:
-            fired = yield NEVER, link.readable, upload.task.ended
-            if fired is not link.readable:
-                self._began = self.loop.now
-                return
+        ended = None if upload is None or upload.is_over else upload.task.ended
+        hungry_at = NEVER if connection.is_used else 2 * self._hungry_at - self._began + HUNGER
+        if ended is not None:
+            fired = yield hungry_at, link.readable, ended
         else:
             sources = (link.readable, link.writable) if connection.stream.unsent else (link.readable,)
-            timeout = self.port.settings.upstream_timeout
-            deadline = NEVER if timeout is None else self._began + timeout
-            hungry_at = NEVER if connection.is_used else 2 * self._hungry_at - self._began + HUNGER
+            if (timeout := self.port.settings.upstream_timeout) is not None:
+                deadline = self._began + timeout
             fired = yield from self.client.watch(min(deadline, hungry_at), *sources)
-            if fired is None and self.loop.now >= deadline:
-                raise GatewayTimeout("the service did not answer in time")
-            if fired is None:
-                self._hungry_at, self._is_hungry = self.loop.now, True
+        if fired is None and self.loop.now >= deadline:
+            raise GatewayTimeout("the service did not answer in time")
+        if fired is None:
+            self._hungry_at = self.loop.now
+            if ended is None or connection.stream.unsent or self.head.expects:  # else its client takes its time
+                self._is_hungry = True
                 upstream.give_way(self)
-                return
-            if fired is link.writable:
-                connection.stream.send_unsent()
-                return
-        connection.response.receive()
+        elif fired is ended:
+            self._began = self._hungry_at = self.loop.now
+        elif fired is link.writable:
+            connection.stream.send_unsent()
+        else:
+            connection.response.receive()
 
     def _respond(self, response: ResponseHead) -> Steps:
         connection = self.connection
