@@ -412,14 +412,15 @@ def test_requests_are_paused_and_resumed_without_touching_the_service():
         assert wrapper.status()["pid"] == pid
 
 
-def test_a_check_that_hangs_does_not_outlive_the_wrapper(tmp_path):
+@pytest.mark.parametrize("wait", ["0", "600s"], ids=["behind the start", "before it"])
+def test_a_check_that_hangs_does_not_outlive_the_wrapper(tmp_path, wait):
     """Where the wrapper is PID 1 the kernel sees to that."""
     check, started, source = tmp_path / "check", tmp_path / "started", tmp_path / "source"
     check.write_text(f"#!/bin/sh\necho $$ > {started}.new; mv {started}.new {started}; exec sleep 600\n")
     check.chmod(0o755)
     source.write_text("new")
     with Wrapper("--config-source", str(source), "--config-file", str(tmp_path / "file"), "--config-check", str(check),
-                 "--config-wait", "0", command=service("plain")) as wrapper:
+                 "--config-wait", wait, command=service("plain"), wait=False) as wrapper:
         wait_until(started.exists)
         wrapper.end(signal.SIGTERM)
         wait_until(lambda: not pathlib.Path("/proc", started.read_text().strip()).exists())

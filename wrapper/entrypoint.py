@@ -82,10 +82,11 @@ class Entrypoint:
     def run(self) -> int:
         """Returns the wrapper's exit status, once all is over. Raises: CannotStart before anything runs."""
         listener = self._listen()
-        self._before_start()
         try:
+            self._before_start()
             self._service.controller.launch()
         except CannotStart:
+            self._spawner.kill_rest()
             listener.close()
             raise
         try:

@@ -368,6 +368,22 @@ def test_a_signal_in_the_drain_of_a_restart_is_what_the_service_gets(live, capfd
     assert "signal 2\n" in capfd.readouterr().err
 
 
+def test_a_crash_in_the_drain_of_a_restart_is_a_crash(live):
+    """It was not told to end yet. The restart goes on."""
+    life = live("--drain-timeout", "600s")
+    life.wait_state("running")
+    lane, stays, run = life.service.gate._lane, Stays(), life.service.life.run
+    assert life.service.gate.admit(stays) is lane
+    job = life.controller.ask("restart", "test")
+    life.wait_state("draining")
+    os.kill(life.pid(), signal.SIGSEGV)
+    assert run.ended.wait(20)
+    life.service.gate.leave(lane, stays)
+    assert job.wait(20)
+    status = life.service.status()
+    assert (status["crashes"], status["last_exit"]["signal"], status["last_exit"]["planned"]) == (1, "SEGV", False)
+
+
 @pytest.fixture
 def moody(live, tmp_path):
     """A service whose mood is in a file, see tests/services/moody.py."""

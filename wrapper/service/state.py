@@ -349,7 +349,7 @@ class Stopping:
         deadline = Deadline(timeout)
         if (fault := run.stop(self._number, timeout)) is not None:
             return self._report(fault)
-        self._life.end(run, planned=True)
+        self._life.end(run, planned=run.was_stopped)
         if self._wake_up.ending is None:
             threads.start_or_do(f"cut-{run.process.pid}", lambda: run.cut(self._gate, deadline))
         else:
