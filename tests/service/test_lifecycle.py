@@ -92,7 +92,7 @@ def test_a_reload_that_makes_a_late_service_ready_has_it_served_at_once(live, tm
     mood.write_text("503")
     life = live("--ready-path", "/ready", "--ready-timeout", "100ms", command=service("moody", str(mood)))
     life.wait_state("failed")
-    assert life.ask("reload", reload=lambda *_: mood.unlink()) is None
+    assert life.ask("reload", reload=lambda *_: mood.unlink(), ready_timeout=20.0) is None
     assert life.service.status()["state"] == "running"
     assert life.service.gate.is_open
 
