@@ -36,6 +36,12 @@ def test_the_problems_of_a_source_are_replaced_as_a_whole(board):
     assert len(board) == 1
 
 
+def test_a_detail_called_source_is_said_at_the_authors_line():
+    """On its way to the board it ended the watcher whose handler had returned it, and the problem was never seen."""
+    with pytest.raises(ValueError, match="cannot be called 'source'"):
+        Problem("the title holds markup", "title", source="site.json")
+
+
 def test_the_board_is_bounded(board):
     """Ever new keys must not fill the memory of the container."""
     for number in range(MOST + 300):

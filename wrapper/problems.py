@@ -24,7 +24,7 @@ class Problem:
     """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON.
 
     `source` is where it was found, "" until it has been on the board.
-    Raises: ValueError where the key is a sentence and the message is a word.
+    Raises: ValueError where the key is a sentence and the message is a word, or a detail is called `source`.
     """
 
     source = ""
@@ -32,6 +32,8 @@ class Problem:
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
         if " " in key.strip() and len(message.split()) == 1:
             raise ValueError(f"{key!r} is no key of a problem: the message comes first, then the key, {message!r}")
+        if "source" in details:
+            raise ValueError("a problem's detail cannot be called 'source': that is where it was found")
         self.message = message
         self.key = key
         self.details = details

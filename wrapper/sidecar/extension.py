@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Span = Union[float, str, None]
 
 HANDLER_TIMEOUT = "30s"
-RESERVED = frozenset(("source", "self"))  # what a problem's details cannot be called
 POLICY = values.one_of("never", "on-failure", "always")
 KEYS_MAX = 1000  # of problems that are remembered; beyond that an unknown one is not told from one long gone
 
@@ -203,10 +202,8 @@ class Sidecar:
     def problem(self, message: str, key: str = "", **details: Any) -> None:
         """Put a problem on the board, or see it again. `key` tells several of one sidecar apart.
 
-        Raises: ValueError where `key` and `message` stand in each other's place.
+        Raises: ValueError as `Problem` does.
         """
-        for name in RESERVED & details.keys():
-            raise ValueError(f"a problem's detail cannot be called {name!r}: the source is the sidecar itself")
         problem = Problem(message, key, **details)
         with self._lock:
             if len(self._keys) < KEYS_MAX:
