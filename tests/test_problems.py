@@ -42,6 +42,13 @@ def test_a_detail_called_source_is_said_at_the_authors_line():
         Problem("the title holds markup", "title", source="site.json")
 
 
+@pytest.mark.parametrize("message", [None, 7, OSError("the disk is full")])
+def test_a_message_is_text_whatever_an_author_gives(board, message):
+    """One that was none kept `ctl problems` from telling any."""
+    board.replace("mine", [Problem(message, "disk")])
+    assert board.list()[0]["message"] == str(message)
+
+
 def test_the_board_is_bounded(board):
     """Ever new keys must not fill the memory of the container."""
     for number in range(MOST + 300):

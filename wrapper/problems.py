@@ -23,6 +23,8 @@ UNTOLD = "what it is, is told with the token, or over the control socket"
 class Problem:
     """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON.
 
+    What is no text, such as an exception, is told as `str` has it.
+
     `source` is where it was found, "" until it has been on the board.
     Raises: ValueError where the key is a sentence and the message is a word, or a detail is called `source`.
     """
@@ -30,11 +32,11 @@ class Problem:
     source = ""
 
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
-        if " " in key.strip() and len(message.split()) == 1:
+        self.message = str(message)  # all readers of the board count on text
+        if " " in key.strip() and len(self.message.split()) == 1:
             raise ValueError(f"{key!r} is no key of a problem: the message comes first, then the key, {message!r}")
         if "source" in details:
             raise ValueError("a problem's detail cannot be called 'source': that is where it was found")
-        self.message = message
         self.key = key
         self.details = details
 
