@@ -280,6 +280,18 @@ def test_a_call_that_is_refused_is_tried_again(stage, monkeypatch):
     assert only(stage.apply("new", action="POST /-/reload")).details["retry"]
 
 
+def test_what_an_action_may_have_the_service_close_is_known_behind_it_too(stage, monkeypatch):
+    """It may close connections once it has answered; before, what is known has grown old by then."""
+    told = []
+
+    def doubt(upstream):
+        told.append(upstream)
+
+    monkeypatch.setattr(Upstream, "doubt_kept", doubt)
+    assert stage.apply("new", action=lambda service: told.clear()) == []
+    assert told == [stage.service.gate.upstream]
+
+
 def test_a_query_is_not_shown(stage):
     """It may hold a token."""
     problem = only(stage.apply("broken", action="POST /-/reload?token=secret-1"))

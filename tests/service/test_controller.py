@@ -225,6 +225,19 @@ def listens(address):
     return True
 
 
+def test_what_took_long_to_have_the_service_close_connections_is_known_behind_it_too(live):
+    """It may close them once it has answered; before, what is known has grown old by then."""
+    life = live()
+    life.wait_state("running")
+    upstream = life.service.gate.upstream
+
+    def take_long(*_):
+        upstream.is_doubted = False
+
+    assert life.ask("reload", reload=take_long) is None
+    assert upstream.is_doubted
+
+
 def test_a_barrier_does_not_wait_for_what_answers_and_is_late(live, tmp_path):
     """It may wait for just what comes behind the barrier: a configuration that is taken by a call."""
     mood = tmp_path / "mood"

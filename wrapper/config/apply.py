@@ -237,6 +237,7 @@ class Change:
             return 0.0
         if self._act.work is not None:
             self._act.work()
+            self._service.gate.doubt_kept()  # again, behind the barrier's: it may have taken long
         return self._act.settle
 
     def _verify(self, settle: float) -> None:

@@ -266,6 +266,7 @@ class Lifecycle:
             return self.restart(job)
         self.gate.doubt_kept()
         fault = self._wake_up.in_background(run, lambda: reload(run.process, run.address))
+        self.gate.doubt_kept()  # again: it may have taken long
         fault = fault or self._await_served(run, job)
         if fault is None:
             self.life.resolve("")
