@@ -185,7 +185,7 @@ TOLD = [
       "empty.py holds no Sidecar; it needs a line such as: sidecar = Sidecar",
       "the import failed: No module named 'requestz'",
       "'the disk is full' is no key of a problem: the message comes first, then the key, 'disk'",
-      "the token file nope cannot be read: No such file or directory",
+      "the token file .*nope cannot be read: No such file or directory",
       "nope.json: No such file or directory; it has not answered since the start",
       "no.json: what it holds is not JSON: .* at character",
       "site.json: cannot select a.c: there is no 'c'",
@@ -194,7 +194,7 @@ TOLD = [
       "cannot write .*/no: No such file or directory; the folder of a file must be there"]),
     (["--token-file", "two-lines", "--config-source", "site.json", "--config-file", "dest",
       "--config-template", "template"],
-     ["the token file two-lines holds no token: it has more than one line",
+     ["the token file .*two-lines holds no token: it has more than one line",
       "template: cannot render the template: there is no 'nope'"]),
 ]
 
