@@ -281,12 +281,12 @@ class Entrypoint:
             self._stop_listening()
             self._drained = Deadline(SPARE)
         self._await_services()
+        if self._loader is not None:
+            self._loader.stop()
         assert self._end is not None
         for service in self._services():
             if service.output is not None:
                 service.output.end(self._end)
-        if self._loader is not None:
-            self._loader.stop()
         self._await_answers()
         if self._control is not None:
             self._control.stop()

@@ -148,9 +148,9 @@ class History:
 
     def numbers(self) -> list[int]:
         """The newest last."""
-        names: list[str] = []
+        names, folder = [], self._folder  # which another thread's change may give up meanwhile
         with contextlib.suppress(FileNotFoundError):  # it was removed: the next change makes it anew
-            names = [] if self._folder is None else os.listdir(self._folder)
+            names = [] if folder is None else os.listdir(folder)
         on_disk = [int(name[:-len(".json")]) for name in names if re.fullmatch(r"[0-9]+\.json", name)]
         return sorted({*on_disk, *self._memory})
 
