@@ -314,6 +314,20 @@ def test_one_that_is_wanted_as_soon_as_it_is_kept_is_looked_at_first(loop, upstr
     assert connection.stream.link.fd == -1 and upstream.idle == 0
 
 
+def test_one_that_was_kept_in_an_earlier_turn_is_taken_first(loop, upstream, service):
+    """The loop has heard already what came behind its response."""
+    older, newest = connected(loop, upstream), connected(loop, upstream)
+    told(loop, upstream.put_back, older)
+
+    def keep_and_take():
+        upstream.put_back(newest)
+        return [upstream.take_kept(loop, True) for _ in range(3)]
+
+    assert told(loop, keep_and_take) == [older, newest, None]
+    for each in (older, newest):
+        told(loop, each.close)
+
+
 def test_one_that_is_reset_is_let_go_too(loop, upstream, service):
     connection, theirs = kept(loop, upstream, service)
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 
-from wrapper import sockets
+from wrapper import poll, sockets
 from wrapper.errors import BadGateway, Unavailable
 from wrapper.http1.chunked import Chunked
 from wrapper.http1.request import MAX_REMEMBERED
@@ -180,19 +180,16 @@ class UpstreamConnection(http.client.HTTPConnection):
         self.stream.link.readable.attend(self)
 
     def resume(self) -> bool:
-        """False where the service has ended it or written to it, or its time is over."""
+        """False where the service has ended it or written to it, or its time is over.
+
+        In the turn in which it was kept the loop could not hear yet what came behind the response.
+        """
         stream = self.stream
         stream.link.readable.waiter = None
-        if stream.loop.now >= self.kept_until or (self.kept_at == stream.loop.now and self._has_news()):
+        if stream.loop.now >= self.kept_until or (
+                self.kept_at == stream.loop.now and poll.is_ready(stream.link.fd, poll.READABLE, 0)):
             self.close()
         return stream.link.fd >= 0
-
-    def _has_news(self) -> bool:
-        """True where the loop, in the turn in which it was kept, could not hear yet what came behind the response."""
-        try:
-            return self.stream.receive() is not None
-        except ServiceGone:
-            return True
 
     def wake(self, source: Source) -> None:
         """While it was kept the service closed it, or sent what was not asked for: that must not become a response."""
@@ -253,10 +250,13 @@ class Upstream:
         if not kept:
             return None
         self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
+        connection = next(reversed(kept))
+        if connection.kept_at == loop.now:  # another needs no look at what came behind its response
+            connection = next((older for older in reversed(kept) if older.kept_at != loop.now), connection)
         is_sure = self._holds and loop.now >= self._unsure_until
-        if not (is_repeatable or (is_sure and loop.now - next(reversed(kept)).kept_at < self._borne)):
+        if not (is_repeatable or (is_sure and loop.now - connection.kept_at < self._borne)):
             return None
-        connection, _ = kept.popitem()
+        del kept[connection]
         return connection if connection.resume() else None
 
     def doubt_kept(self) -> None:
