@@ -90,9 +90,10 @@ def test_what_a_fork_of_ours_is_sent_is_not_for_us():
 def test_nothing_slow_comes_before_the_handlers():
     """Until they stand PID 1 is deaf."""
     code = ("import sys; sys.path.insert(0, '.'); import collections, fcntl, os, select, signal; "
-            "before = set(sys.modules); import wrapper.signals; print(*(set(sys.modules) - before))")
+            "before = set(sys.modules); import wrapper.cli, wrapper.signals; print(*(set(sys.modules) - before))")
     found = subprocess.run([sys.executable, "-IS", "-c", code], cwd=ROOT, timeout=20, stdout=subprocess.PIPE, text=True)
-    assert set(found.stdout.split()) <= {"__future__", "wrapper", "wrapper.poll", "wrapper.signals"}
+    assert set(found.stdout.split()) <= {
+        "__future__", "wrapper", "wrapper.cli", "wrapper.errors", "wrapper.poll", "wrapper.signals"}
 
 
 def test_a_wait_of_any_length_can_be_asked_for():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
-from functools import partial
 
 from wrapper.errors import BadSettings, CannotMake, CannotStart
 
@@ -107,8 +105,10 @@ def _let_go_of_stdout() -> None:
     from wrapper import threads  # start-up: not before the service runs
 
     printed, sys.stdout = sys.stdout, io.StringIO()
-    with contextlib.suppress(threads.NoThread):
-        threads.BoundedCall("stdout", partial(print, end="", file=printed, flush=True), (), FLUSH_TIMEOUT)
+    try:
+        threads.BoundedCall("stdout", lambda: print(end="", file=printed, flush=True), (), FLUSH_TIMEOUT)
+    except threads.NoThread:
+        pass  # what was printed may be lost then
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
-from wrapper.settings import values
-
 LOOPBACK = "127.0.0.1"
 UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108 bytes with the final NUL
 
@@ -76,6 +74,8 @@ def _unix_path(path: str) -> str:
         raise ValueError("the path after unix: is empty")
     if len(path.encode()) > UNIX_PATH_BYTES:
         raise ValueError(f"the path of a unix socket has at most {UNIX_PATH_BYTES} bytes")
+    from wrapper.settings import values  # start-up: `health` needs no path of an option, and it brings `re`
+
     full = os.path.join(values.folder(), path)  # sidecar code may change our working folder, and means itself
     return full if len(full.encode()) <= UNIX_PATH_BYTES else path
 
