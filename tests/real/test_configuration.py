@@ -95,6 +95,8 @@ def monitored(folder, **differences):
     with made.wrapper as wrapper:
         if "start_new_session" not in differences:
             wrapper.wait_state("running")
+            # Until the sidecar is loaded and its helper runs, Alertmanager's paths are Prometheus' own: 404.
+            wait_until(lambda: helper_state(made) == "running")
         yield made
     made.site.server.close()
 
@@ -302,7 +304,6 @@ def test_alertmanager_goes_on_where_the_configuration_is_switched_off(tmp_path):
     """With its route, its status, its silences by hand; and with its peers, where it has some."""
     peers = free_port()
     with monitored(tmp_path, SITE_CONFIGURATION="off", ALERTMANAGER_CLUSTER=f"127.0.0.1:{peers}") as monitoring:
-        wait_until(lambda: helper_state(monitoring) == "running")
         by_hand(monitoring, "Hand")
         assert monitoring.silences() == {(("alertname", "Hand"),): "a person"}
         assert monitoring.get("/prom-wrapper/alerts-status")["critical"] == 0
