@@ -250,12 +250,15 @@ class Upstream:
         if not kept:
             return None
         self._holds = self._holds or loop.now - next(iter(kept)).kept_at >= HOLDS
-        connection = next(reversed(kept))
-        if connection.kept_at == loop.now:  # another needs no look at what came behind its response
-            connection = next((older for older in reversed(kept) if older.kept_at != loop.now), connection)
-        is_sure = self._holds and loop.now >= self._unsure_until
-        if not (is_repeatable or (is_sure and loop.now - connection.kept_at < self._borne)):
-            return None
+        for connection in reversed(kept):
+            if connection.kept_at != loop.now:  # else it is to be asked what came behind its response
+                break
+        else:
+            connection = next(reversed(kept))
+        if not is_repeatable:
+            is_sure = self._holds and loop.now >= self._unsure_until
+            if not is_sure or loop.now - connection.kept_at >= self._borne:
+                return None
         del kept[connection]
         return connection if connection.resume() else None
 
