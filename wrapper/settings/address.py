@@ -74,9 +74,7 @@ def _unix_path(path: str) -> str:
         raise ValueError("the path after unix: is empty")
     if len(path.encode()) > UNIX_PATH_BYTES:
         raise ValueError(f"the path of a unix socket has at most {UNIX_PATH_BYTES} bytes")
-    from wrapper.settings import values  # start-up: `health` needs no path of an option, and it brings `re`
-
-    full = os.path.join(values.folder(), path)  # sidecar code may change our working folder, and means itself
+    full = os.path.join(folder(), path)  # sidecar code may change our working folder, and means itself
     return full if len(full.encode()) <= UNIX_PATH_BYTES else path
 
 
@@ -84,3 +82,11 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
         raise ValueError(f"the port {text!r} is not a number from 1 to 65535")
     return int(text)
+
+
+def folder() -> str:
+    """The working folder; "" where it has no name any more, so that what is joined to it stays relative."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""

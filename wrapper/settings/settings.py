@@ -254,7 +254,7 @@ class Settings:
 
     def __init__(self, command: Sequence[str], chosen: Mapping[str, Any], origins: Mapping[str, str],
                  texts: Mapping[str, tuple[str, ...]]) -> None:
-        self.__dict__.update(chosen, command=tuple(command), folder=values.folder(), origins=dict(origins),
+        self.__dict__.update(chosen, command=tuple(command), folder=address.folder(), origins=dict(origins),
                              texts=dict(texts))
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -9,6 +9,8 @@ import os
 import re
 import signal
 
+from wrapper.settings.address import folder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -114,14 +116,6 @@ def text(value: str) -> str:
 def path(value: str) -> str:
     """A path from the working folder of the start: sidecar code may change ours, and means itself."""
     return os.path.join(folder(), text(value))
-
-
-def folder() -> str:
-    """The working folder; "" where it has no name any more, so that what is joined to it stays relative."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
 
 
 def dotted(value: str) -> str:
