@@ -1,5 +1,6 @@
 """Faults that users of other proxies have reported: what a kept connection, a crash or an odd service must not do."""
 
+import contextlib
 import http.server
 import threading
 import types
@@ -117,6 +118,22 @@ def test_a_logged_in_connection_that_its_service_ends_harms_no_other_client(road
 # Nothing starves or hangs for ever
 
 
+@contextlib.contextmanager
+def one_at_a_time(handler):
+    """The way to Python's http.server.HTTPServer, which reads on from one connection until that ends."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    made = Road(None, service=types.SimpleNamespace(address=tcp(*server.server_address), close=lambda: None))
+    try:
+        yield made
+    finally:
+        made.gate.upstream.close()  # the server reads from a kept one
+        wait_until(lambda: not made.gate.upstream.idle)
+        made.close()
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.mark.parametrize("loops", [1, 2])
 def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatch, loops):
     """Python's http.server.HTTPServer speaking HTTP/1.1 reads on from one connection until that ends."""
@@ -134,21 +151,12 @@ def test_a_kept_connection_does_not_hold_the_only_worker_of_a_service(monkeypatc
         def log_message(self, *words):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    made = Road(None, service=types.SimpleNamespace(address=tcp(*server.server_address), close=lambda: None))
-    try:
+    with one_at_a_time(Handler) as made:
         lines = [made.connect() for _ in range(4)]
         for _ in range(2):
             for line in lines:
                 line.send(GET)
             assert [line.message()[1] for line in lines] == [b"ok"] * 4
-    finally:
-        made.gate.upstream.close()  # the server reads from a kept one
-        wait_until(lambda: not made.gate.upstream.idle)
-        made.close()
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
@@ -174,10 +182,8 @@ def test_a_kept_connection_does_not_hold_the_only_worker_from_an_upload(expects)
         def log_message(self, *words):
             pass
 
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    made = Road(None, service=types.SimpleNamespace(address=tcp(*server.server_address), close=lambda: None))
-    try:
+    with one_at_a_time(Handler) as made, contextlib.ExitStack() as stack:
+        stack.callback(go_on.set)
         first = made.connect().send(GET)
         assert is_asked.wait(PATIENCE)
         size = 100 if expects else 20_000_000
@@ -187,13 +193,6 @@ def test_a_kept_connection_does_not_hold_the_only_worker_from_an_upload(expects)
         assert first.message()[1] == b"ok"
         assert not expects or line.head().startswith(b"HTTP/1.1 100 ")
         assert line.send(b"x" * size).message()[1] == b"ok"
-    finally:
-        go_on.set()
-        made.gate.upstream.close()
-        wait_until(lambda: not made.gate.upstream.idle)
-        made.close()
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("loops", [1, 2])
