@@ -9,8 +9,7 @@ import pytest
 from tests import inner_ports
 from tests.guard import guard
 from tests.loop.driving import settle
-from wrapper.loop import loop as loop_room
-from wrapper.loop import poller as poller_room
+from wrapper.loop import loop as loop_room, poller as poller_room
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
 

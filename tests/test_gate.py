@@ -8,12 +8,12 @@ import pytest
 
 from tests.loop.driving import held
 from tests.running import drain, wait_until
-from wrapper.settings.address import tcp
 from wrapper.deadline import Deadline
 from wrapper.errors import GatewayTimeout, Refusal, Unavailable
 from wrapper.gate import BATCH_INTERVAL, FIRST_BATCH, Gate
 from wrapper.loop.loop import Loop
 from wrapper.loop.workers import Workers
+from wrapper.settings.address import tcp
 
 PLACE = tcp("127.0.0.1", 1)
 

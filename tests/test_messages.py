@@ -15,10 +15,10 @@ import pytest
 
 from tests.running import PATIENCE, ROOT, Wrapper, free_port, run, service, wait_until
 from wrapper import cli
-from wrapper.settings import address, settings
 from wrapper.errors import BadSettings, CannotStart
 from wrapper.service.probe import Health, Probe
 from wrapper.service.process import Spawner
+from wrapper.settings import address, settings
 
 SLEEP = ("--", "sleep", "5", "{port}")
 LINK = "tcp://10.0.0.1:3000"

@@ -15,12 +15,11 @@ import sys
 import pytest
 
 from tests.running import Wrapper, wait_until
-from wrapper import Sidecar, ServiceHandle
-from wrapper.settings import settings
+from wrapper import ServiceHandle, Sidecar, presets
 from wrapper.ctl import ctl
 from wrapper.image import bundle, dockerfile
-from wrapper import presets
 from wrapper.presets import grafana, prometheus
+from wrapper.settings import settings
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 fences = re.compile(r"(?:^((?:[^\n]+\n)+)\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)

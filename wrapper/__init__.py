@@ -9,8 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any  # noqa: F401  in the comments that are types
 
-    from wrapper.http1.message import Request as Request
-    from wrapper.http1.message import Response as Response
+    from wrapper.http1.message import Request as Request, Response as Response
     from wrapper.problems import Problem as Problem
     from wrapper.sidecar.extension import Sidecar as Sidecar
     from wrapper.sidecar.handle import ServiceHandle as ServiceHandle

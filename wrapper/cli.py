@@ -79,8 +79,8 @@ def say(lines: Iterable[str], status: int = 0) -> int:
 
 def run(argv: Sequence[str], signals: Signals) -> int:
     from wrapper.entrypoint import Entrypoint  # start-up: not before the signals are caught
-    from wrapper.settings import settings
     from wrapper.log import log
+    from wrapper.settings import settings
 
     try:
         chosen = settings.read(argv, os.environ, unreadable)
@@ -229,10 +229,10 @@ def check(argv: Sequence[str]) -> int:
 
 
 def help_lines() -> list[str]:
+    import textwrap  # start-up: a run does without it
+
     from wrapper import text  # start-up: not before a run's signals are caught
     from wrapper.settings import settings
-
-    import textwrap  # start-up: a run does without it
 
     lines = [USAGE.replace("python3 -m wrapper", text.program()),
              "Every option is also a variable: --stop-timeout is WRAPPER_STOP_TIMEOUT.\n"

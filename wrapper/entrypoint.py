@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wrapper import gate
-    from wrapper.settings.address import Address
     from wrapper.config.subscription import Subscription
     from wrapper.front.server import Server
+    from wrapper.settings.address import Address
     from wrapper.settings.settings import Settings
     from wrapper.sidecar.loader import Loader
     from wrapper.sidecar.site import Site

@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Protocol
 
-    from wrapper.settings.address import Address
     from wrapper.loop.loop import Loop, Steps
+    from wrapper.settings.address import Address
 
     class Connections(Protocol):
         """Connections to one address of the service; `close` drops the kept ones."""

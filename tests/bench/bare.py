@@ -6,10 +6,10 @@ import sys
 import threading
 
 from wrapper import sockets
-from wrapper.settings import address
+from wrapper.front.server import Server
 from wrapper.gate import Gate
 from wrapper.proxy.upstream import Upstream
-from wrapper.front.server import Server
+from wrapper.settings import address
 
 
 class Settings:

@@ -17,7 +17,6 @@ import pytest
 
 from tests.config.test_history import Bench, whole
 from tests.running import SERVICES, free_port, wait_until
-from wrapper.settings import address, settings
 from wrapper.config import journal, steps
 from wrapper.config.apply import Change, apply, apply_first, check_drift, roll_back
 from wrapper.config.journal import Replacement
@@ -31,6 +30,7 @@ from wrapper.service.probe import reload_by_call
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import State
+from wrapper.settings import address, settings
 
 FINE = [sys.executable, "-c", "pass"]
 NO_BAD = [sys.executable, "-c", "import sys; t = open(sys.argv[1]).read(); print('looked at', t); "

@@ -8,8 +8,8 @@ import os
 import random
 import signal
 import sys
-import threading
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -18,9 +18,9 @@ import pytest
 from tests.config.conftest import answer
 from tests.config.test_source import kubernetes
 from tests.running import ROOT, Wrapper, free_port, service, wait_until
-from wrapper.settings import settings
 from wrapper.config import journal
 from wrapper.errors import BadSettings
+from wrapper.settings import settings
 
 
 class Place:

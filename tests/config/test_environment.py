@@ -10,11 +10,11 @@ import threading
 
 import pytest
 
-from tests.ctl.test_ctl import ctl
 from tests.config.test_configuration import kill_session, problems, record
+from tests.ctl.test_ctl import ctl
 from tests.running import Wrapper, run, service, wait_until
-from wrapper.settings import settings
 from wrapper.errors import BadSettings
+from wrapper.settings import settings
 
 SECRET = "hidden-value"
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from wrapper.config import folder as room
-from wrapper.config import source
+from wrapper.config import folder as room, source
 from wrapper.config.folder import content_of, find
 from wrapper.config.journal import repair
 from wrapper.config.source import CannotFetch

@@ -12,11 +12,9 @@ from types import SimpleNamespace
 
 import hypothesis
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.config.test_transaction import ACL, FOR_33, Crash, attributes, crash_at, drop_locks, listing
-from wrapper.settings import settings
 from wrapper.config import history, journal
 from wrapper.config.apply import Change, apply, check_drift, roll_back
 from wrapper.config.history import HISTORY_BYTES, VERSIONS_MAX, difference
@@ -27,6 +25,7 @@ from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
+from wrapper.settings import settings
 
 
 class Bench:

@@ -7,8 +7,7 @@ import sys
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.config.conftest import answer
 from tests.running import free_port

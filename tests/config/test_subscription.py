@@ -11,8 +11,7 @@ import pytest
 
 from tests.running import wait_until
 from wrapper import text
-from wrapper.config import source as sources
-from wrapper.config import subscription as room
+from wrapper.config import source as sources, subscription as room
 from wrapper.config.subscription import Pace, Subscription, problems_of
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem

@@ -14,8 +14,7 @@ from unittest.mock import Mock
 
 import hypothesis
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from wrapper.config import journal
 from wrapper.config.folder import Folder, find

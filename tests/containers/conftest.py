@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.browser.conftest import browser  # noqa: F401  a fixture
 from tests.containers import stand_ins
 from tests.containers.engine import (

@@ -15,6 +15,7 @@ import time
 import urllib.request
 
 import pytest
+
 from tests.containers.engine import ROOT, STAGE, WRAPPER, build, wait_until
 
 pytestmark = pytest.mark.container

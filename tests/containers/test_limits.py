@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from tests.containers.engine import wait_until
 from tests.restarts.raw import Raw
 

@@ -9,9 +9,8 @@ import pytest
 
 from tests.proxy.road import GET, OK, GatedRun, Line, answering, field
 from tests.running import drain, free_port, wait_until
-from wrapper.settings import address
 from wrapper.deadline import Deadline
-
+from wrapper.settings import address
 
 HEALTHZ = b"GET /sidecar/healthz HTTP/1.1\r\nHost: h\r\n\r\n"
 

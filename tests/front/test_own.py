@@ -12,8 +12,7 @@ from tests.proxy.road import EndedError, Road, answering, echoing, field
 from tests.running import wait_until
 from wrapper.errors import BadRequest, NotFound
 from wrapper.front import own as own_room
-from wrapper.front.own import QUEUED_BYTES, Talk
-from wrapper.front.own import SHORT_INTERVAL, SwitchInterval
+from wrapper.front.own import QUEUED_BYTES, SHORT_INTERVAL, SwitchInterval, Talk
 from wrapper.http1.message import Response
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone

@@ -12,8 +12,7 @@ from tests.loop.driving import PATIENCE, begin, done, settle, told
 from tests.proxy.road import GET, Line, field
 from tests.running import wait_until
 from wrapper.errors import CannotStart
-from wrapper.front.secure import Certificate
-from wrapper.front.secure import SecureStream
+from wrapper.front.secure import Certificate, SecureStream
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import TURN_SIZE, ClientGone
 

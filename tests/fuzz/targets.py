@@ -10,17 +10,16 @@ import functools
 import re
 
 from tests.sidecar.parts import Body, make_site
-from wrapper.http1 import request as http1
-from wrapper.http1.chunked import Chunked
 from wrapper.config import journal
 from wrapper.errors import BadRequest, Refusal, Unauthorized
 from wrapper.events import Feed
-from wrapper.http1.request import Malformed
+from wrapper.http1 import request as http1
+from wrapper.http1.chunked import Chunked
 from wrapper.http1.message import Request, Response
-from wrapper.http1.request import literal_path, normal_path
+from wrapper.http1.request import Malformed, literal_path, normal_path
+from wrapper.http1.response import read_response
 from wrapper.problems import Board
 from wrapper.proxy import headers
-from wrapper.http1.response import read_response
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.router import Route
 

@@ -1,8 +1,7 @@
 """chunked.py: bodies taken apart, however they are split and however small their chunks are (RFC 9112 section 7.1)."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.http1.request import Malformed

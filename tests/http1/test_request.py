@@ -5,12 +5,11 @@ import tracemalloc
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
+from wrapper.errors import Refusal
 from wrapper.http1 import request as http1
 from wrapper.http1.chunked import Chunked, chunk, last_chunk
-from wrapper.errors import Refusal
 from wrapper.proxy import headers
 
 LIMIT = 400

@@ -4,13 +4,11 @@ import contextlib
 import socket
 import types
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from tests.loop.driving import settle, told
-from wrapper.loop import loop as loop_room
-from wrapper.loop import poller as poller_room
+from wrapper.loop import loop as loop_room, poller as poller_room
 from wrapper.loop.loop import NEVER, STALE_MAX, Loop
 from wrapper.loop.poller import Link, Notice
 from wrapper.loop.workers import Workers

@@ -13,7 +13,6 @@ from wrapper.presets import grafana as preset
 from wrapper.sidecar.handle import Answer
 from wrapper.testing import Asked, FakeService, running
 
-
 POINT = {"uid": "mail", "name": "On call", "type": "email", "settings": {"addresses": "a@b.example"}}
 
 

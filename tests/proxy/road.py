@@ -9,11 +9,11 @@ import time
 import types
 
 from tests.loop.driving import held
-from wrapper.settings import address
+from wrapper.front.server import Server
 from wrapper.gate import Gate
 from wrapper.http1.message import Response
 from wrapper.proxy.upstream import Upstream
-from wrapper.front.server import Server
+from wrapper.settings import address
 
 PATIENCE = 10.0  # seconds after which a test says that what it waits for will not come
 

@@ -7,8 +7,8 @@ import pytest
 
 from tests.loop.driving import PATIENCE, End, begin, done, settle, told
 from tests.running import wait_until
-from wrapper.http1.chunked import chunk
 from wrapper.errors import BadRequest, RequestTimeout
+from wrapper.http1.chunked import chunk
 from wrapper.http1.request import read_request
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.stream import TURN_SIZE, ClientGone, ServiceGone

@@ -9,8 +9,8 @@ import pytest
 
 from tests.proxy.road import GET, OK, PATIENCE, EndedError, GatedRun, Road, Service, answering, field
 from tests.running import Wrapper, free_port, service, wait_until
-from wrapper.front import server as front_server
 from wrapper import sockets
+from wrapper.front import server as front_server
 from wrapper.settings import address
 from wrapper.settings.address import tcp
 

@@ -1,7 +1,6 @@
 """frames.py: where a WebSocket message ends. RFC 6455 section 5. Pure."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.proxy.road import frame
 from wrapper.proxy.frames import Frames, close_frame

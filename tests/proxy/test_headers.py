@@ -2,11 +2,9 @@
 
 import h11
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from wrapper.http1 import response as answers
-from wrapper.http1 import request as http1
+from wrapper.http1 import request as http1, response as answers
 from wrapper.proxy import headers
 
 TOKENS = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=8).map(str.encode)

@@ -15,15 +15,15 @@ import pytest
 from tests.loop.driving import held
 from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echoing, field, fields, in_turn
 from tests.running import drain, wait_until
-from wrapper.settings import address
-from wrapper.front.server import loops
 from wrapper.deadline import Deadline
-from wrapper.loop import stream
+from wrapper.front.server import loops
 from wrapper.http1.message import Response
+from wrapper.loop import stream
 from wrapper.loop.poller import BATCH
 from wrapper.proxy import upstream
 from wrapper.proxy.relay import Exchange
 from wrapper.proxy.upstream import Upstream
+from wrapper.settings import address
 
 CLOSE = b"Connection: close\r\n"
 

@@ -6,12 +6,12 @@ import pytest
 
 from tests.loop.driving import End, begin, held, settle, told
 from tests.running import wait_until
-from wrapper.settings.address import tcp
 from wrapper.errors import GatewayTimeout
 from wrapper.gate import Gate
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone
 from wrapper.proxy.traveller import Cut, Travelling
+from wrapper.settings.address import tcp
 
 PLACE = tcp("127.0.0.1", 1)
 

@@ -16,8 +16,7 @@ import threading
 import time
 from unittest import mock
 
-from wrapper.settings import settings
-from wrapper.settings.address import unix
+from wrapper.errors import Refusal
 from wrapper.events import Feed
 from wrapper.gate import Gate
 from wrapper.http1.request import read_request
@@ -25,9 +24,9 @@ from wrapper.loop.loop import Loop
 from wrapper.loop.stream import ClientGone, ServiceGone, Stream
 from wrapper.loop.workers import Workers
 from wrapper.problems import Board
+from wrapper.proxy.body import RequestBody
 from wrapper.proxy.headers import Peer
 from wrapper.proxy.relay import Exchange
-from wrapper.proxy.body import RequestBody
 from wrapper.proxy.upstream import Unreached, Upstream, UpstreamConnection
 from wrapper.service.controller import Controller
 from wrapper.service.lifecycle import Lifecycle
@@ -35,7 +34,8 @@ from wrapper.service.probe import Health, Probe
 from wrapper.service.process import Process
 from wrapper.service.restart import RestartPolicy
 from wrapper.service.state import Life, Run
-from wrapper.errors import Refusal
+from wrapper.settings import settings
+from wrapper.settings.address import unix
 
 NEVER = float("inf")
 STEPS_MAX = 5_000  # until all must have come to rest

@@ -12,8 +12,7 @@ import re
 from unittest import mock
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.restarts.simulation import Schedule, World
 from wrapper.gate import Gate

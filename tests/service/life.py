@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 
 from tests.running import wait_until
-from wrapper.settings import settings
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import State
+from wrapper.settings import settings
 
 
 class NoUpstream:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from wrapper import sockets
-from wrapper.settings.address import tcp, unix
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service.launcher import Launcher
 from wrapper.service.state import Life
+from wrapper.settings.address import tcp, unix
 
 
 class Spy:

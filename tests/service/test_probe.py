@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from wrapper import sockets
-from wrapper.settings.address import tcp, unix
 from wrapper.service import probe
 from wrapper.service.probe import Probe, reload_action
+from wrapper.settings.address import tcp, unix
 
 ANY = ((200, 399),)
 

@@ -285,7 +285,7 @@ def test_without_a_descriptor_a_look_fails_nothing_and_is_made_up_for(subject, m
 def test_the_service_goes_on_where_there_is_no_descriptor_to_look_at_zombies_with():
     with Wrapper(command=service("plain")) as wrapper:
         wrapper.process.send_signal(signal.SIGALRM)
-        wrapper.wait_line(f"signal {int(signal.SIGALRM)}\n")  # so the main thread has loaded all, and looks after signals
+        wrapper.wait_line(f"signal {int(signal.SIGALRM)}\n")  # so it has loaded all, and looks after signals
         most, hard = resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE, (3, hard))
         wrapper.process.send_signal(signal.SIGCHLD)

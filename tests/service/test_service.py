@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tests.running import wait_until
-from wrapper.settings import settings
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import Helper, Surroundings
+from wrapper.settings import settings
 
 
 def test_a_service_is_ready_while_it_serves_and_says_why_not(live):

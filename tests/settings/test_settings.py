@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-
 import pytest
 
-from wrapper.settings import address, settings
 from wrapper.errors import BadSettings
+from wrapper.settings import address, settings
 
 COMMAND = ("--", "serve", "{port}")
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from wrapper.settings import settings
 from wrapper.events import Feed
-from wrapper.http1.request import read_request
 from wrapper.http1.message import Request, Response
-from wrapper.http1.request import normal_path
+from wrapper.http1.request import normal_path, read_request
 from wrapper.problems import Board
 from wrapper.service.process import Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import MAIN, State
+from wrapper.settings import settings
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.site import Site
 

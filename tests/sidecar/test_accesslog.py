@@ -15,8 +15,8 @@ import tracemalloc
 import pytest
 
 from tests.running import PATIENCE, Wrapper, service, wait_until
-from wrapper.http1.request import read_request
 from wrapper.http1.message import Ended
+from wrapper.http1.request import read_request
 from wrapper.sidecar import accesslog
 from wrapper.sidecar.accesslog import AccessLog, combined_line, json_line
 

@@ -19,7 +19,6 @@ from wrapper.proxy.body import RequestBody
 from wrapper.sidecar.isolation import MOST_CALLS
 from wrapper.testing import FakeService, running
 
-
 # Routes
 
 

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from wrapper.settings import address
 from wrapper.errors import Busy
 from wrapper.service.controller import Controller
+from wrapper.settings import address
 from wrapper.sidecar.handle import ActionFailed
 from wrapper.testing import FakeProcess, FakeService, running
 

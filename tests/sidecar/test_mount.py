@@ -11,8 +11,8 @@ import pytest
 from tests.sidecar.parts import Body, make_request, surroundings
 from wrapper import Sidecar
 from wrapper.errors import Refusal
-from wrapper.http1.request import read_request
 from wrapper.http1.message import Request
+from wrapper.http1.request import read_request
 from wrapper.sidecar import mount
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.isolation import Guard

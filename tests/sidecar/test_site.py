@@ -11,7 +11,6 @@ from wrapper.http1.message import Ended
 from wrapper.http1.request import normal_path, read_request
 from wrapper.sidecar.site import MOST_FRONTS
 
-
 SITE = with_routes()
 OTHERS = [  # of /sidecar/api/status, /hook/x and /app/x: what fronts that forbid these take for something else
     "/%5csidecar/api/status", "/\\sidecar/api/status", "/x%5c..%5csidecar%5capi%5cstatus", "//sidecar/api/status",

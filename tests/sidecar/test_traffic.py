@@ -18,7 +18,6 @@ from wrapper.sidecar import traffic as room
 from wrapper.sidecar.metrics import render
 from wrapper.sidecar.traffic import FINE_TIMES, QUIET_SAMPLES, SECONDS_KEPT, Traffic
 
-
 REASONS = BadGateway.REASONS
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import string
 
-from wrapper.settings import values
 from wrapper.config import journal, source
 from wrapper.config.apply import apply, apply_first, subscribe
 from wrapper.config.folder import content_of, find
@@ -16,6 +15,7 @@ from wrapper.config.steps import variables_of
 from wrapper.config.subscription import Pace
 from wrapper.deadline import Deadline
 from wrapper.problems import Problem
+from wrapper.settings import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

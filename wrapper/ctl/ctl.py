@@ -17,11 +17,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from wrapper import threads
-from wrapper.settings import values
 from wrapper.ctl import render
 from wrapper.ctl.client import Client, Refused
 from wrapper.ctl.paths import NoWrapper, candidates, places
 from wrapper.ctl.render import Paint
+from wrapper.settings import values
 from wrapper.text import one_line, printable, program
 
 ODD = (LookupError, TypeError, ValueError, AttributeError)  # JSON, but not as the wrapper writes it

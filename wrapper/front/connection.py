@@ -17,12 +17,12 @@ from wrapper.http1.request import normal_path, read_request
 from wrapper.log import log
 from wrapper.loop.loop import LATER, NEXT_TURN
 from wrapper.loop.stream import ClientGone, Stream
-from wrapper.threads import NoThread
-from wrapper.proxy.tunnel import PREFACE, Passthrough
-from wrapper.proxy.relay import Broken, Exchange
 from wrapper.proxy.body import RequestBody
+from wrapper.proxy.relay import Broken, Exchange
+from wrapper.proxy.tunnel import PREFACE, Passthrough
 from wrapper.proxy.upstream import NoDescriptor
 from wrapper.sockets import host_and_port
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ A request's is read once, as it comes, and sent on to the service by a task of i
 
 from __future__ import annotations
 
-from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.errors import BadRequest, Refusal, RequestTimeout
+from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.poller import BROKEN

@@ -5,8 +5,8 @@ RFC 9110 sections 7 (routing), 9.2.2 (idempotent methods), 10.1.1 (Expect), 15.2
 
 from __future__ import annotations
 
-from wrapper.http1.chunked import chunk, last_chunk
 from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
+from wrapper.http1.chunked import chunk, last_chunk
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from wrapper.gate import Gate, GatedRun, Lane
     from wrapper.http1.request import RequestHead
+    from wrapper.http1.response import ResponseHead
     from wrapper.loop.loop import Steps, Task
     from wrapper.loop.stream import Stream
-    from wrapper.proxy.headers import Peer
     from wrapper.proxy.body import RequestBody
+    from wrapper.proxy.headers import Peer
     from wrapper.proxy.upstream import ServiceResponse, Upstream, UpstreamConnection
-    from wrapper.http1.response import ResponseHead
 
     class ExchangePort(Protocol):
         """What an exchange needs of the port it came in by."""

@@ -16,17 +16,17 @@ from wrapper.log import log
 from wrapper.service.jobs import Job
 from wrapper.service.process import NEVER, NOW, cannot_start
 from wrapper.service.state import ENDING, HALFWAY, MAIN, State
-from wrapper.threads import NoThread
 from wrapper.settings.values import signal_name
+from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Callable
 
-    from wrapper.settings.address import Address
     from wrapper.service.jobs import ReloadAction
     from wrapper.service.lifecycle import Lifecycle
+    from wrapper.settings.address import Address
 
 INTERNAL_ERROR = 70  # exit status, EX_SOFTWARE of sysexits(3)
 

@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from wrapper.settings.address import Address
     from wrapper.service.process import Process
+    from wrapper.settings.address import Address
 
     ReloadAction = Callable[[Process, Address], "str | None"]
 

@@ -6,10 +6,10 @@ import os
 from subprocess import DEVNULL, SubprocessError
 
 from wrapper import sockets
-from wrapper.settings.address import LOOPBACK, Address, tcp
 from wrapper.deadline import Deadline
 from wrapper.service.process import HELPER_VARIABLE, Process, Spawner, cannot_start
 from wrapper.service.state import Run
+from wrapper.settings.address import LOOPBACK, Address, tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

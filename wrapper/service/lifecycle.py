@@ -13,9 +13,9 @@ from wrapper.deadline import Deadline
 from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service.jobs import Job
-from wrapper.sockets import is_free
 from wrapper.service.state import ENDING, Life, Run, State, Stopping
 from wrapper.settings.values import signal_name
+from wrapper.sockets import is_free
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

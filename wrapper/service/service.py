@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
     from wrapper import gate
-    from wrapper.settings.address import Address
     from wrapper.events import Feed
     from wrapper.problems import Board
     from wrapper.service.process import Spawner
+    from wrapper.settings.address import Address
     from wrapper.settings.settings import Settings
 
 

@@ -21,10 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from wrapper.settings.address import Address
     from wrapper.events import Feed
     from wrapper.gate import Gate, Lane
     from wrapper.problems import Board
+    from wrapper.settings.address import Address
     from wrapper.settings.settings import Settings
 
 

@@ -5,8 +5,8 @@ Pure: argv and environment in, a frozen `Settings` out, or every fault at once.
 
 from __future__ import annotations
 
-from wrapper.settings import address, values
 from wrapper.errors import BadSettings
+from wrapper.settings import address, values
 from wrapper.text import near, program
 
 TYPE_CHECKING = False

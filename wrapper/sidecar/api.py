@@ -6,17 +6,24 @@ import os
 import time
 
 from wrapper import __version__, threads
-from wrapper.settings import values
 from wrapper.config import history
 from wrapper.config.apply import roll_back
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.http1.message import Response
 from wrapper.problems import outlined
 from wrapper.service import procfs
-from wrapper.text import dumps
-from wrapper.sidecar.router import Route
+from wrapper.settings import values
 from wrapper.sidecar.reply import (
-    HEARTBEAT, HEARTBEAT_INTERVAL, NO_BUFFER, SlottedStream, StreamSlots, event_stream, message)
+    HEARTBEAT,
+    HEARTBEAT_INTERVAL,
+    NO_BUFFER,
+    SlottedStream,
+    StreamSlots,
+    event_stream,
+    message,
+)
+from wrapper.sidecar.router import Route
+from wrapper.text import dumps
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False

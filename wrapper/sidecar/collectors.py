@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
 import wrapper
-from wrapper.text import epoch
-from wrapper.sidecar.metrics import Family, Sample
 from wrapper.service import procfs
 from wrapper.service.state import State
+from wrapper.sidecar.metrics import Family, Sample
+from wrapper.text import epoch
 
 if TYPE_CHECKING:
-    from wrapper.problems import Board
     from wrapper.front.server import Server
+    from wrapper.problems import Board
     from wrapper.service.service import Service
 
 

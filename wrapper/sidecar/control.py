@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from wrapper import sockets
-from wrapper.settings import address
 from wrapper.ctl.paths import DEFAULT_PREFIX
 from wrapper.errors import NotFound
-from wrapper.log import log
 from wrapper.front.server import Server
+from wrapper.log import log
+from wrapper.settings import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from wrapper.settings import values
 from wrapper.http1.message import Response
 from wrapper.service import procfs
 from wrapper.service.state import stop_timeout
+from wrapper.settings import values
 from wrapper.sidecar import collectors, metrics
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
@@ -27,8 +27,8 @@ from wrapper.sidecar.traffic import FINE_TIMES, Sampler, Traffic
 if TYPE_CHECKING:
     from typing import Any
 
-    from wrapper.http1.message import Request
     from wrapper.front.server import Server
+    from wrapper.http1.message import Request
     from wrapper.sidecar.metrics import Family
     from wrapper.sidecar.site import Site
 

@@ -7,23 +7,23 @@ import http.client
 import json as json_module
 from collections import namedtuple
 
-from wrapper.settings import values
 from wrapper.config import apply as configuration
 from wrapper.config.connection import TimedConnection
 from wrapper.deadline import Deadline
 from wrapper.http1.message import joined
 from wrapper.service.state import State
+from wrapper.settings import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Callable, Union
 
-    from wrapper.settings.address import Address
     from wrapper.config.steps import Action, Check
     from wrapper.config.transaction import Content
     from wrapper.problems import Problem
     from wrapper.service.service import Service
+    from wrapper.settings.address import Address
 
     Variable = Union[str, float, bool, None]
 

@@ -7,12 +7,12 @@ import threading
 import time
 
 from wrapper import threads
-from wrapper.settings import address
 from wrapper.config import history
 from wrapper.config.apply import subscribe
 from wrapper.config.source import document
 from wrapper.config.subscription import SLOW_SECONDS
 from wrapper.service.service import Helper
+from wrapper.settings import address
 from wrapper.sidecar.handle import ServiceHandle
 from wrapper.sidecar.isolation import Guard, fitting, numbered
 from wrapper.sidecar.mount import Mount

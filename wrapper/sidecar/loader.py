@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import ModuleType
+
     from wrapper.sidecar.site import Site
 
 END_TIMEOUT = 0.5  # seconds to hear of the last exit and to end: the container's stop waits for it

@@ -6,8 +6,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from wrapper.log import log
 from wrapper.http1.message import Response
+from wrapper.log import log
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.isolation import close
 from wrapper.sidecar.reply import AuthorStream, SlottedStream, clean, judge_length, length_of

@@ -6,8 +6,8 @@ import re
 import threading
 
 from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
-from wrapper.log import log
 from wrapper.http1.request import literal_path
+from wrapper.log import log
 from wrapper.proxy.headers import TrustedProxies
 from wrapper.sidecar.access import Access, judge_origin, protected
 from wrapper.sidecar.accesslog import AccessLog
