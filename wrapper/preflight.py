@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 
-from wrapper.service.program import why_not
+from wrapper.service.diagnosis import why_not
 from wrapper.settings import settings
 from wrapper.settings.settings import Settings
 from wrapper.sidecar.access import read_token

@@ -6,7 +6,7 @@ import time
 
 from tests.sidecar.parts import make_service, make_site
 from wrapper.sidecar import collectors
-from wrapper.sidecar.metrics import render
+from wrapper.sidecar.registry import render
 
 
 def samples(families):

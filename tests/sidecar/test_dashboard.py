@@ -12,7 +12,7 @@ import pytest
 from tests.sidecar.parts import make_request, make_site
 from wrapper.http1.message import Ended
 from wrapper.sidecar.dashboard import INLINE
-from wrapper.sidecar.metrics import Counter
+from wrapper.sidecar.registry import Counter
 
 
 def get(site, target, **options):

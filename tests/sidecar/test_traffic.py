@@ -15,7 +15,7 @@ from wrapper.errors import BadGateway
 from wrapper.gate import Peaks
 from wrapper.http1.message import Ended
 from wrapper.sidecar import traffic as room
-from wrapper.sidecar.metrics import render
+from wrapper.sidecar.registry import render
 from wrapper.sidecar.traffic import FINE_TIMES, QUIET_SAMPLES, SECONDS_KEPT, Traffic
 
 REASONS = BadGateway.REASONS

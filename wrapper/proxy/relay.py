@@ -11,8 +11,8 @@ from wrapper.http1.request import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
 from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
 from wrapper.proxy import headers
+from wrapper.proxy.admission import Cut, Travelling
 from wrapper.proxy.body import Upload
-from wrapper.proxy.traveller import Cut, Travelling
 from wrapper.proxy.tunnel import Tunnel
 from wrapper.proxy.upstream import Unreached
 

@@ -10,8 +10,8 @@ from wrapper.errors import Refusal
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.poller import RESET
 from wrapper.loop.stream import Gone
+from wrapper.proxy.admission import Cut, Travelling
 from wrapper.proxy.frames import CLOSE_CODES, Frames, close_frame
-from wrapper.proxy.traveller import Cut, Travelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -382,7 +382,7 @@ def _send_each(pids: set[int], number: int) -> None:
 
 
 def _cannot_start(command: Sequence[str], error: OSError) -> CannotStart:
-    from wrapper.service.program import why_not  # start-up: only the road to a fault pays for it
+    from wrapper.service.diagnosis import why_not  # start-up: only the road to a fault pays for it
 
     is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
     said = "no interpreter is named in its first line, such as #!/bin/sh, and it is no program for this machine" \

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import wrapper
 from wrapper.service import procfs
 from wrapper.service.state import State
-from wrapper.sidecar.metrics import Family, Sample
+from wrapper.sidecar.registry import Family, Sample
 from wrapper.text import epoch
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from wrapper.http1.message import Response
 from wrapper.service import procfs
 from wrapper.service.state import stop_timeout
 from wrapper.settings import values
-from wrapper.sidecar import collectors, metrics
+from wrapper.sidecar import collectors, registry
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.api import NO_STORE, as_json, query_value
 from wrapper.sidecar.router import Route
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wrapper.front.server import Server
     from wrapper.http1.message import Request
-    from wrapper.sidecar.metrics import Family
+    from wrapper.sidecar.registry import Family
     from wrapper.sidecar.site import Site
 
 PAGE = "dashboard.html"
@@ -99,7 +99,7 @@ class Dashboard:
                 "cpu_limit": procfs.cpu_limit()}
 
     def _scrape(self, request: Request) -> Response:
-        return Response(self._site.registry.render(), headers=NO_STORE, content_type=metrics.CONTENT_TYPE)
+        return Response(self._site.registry.render(), headers=NO_STORE, content_type=registry.CONTENT_TYPE)
 
     def families(self) -> Iterator[Family]:
         yield from self.traffic.families()

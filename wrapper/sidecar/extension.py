@@ -18,7 +18,7 @@ from wrapper.problems import Problem
 from wrapper.service.state import MAIN
 from wrapper.settings import address, values
 from wrapper.sidecar.handle import ServiceHandle
-from wrapper.sidecar.metrics import DEFAULT_BUCKETS, Counter, Gauge, Histogram
+from wrapper.sidecar.registry import DEFAULT_BUCKETS, Counter, Gauge, Histogram
 from wrapper.sidecar.router import Route, judge
 
 TYPE_CHECKING = False
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from wrapper.config.source import Source
     from wrapper.sidecar.host import Host
-    from wrapper.sidecar.metrics import Metric
     from wrapper.sidecar.mount import Application
+    from wrapper.sidecar.registry import Metric
 
     Handler = TypeVar("Handler", bound=Callable[..., Any])
     Kind = TypeVar("Kind", bound=Metric)

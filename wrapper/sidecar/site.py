@@ -13,7 +13,7 @@ from wrapper.sidecar.access import Access, judge_origin, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
-from wrapper.sidecar.metrics import Registry
+from wrapper.sidecar.registry import Registry
 from wrapper.sidecar.router import Route, Router, fixed_part
 
 TYPE_CHECKING = False

@@ -24,7 +24,7 @@ from wrapper.errors import BadGateway
 from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.state import MAIN
-from wrapper.sidecar.metrics import Family, Sample, histogram_samples
+from wrapper.sidecar.registry import Family, Sample, histogram_samples
 from wrapper.threads import NoThread
 
 if TYPE_CHECKING:

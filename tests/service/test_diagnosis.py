@@ -1,4 +1,4 @@
-"""program.py: why a command cannot be run; `tests/test_messages.py` has what is said of it."""
+"""diagnosis.py: why a command cannot be run; `tests/test_messages.py` has what is said of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from wrapper.service.program import why_not
+from wrapper.service.diagnosis import why_not
 
 
 @pytest.mark.parametrize(("content", "mode", "said"), [

@@ -1,4 +1,4 @@
-"""metrics.py: counters, gauges, histograms and the text they become."""
+"""registry.py: counters, gauges, histograms and the text they become."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from wrapper.sidecar.metrics import SERIES_MAX, Counter, Family, Gauge, Histogram, Registry, Sample, number, render
+from wrapper.sidecar.registry import SERIES_MAX, Counter, Family, Gauge, Histogram, Registry, Sample, number, render
 
 
 def lines(registry):

@@ -1,4 +1,4 @@
-"""What an exchange and an h2c passthrough share: their wait at the gate, and what the gate tells them on the road."""
+"""How an exchange, or an h2c passthrough, is admitted at the gate, and what the gate tells it after that."""
 
 from __future__ import annotations
 

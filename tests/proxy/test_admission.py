@@ -1,4 +1,4 @@
-"""traveller.py: the wait at the gate, and what the gate tells those on the road."""
+"""admission.py: the wait at the gate, and what the gate tells those on the road."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wrapper.errors import GatewayTimeout
 from wrapper.gate import Gate
 from wrapper.loop.loop import NEVER
 from wrapper.loop.stream import ClientGone
-from wrapper.proxy.traveller import Cut, Travelling
+from wrapper.proxy.admission import Cut, Travelling
 from wrapper.settings.address import tcp
 
 PLACE = tcp("127.0.0.1", 1)

@@ -1,4 +1,4 @@
-"""Metrics: counters, gauges and histograms, the wrapper's own and the sidecar authors', and the text they become.
+"""The registry of metrics: counters, gauges and histograms, of the wrapper and of sidecar authors, and their text.
 
 The format is Prometheus' text exposition 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
