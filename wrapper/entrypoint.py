@@ -22,6 +22,7 @@ from wrapper.service.process import Spawner
 from wrapper.service.service import Helper, Service, Surroundings
 from wrapper.service.state import MAIN, stop_timeout
 from wrapper.settings.values import signal_name
+from wrapper.signals import END_SIGNALS, Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ if TYPE_CHECKING:
     from wrapper.settings.settings import Settings
     from wrapper.sidecar.loader import Loader
     from wrapper.sidecar.site import Site
-    from wrapper.signals import Signals
 
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 UNIX_MODE = 0o660  # of a unix socket as the exposed port: for its owner and group, whatever the umask
 LISTENER_FAILED = 1  # exit status
 WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port with --listen",
@@ -56,7 +55,7 @@ class Entrypoint:
         self._signals = signals
         self._inbox = signals.inbox
         self._spawner = Spawner(signals.mask, signals.ignored, sockets.raise_limit(), adopts=True)
-        self._ending = ENDING | {settings.stop_signal}
+        self._ending = END_SIGNALS | {settings.stop_signal}
         feed = Feed()
         self._board = Board(feed)
         self._around = Surroundings(settings, environment, self._spawner, feed, self._board,

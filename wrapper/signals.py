@@ -3,6 +3,7 @@
 To PID 1 the kernel drops signals that have no handler yet, so handlers stand before anything slow is imported. They
 do nothing: what counts is the byte that CPython writes for each signal, from whichever thread the kernel interrupts.
 The service inherits no handler, only what came blocked or ignored with us.
+END_SIGNALS end the container; all others but CHLD are passed on to the service.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ WAITED = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
                     signal.SIGTTIN, signal.SIGTTOU})
 PIPE_BYTES = 1024 * 1024  # fs.pipe-max-size for users without privileges, pipe(7)
 F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ, there since CPython 3.10
+END_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})  # they end us, and so does --stop-signal
 UNCATCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP})
 
 

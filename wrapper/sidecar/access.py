@@ -190,6 +190,17 @@ class Tries:
             log.warning("wrong tokens were tried on guarded paths", count=count, last_peer=peer)
 
 
+def judge_token(request: Request, route: Route | None, access: Access, is_private: bool) -> None:
+    """Ask for the token where a path needs it: where its route says so, and with --private everywhere but for probes.
+
+    Raises: see `Access.check`.
+    """
+    if route is not None and route.access is not None:
+        route.access.check(request)
+    elif is_private if route is None else route.is_guarded or (is_private and not route.is_probed):
+        access.check(request)
+
+
 def judge_origin(request: Request, hosts: Collection[str], is_shared: bool) -> None:
     """Judge who has a request sent to an own path. `hosts`: the names under which those are answered; empty: any.
 

@@ -9,7 +9,7 @@ from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unav
 from wrapper.http1.request import literal_path
 from wrapper.log import log
 from wrapper.proxy.headers import TrustedProxies
-from wrapper.sidecar.access import Access, judge_origin, protected
+from wrapper.sidecar.access import Access, judge_origin, judge_token, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
 from wrapper.sidecar.dashboard import Dashboard
@@ -45,7 +45,6 @@ class Site:
         self.registry = Registry()
         self.router = Router()
         self.access = Access(settings.token, settings.token_file, around.board)
-        self._is_private = settings.private
         self._prefix = settings.prefix
         # Answered on the loop: no code of an author's, no disk, no lock held for long.
         self._quick = frozenset(f"{settings.prefix}/{name}" for name in PROBED)
@@ -99,17 +98,14 @@ class Site:
         return response
 
     def _judge(self, request: Request, route: Route | None) -> None:
-        """Raises: BadRequest, Forbidden, Unauthorized, MethodNotAllowed."""
+        """Raises: BadRequest, Forbidden, Unauthorized, TooManyRequests, MethodNotAllowed."""
         if not request.trusted and not self._is_literal(request, route):
             raise BadRequest("this is another spelling of an own path; write it as it is")
         if any(UNPRINTABLE.search(value) for value in request.params.values()):
             raise BadRequest("a part of the path holds a control character, or is no UTF-8")
         if not request.trusted:
             judge_origin(request, self.around.settings.allowed_hosts, route is not None and route.is_shared)
-        if route is not None and route.access is not None:
-            route.access.check(request)
-        elif self._is_private if route is None else route.is_guarded or (self._is_private and not route.is_probed):
-            self.access.check(request)
+        judge_token(request, route, self.access, self.around.settings.private)
         if route is None:
             self.router.find(request.method, request.path)
 
