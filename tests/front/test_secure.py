@@ -4,13 +4,15 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
 
 import pytest
 
 from tests.front.conftest import make_certificate
 from tests.loop.driving import PATIENCE, begin, done, settle, told
-from tests.proxy.road import GET, Line, field
+from tests.proxy.road import GET, Line, Service, field
 from tests.running import wait_until
+from wrapper import sockets
 from wrapper.errors import CannotStart
 from wrapper.front.secure import Certificate, SecureStream
 from wrapper.loop.loop import NEVER, NEXT_TURN
@@ -64,6 +66,12 @@ class Client:
             piece = self.attempt(self.tls.read, count - len(data))
             assert piece, "it ended early"
             data += piece
+        return data
+
+    def read_to(self, mark):
+        data = b""
+        while not data.endswith(mark):
+            data += self.read(1)
         return data
 
     def say_goodbye(self):
@@ -350,6 +358,54 @@ def test_a_service_that_half_closes_a_tunnel_gets_all_over_tls(road, certificate
     for _ in range(100):
         line.send(b"x" * (size // 100))
     wait_until(lambda: got == [size - 1000])
+
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: odd/1\r\n\r\n"
+
+
+def test_a_record_that_came_along_with_an_upgrade_goes_through_the_tunnel(road, certificate):
+    """OpenSSL has it already, so the kernel does not tell of it any more."""
+    def script(line):
+        line.head()
+        line.send(SWITCH)
+        line.send(line.exactly(7))
+
+    made = road(script, tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
+    client = Client(made.connect().sock, ssl.TLSVersion.TLSv1_3)
+    client.shake_hands()
+    client.sock.sendall(client.encrypted(UPGRADE) + client.encrypted(b"hastily"))
+    assert client.read_to(b"\r\n\r\nhastily")
+
+
+def test_a_record_that_came_while_the_service_took_nothing_goes_through_the_tunnel(road, certificate, tmp_path,
+                                                                                   monkeypatch):
+    """As above, and the last of what a client sends before it waits for a response to it."""
+    takes, size, connect = threading.Event(), 3 * 16384, sockets.begin_connect
+
+    def with_little_room(family):
+        made = connect(family)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return made
+
+    def script(line):
+        line.head()
+        line.send(SWITCH)
+        assert takes.wait(PATIENCE)
+        line.exactly(size)
+        line.send(b"all")
+
+    monkeypatch.setattr(sockets, "begin_connect", with_little_room)
+    service = Service(script, str(tmp_path / "service"), socket.AF_UNIX)
+    made = road(service=service, tls_cert=str(certificate / "cert"), tls_key=str(certificate / "key"))
+    client = Client(made.connect().sock, ssl.TLSVersion.TLSv1_3)
+    client.shake_hands()
+    client.send(UPGRADE)
+    client.read_to(b"\r\n\r\n")
+    client.send(b"x" * size)
+    settle(made.server.loop)
+    takes.set()
+    assert client.read_to(b"all")
 
 
 def test_pipelined_requests_over_tls(road, certificate):

@@ -67,6 +67,7 @@ class Tunnel:
                 for at in range(0, len(rest), READ_SIZE):
                     self._pass_on(way, rest[at:at + READ_SIZE])
                     yield NEXT_TURN
+                self._move_unseen(way)
             ways = {way.source.link.readable: way for way in (self._up, self._down)}
             flowing = (NEVER, self._warned, *ways)  # nearly all the time: both ways open, and nothing in arrears
             while not (self._up.has_ended and self._down.has_ended):
@@ -108,7 +109,13 @@ class Tunnel:
                 self._move(way)
             elif fired is way.sink.link.writable:
                 way.sink.send_unsent()
+                self._move_unseen(way)
         return True
+
+    def _move_unseen(self, way: _Way) -> None:
+        """What TLS has taken from the kernel already is not heard of any more."""
+        if not (way.sink.unsent or way.has_ended) and way.source.has_unseen():
+            self._move(way)
 
     def _move(self, way: _Way) -> None:
         while True:
