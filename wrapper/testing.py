@@ -36,7 +36,7 @@ from wrapper.front.server import Server
 from wrapper.http1.chunked import Chunked
 from wrapper.problems import Board
 from wrapper.proxy.upstream import Upstream
-from wrapper.service.process import Ending, Spawner
+from wrapper.service.process import GROUP_SIGNALS, Ending, Spawner
 from wrapper.service.service import Service, Surroundings
 from wrapper.service.state import MAIN
 from wrapper.settings import address, settings
@@ -116,7 +116,7 @@ class FakeProcess(Ending):
     def signal(self, number: int) -> None:
         if self.returncode is None:
             self._service.signals.append(signal_name(number))
-            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            if number in GROUP_SIGNALS:
                 self.end(-number)
 
     def refusal(self) -> str | None:

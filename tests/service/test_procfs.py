@@ -176,8 +176,8 @@ def subject():
 def test_an_orphan_is_collected_soon_and_behind_one_that_is_awaited(subject):
     awaited, orphan = shell("exit 3"), shell("exit 0", start_new_session=True)  # another group, as an adopted one has
     wait_zombie(awaited, orphan)
-    assert 0 < subject.look({awaited.pid}) <= procfs.FOREIGN_GRACE
-    wait_until(lambda: subject.look({awaited.pid}) is None)
+    assert 0 < subject.reap({awaited.pid}) <= procfs.FOREIGN_GRACE
+    wait_until(lambda: subject.reap({awaited.pid}) is None)
     assert is_gone(orphan)
     assert awaited.wait(5) == 3
 
@@ -187,7 +187,7 @@ def test_what_came_over_exec_is_collected_at_once():
     subject = Reaper()
     inherited.stdin.close()
     wait_zombie(inherited)
-    assert subject.look(()) is None
+    assert subject.reap(()) is None
     assert is_gone(inherited)
 
 
@@ -206,7 +206,7 @@ def test_what_sidecar_code_started_is_left_to_it_while_its_thread_lives(subject,
     thread = threading.Thread(target=work)
     thread.start()
     assert started.wait(10)
-    assert subject.look(()) is None
+    assert subject.reap(()) is None
     may_wait.set()
     thread.join(10)
     assert found == [7]
@@ -219,9 +219,9 @@ def test_what_an_ended_thread_started_is_left_for_a_while(subject):
     thread.join(10)
     wait_zombie(kept[0])
     wait_until(lambda: kept[0].pid in procfs.adopted())  # the kernel's part of the thread ends a little later
-    assert procfs.FOREIGN_GRACE < subject.look(()) <= procfs.OWN_GRACE
+    assert procfs.FOREIGN_GRACE < subject.reap(()) <= procfs.OWN_GRACE
     assert kept[0].wait(5) == 7
-    assert subject.look(()) is None
+    assert subject.reap(()) is None
 
 
 def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
@@ -231,7 +231,7 @@ def test_many_that_end_together_cost_few_looks(subject, monkeypatch):
     monkeypatch.setattr(procfs, "stat", lambda pid: types.SimpleNamespace(state="Z"))
     monkeypatch.setattr(Reaper, "_grace", lambda self, pid: procfs.FOREIGN_GRACE)
     for _ in range(100):
-        assert subject.look(()) <= procfs.FOREIGN_GRACE
+        assert subject.reap(()) <= procfs.FOREIGN_GRACE
         clock[0] += procfs.FOREIGN_GRACE / 101
     assert len(looks) == 1
 
@@ -241,8 +241,8 @@ def test_all_that_ended_together_are_collected_in_one_look(subject, monkeypatch)
     orphans = [shell("exit 0", start_new_session=True) for _ in range(20)]
     wait_zombie(*orphans)
     monkeypatch.setattr(procfs, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-    clock[0] += subject.look(())
-    assert subject.look(()) is None
+    clock[0] += subject.reap(())
+    assert subject.reap(()) is None
     assert all(is_gone(orphan) for orphan in orphans)
 
 
@@ -274,9 +274,9 @@ def test_without_a_descriptor_a_look_fails_nothing_and_is_made_up_for(subject, m
         monkeypatch.setattr("builtins.open", refuse(path, OSError(errno.EMFILE, "Too many open files")))
         monkeypatch.setattr("os.listdir", refuse("", OSError(errno.EMFILE, "Too many open files")))
         subject._next_look = 0.0
-        assert 0 < subject.look(()) <= procfs.FOREIGN_GRACE
+        assert 0 < subject.reap(()) <= procfs.FOREIGN_GRACE
         monkeypatch.undo()
-    wait_until(lambda: subject.look(()) is None)
+    wait_until(lambda: subject.reap(()) is None)
     assert is_gone(orphan)
 
 

@@ -182,7 +182,7 @@ class Controller:
             self._jobs.finish(job, self._guard(job.kind, partial(self._actions[job.kind], job)))
 
     def _guard(self, what: str, action: Callable[[], str | None]) -> str | None:
-        """What went wrong with an action; a fault of the wrapper's own must not end the thread."""
+        """Carry `action` out and return its fault; an exception, which is a fault of ours, must not end the thread."""
         try:
             return action()
         except Exception as error:  # noqa: BLE001  see above
@@ -195,7 +195,7 @@ class Controller:
             self.life.is_restarting = False
 
     def _give_up(self, exit_status: int) -> None:
-        """Nothing will bring the service back."""
+        """End the controller, where the restart policy starts the service no more."""
         self._lifecycle.gate.hurry()  # an earlier run that still drains
         self._lifecycle.stopping.hasten_old()
         self._lifecycle.stopping.record_old_end()

@@ -111,14 +111,14 @@ class Launcher:
         return True
 
     def take_over(self, process: Process) -> None:
-        """The run that was started beside another is the one that counts from now on."""
+        """Give the terminal to a run that was started beside another, and counts from now on."""
         if not self._is_background:
             self._spawner.bring_to_foreground(process)
 
     def _environment_at(self, address: Address) -> Mapping[str, str]:
-        """Untouched, but for its configuration, --env and PORT: where a service reads that, it finds the inner port.
+        """The environment of a run: what we inherited, its configuration, --env, and PORT with the port inside.
 
-        What a helper leaves behind is told from what the service does by a variable.
+        Processes that a helper leaves behind are told from those of the main service by a variable.
         """
         port = str(address.port)
         changes = {name: text.replace(PLACEHOLDER, port) for name, text in self._variables}
@@ -130,12 +130,12 @@ class Launcher:
 
 
 def changed(environment: Mapping[str, str], variables: Mapping[str, str | None]) -> Mapping[str, str]:
-    """An environment with variables over it; None takes one away."""
+    """`environment` with `variables` over it; None takes one away."""
     return {name: text for name, text in {**environment, **variables}.items() if text is not None}
 
 
 def _report_squatter(address: Address, life: Life) -> None:
-    """A leftover that kept the port would be taken for the new run, and answer as the old version."""
+    """Report a leftover that kept the port: it would be taken for the new run, and answer as the old version."""
     if sockets.is_free(address, closed=True):
         life.resolve("address")
     else:

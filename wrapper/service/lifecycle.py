@@ -237,7 +237,7 @@ class Lifecycle:
         return None
 
     def _await_old(self, serving: Run) -> str | None:
-        """One run may drain beside the next. What keeps another from coming, None where nothing does."""
+        """Wait for the end of an earlier old run, since only one drains at a time; what keeps the next from coming."""
         if (old := self.life.old) is None:
             return None
         self._wake_up.until(lambda: old.is_gone or serving.ended.is_set())
@@ -279,8 +279,9 @@ class Lifecycle:
         return fault
 
     def pass_barrier(self, job: Job) -> str | None:
-        """Nothing else runs now; a service that is down is started, and one that answers though it is late may wait
-        for just what comes next.
+        """Start a service that is down, and wait until one that runs is ready, so that the caller of the job can act.
+
+        One that is late and still answers is not waited for: what the caller does may be what it lacks.
         """
         run = self.life.run
         if run is None:
@@ -326,7 +327,7 @@ class Lifecycle:
         self._follow(fault, self.restarts.record_exit(exit_status, ready_seconds), **details)
 
     def decide(self, exit_status: int) -> None:
-        """A trial is over that left the service ended."""
+        """Let the policy decide on an exit with this status, now that the trial in which it fell is over."""
         self._fall(self.life.reason, exit_status, 0.0)
 
     def _follow(self, fault: str, pause: float | None, **details: Any) -> None:

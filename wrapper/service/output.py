@@ -23,8 +23,8 @@ KEPT_BYTES = 100 * 1024
 READ_BYTES = 256 * 1024
 LAST_WORDS_TIMEOUT = 0.5  # seconds of silence after which nothing more is awaited from a pipe that stays open
 LINE_BYTES = 64 * 1024  # of a line that is passed on whole, with a name before it; a longer one becomes several
-# Guards each descriptor for one piece of one service, so that lines of several do not mix.
-TURNS = {1: threading.Lock(), 2: threading.Lock()}
+# Each guards one descriptor for one piece of one service, so that lines of several do not mix.
+WRITE_LOCKS = {1: threading.Lock(), 2: threading.Lock()}
 
 
 class Output:
@@ -75,7 +75,7 @@ class Output:
             self.keep(piece)
         piece = passed(piece)
         if descriptor not in self._unheard:
-            with TURNS[descriptor]:
+            with WRITE_LOCKS[descriptor]:
                 is_heard = self._pass_on(piece, descriptor)
             if not is_heard:
                 self._unheard.add(descriptor)
@@ -97,7 +97,7 @@ class Output:
         return True
 
     def keep(self, piece: bytes) -> None:
-        """Remember what was put out, as the last of it."""
+        """Keep `piece` as the newest output, and let go of the oldest over KEPT_BYTES."""
         piece = piece[-KEPT_BYTES:]
         with self._changed:
             self._pieces.append(piece)
@@ -116,7 +116,7 @@ class Output:
             pump.finish(deadline)
 
     def end(self, deadline: Deadline) -> None:
-        """The same where no more comes, and those who follow it are to know."""
+        """As `finish`, and tell the readers that follow the output that no more comes."""
         self.finish(deadline)
         with self._changed:
             self.is_over = True

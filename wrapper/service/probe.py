@@ -64,7 +64,7 @@ class Probe:
         return None if is_good else f"{self._path} answers {status}, which is none of --ready-status"
 
     def fault_of(self, run: Run) -> str | None:
-        """The same of a run, at any loopback address where its port is its own; that becomes the run's address."""
+        """`fault` at the run's address and its `other_addresses`; the one where it is ready becomes its address."""
         faults = []
         for address in (run.address, *run.other_addresses):
             if (fault := self.fault(address)) is None:
@@ -178,7 +178,7 @@ class Health:
 
 
 def _where(run: Run) -> str:
-    """A wrong port is seen at once where it is said which one is right."""
+    """Where the run listens instead, as the end of a sentence that says where it does not."""
     found = run.process.listening()
     if not found:
         return "it listens nowhere; --ready-timeout gives it more time"

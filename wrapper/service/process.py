@@ -20,6 +20,7 @@ from wrapper import threads
 from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service import procfs
+from wrapper.signals import END_SIGNALS
 from wrapper.threads import NoThread
 
 TYPE_CHECKING = False
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
 NOW, NEVER = 0.0, math.inf  # when something is due, on the monotonic clock
 STDIN = 0
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # POSIX shell, section 2.8.2: exit status for commands
-# A signal that ends goes to the whole group, as a terminal's does; any other to the one process, as without a wrapper:
-# gunicorn's workers die of the HUP that its master takes as a reload.
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL})
+# What ends a service goes to its whole group, as a terminal's signal does; any other to the one process, as without a
+# wrapper: gunicorn's workers die of the HUP that its master takes as a reload.
+GROUP_SIGNALS = END_SIGNALS | {signal.SIGKILL}
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.005, 0.1  # seconds between two polls of what is about to end
 KILL_TIMEOUT = 5.0  # seconds for what was killed to be seen to end; a process in the kernel may take longer
 REST_TIMEOUT = 2.0  # seconds for what a service that fell has left behind; others wait for the next start
@@ -65,7 +66,7 @@ class Ending:
 
     @property
     def fault(self) -> str:
-        """Its end as what went wrong with whatever needed it alive."""
+        """The end of the process, as the reason why something that needed it alive has failed."""
         return f"it ended with status {self.exit_status}"
 
 
@@ -128,7 +129,7 @@ class Process(Ending):
         return found is not None or self.ended.is_set()
 
     def family(self) -> set[int]:
-        """All processes of it that run, but for the first one; nothing where no descriptor can be had for a look."""
+        """The pids of the run that are alive, but for the first; none where no descriptor can be had to read /proc."""
         try:
             table = procfs.processes()
             orphans = self._left_by(self, table)
@@ -161,7 +162,7 @@ class Process(Ending):
         return self._deadline < NEVER
 
     def listening(self) -> list[Address]:
-        """Where its processes listen."""
+        """The addresses at which processes of the run listen."""
         return procfs.listening({self.pid} | self.family())
 
     def signal(self, number: int) -> None:
@@ -169,7 +170,7 @@ class Process(Ending):
 
         Where that is gone nothing happens. Raises: Refusal where the kernel does not let us.
         """
-        self._send(number, to_group=number in ENDING)
+        self._send(number, to_group=number in GROUP_SIGNALS)
 
     def _send(self, number: int, *, to_group: bool) -> None:
         with self._lock:
@@ -193,7 +194,7 @@ class Process(Ending):
         return (-self.pid if to_group else self.pid,)
 
     def refusal(self) -> str | None:
-        """Why it cannot be signalled, None where it can."""
+        """Why this process cannot be signalled, None where it can."""
         try:
             self._send(0, to_group=False)
             return None
@@ -209,7 +210,7 @@ class Process(Ending):
         if is_late:
             return
         members = self.family()  # those that are not in the group are found again once the first process is gone
-        if number in ENDING:
+        if number in GROUP_SIGNALS:
             self._told = {pid for pid in members if procfs.stat(pid).group == self.pid}
         try:
             self._send(number, to_group=True)
@@ -230,7 +231,7 @@ class Process(Ending):
         return False
 
     def stop(self, number: int, timeout: float) -> bool:
-        """Both."""
+        """`begin_stop`, then `await_stop`."""
         self.begin_stop(number, timeout)
         return self.await_stop()
 
@@ -358,7 +359,7 @@ class Spawner:
     def reap_orphans(self) -> float | None:
         """Collect the zombies that no code waits for; seconds until that is due again, None: at the next CHLD."""
         with self._lock:
-            return self._reaper.look(self._running)
+            return self._reaper.reap(self._running)
 
     def _left_by(self, process: Process, table: Mapping[int, procfs.Stat]) -> set[int]:
         """The orphans that came to us and that this run, and no later one, has left behind. Raises: OSError."""

@@ -53,7 +53,7 @@ GONE = Stat("", 0, 0, 0, 0, 0)
 
 
 def stat(pid: int) -> Stat:
-    """`GONE` where the process is gone or hidden. Raises: OSError where no descriptor can be had for a look."""
+    """Facts about one process, `GONE` where it is gone or hidden. Raises: OSError where no descriptor can be had."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
@@ -64,7 +64,7 @@ def stat(pid: int) -> Stat:
 
 
 def processes() -> dict[int, Stat]:
-    """All that can be seen. Raises: OSError, see `stat`."""
+    """Every process of this pid namespace that can be seen, by pid. Raises: OSError, see `stat`."""
     found = ((int(entry), stat(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
     return {pid: known for pid, known in found if known is not GONE}
 
@@ -171,7 +171,7 @@ def container_id(paths: Iterable[str] = ("/proc/self/cgroup", "/proc/self/mounti
 
 
 def _texts(paths: Iterable[str]) -> Iterator[str]:
-    """What those of the files hold that can be read."""
+    """The content of each of these files that can be read."""
     for path in paths:
         try:
             with open(path) as file:
@@ -193,20 +193,21 @@ class Reaper:
     def __init__(self) -> None:
         self._inherited = set(adopted())
         self._since: dict[int, float] = {}  # when a zombie was first seen
-        self._next_look = 0.0
+        self._next_reap = 0.0
 
-    def look(self, awaited: Collection[int]) -> float | None:
-        """Collect what no code waits for; seconds until the next look is due, None where an ended process makes it so.
+    def reap(self, awaited: Collection[int]) -> float | None:
+        """Collect the zombies that no code waits for; returns the seconds until the next call is due, None for not
+        before another process ends.
 
         `awaited`: pids that have code that waits for them.
         """
         now = time.monotonic()
-        if now < self._next_look <= now + FOREIGN_GRACE:
-            return self._next_look - now  # many end together: the look that is due is soon enough
+        if now < self._next_reap <= now + FOREIGN_GRACE:
+            return self._next_reap - now  # many end together: the call that is due is soon enough
         try:
             zombies = [pid for pid in adopted() if pid not in awaited and stat(pid).state == "Z"]
-        except OSError:  # no descriptor to be had for a look: zombies keep, and the service must not pay for it
-            self._next_look = now + FOREIGN_GRACE
+        except OSError:  # no descriptor to be had: zombies keep, and the service must not pay for it
+            self._next_reap = now + FOREIGN_GRACE
             return FOREIGN_GRACE
         seen = {pid: self._since.get(pid, now) for pid in zombies}
         due = {pid: since + self._grace(pid) for pid, since in seen.items()}
@@ -216,8 +217,8 @@ class Reaper:
             self._inherited.discard(pid)
             del seen[pid], due[pid]
         self._since = seen
-        self._next_look = min(due.values(), default=0.0)
-        return self._next_look - now if due else None
+        self._next_reap = min(due.values(), default=0.0)
+        return self._next_reap - now if due else None
 
     def _grace(self, pid: int) -> float:
         if pid in self._inherited:

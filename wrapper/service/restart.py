@@ -44,7 +44,7 @@ class RestartPolicy:
             self.next_start = NEVER
 
     def reset(self) -> None:
-        """The same, on request: the pauses begin again with the first one."""
+        """As `forget`, where an operator asked for it: the pauses begin again with the first one."""
         self.forget()
         with self._lock:
             self._pause = self._first
@@ -61,7 +61,7 @@ class RestartPolicy:
             return self._schedule(ready_seconds)
 
     def schedule(self, ready_seconds: float) -> float:
-        """The same where a start follows in any case; at once where the service has been steady."""
+        """Seconds until the next start where the policy has no say: none for a service that has been steady."""
         with self._lock:
             if ready_seconds < STEADY_SECONDS:
                 return self._schedule(ready_seconds)

@@ -95,7 +95,7 @@ class Run:
 
     @property
     def fault(self) -> str:
-        """Its end as what went wrong, where that was not asked for."""
+        """What went wrong, of a run that ended and was not asked to."""
         fault = f"{self._title} ended by itself with status {self.process.exit_status}"
         if not self.process.exit_status and (what := self._background):
             fault += f"; what it had put into the background {what}: run it in the foreground, {FOREGROUND}"
@@ -105,7 +105,10 @@ class Run:
 
     @property
     def _background(self) -> str:
-        """What became of it; empty where there is none. An orphan comes to PID 1, which may not be us."""
+        """What became of processes that outlived the first; "" where there are none that can be seen.
+
+        An orphan comes to PID 1, which may not be us: then only the port tells of it.
+        """
         if self.process.left_behind:
             return "was ended with it"
         is_gone = not self.port_was_free or is_free(self.address, closed=True)
@@ -251,7 +254,7 @@ class Life:
         self._feed.publish("state", service=self.name, state=state.value, before=before.value, reason=reason)
 
     def begin(self, run: Run) -> None:
-        """A new run is the one that counts from now on."""
+        """Make `run` the one that counts."""
         with self._lock:
             self.run, self._next = run, None
             self.generation += 1
@@ -298,7 +301,7 @@ class Life:
 
     @property
     def pids(self) -> list[int]:
-        """Of the run that counts, and of the next one beside it."""
+        """The first process of the run that counts, and of the next run beside it."""
         with self._lock:
             return [pid for pid in (self._pid, self._next and self._next["pid"]) if pid]
 
