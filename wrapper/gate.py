@@ -198,7 +198,7 @@ class Gate:
         return sum(len(lane.inside) for lane in lanes)
 
     def take_peaks(self) -> Peaks:
-        """Those since the last call; what is in flight and held now counts in the next ones too."""
+        """The peaks since the last call; what is in flight and held now counts in the next ones too."""
         with self._lock:
             now = Peaks(self._count_inside(), len(self._held))
             peaks, self._peaks = self._peaks, now
@@ -234,7 +234,7 @@ class Gate:
             return self._pauses
 
     def resume(self, number: int | None = None) -> None:
-        """Let them through again; with the number of a pause only where that is still the latest one."""
+        """End a pause; with its number only where it is still the latest one."""
         with self._lock:
             if number is None or number == self._pauses:
                 self.paused = ""
@@ -347,7 +347,7 @@ class Gate:
         loop.spawn(self._release(loop), "gate")
 
     def _release(self, loop: Loop) -> Steps:
-        """In order, a few at first and then more: all in one instant would knock a fresh service over."""
+        """Let those that are held in, in order, a few at first: all in one instant would knock a fresh service over."""
         batch = FIRST_BATCH
         while self._let_in(batch, is_release=True):
             batch *= 2

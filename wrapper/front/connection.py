@@ -305,7 +305,7 @@ class Connection(socketserver.BaseRequestHandler):
             exchange.keep = False
 
     def _tell_failure(self, exchange: Exchange, reason: str) -> None:
-        """In a thread: the log may have to wait for whatever reads stderr."""
+        """Report a failed exchange, in a thread: the log may have to wait for whatever reads stderr."""
         method, target = exchange.head.method.decode("ascii"), exchange.head.target.decode("latin-1")
         status, what = exchange.status, f"{method} {normal_path(target)}"
         try:
@@ -341,7 +341,7 @@ class Connection(socketserver.BaseRequestHandler):
                 return
 
     def _break(self) -> None:
-        """At once: an end before the reset would look like success where the end is what frames the response."""
+        """Reset the connection at once: where an end frames the response, an end first would look like success."""
         self.stream.reset()
         raise Closing
 

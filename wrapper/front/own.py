@@ -143,11 +143,11 @@ class Talk:
         return self.messages.popleft() if self.messages else None
 
     def give(self, piece: bytes | memoryview | BaseException) -> None:
-        """More of the body, b"" at its end, or why there is none."""
+        """Hand the thread more of the body, b"" at its end, or the reason why there is no more."""
         self._body.put(bytes(piece) if isinstance(piece, memoryview) else piece)
 
     def took(self, size: int) -> None:
-        """The client has taken so many bytes."""
+        """Note that the client has taken `size` bytes, so that the thread may go on."""
         with self._changed:
             self._queued -= size
             self._changed.notify_all()
@@ -168,7 +168,7 @@ class Talk:
 
 
 class OwnExchange:
-    """The answer to a request for one of the wrapper's own paths."""
+    """A request for one of the wrapper's own paths, and its response."""
 
     first_byte = held = 0.0  # as an `Exchange` has them; here nothing waits at a gate, or is sent twice
     is_replayed = False
@@ -379,7 +379,7 @@ class OwnExchange:
             self._break_off()
 
     def _break_off(self) -> None:
-        """Nothing honest can be said any more: the end is missing."""
+        """Give the response up: what follows could only pretend to be its end."""
         self.keep = False
         self.is_broken = self._has_begun
         self.status = self.status or 499

@@ -39,7 +39,7 @@ def response_bytes(status: int, fields: Any, content_type: str | None, body: byt
 
 def response_parts(status: int, fields: Any, content_type: str | None, body: bytes, close: bool, is_head: bool,
                  minor: int = 1) -> tuple[bytes, bytes]:
-    """Its head and its body, for a body that is too large to be copied."""
+    """Head and body of a response of our own, apart: a large body is not copied to join the two."""
     fields, promised = unframed(fields)
     if content_type is not None:
         fields.append(("Content-Type", content_type))

@@ -111,7 +111,7 @@ class SecureStream(Stream):
     # Out
 
     def send(self, data: bytes | memoryview, *, is_last: bool = False) -> bool:
-        """As `Stream` does, but TLS says goodbye before the end."""
+        """See `Stream.send`; `is_last` changes nothing, since TLS says goodbye before the end."""
         view = memoryview(data)
         try:
             while view:

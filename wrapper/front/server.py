@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         def observes(self) -> bool: ...
 
         def answer(self, request: Request) -> Response | None:
-            """The answer to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
+            """The response to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
 
         def is_quick(self, path: str) -> bool:
             """True where the response to a path of the wrapper's own waits for nothing, not even the disk."""
@@ -309,7 +309,7 @@ def _certificate(settings: Any) -> Certificate:
 
 
 def _tune(listener: socket.socket) -> None:
-    """For the connections it will take: Linux hands these options on to them (tcp_create_openreq_child)."""
+    """Set options for the connections that `listener` takes: Linux hands them on (tcp_create_openreq_child)."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # A client that vanished without a word would keep its tunnel or its silent stream for ever.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -331,7 +331,7 @@ class Shortage:
         self._until: dict[str, float] = {}
 
     def note(self, what: str, loop: Loop) -> None:
-        """A sign of it, in the thread of `loop`; returns at once."""
+        """Hear a sign that `what` runs short, in the thread of `loop`; returns at once."""
         with self._lock:
             is_new = what not in self._until
             self._until[what] = loop.now + CALM

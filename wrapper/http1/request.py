@@ -73,7 +73,7 @@ class Head:
         return find_special(self.fields) if self._special is None else self._special
 
     def _find_special(self) -> SpecialFields:
-        """The same for the first time; it is kept where that takes little."""
+        """Find `special` for the first time, and keep it where that takes little."""
         special = find_special(self.fields)
         self._special = special if self.fields.count(b"\n") <= MAX_KEPT_LINES or is_short(special) else None
         return special
@@ -334,7 +334,7 @@ def _refuse_or_wait(head: bytes, is_full: bool) -> None:
 
 
 def _judge_lines(lines: list[bytes]) -> None:
-    """Field lines, and what there is of the last one."""
+    """Judge field lines; of the last one there may be a part alone. Raises: BadRequest."""
     *whole, rest = lines
     for line in whole:
         if not FIELD.fullmatch(line):

@@ -151,8 +151,10 @@ def _judge_beginning(data: bytes, limit: int, begin: int) -> None:
 
 
 def _read_mended(head: bytes) -> ResponseHead:
-    """What is sloppy and beyond doubt: the version in small letters, and lines that all end in LF (RFC 9112 section
-    2.2); white space between name and colon, which a proxy removes from a response (section 5.1).
+    """Read a head that is sloppy and beyond doubt.
+
+    The version is in small letters, all lines end in LF (RFC 9112 section 2.2), or white space stands between name and
+    colon, which a proxy removes from a response (section 5.1). Raises: Malformed.
     """
     text = head[:4].upper() + head[4:]
     if b"\r" not in text:

@@ -180,7 +180,7 @@ class Loop(Poller):
         return outcome.get()
 
     def task(self, steps: Steps, name: str) -> Task:
-        """One that waits for `begin`; it may be interrupted from its first step on."""
+        """A task that waits for `begin`; it may be interrupted from its first step on."""
         return Task(self, steps, name)
 
     def begin(self, task: Task) -> Task:

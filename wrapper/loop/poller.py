@@ -51,7 +51,7 @@ class Readiness:
 
 
 class Closed:
-    """What all kinds of readiness belong to once their link is closed: a circle would be left to the collector."""
+    """Stands for the link once that is closed: a readiness that kept it would leave a circle to the collector."""
 
     mask = 0
 
@@ -73,11 +73,11 @@ class Notice:
         self.waiter: Waiter | None = None
 
     def give(self) -> None:
-        """From any thread."""
+        """Give the notice; from any thread."""
         self._poller.post(self.give_now)
 
     def give_now(self) -> None:
-        """In the loop's thread."""
+        """Give the notice and resume who waits for it; in the loop's thread."""
         self.is_given = True
         waiter, self.waiter = self.waiter, None
         if waiter is not None:

@@ -76,18 +76,18 @@ class Travelling:
         return self.gate.collect(self, self.held)
 
     def stay(self, is_deaf: bool = False) -> None:
-        """It may be on the road for hours from here on; `is_deaf`: its client cannot be told to leave."""
+        """Tell the gate that this may last for hours from here on; `is_deaf`: its client cannot be told to leave."""
         if self.lane is not None:
             self.gate.stay(self.lane, self, is_deaf)
 
     def leave(self) -> None:
-        """Off the road, however that came."""
+        """Leave the lane, however the exchange ended; nothing happens where it has none."""
         lane, self.lane = self.lane, None
         if lane is not None:
             self.gate.leave(lane, self)
 
     def warning(self) -> Notice:
-        """Given as soon as `going` is set."""
+        """A notice that is given as soon as `going` is set."""
         if self._warning is None:
             self._warning = Notice(self.loop)
             self._warning.is_given = bool(self.going)

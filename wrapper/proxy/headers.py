@@ -97,7 +97,7 @@ def request_head(head: RequestHead, peer: Peer, upstream_host: bytes) -> bytes:
 
 
 def _request_rest(head: RequestHead, peer: Peer, upstream_host: bytes) -> tuple[bytes, bytes]:
-    """What follows the CR of the request line: what was sent, and what is ours."""
+    """The fields behind the CR of the request line: those of the client that are passed on, and those of ours."""
     special = head.special
     if len(special) == 1 and head.host and not head.authority and head.minor:
         return head.fields, b"X-Forwarded-Host: %b\r\n%b\r\n" % (head.host, peer.lines)
@@ -193,7 +193,7 @@ def _without_nominated(section: bytes, nominated: frozenset[bytes]) -> bytes:
 
 
 def response_head(response: ResponseHead, added: bytes, is_chunked: bool) -> bytes:
-    """The head to send to the client for `answer`; `added` are lines of ours, `is_chunked` how we frame the body."""
+    """The head to send to the client for `response`; `added` are lines of ours, `is_chunked` how we frame the body."""
     if not response.has_date and not response.is_interim:
         added += _date_line()
     if not added and not is_chunked:

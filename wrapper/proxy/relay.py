@@ -45,7 +45,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.005, 0.25  # seconds between two tries to reach a
 HUNGER = 0.1  # seconds a request waits on a fresh connection until kept ones give way; doubles
 # Bytes of a head that services take: uwsgi's buffer-size; Apache, nginx, gunicorn and Tomcat; Node.
 HEAD_LIMITS = (4096, 8192, 16384)
-INTERIM_MAX = 32  # 1xx answers before the final one; CVE-2021-3737 was a client that took them without end
+INTERIM_MAX = 32  # 1xx responses before the final one; CVE-2021-3737 was a client that took them without end
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))  # RFC 9110 section 9.2.1
 _IDEMPOTENT = _SAFE | {b"PUT", b"DELETE"}  # RFC 9110 section 9.2.2
 
@@ -167,7 +167,7 @@ class Exchange(Travelling):
         return run is not None and run.has_fallen()
 
     def _may_repeat(self) -> bool:
-        """By --replay: RFC 9110 section 9.2.2; draft-ietf-httpapi-idempotency-key-header for Idempotency-Key."""
+        """True where --replay allows it: RFC 9110 section 9.2.2, draft-ietf-httpapi-idempotency-key-header."""
         which, method = self.port.settings.replay, self.head.method
         if which != "idempotent":
             return which == "safe" and method in _SAFE
@@ -266,7 +266,7 @@ class Exchange(Travelling):
     # The response
 
     def _read_heads(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
-        """Pass interim answers on; returns the final one, or 101."""
+        """Pass interim responses on; returns the final one, or 101."""
         reader, method = connection.response, self.head.method
         for _ in range(INTERIM_MAX):
             while (response := reader.next_head(method)) is None:
@@ -282,7 +282,7 @@ class Exchange(Travelling):
         raise Malformed("too many interim answers")
 
     def _await_response(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
-        """Take what has come of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
+        """Take what comes next of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload, deadline = connection.stream.link, self._upload, NEVER
         self._judge_upload()
         ended = None if upload is None or upload.is_over else upload.task.ended
@@ -342,7 +342,7 @@ class Exchange(Travelling):
             self._keep(connection, response)
 
     def _keep(self, connection: UpstreamConnection, response: ResponseHead) -> None:
-        """For the next request: of this client alone where it has been logged in there (RFC 4559 section 6)."""
+        """Keep the connection for a next request, of this client alone where it is logged in (RFC 4559 section 6)."""
         assert self.lane is not None
         upstream: Upstream = self.lane.upstream  # type: ignore[assignment]
         if connection.is_personal or headers.logs_in(self.head, response):
@@ -369,13 +369,13 @@ class Exchange(Travelling):
         return "{}: {}\r\n".format(*headers.held_field(self.held)).encode() if self.held else b""
 
     def _send(self, data: bytes | memoryview) -> Steps:
-        """To the client, waiting as long as it takes its time."""
+        """Send `data` to the client and wait until it has taken it, however long that takes."""
         self.sent += len(data)
         yield from self.client.write(data)
 
     def _copy(self, reader: ServiceResponse, response: ResponseHead, is_chunked: bool, block: bytes,
               arrived: bytes | memoryview) -> Steps:
-        """The body, piece by piece, each as soon as it is there; `block` and `arrived` go first."""
+        """Copy the body to the client, each piece as soon as it is there; `block` and `arrived` go first."""
         out: bytes | memoryview = block + (chunk(arrived) if is_chunked else arrived)
         connection, tail, size, moved = self.connection, bytes(arrived[-4:]), READ_SIZE, 0
         assert connection is not None

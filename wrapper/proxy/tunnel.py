@@ -60,7 +60,7 @@ class Tunnel:
         return self._down.moved
 
     def run(self) -> Steps:
-        """Pump until both sides have ended, or one has broken."""
+        """Carry bytes both ways until both sides have ended, or one has broken."""
         try:
             for way in (self._up, self._down):
                 rest, way.source.rest = memoryview(way.source.rest), b""
@@ -84,7 +84,7 @@ class Tunnel:
         return not (self._code or up.sink.unsent or down.sink.unsent or up.has_ended or down.has_ended)
 
     def _wait(self) -> tuple[Any, ...]:
-        """To read where the bytes can go on, to write where some wait; not for ever where one side has ended."""
+        """What to wait for: bytes to read where they can go on, room where some wait; with a deadline after an end."""
         sources: list[Any] = [] if self._code else [self._warned]
         for way in (self._up, self._down):
             if way.sink.unsent:

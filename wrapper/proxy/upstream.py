@@ -145,7 +145,7 @@ class Unreached(BadGateway):
 
 
 class NoDescriptor(Unavailable):
-    """There is none left for a connection to the service."""
+    """No descriptor is left for a connection to the service."""
 
 
 class UpstreamConnection(http.client.HTTPConnection):
@@ -168,7 +168,7 @@ class UpstreamConnection(http.client.HTTPConnection):
             upstream.ends[names[0]] = names[1]
 
     def getresponse(self) -> ServiceResponse:
-        """The reader of this connection's answers."""
+        """The reader of this connection's responses."""
         return self.response
 
     def rest(self, seconds: float) -> None:
@@ -263,7 +263,7 @@ class Upstream:
         return connection if connection.resume() else None
 
     def doubt_kept(self) -> None:
-        """The service may be about to close what carries nothing; from any thread."""
+        """Note that the service may be about to close connections that carry nothing; from any thread."""
         self._unsure_until = time.monotonic() + UNSURE
 
     def connect(self, loop: Loop) -> Steps:
@@ -315,7 +315,7 @@ class Upstream:
             yield (min(oldest_until, loop.now + KEPT_FOR),)  # not for as long as the option says: the run may end
 
     def note_stale(self, connection: UpstreamConnection) -> None:
-        """The service has ended a kept connection."""
+        """Learn from a kept connection that the service has ended how long the service keeps one."""
         age = connection.stream.loop.now - connection.kept_at
         if age >= HOLDS:
             self._borne = min(self._borne, before_end(age))
@@ -333,7 +333,7 @@ class Upstream:
         self.close_idle()
 
     def fed(self, hungry: object) -> None:
-        """It waits no longer."""
+        """Note that the request `hungry` waits no longer."""
         with self._lock:
             self._hungry.discard(hungry)
 
