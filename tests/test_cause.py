@@ -26,7 +26,7 @@ for _ in range(300):
     for _ in range(20):
         cycle = [threading.local()]
         cycle.append(cycle)
-    cause.place_of(threading.current_thread())
+    cause.stack_of(threading.current_thread())
 assert gc.isenabled()
 """
 
@@ -40,11 +40,11 @@ def test_the_stack_of_a_thread_says_where_it_is():
     thread = threading.Thread(target=go_on.wait, daemon=True)
     thread.start()
     try:
-        wait_until(lambda: "in wait" in cause.place_of(thread))  # it has been started, and may not be there yet
+        wait_until(lambda: "in wait" in cause.stack_of(thread))  # it has been started, and may not be there yet
     finally:
         go_on.set()
         thread.join()
-    assert cause.place_of(thread) == "it has just ended"
+    assert cause.stack_of(thread) == "it has just ended"
 
 
 def test_everybody_reads_the_kind_and_the_place_only(capfd):

@@ -44,7 +44,7 @@ def shown(error: BaseException) -> str:
 _looking = threading.Lock()
 
 
-def place_of(thread: threading.Thread) -> str:
+def stack_of(thread: threading.Thread) -> str:
     """The stack of a thread, as text.
 
     Without the collector: CPython up to 3.11 keeps a lock meanwhile that the end of a `threading.local` waits for, and

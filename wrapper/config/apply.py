@@ -81,7 +81,7 @@ def _prepared(service: Service, files: Mapping[str, Content], check: Check, dead
 
 def apply_first(service: Service, files: Mapping[str, Content], check: Check, deadline: Deadline,
                 **how: Any) -> tuple[list[Problem], Change | None]:
-    """The same before the first start: files and check only. `Change.settle` waits for the start, and how it goes.
+    """Check files and put them in place before the first start; `Change.settle` then waits for the start.
 
     A check that is not done at the `deadline` is done again later.
     """
@@ -177,7 +177,7 @@ class Change:
             self._service.controller.end_trial()
 
     def settle(self) -> list[Problem]:
-        """What `bring_into_force` does, where the act is the service's first start: wait for its end."""
+        """As `bring_into_force`, where the act is the service's first start, which is waited for."""
         with self._service.changing:
             if self._life.generation == 0:
                 self._await_states(State.STOPPED)  # not started yet; later STOPPED is for an operator to end
@@ -255,7 +255,7 @@ class Change:
             pause = min(pause * 1.5, LONGEST_PROBE)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
-        """Where the service is restarted meanwhile its next run counts; a stopped one reads the files later.
+        """Wait until the service is ready. Where it restarts meanwhile its next run counts; a stopped one passes.
 
         Raises: Fault.
         """

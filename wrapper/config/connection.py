@@ -35,7 +35,7 @@ class TimedConnection(http.client.HTTPConnection):
 
 
 class UrlConnection(TimedConnection):
-    """One to a URL's host, over TLS with a `context`."""
+    """One request to a URL's host, over TLS with a `context`."""
 
     def __init__(self, host: str, port: int, context: SSLContext | None, deadline: Deadline) -> None:
         super().__init__(tcp(host, port), deadline)
@@ -110,7 +110,7 @@ def _dial(host: str, port: int, deadline: Deadline) -> socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """What getaddrinfo(3) says in time. By itself it has some for every server and every try (resolv.conf(5)).
+    """What getaddrinfo(3) says by the deadline; its own time is for each server and each try (resolv.conf(5)).
 
     Raises: OSError.
     """

@@ -136,7 +136,7 @@ class Declared:
         return variables_of(found if self._template is None else found["part"])
 
     def _files_inside(self, found: dict[str, Any]) -> Files:
-        """What the source has now, and no more what came from it before."""
+        """A file for each member of `found`, and None for each file of an earlier one that is gone."""
         folder = self._target or ""
         files: Files = {os.path.join(folder, _inside(name)): _text(content) for name, content in found.items()}
         for path in files:
@@ -175,7 +175,7 @@ def _inside(name: str) -> str:
 
 
 def selection(path: str) -> Callable[[Any], Any]:
-    """What takes the part at a path such as `a.b.0` out of a document, and raises CannotFetch where it is not there.
+    """A function that takes the part at a path such as `a.b.0` out of a document; it raises CannotFetch for none.
 
     Raises: ValueError for what is no path.
     """

@@ -100,14 +100,14 @@ class Folder:
             return os.open(name, flags | FILE, 0o600, dir_fd=self._file)
 
     def read(self, name: str, max_bytes: int = -1) -> bytes:
-        """Of a regular file, and of no pipe or device."""
+        """The content of a regular file, and of no pipe or device."""
         with open(self.open(name, os.O_RDONLY), "rb") as file, self.at(name):
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
             return file.read(max_bytes)
 
     def status(self, name: str) -> os.stat_result | None:
-        """What stands there; None where nothing does."""
+        """The status of what stands under `name`, a link's own; None where nothing does."""
         with contextlib.suppress(FileNotFoundError), self.at(name):
             return os.stat(name, dir_fd=self._file, follow_symlinks=False)
         return None
@@ -117,11 +117,11 @@ class Folder:
             os.replace(old, new, src_dir_fd=self._file, dst_dir_fd=self._file)
 
     def link(self, old: str, new: str) -> None:
-        """With our own power: its user may not do so with a file of root's (proc(5), protected_hardlinks)."""
+        """Link, with our own power: the user may not link a file of root's (proc(5), protected_hardlinks)."""
         os.link(old, new, src_dir_fd=self._file, dst_dir_fd=self._file, follow_symlinks=False)
 
     def remove(self, name: str) -> bool:
-        """True where there was something to remove."""
+        """Remove `name`; True where it was there."""
         with contextlib.suppress(FileNotFoundError), self.at(name):
             os.unlink(name, dir_fd=self._file)
             return True
@@ -131,7 +131,7 @@ class Folder:
         return os.listdir(self._listing)
 
     def sync(self) -> None:
-        """Names are safe on the disk only once their folder is synced (fsync(2))."""
+        """Make the names in the folder safe on the disk (fsync(2))."""
         try:
             os.fsync(self._listing)
         except OSError as error:

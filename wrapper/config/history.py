@@ -83,7 +83,7 @@ class Draft:
 
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
                  skipped: Mapping[str, str]) -> None:
-        self.number, self.path = history.next_place()
+        self.number, self.path = history.next_number()
         self.packed = b""
         self._history = history
         self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
@@ -140,14 +140,14 @@ class History:
     def _path(self, number: int) -> str:
         return os.path.join(self._folder or "", f"{number}.json")
 
-    def next_place(self) -> tuple[int, str]:
-        """The number of the next version, and where it is to be written; "" for memory."""
+    def next_number(self) -> tuple[int, str]:
+        """The number of the next version, and the path it is to be written to; "" for memory."""
         self._open(make=True)
         number = max(self.numbers(), default=0) + 1
         return number, "" if self._folder is None else self._path(number)
 
     def numbers(self) -> list[int]:
-        """The newest last."""
+        """The numbers of all versions, the newest last."""
         names, folder = [], self._folder  # which another thread's change may give up meanwhile
         with contextlib.suppress(FileNotFoundError):  # it was removed: the next change makes it anew
             names = [] if folder is None else os.listdir(folder)
@@ -158,7 +158,7 @@ class History:
         return next(self._readable(), None)
 
     def _readable(self) -> Iterator[Version]:
-        """Those that can be read, the newest first."""
+        """The versions that can be read, the newest first."""
         for number in reversed(self.numbers()):
             with contextlib.suppress(LookupError):
                 yield self.version(number)
@@ -192,7 +192,7 @@ class History:
         return {**files, **found.files}, found.environment, found.action
 
     def outline(self) -> list[dict[str, Any]]:
-        """What may be listed of each that can be read, the newest first: no content and no value."""
+        """What may be listed of each version, the newest first: no content and no value."""
         return [{"version": version.number, "at": version.at, "reason": version.reason, "files": sorted(version.files),
                  "environment": sorted(version.environment)} for version in self._readable()]
 
@@ -210,7 +210,7 @@ class History:
     # To change
 
     def commit(self, draft: Draft) -> None:
-        """What was drafted is in force."""
+        """Make the draft, which is in force now, the newest version, and forget the oldest over the limits."""
         self._seen = None
         if not draft.path:
             self._memory[draft.number] = draft.packed
@@ -220,7 +220,7 @@ class History:
                     os.unlink(self._path(number))
 
     def _surplus(self) -> list[int]:
-        """The oldest, as far as they are too many or too much."""
+        """The numbers of the oldest versions, as far as all are too many or too large."""
         size, numbers = 0, self.numbers()
         disk = os.statvfs(self._folder or "/")
         share = disk.f_blocks * disk.f_frsize // DISK_SHARE or HISTORY_BYTES  # a tmpfs may have no size
@@ -275,7 +275,7 @@ def _own(path: str) -> int:
 
 
 def _state(path: str) -> object:
-    """What differs when a file has changed; None where there is none."""
+    """A value that differs when the file at `path` has changed; None where there is none."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

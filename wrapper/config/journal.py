@@ -127,7 +127,7 @@ class Journal:
                         raise BlockingIOError(errno.EWOULDBLOCK, "its transaction is under way", folder.path)
 
     def keep(self) -> None:
-        """From now on the new files are the files."""
+        """End the transaction with the new files: from here on a crash leaves them."""
         with self._ending():
             try:
                 self.append({"phase": KEPT})
@@ -344,7 +344,7 @@ def _repair_lead(folder: Folder, name: str) -> list[str]:
 
 
 def _tidy(name: str, changes: Iterable[Replacement], folders: Sequence[Folder]) -> None:
-    """As long as the journals stand, this can be done again; the lead goes last."""
+    """Remove what a transaction left beside its files; the lead goes last, for until then this can be done again."""
     for change in changes:
         change.forget()
     for folder in reversed(folders):
@@ -372,7 +372,7 @@ def own_folder(name: str, *, make: bool) -> str | None:
 
 
 def _enlist(entry: str, journal: str) -> str | None:
-    """Named for this transaction alone: a repair that drops one which leads nowhere must not drop the next one's."""
+    """Enter a journal in the index; `entry` is the transaction's own, since a repair drops one that leads nowhere."""
     try:
         os.symlink(journal, entry)
         return entry

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
             """What is there now, `within` seconds where the source's own time is longer. Raises: CannotFetch."""
 
         def forget(self) -> None:
-            """What was seen last was no good: look at it anew, even where it is the same."""
+            """Fetch all of it anew the next time, even where it is the same: what was seen last was no good."""
 
     Origin = Union[str, Callable[[], Any]]
 
 MAX_BYTES = 16 * 1024 * 1024  # of one document, or of all files of a folder together
-LOOK_TIMEOUT = 10.0  # seconds
+FETCH_TIMEOUT = 10.0  # seconds
 DEPTH_MAX = 8  # folders in folders; a link to a parent folder ends with it
 JSON_BYTES = 4 * 1024 * 1024  # of a document that is read as JSON: in Python it takes thirty times the room
 REDIRECTS_MAX = 5  # as many as curl's users are told to allow; a loop ends with them
@@ -87,7 +87,7 @@ def _text(content: bytes) -> str | bytes:
         return content
 
 
-def of(origin: Origin, *, timeout: float = LOOK_TIMEOUT, token_file: str | None = None) -> Source:
+def of(origin: Origin, *, timeout: float = FETCH_TIMEOUT, token_file: str | None = None) -> Source:
     """The source for an `http(s)://` URL, a path of a file or folder, or a callable.
 
     Raises: ValueError for a text that is none of them.
@@ -145,7 +145,7 @@ class Url:
         raise CannotFetch(f"{self.name}: more than {REDIRECTS_MAX} redirects")
 
     def _ask(self, url: str, deadline: Deadline) -> Snapshot | str:
-        """The answer, or the URL it points to."""
+        """What the response holds, or the URL that it redirects to."""
         scheme, host, port = _origin(url)
         if scheme not in ("http", "https") or not host:
             raise CannotFetch(f"redirects to what is no http or https URL: {without_credentials(url)}")
@@ -268,7 +268,7 @@ class Path:
         self._seen = None
 
     def _found(self, state: tuple[str | None, Any], contents: dict[str, bytes]) -> Snapshot:
-        """What stands there now; still where the last fetch saw it too, or where all of it changed in one step."""
+        """A snapshot of `contents`: still where the last fetch saw the same, or where all changed in one step."""
         newest = max((modified for _, _, _, modified, _ in state[1]), default=0)  # nanoseconds
         is_young = time.time() - newest / 1e9 < YOUNG_SECONDS
         is_still = state == self._last or state[0] is not None or (self._last is None and not is_young)
@@ -287,14 +287,14 @@ class Path:
         self._filled = {name for name, content in contents.items() if content}
 
     def _state(self) -> tuple[str | None, Any]:
-        """What differs when anything has changed: Kubernetes changes all files at once, by swapping `..data`."""
+        """A value that differs when a file has changed: Kubernetes changes all at once, by swapping `..data`."""
         swap = os.path.join(self._path, "..data")
         link = os.readlink(swap) if os.path.islink(swap) else None
         return link, [(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                       for path, status in self._files()]
 
     def _contents(self) -> dict[str, bytes]:
-        """By name; a single file's name is "."."""
+        """The content of each file by its name; a single file's name is "."."""
         contents, size = {}, 0
         for path, _ in self._files():
             contents[os.path.relpath(path, self._path)] = content = content_of(path, MAX_BYTES)
@@ -362,4 +362,4 @@ class Callback:
         return Snapshot(call.value, False, True)
 
     def forget(self) -> None:
-        """Nothing is remembered."""
+        """Does nothing: a callable is asked for its whole value each time."""

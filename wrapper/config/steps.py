@@ -156,7 +156,7 @@ class Listener:
                     self._rest = (self._rest + piece)[-KEPT_BYTES:]
 
     def lines(self) -> list[str]:
-        """The last ones; a daemon that the check has left behind, with its end of the pipe, is listened to no more."""
+        """The last lines; a daemon that the check left behind with its end of the pipe is listened to no more."""
         self._thread.join(LAST_WORDS_TIMEOUT)
         self._is_left = True
         return self._rest.decode("utf-8", "replace").splitlines()[-LAST_LINES:]

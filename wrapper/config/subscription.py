@@ -99,7 +99,7 @@ class Record:
             self.result = "applied"
 
     def skip(self, which: str | None, reason: str) -> None:
-        """What the source holds is not to be applied until it changes."""
+        """Note that what has the hash `which` is not to be applied."""
         with self.lock:
             self.hash_rejected, self.hash_applied, self.is_unsettled = which, None, False
             self.result = self._rejection = f"skipped: {reason}"
@@ -192,7 +192,7 @@ class Subscription:
         return self._record.hash_seen
 
     def skip(self, which: str | None, reason: str) -> None:
-        """Leave alone what has this hash, until the source changes."""
+        """Do not apply what has the hash `which`, until the source changes."""
         self._record.skip(which, reason)
         self._board.replace(self._change_key, ())
 

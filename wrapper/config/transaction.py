@@ -169,7 +169,7 @@ class Transaction:
             raise _cannot_write(error) from error
 
     def keep(self) -> None:
-        """The new files are the files. Raises: Fault where a crash would still undo them."""
+        """End the transaction with the new files. Raises: Fault where a crash would still undo them."""
         journal, self._journal = self._journal, None
         if journal is None:
             return
@@ -219,7 +219,7 @@ def kept(folder: Folder, name: str) -> Stood:
 
 
 def _rights(folder: Folder, file: int) -> Rights:
-    """Those of an open file, without set-id bits, which are for programs. Raises: OSError."""
+    """The rights of an open file, without set-id bits, which are for programs. Raises: OSError."""
     status = os.fstat(file)
     attributes: dict[str, bytes | None] = {}
     with folder.at(""):

@@ -244,7 +244,7 @@ def helper(text: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def action(text: str) -> str:
-    """What makes a service take its configuration."""
+    """The text of an action that makes a service take its configuration, judged."""
     action_parts(text)
     return text
 
@@ -278,7 +278,7 @@ def mode(text: str) -> int:
 
 
 def without_credentials(text: str) -> str:
-    """The same for people: a user, a password and a query may be keys to the source."""
+    """A source without what may be a key to it, for people: user, password and query."""
     if "://" not in text:
         return text
     return re.sub(r"[?#].*", "?***", re.sub(r"(?<=://)[^/?#]*@", "***@", text, count=1), count=1)

@@ -115,7 +115,7 @@ class Call:
             if self._is_over:
                 return
             self._is_late = True
-            stack = cause.place_of(self._thread)
+            stack = cause.stack_of(self._thread)
         self._guard.report(self._what, f"{self._what} did not answer within {self._timeout:g} s")
         log.error(f"{self._what} hangs", sidecar=self._guard.name, timeout=self._timeout, stack=stack)
 
