@@ -43,7 +43,7 @@ WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port wit
             errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
             errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
 SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
-ANSWER_INTERVAL = 0.01  # seconds between two polls whether all responses are out, at the very end
+RESPONSE_INTERVAL = 0.01  # seconds between two polls whether all responses are out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
 
@@ -75,7 +75,7 @@ class Entrypoint:
         self._delay = Deadline(None)
         self._end: Deadline | None = None  # for all that runs, once it is told to end
         self._drained = Deadline(0.0)  # for all that is being answered when nothing runs any more
-        self._is_hurried = False  # a second signal to end has come: no answer is waited for
+        self._is_hurried = False  # a second signal to end has come: no response is waited for
         self._exit_status: int | None = None
 
     def run(self) -> int:
@@ -108,7 +108,7 @@ class Entrypoint:
                               LISTENER_FAILED) from error
 
     def _before_start(self) -> None:
-        """What a crash left half done is mended, and new configuration in place, before the service reads it."""
+        """Mend what a crash left half done, and put configuration in place, before the service reads any."""
         settings = self._settings
         past = self._past()
         journal.repair(filter(None, (settings.config_file, past)), journal.own_folder(journal.INDEX, make=False))
@@ -176,7 +176,7 @@ class Entrypoint:
         self._loader.start(self._settings.sidecar)
 
     def _serve_control(self) -> str | None:
-        """Where; None without one, which is an optional part: the container works on, and says so."""
+        """Serve the control socket; returns its path, None where none can be had, which is a problem and no end."""
         from wrapper.sidecar.control import ControlServer  # start-up: as above
 
         assert self._site is not None
@@ -203,7 +203,7 @@ class Entrypoint:
         return self._exit_status
 
     def _hear(self, deadline: Deadline) -> None:
-        """One message, or what is due."""
+        """Take one message and act on it, or reap where that is due; for nothing longer than until `deadline`."""
         due = self._next_reaping.remaining()
         message = self._inbox.get(deadline.remaining() if due is None else deadline.sooner(due))
         if message is None:
@@ -260,7 +260,7 @@ class Entrypoint:
             self._loader.announce_end()
 
     def _tell_services(self, number: int) -> None:
-        """All end at the same time, so that all together take no longer than one; a second time it is passed on."""
+        """Tell all services to end, at the same time: all take no longer than one. The next calls pass signals on."""
         if self._end is None:
             self._end = Deadline(self._settings.drain_timeout + stop_timeout(self._settings, is_last=True) + SPARE)
         for service in self._services():
@@ -286,7 +286,7 @@ class Entrypoint:
         for service in self._services():
             if service.output is not None:
                 service.output.end(self._end)
-        self._await_answers()
+        self._await_responses()
         if self._control is not None:
             self._control.stop()
         if self._site is not None:
@@ -300,7 +300,7 @@ class Entrypoint:
             self._hear(self._end)
         self._spawner.kill_rest()
 
-    def _await_answers(self) -> None:
+    def _await_responses(self) -> None:
         """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
         servers = [server for server in (self._server, self._control) if server is not None]
         if self._server is not None:
@@ -309,7 +309,7 @@ class Entrypoint:
         while any(server.is_answering for server in servers) and not self._is_hurried:
             if self._drained.has_passed() and told.has_passed():
                 break
-            self._hear(Deadline(ANSWER_INTERVAL))
+            self._hear(Deadline(RESPONSE_INTERVAL))
 
 
 def _make_upstream(address: Address, settings: Settings) -> gate.Connections:

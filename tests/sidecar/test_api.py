@@ -438,7 +438,7 @@ def test_what_is_no_id_is_no_id():
 
 def test_silence_is_broken_now_and_then(monkeypatch):
     """Else it would not be noticed that the client is gone."""
-    monkeypatch.setattr("wrapper.sidecar.api.HEARTBEAT_INTERVAL", 0.01)
+    monkeypatch.setattr("wrapper.sidecar.reply.HEARTBEAT_INTERVAL", 0.01)
     _, second = islice(stream(Feed()).pieces(0, True), 2)
     assert second == b": \n\n"
 

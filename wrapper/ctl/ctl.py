@@ -26,7 +26,7 @@ from wrapper.text import one_line, printable, program
 
 ODD = (LookupError, TypeError, ValueError, AttributeError)  # JSON, but not as the wrapper writes it
 DONE, FAILED, INTERRUPTED = 0, 1, 130  # exit statuses; 128 + SIGINT as a shell would say
-LOOK_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
+STEP_TIMEOUT = 10.0  # seconds the wrapper may take to say how things stand
 CATCH_UP_TIMEOUT = 2.0  # seconds for the last states to be shown after an action ended
 CLEAR = "\x1b[H\x1b[J"  # cursor home, then erase to the end (ECMA-48): no flicker
 UNSAID = dict.fromkeys(("control", "json", "service", "reason", "span"))  # also of verbs that have no such option
@@ -36,7 +36,7 @@ ACTIONS = {"start": "start the service", "stop": "stop it, and answer 503 until 
 
 
 def main(argv: Sequence[str]) -> int:
-    """What follows `ctl` in, the exit status out."""
+    """Run `ctl` with the words behind it; returns the exit status."""
     _plug_streams()
     try:
         options = _parser().parse_args(argv, argparse.Namespace(**UNSAID))
@@ -131,7 +131,7 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _client(options: argparse.Namespace, timeout: float | None = LOOK_TIMEOUT) -> Client:
+def _client(options: argparse.Namespace, timeout: float | None = STEP_TIMEOUT) -> Client:
     return Client(places(options.control), timeout)
 
 
@@ -161,7 +161,7 @@ def _show_json(document: Any) -> None:
 
 
 def _report(options: argparse.Namespace, document: Any, lines: Sequence[str]) -> int:
-    """What the wrapper said, for machines or for people."""
+    """Show what the wrapper said: `document` to machines, `lines` to people."""
     _show_json(document) if options.json else _show(lines)
     return DONE
 
@@ -255,7 +255,7 @@ def _events(options: argparse.Namespace) -> int:
 # To do
 
 def _steer(options: argparse.Namespace) -> int:
-    """What is done at once, and shows in the status."""
+    """Carry out what is done at once, and show the status."""
     return _tell_end(options, _order(options, options.action, **{"for": options.span}))
 
 
@@ -264,7 +264,7 @@ def _signal(options: argparse.Namespace) -> int:
     return _report(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
 
 
-def _order(options: argparse.Namespace, what: str, timeout: float | None = LOOK_TIMEOUT,
+def _order(options: argparse.Namespace, what: str, timeout: float | None = STEP_TIMEOUT,
            **more: str | None) -> dict[str, Any]:
     """Have something done, and say by which wrapper; returns its response."""
     client = _client(options, timeout)

@@ -19,7 +19,7 @@ exit 0 where all is well, 1 where not; with --ready: whether requests are served
 
 
 def main(words: Sequence[str]) -> int:
-    """What follows `health` in, the exit status out."""
+    """Run `health` with the words behind it; returns the exit status."""
     try:
         given = _read(words)
         if "--timeout" in given:

@@ -135,7 +135,7 @@ def _told(event: Mapping[str, Any], paint: Paint) -> str:
 
 
 def fitting(lines: Sequence[str], columns: int, rows: int) -> list[str]:
-    """What a terminal of that size can show at once, from the top; colours take no room."""
+    """The lines, cut to what a terminal of that size can show at once, from the top; colours take no room."""
     if len(lines) > rows:
         lines = [*lines[:rows - 1], f"{len(lines) - rows + 1} more lines"] if rows > 1 else lines[:1]
     return [_cut(line, columns) for line in lines]

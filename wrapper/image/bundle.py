@@ -197,7 +197,7 @@ class Module:
         self._loader: Any = spec.loader
 
     def source(self) -> bytes:
-        """As its loader has it: the wrapper may have come in a zip archive."""
+        """The module's source, from its loader: the wrapper may have come in a zip archive."""
         source: bytes = self._loader.get_data(self.path)
         return source
 
@@ -238,7 +238,7 @@ def _import(name: str) -> None:
 
 
 def _imported_late() -> set[str]:
-    """What functions of ours import once they are called."""
+    """The modules that functions of ours import once they are called."""
     ours = [module for module in _loaded() if module.is_ours and not module.name.startswith(LEFT_OUT)]
     trees = [ast.parse(module.source()) for module in ours]
     nodes = [node for tree in trees for node in ast.walk(tree)]
@@ -253,9 +253,9 @@ def _loaded() -> list[Module]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Of a module that puts another one in its place, as collections.abc does, its own.
+    """The module's own spec, also where another module stands under its name, as for collections.abc.
 
-    And that of os though it is frozen: by its file an interpreter knows its library.
+    os has one though it is frozen: by its file an interpreter knows its library.
     """
     if name == "os":
         return PathFinder.find_spec(name, [STANDARD])

@@ -53,7 +53,7 @@ IMAGES = {name: Known(**facts) for name, facts in _FACTS.items()}
 
 
 def find(image: str) -> Known | None:
-    """By its name, without registry, tag and digest."""
+    """What is known of an image, by its name without registry, tag and digest."""
     path, _, last = image.partition("@")[0].rpartition("/")
     name = last.partition(":")[0]
     if name.endswith("-notebook"):  # Jupyter's stacks

@@ -39,6 +39,6 @@ def watcher(sidecar: Sidecar, environment: Mapping[str, str]) -> Watch:
 
 
 def api_problem(message: str, status: int) -> Problem:
-    """What an API says no to stays wrong; what it has trouble with may pass."""
+    """A problem with an API, tried again where `status` says that it is in trouble (5xx), and not that it refuses."""
     trouble: dict[str, Any] = {"retry": True} if status >= 500 else {}
     return Problem(message, **trouble)

@@ -57,7 +57,7 @@ class GrafanaApi:
         self._environment = environment
 
     def ask(self, method: str, path: str, json: Any = None) -> Any:
-        """The answer as JSON; None where there is none. Raises: GrafanaRefused."""
+        """The response as JSON; None where its body is empty. Raises: GrafanaRefused."""
         # Without provenance people can go on changing the one tree of policies, in which theirs stand too.
         headers = {"Authorization": self._authorization(), "X-Disable-Provenance": "true"}
         answer = self._service.request(method, path, json=json, headers=headers)
@@ -67,7 +67,7 @@ class GrafanaApi:
         return answer.json() if answer.body else None
 
     def find(self, path: str) -> Any:
-        """The same for what need not be there: None where it is not."""
+        """What GET answers, as JSON; None where that is a 404. Raises: GrafanaRefused."""
         try:
             return self.ask("GET", path)
         except GrafanaRefused as error:

@@ -99,7 +99,7 @@ class Access:
         if self._path is None:
             return self._token
         with self._lock:
-            self._look(self._path)
+            self._read_again(self._path)
             token, fault = self._token, self._fault
         if fault is None:
             self._board.resolve(self._source)
@@ -108,8 +108,8 @@ class Access:
                                f"{fault if token is None else 'is weak: ' + fault}")
         return token
 
-    def _look(self, path: str) -> None:
-        """Read the file again where it has changed."""
+    def _read_again(self, path: str) -> None:
+        """Read the token file where it has changed."""
         assert self._lock.locked()
         try:
             facts = os.stat(path)

@@ -13,15 +13,7 @@ from wrapper.http1.message import Response
 from wrapper.problems import outlined
 from wrapper.service import procfs
 from wrapper.settings import values
-from wrapper.sidecar.reply import (
-    HEARTBEAT,
-    HEARTBEAT_INTERVAL,
-    NO_BUFFER,
-    SlottedStream,
-    StreamSlots,
-    event_stream,
-    message,
-)
+from wrapper.sidecar import reply
 from wrapper.sidecar.router import Route
 from wrapper.text import dumps
 from wrapper.threads import NoThread
@@ -57,7 +49,7 @@ class Api:
         self._site = site
         self._around = site.around
         self._stream = FeedStream(site.around.feed)
-        self._slots = StreamSlots(site.access)
+        self._slots = reply.StreamSlots(site.access)
         self._started = time.monotonic()
         self._identity = {"host": os.uname().nodename, "container": procfs.container_id()}
 
@@ -108,7 +100,7 @@ class Api:
         return as_json(self._config_status(self._site.access.knows(request)))
 
     def _config_status(self, is_told: bool) -> list[dict[str, Any]]:
-        """What became of the last fetch, but for strangers not why."""
+        """The record of each subscription; strangers are not told why a fetch or a change failed."""
         known = [subscription.status() for subscription in list(self._site.subscriptions)]
         return known if is_told else [
             {**status, "last_result": status["last_result"].partition(":")[0]} for status in known]
@@ -126,11 +118,11 @@ class Api:
     def _events(self, request: Request) -> Response:
         known = request.headers.get("last-event-id") or request.query.get("after")
         pieces = self._stream.pieces(self._stream.known(known), self._site.access.knows(request))
-        return event_stream(self._slotted(request, pieces))
+        return reply.event_stream(self._slotted(request, pieces))
 
     def _slotted(self, request: Request, pieces: Iterator[bytes]) -> Iterable[Piece]:
         """Bound the streams, which strangers may ask for; those who could end the wrapper anyway are not kept out."""
-        return pieces if request.trusted else SlottedStream(pieces, self._slots.of(request))
+        return pieces if request.trusted else reply.SlottedStream(pieces, self._slots.of(request))
 
     def _logs(self, request: Request) -> Response:
         output = self._service(request).output
@@ -138,7 +130,7 @@ class Api:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
         count = query_value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
-            return Response(self._slotted(request, _follow(output, count)), headers=(*NO_STORE, NO_BUFFER),
+            return Response(self._slotted(request, _follow(output, count)), headers=(*NO_STORE, reply.NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
         return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
@@ -210,6 +202,7 @@ class Api:
                 return service
         raise NotFound(f"no service has the name {name!r}")
 
+
 NO_STORE = (("Cache-Control", "no-store"),)
 
 
@@ -222,7 +215,7 @@ def _follow(output: Output, count: int) -> Iterator[bytes]:
     position, piece = output.tail(count)
     yield piece
     while piece or not output.is_over:
-        position, piece = output.after(position, HEARTBEAT_INTERVAL)
+        position, piece = output.after(position, reply.HEARTBEAT_INTERVAL)
         yield piece
 
 
@@ -249,16 +242,17 @@ class FeedStream:
         """
         yield f"retry: {RETRY_MS}\n\n".encode()
         while True:
-            events = self._feed.after(known, HEARTBEAT_INTERVAL)
+            events = self._feed.after(known, reply.HEARTBEAT_INTERVAL)
             known = events[-1]["id"] if events else known
             told = events if is_told else [outlined(event) for event in events]
-            yield b"".join(message(event, event["kind"], f"{self._run}-{event['id']}") for event in told) or HEARTBEAT
+            yield b"".join(reply.message(event, event["kind"], f"{self._run}-{event['id']}")
+                           for event in told) or reply.HEARTBEAT
             if events and events[-1]["kind"] == "end":
                 return  # the wrapper ends; a client that comes back finds the next one, or none
 
 
 def query_value(request: Request, name: str, default: str, parse: Callable[[str], Value]) -> Value:
-    """What a parameter of the query says. Raises: BadRequest."""
+    """The value of a parameter of the query, as `parse` reads it. Raises: BadRequest."""
     text = request.query.get(name, default)
     try:
         return parse(text)

@@ -68,7 +68,7 @@ class Dashboard:
         yield Route("GET", f"{prefix}/api/traffic", self._numbers)
 
     def _redirect(self, request: Request) -> Response:
-        """To the path that the page's relative addresses are relative to (RFC 3986 section 5.2)."""
+        """Redirect to the path that the page's relative addresses start from (RFC 3986 section 5.2)."""
         last = self._site.around.settings.prefix.rpartition("/")[2]
         return Response(status=308, headers=[("Location", f"{last}/")])
 
@@ -80,7 +80,7 @@ class Dashboard:
         return Response(page.content, headers=headers, content_type="text/html; charset=utf-8")
 
     def _numbers(self, request: Request) -> Response:
-        """For the page alone, which comes from the same wrapper: the seconds that it does not know, after `?after=`.
+        """The seconds behind number `?after=`, for the page alone, which comes from the same wrapper.
 
         At first all that are kept, and what does not change while the wrapper runs.
         """
@@ -91,7 +91,7 @@ class Dashboard:
         return as_json(document)
 
     def _about(self) -> dict[str, Any]:
-        """What the page may promise; times in seconds, limits in bytes and cores."""
+        """Settings and limits that the page's words depend on; times in seconds, limits in bytes and cores."""
         settings = self._site.around.settings
         return {"has_token": bool(settings.token or settings.token_file), "keeps_output": settings.capture_output,
                 "hold": settings.hold, "drain": settings.drain_timeout, "stop": stop_timeout(settings, is_last=False),

@@ -242,7 +242,7 @@ class Sidecar:
         return self._metric(Histogram(name, help, labels, buckets))
 
     def _metric(self, metric: Kind) -> Kind:
-        """One that is declared again is the same: a handler may say each time what it counts with."""
+        """The metric of this name, declared now or before: a handler may say each time what it counts with."""
         with self._lock:
             present = self._metrics.setdefault(metric.name, metric)
         present.judge_second(metric)

@@ -39,7 +39,7 @@ STEADY_SECONDS = 60.0  # after which a task that failed before counts as well ag
 
 
 class Host:
-    """One sidecar's place in the wrapper."""
+    """One sidecar in a running wrapper: what it declares is carried out here."""
 
     def __init__(self, name: str, site: Site) -> None:
         self.site = site
@@ -146,7 +146,7 @@ def run_task(what: str, work: Callable[[], Any], guard: Guard, stopping: threadi
 
 
 class Hooks:
-    """What wants to hear of the service's life: one thread that follows the feed from its beginning, in order."""
+    """The hooks of one sidecar, called by one thread that follows the feed from its beginning, in order."""
 
     def __init__(self, guard: Guard, service: ServiceHandle, feed: Feed) -> None:
         self._guard = guard

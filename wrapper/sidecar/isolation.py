@@ -32,7 +32,7 @@ class Guard:
         self.name = name
         self.source = f"sidecar:{name}"
         self._board = board
-        self._places = threading.Semaphore(MOST_CALLS)
+        self._slots = threading.Semaphore(MOST_CALLS)
         # What failed last time. A set of its own, so that a call that goes well costs no lock.
         self._failing: set[str] = set()
 
@@ -51,7 +51,7 @@ class Guard:
 
     def attempt(self, what: str, work: Callable[[], object], is_import: bool = False, *,
                 watchdog: threading.Timer | None = None) -> bool:
-        """Do it in this thread; True where it went well. `watchdog` is over before the outcome is told."""
+        """Do `work` in this thread; True where it went well. `watchdog` is over before the outcome is told."""
         failure: BaseException | None = None
         try:
             work()
@@ -71,12 +71,12 @@ class Guard:
         Called in a thread that has nothing else to do meanwhile.
         Raises: the refusals that the work itself chose; Refusal (500) where it failed; Unavailable.
         """
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise Unavailable(f"{MOST_CALLS} requests keep the sidecar's code busy already")
         try:
             return Call(self, what, timeout).run(request, work)
         finally:
-            self._places.release()
+            self._slots.release()
 
 
 class Call:
@@ -110,7 +110,7 @@ class Call:
         return result
 
     def _report_late(self) -> None:
-        """Its client has been told 504; called in another thread."""
+        """Report that the call is late: its client has been told 504. Called in another thread."""
         with self._lock:
             if self._is_over:
                 return
@@ -120,7 +120,7 @@ class Call:
         log.error(f"{self._what} hangs", sidecar=self._guard.name, timeout=self._timeout, stack=stack)
 
     def _end(self) -> bool:
-        """True where that was too late: nothing waits for the result."""
+        """Note that the call is over; True where that was too late, and nothing waits for its result."""
         with self._lock:
             self._is_over = True
         if self._is_late:

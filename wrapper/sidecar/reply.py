@@ -45,7 +45,7 @@ NO_BUFFER = ("X-Accel-Buffering", "no")  # nginx gathers what it passes on unles
 
 
 def response_of(result: Any, guard: Guard, what: str, slots: Slots, is_head: bool = False) -> Response:
-    """A stream takes one of `slots`.
+    """The response that an author's `result` means; a stream takes one of `slots`.
 
     Raises: TypeError for what cannot be sent, ValueError for a field, a length or a status that is none; Unavailable.
     """
@@ -177,7 +177,7 @@ class AuthorStream:
         return Refusal("the sidecar's code failed")
 
     def close(self) -> None:
-        """It is over, or its client has left."""
+        """Close what the pieces come from: all of them are out, or the client has left."""
         if self._has_begun and not self._has_failed:
             self._guard.went_well(self._what)
         close(self._owner)

@@ -138,14 +138,14 @@ class Site:
         return path in self._quick
 
     def gate(self, path: str) -> Gate:
-        """Through which gate a path goes that is not our own."""
+        """The gate of the service that a path belongs to which is not our own."""
         for route, gate in self._routes:
             if path == route or path.startswith(route + "/"):
                 return gate
         return self._main_gate
 
     def ended(self, facts: Ended) -> None:
-        """One exchange is over."""
+        """Tell all observers of an exchange that is over."""
         for observer in self._observers:
             observer(facts)
 
@@ -163,12 +163,12 @@ class Site:
                         "name it there where it is a proxy of yours", peer=facts.peer or "unix")
 
     def note_failure(self, status: int, reason: str, what: str) -> None:
-        """All are logged; the first of a kind is a problem, which counts those that follow."""
+        """Log a failure; the first of a kind is a problem, which counts those that follow."""
         log.warning(f"{status}: {reason}", request=what)
         self.around.board.report("relay", f"{status}: {reason}", reason, latest=what)
 
     def note_shortage(self, what: str, is_short: bool) -> None:
-        """A limit of the container is reached, or is so no longer."""
+        """Put a limit of the container that is reached on the board, or take it off."""
         if is_short:
             self.around.board.report("limits", f"{what} run short: new clients get 503, the longest idle are closed; "
                                      "raise the container's limit or lower --max-connections", what)
@@ -176,12 +176,12 @@ class Site:
             self.around.board.resolve("limits", what)
 
     def sidecars(self) -> dict[str, list[str]]:
-        """What of --sidecar is not there, by what became of it."""
+        """The words of --sidecar whose sidecar is not there: those that load still, and those that failed."""
         with self._lock:
             return {"loading": sorted(self.loading), "failed": sorted(self.failed)}
 
     def finish(self) -> None:
-        """No exchange will end any more."""
+        """End what observes exchanges: none will end any more."""
         self.dashboard.sampler.stop()
         if self._access_log is not None:
             self._access_log.finish()
@@ -202,14 +202,14 @@ class Site:
         self.prefixes = (*self._starts, "/") if self.loading and self.access.has_token else self._starts
 
     def note_loaded(self, word: str, is_loaded: bool) -> None:
-        """The import of a sidecar has ended, or hangs."""
+        """Note that the import of a sidecar has ended, or hangs."""
         with self._lock:
             self.loading.discard(word)
             (self.failed.discard if is_loaded else self.failed.add)(word)
             self._set_prefixes()
 
     def add_service(self, service: Service) -> None:
-        """A helper, answered under its route from now on.
+        """Add a helper, whose route leads to it from now on.
 
         Raises: ValueError where its name or its route is taken.
         """

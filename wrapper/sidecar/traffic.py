@@ -156,7 +156,7 @@ class Traffic:
         return totals
 
     def seconds_after(self, number: int) -> list[dict[str, Any]]:
-        """Those of the last quarter of an hour that were closed later, oldest first: `time` (of the end, since the
+        """The seconds of the last quarter of an hour behind that number, oldest first: `time` (of the end, since the
         epoch), `seconds` (how long), `requests`, `denied` (4xx), `errors` (5xx), `failed` (502, 503, 504), `latency`
         (counts by place among `FINE_TIMES`), `slowest`, the peaks, and the facts they were closed with.
         """
@@ -265,7 +265,7 @@ class Sampler:
 
 
 class Restart:
-    """One, planned or after a crash, from its first event until the service runs again."""
+    """A restart, planned or after a crash, from its first event until the service runs again."""
 
     def __init__(self, event: dict[str, Any], number: int) -> None:
         self.first = event["id"]
