@@ -184,6 +184,8 @@ def make(verb: str, words: Sequence[str]) -> int:
 
         bundle.make(words)
         return 0
+    except ImportError:
+        fault = "left out of this wrapper, which was made for an image; do it in a checkout"
     except OSError as error:
         fault = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
     except CannotMake as error:

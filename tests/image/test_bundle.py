@@ -84,6 +84,13 @@ def test_messages_name_its_short_name(bundle):
     assert f"as in: {bundle}/entry.sh --upstream" in done.stderr
 
 
+@pytest.mark.parametrize("verb", ["bundle", "dockerfile"])
+def test_it_makes_no_images_and_says_what_does(bundle, verb):
+    done = subprocess.run([*command(str(bundle)), verb, "x"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1, f"wrapper: {verb}: left out of this wrapper, which was made for an image; do it in a checkout\n")
+
+
 def test_what_a_function_imports_is_there(bundle):
     done = subprocess.run([*command(str(bundle)), "--hodl", "1s", "serve"], capture_output=True, text=True)
     assert "did you mean --hold?" in done.stderr, "difflib is imported for this alone"
