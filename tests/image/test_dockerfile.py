@@ -75,7 +75,8 @@ def test_an_image_with_a_port_variable_keeps_its_port_outside():
 
 @pytest.mark.parametrize(("ports", "listen", "upstream"), [
     ({"3000/tcp": {}, "53/udp": {}}, ":8080", "127.0.0.1:3000"),
-    ({"8080/tcp": {}, "8081/tcp": {}}, ":8082", "127.0.0.1:8080")])
+    ({"8080/tcp": {}, "8081/tcp": {}}, ":8082", "127.0.0.1:8080"),
+    ({"8079-8081/tcp": {}, "53-54/udp": {}}, ":8082", "127.0.0.1:8079")])  # buildah keeps EXPOSE's ranges
 def test_a_service_that_nothing_is_known_of_stays_where_it_is(ports, listen, upstream):
     lines = made(ExposedPorts=ports, Entrypoint=["/s"])
     chosen = settings_of(lines)
