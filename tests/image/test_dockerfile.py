@@ -120,6 +120,17 @@ def test_what_is_no_inspect_is_one_line_and_1(text):
     assert done.stderr == "wrapper: dockerfile: expected what docker inspect IMAGE prints\n"
 
 
+@pytest.mark.parametrize(("shown", "cause"), [
+    ({"Id": "x", "State": {}, "Config": {"Image": "nginx"}},
+     "this is a container, not an image; say docker inspect --type image NAME"),
+    ({"Id": "x", "RepoTags": ["a-wrapped:1"], "Config": {"Entrypoint": [*LOADER, "--", "/a"]}},
+     "a-wrapped:1 is wrapped already; inspect the image that it was made from")])
+def test_what_is_no_image_to_wrap_is_named(shown, cause):
+    """Where a container is called as its image is, `docker inspect` shows the container."""
+    done = run("dockerfile", input=json.dumps([shown]))
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"wrapper: dockerfile: {cause}\n")
+
+
 def test_the_dockerfile_of_the_repository_is_made_alike():
     text = (ROOT / "Dockerfile").read_text()
     assert dockerfile.STAGES.format(image="${IMAGE}") in text

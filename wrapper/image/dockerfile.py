@@ -70,7 +70,12 @@ def of(words: Sequence[str]) -> str:
         else:
             found = json.load(sys.stdin)
         image = found[0] if isinstance(found, list) else found
-        return "\n".join(lines(_name(image), image["Config"] or {}, image.get("Healthcheck")))
+        name, config = _name(image), image["Config"] or {}
+        if "State" in image:  # where both have the name, docker inspect shows the container
+            raise CannotMake("this is a container, not an image; say docker inspect --type image NAME")
+        if bundle.command()[0] in (config.get("Entrypoint") or ()):
+            raise CannotMake(f"{name} is wrapped already; inspect the image that it was made from")
+        return "\n".join(lines(name, config, image.get("Healthcheck")))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise CannotMake("expected what docker inspect IMAGE prints") from None
 
