@@ -93,11 +93,11 @@ class Wrapper:
                  wait: bool = True, under: tuple[str, ...] | list[str] = (), program=PROGRAM, **popen) -> None:
         self.port = free_port()
         self.folder = tempfile.mkdtemp(prefix="wrapper-test-")
-        self.control = os.path.join(self.folder, "control.sock")
+        self._control = os.path.join(self.folder, "control.sock")
         # A file of our own, so that a test can wait for a line of it.
         self._log = open(os.path.join(self.folder, "stderr"), "w+b")  # noqa: SIM115  closed in close
         self.process = subprocess.Popen(
-            [*under, *program, "--listen", f"127.0.0.1:{self.port}", "--control", self.control,
+            [*under, *program, "--listen", f"127.0.0.1:{self.port}", "--control", self._control,
              *options, "--", *command],
             cwd=popen.pop("cwd", ROOT), stdin=popen.pop("stdin", subprocess.DEVNULL),
             stdout=popen.pop("stdout", subprocess.PIPE), stderr=self._log,
@@ -137,6 +137,12 @@ class Wrapper:
         assert not blocked, "\n".join(blocked)
 
     @property
+    def control(self) -> str:
+        """The control socket, once it is there: the exposed port is served before it."""
+        wait_until(lambda: os.path.exists(self._control) or self.process.poll() is not None, what="the control socket")
+        return self._control
+
+    @property
     def stderr(self) -> str:
         if self._said is not None:
             return self._said
@@ -163,7 +169,6 @@ class Wrapper:
 
     def command(self, method: str, path: str, body=None) -> tuple[int, object]:
         """A request over the control socket; the body as JSON."""
-        wait_until(lambda: os.path.exists(self.control), what="the control socket")
         status, _, text = _ask(UnixConnection(self.control), method, path, body, None)
         return status, json.loads(text)
 
