@@ -412,6 +412,30 @@ def test_a_probe_of_the_authors_has_the_last_word(stage, monkeypatch):
     assert stage.apply("new", probe=lambda service: next(answers)) == []
 
 
+class Passing(Deadline):
+    """One that is over once the pause behind a probe is."""
+
+    def sooner(self, seconds):
+        self._end = 0.0
+        return 0.0
+
+
+def test_no_probe_is_begun_that_has_no_time_left(stage, monkeypatch):
+    """It would hide what the one before it said."""
+    monkeypatch.setattr("wrapper.config.apply.Deadline", lambda seconds: Passing(60))
+    asked, free = [], threading.Event()
+
+    def refuse(service):
+        asked.append(service)
+        assert len(asked) == 1 or free.wait(20)
+        return "the rule is not there"
+
+    problem = only(stage.apply("new", probe=refuse))
+    free.set()
+    assert "the probe failed: the rule is not there" in problem.message
+    assert len(asked) == 1
+
+
 def test_a_service_that_falls_while_it_is_probed_is_put_back(stage):
     def kill(service):
         service.controller.signal(9)
@@ -430,13 +454,14 @@ def test_an_action_of_the_authors_that_raises_is_a_fault(stage):
 
 
 @pytest.mark.parametrize("how", ["probe", "action"])
-def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd):
+def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd, monkeypatch):
     """All may read the board, and messages hold what the code was called with."""
+    monkeypatch.setattr("wrapper.config.apply.Deadline", lambda seconds: Passing(60))  # one probe is enough
 
     def leak(service):
         raise RuntimeError("login with secret-1 failed")
 
-    problem = only(stage.apply("new", ready_timeout=1.5, **{"action": "signal:HUP", how: leak}))
+    problem = only(stage.apply("new", **{"action": "signal:HUP", how: leak}))
     assert f"the {how} failed: RuntimeError at test_apply.py:" in problem.message
     assert "secret-1" not in str(vars(problem))
     assert "secret-1" in capfd.readouterr().err

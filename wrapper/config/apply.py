@@ -249,9 +249,10 @@ class Change:
                 steps.judge("probe", self._probe, self._handle, deadline.remaining() or 0.001, self._service)
                 return
             except Fault:
+                if not deadline.has_passed():
+                    self._must_be_ready(deadline.sooner(pause), deadline)
                 if deadline.has_passed():
-                    raise
-            self._must_be_ready(deadline.sooner(pause), deadline)
+                    raise  # not what one more would say that has no time
             pause = min(pause * 1.5, LONGEST_PROBE)
 
     def _must_be_ready(self, settle: float, deadline: Deadline) -> None:
