@@ -509,3 +509,15 @@ def test_a_path_that_names_no_file_is_said(top):
         with pytest.raises(Fault, match="cannot"):
             change(path)
     assert list(top.iterdir()) == []
+
+
+def test_a_folder_where_a_file_should_be_is_named_and_costs_no_descriptor(top):
+    """It is looked at again and again, until an operator has put that right."""
+    (top / "a.yml").mkdir()
+    open_before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(Fault, match=f"cannot write {top}/a.yml: Is a directory"):
+            change(top / "a.yml")
+        with pytest.raises(IsADirectoryError, match=f"{top}/a.yml"):
+            content_of(str(top / "a.yml"), 100)
+    assert len(os.listdir("/proc/self/fd")) < open_before + 20

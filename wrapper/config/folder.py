@@ -101,7 +101,8 @@ class Folder:
 
     def read(self, name: str, max_bytes: int = -1) -> bytes:
         """The content of a regular file, and of no pipe or device."""
-        with open(self.open(name, os.O_RDONLY), "rb") as file, self.at(name):
+        # By an opener: where it is a folder, a bare descriptor would be left open.
+        with self.at(name), open(name, "rb", opener=lambda name, _: self.open(name, os.O_RDONLY)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
             return file.read(max_bytes)
