@@ -75,7 +75,7 @@ def commands(check: Check, staged: Mapping[str, str]) -> Iterator[list[str]]:
 
     A command is a list of words, or a text that is split as a shell splits it. A mapping has a command for each path
     that needs one. `{file}` is the new file, beside its place, so that relative names in it mean what they will mean,
-    under a hidden name without its suffix.
+    under a hidden name without its suffix; one that does not change is in its place.
 
     Raises: ValueError for what is no check.
     """

@@ -83,8 +83,12 @@ class Transaction:
         self._before: dict[str, Stood] = dict(zip(paths, stood_there))
         had = {path: stood.rights for path, stood in self._before.items() if stood is not None}
         given = {path: content.rights for path, content in zip(paths, files.values()) if isinstance(content, Kept)}
-        self._has_other_rights = any(had[path] != given[path] for path in had.keys() & given.keys())
         self._rights = {**had, **given}
+        # The others stay themselves, with their times: of a folder with 10,000 files one may change.
+        old = self._old_contents
+        self._changed = {path for path, content in self.contents.items()
+                         if content != old[path] or (path in had and had[path] != self._rights[path])}
+        self._targets = [target for path, target in zip(paths, self._targets) if path in self._changed]
         self._home = None if home is None else home[0]
         if home is not None:
             self._targets.append(home)
@@ -93,7 +97,7 @@ class Transaction:
     @property
     def is_change(self) -> bool:
         """True also where files were put back just now: the service may have read what stood there before."""
-        return any(self._mended) or self._has_other_rights or self._old_contents != self.contents
+        return any(self._mended) or bool(self._changed)
 
     @property
     def _old_contents(self) -> dict[str, bytes | None]:
@@ -110,16 +114,17 @@ class Transaction:
     def stage(self) -> dict[str, str]:
         """Write the new files beside their places; returns where each one is, for those that are to be there.
 
-        Raises: Fault.
+        One that does not change is in its place. Raises: Fault.
         """
-        staged: dict[str, str] = {}
-        after: dict[str, Stood] = dict.fromkeys(self.contents)
+        staged = {path: path for path, content in self.contents.items() if content is not None}
+        after: dict[str, Stood] = {**self._before, **dict.fromkeys(self._changed)}
         try:
             if self._targets:
                 self._journal = Journal(self._targets, self._index, self._home)
             changes = self._journal.changes if self._journal is not None else []
-            for change, content in zip(changes, self.contents.values()):
+            for change in changes[:len(self._changed)]:  # the record is the last
                 change.save()
+                content = self.contents[change.path]
                 if content is not None:
                     after[change.path] = Kept(content, self._write(change, content))
                     staged[change.path] = os.path.join(change.folder.path, change.staged)
