@@ -343,6 +343,17 @@ def test_a_sentence_names_its_subject(path):
     assert not NO_SUBJECT.findall(text)
 
 
+LEANS_ON_ANOTHER = re.compile(r"(?:The same|Both|It|They|Those|These|Its|As (?:above|below))\b")
+
+
+def test_a_docstring_can_be_read_alone():
+    """It opens with a verb or a noun, and does not lean on the one above it."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Module)
+    leaning = [f"{title(path)}:{getattr(node, 'lineno', 1)}" for path in modules() for node in nodes(path)
+               if isinstance(node, kinds) and LEANS_ON_ANOTHER.match(ast.get_docstring(node) or "")]
+    assert not leaning
+
+
 TESTED_ELSEWHERE = {
     "config/journal.py",  # by the repairs of test_transaction.py and test_folder.py
 }

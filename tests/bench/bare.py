@@ -32,7 +32,6 @@ class Site:
     """No own paths; everything is relayed through one gate."""
 
     prefixes = ("/sidecar/",)
-    observes = False
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate

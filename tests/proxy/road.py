@@ -38,7 +38,6 @@ class Site:
     """Own paths below /sidecar, answered by `answers[path](request)`; everything else through one gate."""
 
     prefixes = ("/sidecar",)
-    observes = True
 
     def __init__(self, gate):
         self.answers = {}

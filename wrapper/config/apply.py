@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from wrapper.config.transaction import Content
     from wrapper.service.service import Service
 
-LAST_LINES = 20  # of the service's output, in a problem
 SHOWN_LINES = 50  # of a difference, in a problem
 WORDS_TIMEOUT = 0.2  # seconds in which the output of a run that lives on arrives
 LAST_WORDS_TIMEOUT = 2.0  # seconds in which that of a run that ended does: mostly at once, and then nothing is awaited
@@ -281,11 +280,8 @@ class Change:
 
     def _last_output(self) -> list[str]:
         output = self._service.output
-        if output is None:
-            return []
-        has_ended = self._life.run is None
-        output.finish(Deadline(LAST_WORDS_TIMEOUT if has_ended else WORDS_TIMEOUT))
-        return output.lines(LAST_LINES)
+        timeout = LAST_WORDS_TIMEOUT if self._life.run is None else WORDS_TIMEOUT
+        return [] if output is None else output.last_lines(timeout)
 
     def _mend(self) -> None:
         """Have the service go on with the files that are back. Raises: Fault."""

@@ -65,7 +65,6 @@ class Connection(socketserver.BaseRequestHandler):
         self.is_answering = False  # its client has a response to come
         self.exchange: Exchange | None = None  # the latest with the service
         self.last_head: RequestHead | None = server.latest_head  # clients of one kind send the same fields
-        self.may_ask_more = True  # the client has not said that the present request is its last
         self.began = 0.0
 
     def handle(self) -> None:
@@ -226,7 +225,6 @@ class Connection(socketserver.BaseRequestHandler):
         stream.rest = stream.rest[head.end:]
         self.last_head = head if head.rest else None
         server.latest_head = self.last_head or server.latest_head
-        self.may_ask_more = head.keep
         self.began = self.loop.now
         body = RequestBody(stream, head, server.settings.max_header, server.settings.idle_timeout)
         path = normal_path(head.target.decode("latin-1"))
@@ -236,7 +234,7 @@ class Connection(socketserver.BaseRequestHandler):
             keep = yield from self._answer_own(head, body, path)
         if keep is None:
             keep = yield from self._relay(head, body, path)
-        if not keep and (stream.rest or self.may_ask_more or not body.is_done):
+        if not keep and (stream.rest or head.keep or not body.is_done):  # else it sends no more
             yield from self._part()
         return keep
 
@@ -247,8 +245,7 @@ class Connection(socketserver.BaseRequestHandler):
         own.keep = own.keep and may_keep
         if not (yield from own.run()):
             return None
-        if server.site.observes:
-            self._tell_ended(own, head, body, is_own=True, cut="sidecar" if own.is_broken else "")
+        self._tell_ended(own, head, body, is_own=True, cut="sidecar" if own.is_broken else "")
         if own.is_broken:
             self._break()
         return own.keep
@@ -280,8 +277,7 @@ class Connection(socketserver.BaseRequestHandler):
             is_broken = exchange.is_answered
             if not is_broken:
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
-        if server.site.observes:
-            self._tell_ended(exchange, head, body, is_own=False, cut=cut)
+        self._tell_ended(exchange, head, body, is_own=False, cut=cut)
         self.exchange = None  # an idle connection keeps nothing of it
         if is_broken and exchange.looks_whole:
             self._break()

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
         prefixes: tuple[str, ...]
 
-        @property
-        def observes(self) -> bool: ...
-
         def answer(self, request: Request) -> Response | None:
             """The response to a request below one of `prefixes`; None: relay it. May raise a Refusal."""
 

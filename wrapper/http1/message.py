@@ -141,7 +141,7 @@ class Request:
         return self._reader
 
     def limit_time(self, seconds: float | None, late: Callable[[], None]) -> None:
-        """For the wrapper: the response may take `seconds` from now on, None any time; then `late` is called."""
+        """Call `late` where the response takes over `seconds` from now on; None: never. For the wrapper itself."""
         self._source.limit_time(seconds, late)
 
 

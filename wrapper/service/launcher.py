@@ -6,7 +6,6 @@ import os
 from subprocess import DEVNULL, SubprocessError
 
 from wrapper import sockets
-from wrapper.deadline import Deadline
 from wrapper.service.process import HELPER_VARIABLE, Process, Spawner, cannot_start
 from wrapper.service.state import Run
 from wrapper.settings.address import LOOPBACK, Address, tcp
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from wrapper.service.state import Life
 
 PLACEHOLDER = "{port}"
-LAST_LINES = 20  # of the output, in a problem
 LAST_LINES_TIMEOUT = 0.1  # seconds: requests are held meanwhile, and a grandchild may keep the pipe open
 LOOPBACK_6 = "::1"  # where "localhost" may lead alone, as in Node 17 and later
 LATE_SECONDS = 5.0  # of readiness after which a service does not find its port taken any more
@@ -52,11 +50,8 @@ class Launcher:
         self.draws_ports = upstream is None
 
     def last_lines(self) -> list[str]:
-        """The last lines of the service's output, where it is kept; what is still in the pipe gets a moment."""
-        if self._output is None:
-            return []
-        self._output.finish(Deadline(LAST_LINES_TIMEOUT))
-        return self._output.lines(LAST_LINES)
+        """The last lines of the service's output; none where it is not kept."""
+        return [] if self._output is None else self._output.last_lines(LAST_LINES_TIMEOUT)
 
     def launch(self, life: Life, on_leader_end: Callable[[Process], None], *, beside: bool = False) -> Run:
         """Start a run. `beside` another, it leaves the terminal to that, see `take_over`.

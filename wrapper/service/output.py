@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wrapper.problems import Board
 
 KEPT_BYTES = 100 * 1024
+LAST_LINES = 20  # in a problem
 READ_BYTES = 256 * 1024
 LAST_WORDS_TIMEOUT = 0.5  # seconds of silence after which nothing more is awaited from a pipe that stays open
 LINE_BYTES = 64 * 1024  # of a line that is passed on whole, with a name before it; a longer one becomes several
@@ -114,6 +115,11 @@ class Output:
         """
         for pump in self._pumps:
             pump.finish(deadline)
+
+    def last_lines(self, timeout: float) -> list[str]:
+        """The last lines for a problem; what is still in the pipes has `timeout` seconds to come out."""
+        self.finish(Deadline(timeout))
+        return self.lines(LAST_LINES)
 
     def end(self, deadline: Deadline) -> None:
         """As `finish`, and tell the readers that follow the output that no more comes."""

@@ -187,7 +187,7 @@ class Process(Ending):
                                   "as the same user") from error
 
     def _targets(self, to_group: bool) -> tuple[int, ...]:
-        """For kill(2): a group is its negative number. The process may have joined another group (setpgid(2))."""
+        """What to give kill(2), to which a group is a negative number; the process may be in another (setpgid(2))."""
         with contextlib.suppress(ProcessLookupError):
             if to_group and os.getpgid(self.pid) != self.pid:
                 return -self.pid, self.pid

@@ -35,7 +35,7 @@ FOREIGN_GRACE, OWN_GRACE = 0.25, 60.0
 
 
 class Stat(namedtuple("Stat", "state parent group started cpu memory")):
-    """Of one process: a letter, two pids, and clock ticks since boot, which tell it from a later one of its number.
+    """Facts about a process: a letter, two pids, and clock ticks since boot, which tell it from a later one of its pid.
 
     `cpu`: clock ticks of its own and of the children it has waited for; `memory`: its resident pages.
     """

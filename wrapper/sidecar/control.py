@@ -27,7 +27,6 @@ class OwnPaths:
     """The site as the control socket shows it: what is not ours is not relayed from here."""
 
     prefixes: tuple[str, ...] = ("/", "*")
-    observes = False  # what `ctl` asks is no traffic
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -51,7 +50,7 @@ class OwnPaths:
         return self._site.gate(path)
 
     def ended(self, ended: Ended) -> None:
-        return
+        """Does nothing: what `ctl` asks is no traffic."""
 
     def note_failure(self, status: int, reason: str, what: str) -> None:
         return

@@ -35,8 +35,6 @@ class Site:
     A path is a candidate for `answer` where it begins with one of `prefixes`; the rest goes through `gate(path)`.
     """
 
-    observes = True  # `ended` wants to know of every exchange
-
     def __init__(self, around: Surroundings, services: list[Service]) -> None:
         settings = around.settings
         self.around = around
