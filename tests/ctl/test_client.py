@@ -8,7 +8,7 @@ import pytest
 
 from tests.ctl.speaking import answer, answering
 from wrapper.ctl.client import Client, Refused
-from wrapper.ctl.paths import NoWrapper
+from wrapper.ctl.paths import NoWrapper, connect
 
 
 @pytest.fixture
@@ -57,6 +57,15 @@ def test_events_are_the_json_of_their_data_lines(path):
     stream = 'retry: 1000\n\nid: a-1\nevent: state\ndata: {"id": 1}\n\n: \n\nid: a-2\ndata: {"id": 2}\n\n'
     with answering(path, answer(200, stream, "text/event-stream")):
         assert list(Client([path]).events()) == [{"id": 1}, {"id": 2}]
+
+
+def test_only_the_beginning_of_a_stream_is_bounded(path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("wrapper.ctl.paths.connect", lambda *words: opened.append(connect(*words)) or opened[-1])
+    with answering(path, answer(200, "", "text/event-stream")):
+        Client([path], timeout=10).events()
+        Client([path], timeout=10).ask("api/logs", str)
+    assert [peer.connection.gettimeout() for peer in opened] == [None, 10]
 
 
 @pytest.mark.parametrize("body", ["[]", '"text"', "3", "all is well"])

@@ -10,6 +10,7 @@ import pty
 import re
 import shlex
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -249,7 +250,8 @@ def test_what_contradicts_an_action_under_way_is_1():
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [("signal", "NONSENSE"), ("restart", "--service", "missing")])
+@pytest.mark.parametrize("words", [("signal", "NONSENSE"), ("restart", "--service", "missing"),
+                                   ("restart", "--service", "")])
 def test_what_the_wrapper_refuses_is_one_line_and_1(live, words):
     done = ctl(live, *words)
     assert done.returncode == 1
@@ -312,6 +314,21 @@ def test_a_wrapper_that_is_killed_meanwhile_is_one_line_and_1(words):
     assert said.startswith("wrapper ctl: the wrapper went away")
 
 
+@pytest.mark.parametrize("words", ["restart", "stop --json", "config rollback 1", "logs --follow", "events --follow"])
+def test_a_wrapper_that_hangs_is_one_line_and_1(tmp_path, words, monkeypatch, capsys):
+    """Stopped by SIGSTOP or a debugger; what may take long is waited for, its beginning is not."""
+    monkeypatch.setattr("wrapper.ctl.ctl.STEP_TIMEOUT", 0.05)
+    place = str(tmp_path / "c.sock")
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(place)
+        deaf.listen()
+        guard = threading.Timer(PATIENCE, deaf.shutdown, [socket.SHUT_RDWR])
+        guard.start()
+        returned = main(["--control", place, *words.split()])
+        guard.cancel()
+    assert (returned, capsys.readouterr().err) == (1, "wrapper ctl: the wrapper does not answer in time\n")
+
+
 @pytest.mark.parametrize("words", [("ctl",), ("ctl", "dance"), ("ctl", "signal"), ("ctl", "logs", "--lines", "-1"),
                                    ("ctl", "logs", "-n", "x")])
 def test_bad_usage_is_2(words):
@@ -349,6 +366,16 @@ def test_what_the_service_prints_is_escaped_for_a_terminal(tmp_path):
     with Wrapper("--capture-output", command=["sh", "-c", script, "sh", *service("plain")]) as wrapper:
         assert "a\tb\\x1b]0;mine\\x07\n" in ctl(wrapper, "logs", "-n", "20").stdout
         assert "a\tb\x1b]0;mine\x07" in json.loads(ctl(wrapper, "logs", "--json").stdout)
+
+
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_a_line_in_json_is_a_line_of_the_service(tmp_path, follow, capsys):
+    """Form feeds and the like end no line: each was shown as several without --follow."""
+    place = str(tmp_path / "c.sock")
+    with answering(place, answer(200, "a\x0cb\x1cc\r\nd\n", "text/plain; charset=utf-8")):
+        main(["--control", place, "logs", "--json", *follow])
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == (["a\x0cb\x1cc", "d"] if follow else [["a\x0cb\x1cc", "d"]])
 
 
 def test_it_says_whom_it_talks_to(live):

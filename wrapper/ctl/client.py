@@ -28,7 +28,7 @@ class Refused(Exception):
 class Client:
     """Speaks to the wrapper that listens at one of `places` (paths of sockets).
 
-    `timeout` in seconds is for every step of an exchange; None waits as long as it takes.
+    `timeout` in seconds is for every step of an exchange but the pieces of a stream; None waits as long as it takes.
     """
 
     def __init__(self, places: Sequence[str], timeout: float | None = None) -> None:
@@ -50,7 +50,8 @@ class Client:
             raise NoWrapper(f"what listens there ({self.peer}) does not answer as a wrapper does")
         return document
 
-    def open(self, path: str, method: str = "GET", query: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
+    def open(self, path: str, method: str = "GET", query: Mapping[str, str] | None = None,
+             is_stream: bool = False) -> http.client.HTTPResponse:
         """The response with its body still to be read. Raises: NoWrapper, Refused (then the body was read)."""
         peer = paths.connect(self._places, self._timeout)
         self.peer = str(peer)
@@ -61,6 +62,8 @@ class Client:
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _refusal(answer.status, _document(answer, answer.read()))
+        if is_stream:
+            peer.connection.settimeout(None)
         return answer
 
     def events(self, after: int = 0) -> Iterator[dict[str, Any]]:
@@ -68,11 +71,11 @@ class Client:
 
         The request has been made when this returns. Raises: NoWrapper, Refused.
         """
-        return _events(self.open("api/events", query={"after": str(after)}))
+        return _events(self.open("api/events", query={"after": str(after)}, is_stream=True))
 
     def output(self, query: Mapping[str, str], in_lines: bool) -> Iterator[bytes]:
         """What a service printed last and then prints, as it comes or in whole lines. Raises: NoWrapper, Refused."""
-        answer = self.open("api/logs", query={**query, "follow": "1"})
+        answer = self.open("api/logs", query={**query, "follow": "1"}, is_stream=True)
         with _connected():
             while piece := answer.readline() if in_lines else answer.read1(READ_BYTES):
                 yield piece

@@ -131,14 +131,20 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _client(options: argparse.Namespace, timeout: float | None = STEP_TIMEOUT) -> Client:
-    return Client(places(options.control), timeout)
+def _client(options: argparse.Namespace) -> Client:
+    return Client(places(options.control), STEP_TIMEOUT)
+
+
+def _patient_client(options: argparse.Namespace) -> Client:
+    """For what takes as long as the service does; that the wrapper answers at all has been seen. Raises: NoWrapper."""
+    _client(options).ask("healthz")
+    return Client(places(options.control))
 
 
 def _query(options: argparse.Namespace, **more: str | None) -> dict[str, str]:
     """The parameters of a request: what the options say, and `more`; what was not said has none."""
     said = {"service": options.service, "reason": options.reason, **more}
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _paint() -> Paint:
@@ -217,7 +223,7 @@ def _config_version(options: argparse.Namespace) -> int:
     if options.what == "diff":
         found = _client(options).ask("api/config/diff", query=_query(options, version=version))
         return _report(options, found, render.diff_lines(found, _paint()) or ["no difference"])
-    done = _order(options, "config/rollback", None, version=version)
+    done = _order(options, "config/rollback", is_long=True, version=version)
     return _report(options, done, [f"version {version} is in force again"])
 
 
@@ -225,13 +231,13 @@ def _logs(options: argparse.Namespace) -> int:
     query = _query(options, lines=str(options.lines))
     if not options.follow:
         text = _client(options).ask("api/logs", str, query=query)
-        _show_json(text.splitlines()) if options.json else _write(text)
+        _show_json([line.rstrip("\r") for line in text.split("\n")[:-1]]) if options.json else _write(text)
         return DONE
     # A character may come in two pieces.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in _client(options, None).output(query, options.json):
+    for piece in _client(options).output(query, options.json):
         text = decoder.decode(piece)
-        _show_json(text.rstrip("\n")) if options.json else _write(text)
+        _show_json(text.rstrip("\r\n")) if options.json else _write(text)
     raise NoWrapper("the wrapper went away")
 
 
@@ -245,7 +251,7 @@ def _events(options: argparse.Namespace) -> int:
     if not options.follow and not last:
         return DONE
     paint = _paint()
-    for event in _client(options, None).events():
+    for event in _client(options).events():
         _show_json(event) if options.json else _show([render.event_line(event, paint)])
         if not options.follow and event["id"] >= last:
             return DONE
@@ -264,10 +270,9 @@ def _signal(options: argparse.Namespace) -> int:
     return _report(options, status, [f"sent {options.name.upper()} to pid {status.get('pid')}"])
 
 
-def _order(options: argparse.Namespace, what: str, timeout: float | None = STEP_TIMEOUT,
-           **more: str | None) -> dict[str, Any]:
+def _order(options: argparse.Namespace, what: str, is_long: bool = False, **more: str | None) -> dict[str, Any]:
     """Have something done, and say by which wrapper; returns its response."""
-    client = _client(options, timeout)
+    client = _patient_client(options) if is_long else _client(options)
     done: dict[str, Any] = client.ask(f"api/{what}", method="POST", query=_query(options, **more))
     _tell_peer(options, client)
     return done
@@ -277,12 +282,13 @@ def _act(options: argparse.Namespace) -> int:
     """Ask, show the states as they pass, and say how it ended."""
     if options.no_wait:
         return _steer(options)
-    client = _client(options, None)
+    client = _client(options)
     passed = None if options.json else _show_passing(client, options.service or "service")
     _tell_peer(options, client)
     fault = None
     try:
-        status = _client(options, None).ask(f"api/{options.action}", method="POST", query=_query(options, wait="1"))
+        query = _query(options, wait="1")
+        status = _patient_client(options).ask(f"api/{options.action}", method="POST", query=query)
     except Refused as error:
         if not isinstance(error.document, dict) or "state" not in error.document:
             raise
