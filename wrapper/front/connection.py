@@ -279,7 +279,7 @@ class Connection(socketserver.BaseRequestHandler):
                 yield from self._refuse(exchange, Refusal("the wrapper failed"))
         self._tell_ended(exchange, head, body, is_own=False, cut=cut)
         self.exchange = None  # an idle connection keeps nothing of it
-        if is_broken and exchange.looks_whole:
+        if is_broken and exchange.is_close_delimited:
             self._break()
         return exchange.keep and not is_broken
 

@@ -275,7 +275,7 @@ class OwnExchange:
             response = self._admitted(self._port.site.answer(self._request))
             talk.tell("answer", response)
         except BaseException as error:  # noqa: BLE001  sys.exit() in a sidecar is its own affair
-            talk.tell("failed", _spoken(error))
+            talk.tell("failed", _as_exception(error))
         finally:
             talk.finish()
         if response is not None:
@@ -303,7 +303,7 @@ class OwnExchange:
         except ClientGone:
             pass
         except BaseException as error:  # noqa: BLE001  as above
-            self._talk.tell("end", _spoken(error))
+            self._talk.tell("end", _as_exception(error))
         finally:
             response.close()
             if self._is_stream:
@@ -390,6 +390,6 @@ class OwnExchange:
         yield from self._client.write(data, self._port.settings.idle_timeout)
 
 
-def _spoken(error: BaseException) -> Exception:
-    """What can be raised on the loop without ending it: sys.exit() in a sidecar ends no more than its response."""
+def _as_exception(error: BaseException) -> Exception:
+    """An error that may be raised on the loop: sys.exit() in a sidecar must end no more than its response."""
     return error if isinstance(error, Exception) else RuntimeError(repr(error))

@@ -70,7 +70,7 @@ class Exchange(Travelling):
     is_answered = False
     is_replayed = False
     failure = ""  # the reason of a 502 of ours
-    looks_whole = False  # an end is how the response is framed, so a break has to be told from it
+    is_close_delimited = False  # the response ends with its connection (RFC 9112 section 6.3), so a break must differ
     connection: UpstreamConnection | None = None
     _began = _hungry_at = 0.0
     _payload: bytes | None = None  # of the body, as it goes out along with the head
@@ -314,8 +314,8 @@ class Exchange(Travelling):
         reader = connection.response
         is_open = not reader.is_done and response.length is None  # no length that we could promise the client
         is_chunked = is_open and self.head.minor == 1
-        self.looks_whole = is_open and not is_chunked
-        if self.port.is_closing or self.looks_whole:
+        self.is_close_delimited = is_open and not is_chunked
+        if self.port.is_closing or self.is_close_delimited:
             self.keep = False
         if self._upload is not None:
             yield from self._await_upload(UPLOAD_TIMEOUT)

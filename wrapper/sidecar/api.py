@@ -130,10 +130,10 @@ class Api:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
         count = query_value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
-            return Response(self._slotted(request, _follow(output, count)), headers=(*NO_STORE, reply.NO_BUFFER),
+            return Response(self._slotted(request, _follow(output, count)), headers=(reply.NO_STORE, reply.NO_BUFFER),
                             content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
-        return Response(body, headers=NO_STORE, content_type="text/plain; charset=utf-8")
+        return Response(body, headers=[reply.NO_STORE], content_type="text/plain; charset=utf-8")
 
     # To do
 
@@ -203,11 +203,8 @@ class Api:
         raise NotFound(f"no service has the name {name!r}")
 
 
-NO_STORE = (("Cache-Control", "no-store"),)
-
-
 def as_json(value: Any, status: int = 200) -> Response:
-    return Response(dumps(value) + "\n", status, NO_STORE, "application/json")
+    return Response(dumps(value) + "\n", status, [reply.NO_STORE], "application/json")
 
 
 def _follow(output: Output, count: int) -> Iterator[bytes]:

@@ -20,7 +20,8 @@ from wrapper.service.state import stop_timeout
 from wrapper.settings import values
 from wrapper.sidecar import collectors, registry
 from wrapper.sidecar.access import Access
-from wrapper.sidecar.api import NO_STORE, as_json, query_value
+from wrapper.sidecar.api import as_json, query_value
+from wrapper.sidecar.reply import NO_STORE
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.traffic import FINE_TIMES, Sampler, Traffic
 
@@ -99,7 +100,7 @@ class Dashboard:
                 "cpu_limit": procfs.cpu_limit()}
 
     def _scrape(self, request: Request) -> Response:
-        return Response(self._site.registry.render(), headers=NO_STORE, content_type=registry.CONTENT_TYPE)
+        return Response(self._site.registry.render(), headers=[NO_STORE], content_type=registry.CONTENT_TYPE)
 
     def families(self) -> Iterator[Family]:
         yield from self.traffic.families()

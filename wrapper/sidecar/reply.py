@@ -41,6 +41,7 @@ RETRY_AFTER = 5  # seconds
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 HEARTBEAT_INTERVAL = 15.0  # seconds: gone clients are noticed, and no proxy in between takes silence for the end
 HEARTBEAT = b": \n\n"
+NO_STORE = ("Cache-Control", "no-store")
 NO_BUFFER = ("X-Accel-Buffering", "no")  # nginx gathers what it passes on unless told otherwise
 
 
@@ -185,8 +186,7 @@ class AuthorStream:
 
 def event_stream(pieces: Iterable[Piece]) -> Response:
     """A stream that nothing in between may keep or gather."""
-    headers = (("Cache-Control", "no-store"), NO_BUFFER)
-    made = Response(pieces, headers=headers, content_type=EVENT_STREAM)
+    made = Response(pieces, headers=(NO_STORE, NO_BUFFER), content_type=EVENT_STREAM)
     made.heartbeat, made.heartbeat_interval = HEARTBEAT, HEARTBEAT_INTERVAL
     return made
 
