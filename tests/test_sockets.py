@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import os
 import resource
@@ -129,6 +130,27 @@ def test_a_path_as_long_as_can_be(tmp_path):
     with listen(place):
         sockets.connect(address.unix(place), 1.0).close()
         assert os.listdir(os.path.dirname(place)) == ["s"]
+
+
+def listen_at_six(stack):
+    """A listener at ::1 whose port has none at 127.0.0.1."""
+    while True:
+        taken = stack.enter_context(socket.socket())
+        taken.bind(("127.0.0.1", 0))
+        with contextlib.suppress(OSError):
+            return stack.enter_context(sockets.listen(address.tcp("::1", taken.getsockname()[1])))
+
+
+@pytest.mark.parametrize("host", ["localhost", ""])
+def test_localhost_is_both_loopbacks_whatever_the_hosts_file_says(host, monkeypatch):
+    """RFC 6761, section 6.3; podman's /etc/hosts has it at 127.0.0.1 alone, and Node listens at ::1 alone."""
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda name, *rest, **more: real(
+        "127.0.0.1" if name in ("localhost", b"localhost") else name, *rest, **more))
+    with contextlib.ExitStack() as stack:
+        own = listen_at_six(stack).getsockname()
+        connection = stack.enter_context(sockets.connect(address.tcp(host, own[1]), 5.0))
+        assert connection.getpeername() == own
 
 
 @pytest.mark.parametrize(("most", "fd", "is_reserved"), [

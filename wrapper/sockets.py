@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -13,6 +14,7 @@ from wrapper.settings.address import LOOPBACK, UNIX_PATH_BYTES, Address, unix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     Names = tuple[tuple[str, int], tuple[str, int]]  # (host, port) of our end of a connection, and of the other
@@ -108,9 +110,7 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
     Raises: OSError, TimeoutError among them (socket.timeout on CPython 3.9).
     """
     if address.path is None:
-        # An empty host means "all addresses" to a listener, and this machine to a client.
-        sockaddr = (_name(address.host or "localhost"), address.port)
-        connected = socket.create_connection(sockaddr, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
+        connected = _connect_tcp(address, timeout)
         refuse_self(connected, address)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connected
@@ -122,6 +122,23 @@ def connect(address: Address, timeout: float | None) -> socket.socket:
         connected.close()
         raise
     return connected
+
+
+def _connect_tcp(address: Address, timeout: float | None) -> socket.socket:
+    """Raises: OSError, that of the first address."""
+    first, *others = ((_name(host), address.port) for host in _hosts(address))
+    try:
+        return socket.create_connection(first, timeout)  # type: ignore[arg-type]  # getaddrinfo takes bytes
+    except OSError:
+        for other in others:
+            with contextlib.suppress(OSError):
+                return socket.create_connection(other, timeout)  # type: ignore[arg-type]  # as above
+        raise
+
+
+def _hosts(address: Address) -> Sequence[str]:
+    """`localhost` is both loopbacks (RFC 6761 section 6.3); so is an empty host to one who connects."""
+    return (LOOPBACK, "::1") if address.host in ("", "localhost") else (address.host,)
 
 
 def _await_room(connecting: socket.socket, path: str, timeout: float | None) -> None:
@@ -166,14 +183,10 @@ def refuse_self(connected: socket.socket, address: Address) -> Names:
 
 
 def known_addresses(address: Address) -> list[tuple[int, Any]]:
-    """(family, sockaddr) of each address that needs no look-up; none for a name.
-
-    `localhost` is both loopbacks (RFC 6761 section 6.3); so is an empty host to one who connects.
-    """
+    """(family, sockaddr) of each address that needs no look-up; none for a name."""
     if address.path is not None:
         return [(socket.AF_UNIX, address.path)]
-    hosts = [address.host] if address.host not in ("", "localhost") else [LOOPBACK, "::1"]
-    return [(family, (host, address.port)) for host in hosts for family in (socket.AF_INET, socket.AF_INET6)
+    return [(family, (host, address.port)) for host in _hosts(address) for family in (socket.AF_INET, socket.AF_INET6)
             if _is_numeric(family, host)]
 
 
