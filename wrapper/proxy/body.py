@@ -10,7 +10,7 @@ from wrapper.http1.chunked import Chunked, chunk, last_chunk
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import NEVER, NEXT_TURN
 from wrapper.loop.poller import BROKEN
-from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone
+from wrapper.loop.stream import TURN_SIZE, ClientGone, Gone, ServiceGone
 from wrapper.proxy.headers import trailers
 
 TYPE_CHECKING = False
@@ -140,7 +140,7 @@ class Upload:
     """A body on its way to the service, in a task of its own, so that the response may begin before it ends.
 
     `error` is what ended it early: a refusal, or the client or the service that left. Until it `is_whole` the service
-    waits for the rest, and takes whatever follows for it.
+    waits for the rest, and takes whatever follows for it; where none comes, it is told so by the end of our side.
     """
 
     is_whole = False
@@ -158,6 +158,16 @@ class Upload:
     @property
     def is_over(self) -> bool:
         return self.task.is_over
+
+    @property
+    def is_spoilt(self) -> bool:
+        """True where its client has broken it."""
+        return self.error is not None and not isinstance(self.error, ServiceGone)
+
+    def judge(self) -> None:
+        """Raises: what broke it, where that was its client."""
+        if self.error is not None and self.is_spoilt:
+            raise self.error
 
     def stop(self) -> None:
         """End it, wherever it stands; from another task of the loop."""
@@ -178,6 +188,7 @@ class Upload:
             self.is_whole = True
         except (Refusal, Gone) as error:
             self.error = error
+            self._service.finish_writing()
         except _Stopped:
             pass
 

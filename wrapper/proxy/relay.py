@@ -9,7 +9,7 @@ from wrapper.errors import BadGateway, GatewayTimeout, Refusal, Unavailable
 from wrapper.http1.chunked import chunk, last_chunk
 from wrapper.http1.request import Malformed
 from wrapper.loop.loop import BUFFER_SIZE, LARGE_SIZE, NEVER, NEXT_TURN
-from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ServiceGone
+from wrapper.loop.stream import READ_SIZE, TURN_SIZE, ClientGone, ServiceGone
 from wrapper.proxy import headers
 from wrapper.proxy.admission import Cut, Travelling
 from wrapper.proxy.body import Upload
@@ -116,7 +116,10 @@ class Exchange(Travelling):
             self._end()
 
     def _failure(self, refusal: Refusal) -> Exception:
-        return Broken(refusal.message) if self.is_answered else refusal
+        if not self.is_answered:
+            return refusal
+        is_spoilt = self._upload is not None and self._upload.is_spoilt
+        return ClientGone("the client broke its upload") if is_spoilt else Broken(refusal.message)
 
     @property
     def growth(self) -> str:
@@ -195,7 +198,8 @@ class Exchange(Travelling):
             except (ServiceGone, Malformed) as error:
                 self.connection = None
                 connection.close()
-                self._judge_upload()
+                if self._upload is not None:
+                    self._upload.judge()
                 self._has_heard = connection.response.has_begun or bool(connection.stream.rest)
                 # A run that falls still takes connections into its listen queue: that would count as a second time.
                 if not self._may_ask_again(connection, error) or (
@@ -257,12 +261,6 @@ class Exchange(Travelling):
             return False
         return not self._has_sent or self.head.method in _IDEMPOTENT
 
-    def _judge_upload(self) -> None:
-        """Raises: what broke the upload, where that was not the service."""
-        upload = self._upload
-        if upload is not None and upload.error is not None and not isinstance(upload.error, ServiceGone):
-            raise upload.error
-
     # The response
 
     def _read_heads(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
@@ -284,8 +282,10 @@ class Exchange(Travelling):
     def _await_response(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
         """Take what comes next of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload, deadline = connection.stream.link, self._upload, NEVER
-        self._judge_upload()
-        ended = None if upload is None or upload.is_over else upload.task.ended
+        ended = None
+        if upload is not None:
+            upload.judge()
+            ended = None if upload.is_over else upload.task.ended
         hungry_at = NEVER if connection.is_used else 2 * self._hungry_at - self._began + HUNGER
         if ended is not None:
             fired = yield hungry_at, link.readable, ended
