@@ -106,6 +106,13 @@ def test_labels_are_those_of_the_data_model(registry, label):
         registry.add(Gauge("odd", "Odd.", [label]))
 
 
+@pytest.mark.parametrize("words", [(["kind"],), (7,), ("Jobs.", "kind"), ("Jobs.", ["kind", 7])])
+def test_what_is_no_help_text_is_said_at_the_authors_line(words):
+    """Labels in its place cost the whole scrape, the wrapper's own metrics among them."""
+    with pytest.raises(ValueError, match="then a list of the labels' names"):
+        Counter("jobs", *words)
+
+
 def test_names_of_the_wrapper_are_its_own(registry):
     with pytest.raises(ValueError, match="the wrapper's own"):
         registry.add(Gauge("wrapper_problems", "Mine."))

@@ -63,6 +63,9 @@ class Metric:
             raise ValueError(f"{name!r} is no name for a metric: letters, digits and _, not a digit first")
         if name.startswith(OWN_NAMES):
             raise ValueError(f"{name}: names that begin with {OWN_NAMES} are the wrapper's own")
+        texts: tuple[object, ...] = (help, *labels)
+        if isinstance(labels, str) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name}: behind the name comes the help text, then a list of the labels' names")
         for label in labels:
             if not LABEL.fullmatch(label) or label == "le":
                 raise ValueError(f"{label!r} is no name for a label of {name}")
