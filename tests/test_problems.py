@@ -7,7 +7,7 @@ import json
 import pytest
 
 from wrapper.events import Feed
-from wrapper.problems import MOST, Board, Problem
+from wrapper.problems import MESSAGE_LENGTH, MOST, Board, Problem
 
 
 @pytest.fixture
@@ -47,6 +47,14 @@ def test_a_message_is_text_whatever_an_author_gives(board, message):
     """One that was none kept `ctl problems` from telling any."""
     board.replace("mine", [Problem(message, "disk")])
     assert board.list()[0]["message"] == str(message)
+
+
+def test_a_message_is_bounded(board):
+    """One that holds a whole response is another each time, and 500 of them stay in the feed."""
+    board.replace("mine", [Problem("x" * (MESSAGE_LENGTH + 1))])
+    entry = board.list()[0]
+    assert entry["message"] == "x" * MESSAGE_LENGTH
+    assert len(entry["id"]) < MESSAGE_LENGTH + 100
 
 
 def test_the_board_is_bounded(board):

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 MOST = 200  # problems of one source; more are told as a number
 MORE = "more"  # the key of that
+MESSAGE_LENGTH = 4000  # characters of one that are kept: it is in the feed and in the log once for each change
 UNTOLD = "what it is, is told with the token, or over the control socket"
 
 
 class Problem:
     """One thing that is wrong: `message` for people, `key` to tell several of one source apart, `details` as JSON.
 
-    What is no text, such as an exception, is told as `str` has it.
+    What is no text, such as an exception, is told as `str` has it, and of what is long the first MESSAGE_LENGTH
+    characters.
 
     `source` is where it was found, "" until it has been on the board.
     Raises: ValueError where the key is a sentence and the message is a word, or a detail is called `source`.
@@ -32,7 +34,7 @@ class Problem:
     source = ""
 
     def __init__(self, message: str, key: str = "", **details: Any) -> None:
-        self.message = str(message)  # all readers of the board count on text
+        self.message = str(message)[:MESSAGE_LENGTH]  # all readers of the board count on text
         if " " in key.strip() and len(self.message.split()) == 1:
             raise ValueError(f"{key!r} is no key of a problem: the message comes first, then the key, {message!r}")
         if "source" in details:
