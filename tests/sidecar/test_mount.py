@@ -16,7 +16,7 @@ from wrapper.http1.request import read_request
 from wrapper.sidecar import mount
 from wrapper.sidecar.access import Access
 from wrapper.sidecar.isolation import Guard
-from wrapper.sidecar.mount import Mount
+from wrapper.sidecar.mount import LINE_MAX, ErrorLog, Mount
 from wrapper.sidecar.reply import StreamSlots
 from wrapper.testing import running
 
@@ -309,6 +309,26 @@ def test_errors_go_to_the_log_line_by_line(capfd):
     ask(application)
     assert [line.split("warning: ")[1] for line in capfd.readouterr().err.splitlines()] == [
         "first sidecar=mine", "second sidecar=mine", "third sidecar=mine"]
+
+
+def test_a_line_of_the_errors_is_of_one_thread(capfd):
+    """`print` writes a line and its end one after the other, and two requests may do so at the same time."""
+    errors = ErrorLog("mine")
+    errors.write("of one ")
+    other = threading.Thread(target=errors.write, args=["of another\n"])
+    other.start()
+    other.join()
+    errors.write("thread\n")
+    assert [line.split("warning: ")[1] for line in capfd.readouterr().err.splitlines()] == [
+        "of another sidecar=mine", "of one thread sidecar=mine"]
+
+
+def test_errors_without_a_line_end_are_not_kept_for_ever(capfd):
+    """Dots of progress: each was added to all before it, and 2,000 of 1,000 characters took over ten seconds."""
+    errors = ErrorLog("mine")
+    for _ in range(LINE_MAX + 1):
+        errors.write(".")
+    assert "." * LINE_MAX in capfd.readouterr().err
 
 
 # With a server around it

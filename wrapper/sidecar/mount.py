@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Iterable, Iterator
 
 from wrapper.http1.message import Response
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 WRITTEN_MAX = 16 * 1024 * 1024  # bytes through write(), which are kept until the response begins
+LINE_MAX = 8192  # characters written to `wsgi.errors` that are kept until a line end comes
 PORTS = {"http": "80", "https": "443"}
 STATUS = re.compile(r"[2-5][0-9][0-9](?: [^\r\n]*)?")
 
@@ -140,8 +142,8 @@ class StartResponse:
         return self._head
 
 
-class ErrorLog:
-    """`wsgi.errors`: lines for the wrapper's own log."""
+class ErrorLog(threading.local):
+    """`wsgi.errors`: lines for the wrapper's own log, from each thread its own."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -151,6 +153,8 @@ class ErrorLog:
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             log.warning(line, sidecar=self._name)
+        if len(self._rest) > LINE_MAX:
+            self.flush()
 
     def writelines(self, lines: Iterable[str]) -> None:
         self.write("".join(lines))
