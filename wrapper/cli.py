@@ -98,9 +98,9 @@ def run(argv: Sequence[str], signals: Signals) -> int:
 
 
 def _let_go_of_stdout() -> None:
-    """Have out what sidecar code has printed, where that goes at once.
+    """Flush what sidecar code has printed, where that goes at once.
 
-    It may have closed or replaced the stream, and nothing may read the pipe: the end and its status wait for neither.
+    The code may have closed or replaced the stream, and the pipe may have no reader: neither holds the end up.
     """
     from wrapper import threads  # start-up: not before the service runs
 

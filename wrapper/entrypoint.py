@@ -141,7 +141,7 @@ class Entrypoint:
             self._inbox.put(("configured",))
 
     def _await_configuration(self) -> None:
-        """Messages that come meanwhile keep; a signal to end is heard at once.
+        """Wait for the first configuration. Messages that come meanwhile keep; a signal to end is heard at once.
 
         Raises: CannotStart.
         """
@@ -247,7 +247,7 @@ class Entrypoint:
             self._shut_down(number)
 
     def _shut_down(self, number: int) -> None:
-        """The signal goes out before anything that may fail or take a while."""
+        """Pass the signal on, before anything that may fail or take a while; then take no further clients."""
         is_second = self._end is not None
         self._tell_services(number)
         log.info(f"signal {signal_name(number)}: {'again, passed on at once' if is_second else 'shutting down'}")
@@ -274,7 +274,7 @@ class Entrypoint:
             threads.start_or_do("server-stop", self._server.stop)
 
     def _close(self) -> None:
-        """Leave nothing behind: what still runs, the last output, the control socket, the terminal."""
+        """End what still runs, pass the last output on, remove the control socket, and give the terminal back."""
         if self._end is None:
             self._tell_services(signal.SIGTERM)
             self._stop_listening()
@@ -294,14 +294,14 @@ class Entrypoint:
         self._spawner.take_terminal_back()
 
     def _await_services(self) -> None:
-        """Signals are heard up to the last; what is not over in time is killed."""
+        """Wait until all services are over, and hear signals meanwhile; kill what is not over in time."""
         assert self._end is not None
         while not (all(each.controller.over.is_set() for each in self._services()) or self._end.has_passed()):
             self._hear(self._end)
         self._spawner.kill_rest()
 
     def _await_responses(self) -> None:
-        """Clients that were held, or in flight when the service fell, hear so; requests to the sidecar are answered."""
+        """Wait until all have a response: those held, or in flight when the service fell, and those of own paths."""
         servers = [server for server in (self._server, self._control) if server is not None]
         if self._server is not None:
             self._server.shut()

@@ -161,7 +161,7 @@ class Gate:
             raise verdict or GatewayTimeout(f"{self._why_held()}; this request was held for {held:.1f} s")
 
     def forget(self, traveller: Traveller) -> Lane | None:
-        """The traveller waits no longer; the lane it was admitted to meanwhile, which it is to leave."""
+        """End the wait of `traveller`; returns the lane it was admitted to meanwhile, which it is to leave."""
         with self._lock:
             self._held.pop(traveller, None)
             verdict = self._verdicts.pop(traveller, None)

@@ -126,7 +126,7 @@ class Change:
 
     @property
     def is_in_force(self) -> bool:
-        """True where all is like this already, to a service that is up or has not looked yet."""
+        """True where files and variables are like this already, and the service has not failed with them."""
         is_change = self._is_bare or self.transaction.is_change or self._variables != self._before
         return not is_change and self._life.state not in (State.FAILED, State.BACKOFF)
 

@@ -89,7 +89,7 @@ class Draft:
         self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
 
     def content(self, before: Files, after: Files) -> bytes:
-        """Only now what a crash has left is mended, and the newest version the one that was in force."""
+        """The version as bytes. To be called once what a crash left is mended: the newest version is in force then."""
         newest, draft = self._history.newest(), self._version
         known: Files = {} if newest is None else newest.files
         action = draft.action if isinstance(draft.action, str) else "restart" if draft.action else "none"

@@ -119,7 +119,10 @@ class Journal:
         return {change.name: change.existed for change in self.changes if change.folder is folder}
 
     def _refuse_others(self) -> None:
-        """Raises: BlockingIOError. Two that begin at once both give way; one that names no files yet will see ours."""
+        """Give way to a transaction that names one of our files; two that begin at once both give way.
+
+        A journal that names no files yet is of one that will see ours. Raises: BlockingIOError.
+        """
         for folder in self._folders:
             for name in set(_journals(folder)) - {self._name}:
                 with contextlib.suppress(FileNotFoundError):  # its transaction has just ended
@@ -306,7 +309,7 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
     try:
         left = _Left(folder, name)
         if wanted is not None and not any(file in wanted for file in left.files):
-            return []  # another service's, which is to be told of the way back by its own next change
+            return []  # another service's: its own next change puts its files back, and tells it
         if left.lead is None:
             return _repair_lead(folder, name)
         lead, restored = _open(left.lead), []

@@ -173,8 +173,8 @@ class Act(namedtuple("Act", "kind settle reload work", defaults=(None, None))):
     """One way to make the service take its files: `kind` of job for its controller; None: it looks at them by itself.
 
     `settle`: seconds the service must live on before it counts as ready. `reload`: how to reload a service that is up,
-    in the controller's thread. `work`: the same in the caller's thread, as it may take long; "barrier" only says when
-    no job runs and the service is up; it raises Fault.
+    in the controller's thread. `work`: the same in the caller's thread, as it may take long, once a "barrier" has said
+    that no job runs and the service is up. It raises Fault.
     """
 
     __slots__ = ()

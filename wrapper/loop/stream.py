@@ -46,7 +46,7 @@ class Stream:
     """
 
     is_secure = False
-    was_reset = False  # and `send` has been told, so that `receive` finds an end
+    was_reset = False  # by the other side, as `send` was told: `receive` finds no more than an end then
     sockaddr: tuple[str, int] | None = None  # of the other side, where that is known and it has one
 
     def __init__(self, connection: socket.socket, loop: Loop, gone: type[Gone], *, is_urgent: bool = False) -> None:

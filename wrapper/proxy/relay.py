@@ -75,7 +75,7 @@ class Exchange(Travelling):
     _began = _hungry_at = 0.0
     _payload: bytes | None = None  # of the body, as it goes out along with the head
     _head_size = _sends = 0
-    _has_sent = False  # the latest of them
+    _has_sent = False  # the latest try has gone out
     _has_heard = False  # something of a response had come before its connection broke
     _is_hungry = False
     _may_end = False

@@ -242,9 +242,9 @@ class Upstream:
     def take_kept(self, loop: Loop, is_repeatable: bool) -> UpstreamConnection | None:
         """A kept connection that the service has neither closed nor written to, or None.
 
-        What may not be repeated waits for none whose end may be on its way: only a service that has been seen to hold
-        its connections, longer than it takes to close one behind a response, gets it on a kept one, and on none that
-        has been idle for nearly as long as the service bears.
+        A request that may not be repeated gets none whose close may be on its way: the service must have been seen to
+        hold a connection for HOLDS seconds behind its response, must not be about to close those that carry nothing,
+        and must be known to bear them for longer than this one has been idle.
         """
         kept = self._kept.get(loop)
         if not kept:
@@ -325,8 +325,8 @@ class Upstream:
     def give_way(self, hungry: object) -> None:
         """A request waits on a fresh connection: kept ones may hold all the workers that the service has.
 
-        What is idle ends, and the next connection that comes back: one that is idle now may be taken before it ends.
-        Once `hungry` is `fed` none that comes back ends for it.
+        Closes those that are idle and, unless `fed` is called before, the next one that is put back: one that is idle
+        now may be taken before it is closed.
         """
         with self._lock:
             self._hungry.add(hungry)

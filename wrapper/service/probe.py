@@ -144,7 +144,7 @@ class Health:
     def probe_ready(self, run: Run) -> str | None:
         """Probe it, and put on record what that says of a service that was ready.
 
-        A refused connection says it at once; what is slow or answers badly may do so once, and once more.
+        A refused connection counts at once, a slow or wrong response the third time in a row.
         """
         fault = self._life.wake_up.in_background(run, lambda: self.ready.fault_of(run))
         self._plan_ready(fault)

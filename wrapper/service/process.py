@@ -73,8 +73,8 @@ class Ending:
 class Process(Ending):
     """One run of a command, in a process group of its own. `ended` is set once its status is known and all is gone.
 
-    `on_leader_end(self)`: a service has it. It is called once the first process is gone and only what that left behind
-    is still there; with other commands nothing of that gets any time. `left_by(self, table)`: orphans of that.
+    `on_leader_end(self)`, which only services have, is called once the first process is gone; others of the run that
+    live on then get some time to end, and are killed at once without it. `left_by(self, table)`: the run's orphans.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], on_end: Callable[[Process], None],

@@ -160,8 +160,8 @@ class Run:
 class WakeUp(threading.Event):
     """The wake-up event of one controller's thread, and the waits that end with a run or with the wrapper.
 
-    Set by whatever may have made something due: what that is, is read off the things themselves, so that late news
-    of an earlier run changes nothing, and news that came while something else was awaited is not lost.
+    Any thread sets it where something may be due. What that is, the controller's thread reads off the record: so late
+    news of an earlier run changes nothing, and news that comes while it waits for something else is not lost.
     """
 
     def __init__(self, name: str) -> None:

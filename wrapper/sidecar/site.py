@@ -119,9 +119,9 @@ class Site:
         return found is not None and found[0] is route
 
     def _keep_token(self, request: Request) -> None:
-        """Raises: Unavailable for a request that may be for a path of a sidecar that is still loading.
+        """Keep the token from the service: a request that brings it may be for a sidecar that is still loading.
 
-        It brings the token, which is nothing for the service to see.
+        Raises: Unavailable.
         """
         if self.loading and not request.trusted and self.access.holds_token(request):
             raise Unavailable("a sidecar is still loading, and it may be the one that this is for")
