@@ -61,6 +61,7 @@ def found(shown):
 
 def test_nothing_shows_a_secret_while_all_is_well_or_nothing(wrapper):
     wait_until(lambda: wrapper.status()["problems"], what="a source that does not answer is a problem")
+    wait_until(lambda: json.loads(wrapper.get("/sidecar/api/config")), what="it is looked at before it is shown")
     shown = everything(wrapper)
     assert found(shown) == []
     told = ("/api/config", "ctl ('problems',)", "ctl ('config',)", "log")
