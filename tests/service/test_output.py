@@ -13,7 +13,7 @@ from wrapper.deadline import Deadline
 from wrapper.events import Feed
 from wrapper.problems import Board
 from wrapper.service import output as rooms_output
-from wrapper.service.output import KEPT_BYTES, LINE_BYTES, Named, Output
+from wrapper.service.output import KEPT_BYTES, LINE_BYTES, Named, Output, Pump
 
 
 @pytest.fixture
@@ -158,6 +158,7 @@ def test_a_slow_reader_gets_the_last_words_too(output, monkeypatch):
     writing = threading.Thread(target=send, args=(output, b"z" * 500_000))
     writing.start()
     writing.join(10)  # all of it is in our pipe or in that of the reader, who has not begun
+    wait_until(lambda: not output._pumps[0]._is_reading)
     finishing = threading.Thread(target=output.finish, args=(Deadline(20.0),))
     finishing.start()
     finishing.join(0.2)
@@ -167,6 +168,20 @@ def test_a_slow_reader_gets_the_last_words_too(output, monkeypatch):
         got += len(os.read(output.reading, 65536))
     finishing.join(10)
     assert not finishing.is_alive()
+
+
+def test_last_words_are_awaited_where_the_thread_that_reads_them_is_late(output, monkeypatch):
+    monkeypatch.setattr(rooms_output, "LAST_WORDS_TIMEOUT", 0.01)
+    begun, run = threading.Event(), Pump._run
+    monkeypatch.setattr(Pump, "_run", lambda pump: begun.wait(20) and run(pump))
+    send(output, b"last")
+    finishing = threading.Thread(target=output.finish, args=(Deadline(20.0),))
+    finishing.start()
+    finishing.join(0.2)
+    assert finishing.is_alive()
+    begun.set()
+    finishing.join(20)
+    assert os.read(output.reading, 65536) == b"last"
 
 
 def test_a_silent_grandchild_and_a_dead_reader_are_not_waited_for(output, monkeypatch):

@@ -188,14 +188,20 @@ class Pump:
                 self._take(piece)
                 self._count += 1
                 self._is_reading = True
+            self._is_reading = False
         self._take(b"")
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
     def finish(self, deadline: Deadline) -> None:
-        """Wait for the end of the pipe, as long as anything comes or is still being passed on."""
+        """Wait for the end of the pipe, as long as anything is in it, comes or is still being passed on."""
         seen = -1
-        while self.is_alive() and not deadline.has_passed() and not (self._is_reading and seen == self._count):
+        while self.is_alive() and not deadline.has_passed() and not (self._is_silent and seen == self._count):
             seen = self._count
             self._thread.join(deadline.sooner(LAST_WORDS_TIMEOUT))
+
+    @property
+    def _is_silent(self) -> bool:
+        """All that came was passed on. On a busy machine this thread may be late to read what is in the pipe."""
+        return self._is_reading and not poll.is_ready(self._reading, poll.READABLE, 0)
