@@ -354,6 +354,15 @@ def test_a_docstring_can_be_read_alone():
     assert not leaning
 
 
+def test_the_picture_names_modules_that_there_are():
+    picture = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    boxes = re.findall(r"(\w+)/ +\((\w+(?:, \w+)+)\)", picture)
+    assert {folder for folder, _ in boxes} == {"sidecar", "service", "proxy", "config"}
+    missing = [f"{folder}/{name}.py" for folder, names in boxes for name in names.split(", ")
+               if not (PACKAGE / folder / f"{name}.py").exists()]
+    assert not missing
+
+
 TESTED_ELSEWHERE = {
     "config/journal.py",  # by the repairs of test_transaction.py and test_folder.py
 }
