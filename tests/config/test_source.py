@@ -195,6 +195,8 @@ def test_no_server_there():
     (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "96 bytes too early"),
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal", "no good HTTP"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 200000000\r\n\r\n", "over 16777216 bytes"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nwhole", "two lengths"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: -4\r\n\r\nhalf", "no number"),
 ])
 def test_garbage_is_named(serve, reply, reason):
     assert reason in refused(serve(reply).url)

@@ -17,7 +17,7 @@ from wrapper.config.connection import UrlConnection
 from wrapper.config.folder import content_of
 from wrapper.deadline import Deadline
 from wrapper.errors import NO_TLS
-from wrapper.settings.values import without_credentials
+from wrapper.settings.values import is_number, without_credentials
 from wrapper.threads import BoundedCall
 
 TYPE_CHECKING = False
@@ -187,6 +187,9 @@ class Url:
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
 
     def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        lengths = set(answer.headers.get_all("Content-Length", ()))
+        if len(lengths) > 1 or not all(map(is_number, lengths)):  # RFC 9112 section 6.3; http.client takes the first
+            raise CannotFetch(f"{self.name}: answers with two lengths, or with one that is no number")
         coding = answer.getheader("Content-Encoding", "identity").strip().lower()
         if coding not in ("", "identity"):
             raise CannotFetch(f"{self.name}: answers in {coding}, which was not asked for")
