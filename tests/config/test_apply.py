@@ -233,6 +233,17 @@ def test_transactions_of_one_service_come_one_after_the_other(stage):
 # What does not
 
 
+@pytest.mark.parametrize("check", ["sh -c 'echo more >>\"$0\"' {file}", "rm {file}", "ln -sf /dev/null {file}"])
+def test_a_check_that_writes_to_the_new_file_is_named_and_the_old_one_stays(stage, check):
+    """What it makes of the file would be in force, and drift from the version of the source at once."""
+    problem = only(stage.apply("new", check=check))
+    assert "the check has changed the new file" in problem.message
+    assert problem.details["step"] == "check"
+    assert "retry" not in problem.details
+    assert stage.says()[2] == stage.file.read_text() == "old"
+    assert os.listdir(stage.file.parent) == [stage.file.name]
+
+
 def test_what_the_check_rejects_never_reaches_the_service(stage):
     problem = only(stage.apply("bad", check=NO_BAD))
     assert "rejects the new file with status 1" in problem.message

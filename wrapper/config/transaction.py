@@ -140,6 +140,15 @@ class Transaction:
             raise _cannot_write(error) from error
         return staged
 
+    def must_be_as_staged(self) -> None:
+        """Raises: Fault where the check has written to a new file: another content than the source's is no version."""
+        for change in self._journal.changes[:len(self._changed)] if self._journal is not None else ():
+            content, found = self.contents[change.path], None
+            with contextlib.suppress(OSError):
+                found = change.folder.read(change.staged)
+            if found != content:
+                raise Fault("check", f"the check has changed the new file for {change.path}, which it may only read")
+
     def _write(self, change: Replacement, content: bytes) -> Rights:
         """Write a file that is for no other user until it has the rights it is to have; returns those."""
         folder, is_new = change.folder, change.path not in self._rights
