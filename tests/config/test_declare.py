@@ -191,6 +191,16 @@ def test_null_is_nothing_to_write(tmp_path):
     assert not site.place.exists()
 
 
+def test_one_file_is_no_folder(tmp_path):
+    """Said as what it is, and not as a folder that is missing."""
+    site = Site(tmp_path, "place/")
+    site.place.mkdir()
+    site.source.write_text("text")
+    problem, = site.fetch()
+    assert problem.endswith(f"--config-file={site.place}/ is a folder: name a file in it")
+    assert names(site.place) == []
+
+
 def test_the_first_start_waits_for_the_source_as_long_as_the_option_says(tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(declare, "Deadline", lambda seconds: waits.append(seconds) or Deadline(0))

@@ -127,6 +127,9 @@ class Declared:
             raise ValueError(f"there is nothing to write: {self._select_path or 'the source'} is null")
         if isinstance(found, dict) and self._is_folder:
             return self._files_inside(found)
+        if self._target.endswith("/"):
+            raise ValueError(f"what the source holds is one file, and --config-file={self._target} is a folder: "
+                             "name a file in it")
         return {self._target: _text(found)}
 
     def _variables(self, found: Any) -> Variables:
