@@ -27,6 +27,8 @@ PROBE_TIMEOUT = 2.0  # seconds for what listens at a unix socket
 SHORTEST = 0.001  # seconds of a timeout: none at all would be without end
 RESERVE = 8  # descriptors that no client causes to be taken: the next run, its probe, ctl and health need a few
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred, unix(7)
+# errno of a socket that cannot be had, or used, because this machine or this process is short of something.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 BACKLOG = 4096  # connections; the kernel caps it at net.core.somaxconn, 4096 since Linux 5.4
 
 

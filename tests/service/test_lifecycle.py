@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -436,6 +437,23 @@ def test_a_service_that_answers_badly_again_and_again_is_not_ready(moody, monkey
     assert "/ready answers 503" in life.board.list()[0]["message"]
     life.mood.unlink()
     wait_until(lambda: life.service.readiness() is None)
+    assert life.board.list() == []
+
+
+def test_a_probe_for_which_we_have_no_descriptor_says_nothing_of_the_service(moody, monkeypatch):
+    life = moody("--live-path", "/live", "--live-interval", "10ms")
+    pid, asked = life.pid(), []
+
+    def no_descriptor(address, timeout):
+        asked.append(address)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("wrapper.sockets.connect", no_descriptor)
+    monkeypatch.setattr(probe, "READY_INTERVAL", 0.01)
+    monkeypatch.setattr(probe, "LATE_INTERVAL", 0.01)
+    life.service.gate.doubt()
+    wait_until(lambda: len(asked) > 20)
+    assert (life.states()[-1], life.pid(), life.service.readiness()) == ("running", pid, None)
     assert life.board.list() == []
 
 

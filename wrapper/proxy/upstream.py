@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0  # seconds; a listener on this machine answers at once unless its backlog is full
 BACKLOG_PAUSE = 0.005  # seconds between two tries where the backlog of a unix socket is full
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 KEPT_MAX = 256  # idle connections kept to one service
 HOLDS = 0.1  # seconds after a response in which a service that closes behind each has closed
 UNSURE = 1.0  # seconds in which a service that is told to read its configuration closes what its old workers hold
@@ -277,7 +276,7 @@ class Upstream:
         except OSError as error:
             if stream is not None:
                 stream.close()
-            if error.errno in SHORT:
+            if error.errno in sockets.SHORT:
                 raise NoDescriptor(f"no connection to the service: {error.strerror}") from None
             said = f"cannot connect to the service at {self.address}: {error.strerror or error}"
             # Reset: it has just ended, with us in its listen queue; then the connection has no other end either.

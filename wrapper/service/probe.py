@@ -34,6 +34,7 @@ LATE_INTERVAL = 1.0  # the same for one that is not
 READY_FAILURES = 3  # probes in a row that fail, but for a refused connection
 SILENCE = 5.0  # seconds after which it is said where the service listens instead
 NOTHING_LISTENS, NOTHING_ANSWERS = "nothing listens", "nothing answers"
+CANNOT_ASK = "cannot ask"  # for want of something of ours, which says nothing of the service
 NOT_READY = "not ready"
 PROBE_TIMEOUT = 2.0  # seconds one probe may take; a service that accepts and stays silent is not ready
 SIGNAL_SETTLE = 0.5  # seconds; a default action ends a process at once, a handler takes a little longer
@@ -59,7 +60,8 @@ class Probe:
         except (ConnectionRefusedError, FileNotFoundError) as error:
             return f"{NOTHING_LISTENS} at {address}: {error.strerror or error}"
         except (OSError, ValueError) as error:
-            return f"{NOTHING_ANSWERS} at {address}: {error}"
+            is_ours = getattr(error, "errno", None) in sockets.SHORT
+            return f"{CANNOT_ASK if is_ours else NOTHING_ANSWERS} at {address}: {error}"
         is_good = any(first <= status <= last for first, last in self._statuses)
         return None if is_good else f"{self._path} answers {status}, which is none of --ready-status"
 
@@ -148,7 +150,7 @@ class Health:
         """
         fault = self._life.wake_up.in_background(run, lambda: self.ready.fault_of(run))
         self._plan_ready(fault)
-        self._failed_ready = 0 if fault is None else self._failed_ready + 1
+        self._failed_ready = _count(self._failed_ready, fault)
         if self._life.state is not State.RUNNING or run.ended.is_set():
             return fault
         # The board first: whatever sees that the service is ready, or is not, finds the problem gone, or there.
@@ -164,7 +166,8 @@ class Health:
         """True where the run says something now, and if it is that it is not ready."""
         wake_up = self._life.wake_up
         fault = wake_up.in_background(run, lambda: self.ready.fault_of(run)) or ""
-        return wake_up.interruption(run) is None and not fault.startswith((NOTHING_LISTENS, NOTHING_ANSWERS))
+        no_answers = (NOTHING_LISTENS, NOTHING_ANSWERS, CANNOT_ASK)
+        return wake_up.interruption(run) is None and not fault.startswith(no_answers)
 
     def probe_live(self, run: Run) -> str | None:
         """Why the run hangs, None while it does not."""
@@ -172,9 +175,16 @@ class Health:
         assert live is not None
         fault = wake_up.in_background(run, lambda: live.fault(run.address))
         self._plan_live()
-        self._failed_live = 0 if fault is None else self._failed_live + 1
+        self._failed_live = _count(self._failed_live, fault)
         is_hung = self._failed_live >= self._settings.live_failures and wake_up.interruption(run) is None
         return f"the service hangs: {fault}" if is_hung else None
+
+
+def _count(failed: int, fault: str | None) -> int:
+    """How many probes have failed in a row behind one more."""
+    if fault is None:
+        return 0
+    return failed if fault.startswith(CANNOT_ASK) else failed + 1
 
 
 def _where(run: Run) -> str:
