@@ -9,6 +9,7 @@ import os
 import pathlib
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -357,6 +358,17 @@ threading.Thread.start = scarce"""
     with changed(tmp_path, change, command=service("plain", "3")) as wrapper:
         assert wrapper.end(signal.SIGTERM) == 3
         assert "Traceback" not in wrapper.stderr
+
+
+def test_where_no_descriptor_is_left_the_service_is_still_ended_as_told():
+    """What leaks them may be the sidecar's code."""
+    with Wrapper(command=service("plain", "3")) as wrapper:
+        wrapper.process.send_signal(signal.SIGALRM)
+        wrapper.wait_line(f"signal {int(signal.SIGALRM)}\n")  # so the main thread has loaded all
+        hard = resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        assert wrapper.end(signal.SIGTERM) == 3
+        assert f"signal {int(signal.SIGTERM)}\n" in wrapper.stderr
 
 
 def test_clients_cannot_take_the_descriptors_that_a_restart_needs():

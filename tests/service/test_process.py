@@ -201,6 +201,37 @@ def test_stop_continues_a_suspended_process(spawner):
     assert process.exit_status == 143
 
 
+def no_descriptor(*_):
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_stop_needs_no_descriptor(monkeypatch, spawner):
+    process = shell(spawner, "trap 'exit 5' TERM; echo; while :; do sleep 0.1; done", stdout=subprocess.PIPE)
+    with process._popen.stdout as stdout:
+        stdout.readline()
+    for name in ("stat", "processes"):
+        monkeypatch.setattr(procfs, name, no_descriptor)
+    assert process.stop(signal.SIGTERM, 20) is True
+    assert process.exit_status == 5
+
+
+def test_a_process_is_signalled_where_its_first_group_cannot_be(monkeypatch, spawner):
+    script = "import os, sys, time; os.setpgid(0, os.getpgid(os.getppid())); print(flush=True); time.sleep(60)"
+    process = spawn(spawner, sys.executable, "-c", script, stdout=subprocess.PIPE)
+    with process._popen.stdout as stdout:
+        stdout.readline()
+    kill = os.kill
+
+    def refuse_group(pid, number):
+        if pid < 0:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", refuse_group)
+    assert process.stop(signal.SIGTERM, 20) is True
+    assert process.exit_status == 143
+
+
 def test_signals_to_an_ended_process_go_nowhere(spawner):
     process = shell(spawner, "exit 0")
     assert process.over.wait(20)

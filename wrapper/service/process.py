@@ -85,7 +85,7 @@ class Process(Ending):
         self.returncode: int | None = None
         self.is_helper = is_helper
         self.is_service = on_leader_end is not None
-        self.started = procfs.stat(self.pid).started
+        self.started = _look(self.pid).started
         self._popen = popen
         self._on_end = on_end
         self._on_leader_end = on_leader_end
@@ -176,18 +176,24 @@ class Process(Ending):
         with self._lock:
             if self.returncode is not None:
                 return
-            try:
-                for target in self._targets(to_group):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(target, number)
-            except PermissionError as error:
-                # macOS and some kernels say EPERM for a group of zombies.
-                if procfs.stat(self.pid).state not in ("Z", ""):
-                    raise Refusal(f"cannot signal the service: {error.strerror}; the wrapper needs CAP_KILL, or to run "
-                                  "as the same user") from error
+            refused = None
+            for target in self._targets(to_group):
+                try:
+                    os.kill(target, number)
+                    refused = None
+                except ProcessLookupError:
+                    pass
+                except PermissionError as error:
+                    refused = error
+            # macOS and some kernels say EPERM for a group of zombies.
+            if refused is not None and _look(self.pid).state not in ("Z", ""):
+                raise Refusal(f"cannot signal the service: {refused.strerror}; the wrapper needs CAP_KILL, or to run "
+                              "as the same user") from refused
 
     def _targets(self, to_group: bool) -> tuple[int, ...]:
-        """What to give kill(2), to which a group is a negative number; the process may be in another (setpgid(2))."""
+        """What to give kill(2), to which a group is a negative number; the process, the last, may be in another
+        (setpgid(2)).
+        """
         with contextlib.suppress(ProcessLookupError):
             if to_group and os.getpgid(self.pid) != self.pid:
                 return -self.pid, self.pid
@@ -211,13 +217,13 @@ class Process(Ending):
             return
         members = self.family()  # those that are not in the group are found again once the first process is gone
         if number in GROUP_SIGNALS:
-            self._told = {pid for pid in members if procfs.stat(pid).group == self.pid}
+            self._told = {pid for pid in members if _look(pid).group == self.pid}
         try:
             self._send(number, to_group=True)
         except Refusal:
             self._deadline = NEVER
             raise
-        if procfs.stat(self.pid).state == "T":
+        if _look(self.pid).state == "T":
             self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
 
     def await_stop(self) -> bool:
@@ -374,6 +380,14 @@ class Spawner:
                 and process.started <= known.started
                 and not any(process.started < other <= known.started for other in others)
                 and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}
+
+
+def _look(pid: int) -> procfs.Stat:
+    """`procfs.GONE` also where no descriptor can be had for a look: a signal and an end wait for none."""
+    try:
+        return procfs.stat(pid)
+    except OSError:
+        return procfs.GONE
 
 
 def _send_each(pids: set[int], number: int) -> None:
