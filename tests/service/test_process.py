@@ -201,6 +201,29 @@ def test_stop_continues_a_suspended_process(spawner):
     assert process.exit_status == 143
 
 
+SUSPENDED = "sh -c 'kill -STOP $$; sleep 60' & while ! grep -q ' T ' /proc/$!/stat; do sleep 0.01; done"
+
+
+def test_a_stop_continues_what_the_service_has_suspended(spawner):
+    """As systemd does, see `KillSignal=` in systemd.kill(5)."""
+    process = shell(spawner, f"trap 'wait; exit 3' TERM; {SUSPENDED}; echo; wait", stdout=subprocess.PIPE)
+    with process._popen.stdout as stdout:
+        stdout.readline()
+    assert process.stop(signal.SIGTERM, 20) is True
+    assert process.exit_status == 3
+
+
+def test_what_a_service_leaves_suspended_in_another_group_is_continued_too(spawner):
+    over = threading.Event()
+    command = ["sh", "-c", f"setsid {SUSPENDED}; echo; exec sleep 60"]
+    process = spawner.spawn(command, os.environ, lambda _: over.set(), on_leader_end=lambda _: None,
+                            stdout=subprocess.PIPE)
+    with process._popen.stdout as stdout:
+        stdout.readline()
+    assert process.stop(signal.SIGTERM, 20) is True
+    assert over.wait(20)
+
+
 def no_descriptor(*_):
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

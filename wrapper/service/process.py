@@ -151,6 +151,7 @@ class Process(Ending):
                 _send_each(rest, signal.SIGKILL)
             else:
                 _send_each(rest - self._told, signal.SIGTERM)
+                _send_each(rest - self._told, signal.SIGCONT)  # see `begin_stop`
                 self._told |= rest
             time.sleep(pause)  # not all of them are our children, so nothing tells of their end
             pause = min(pause * 1.5, LONGEST_INTERVAL)
@@ -223,8 +224,8 @@ class Process(Ending):
         except Refusal:
             self._deadline = NEVER
             raise
-        if _look(self.pid).state == "T":
-            self._send(signal.SIGCONT, to_group=True)  # it could not act on the signal before (signal(7))
+        # As systemd does (systemd.kill(5)): what was suspended could not act on the signal before.
+        self._send(signal.SIGCONT, to_group=True)
 
     def await_stop(self) -> bool:
         """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: Refusal."""
