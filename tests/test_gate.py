@@ -315,7 +315,7 @@ def leaving():
     for each in travellers:
         each.loop = clock
     for each in travellers[:11]:
-        subject.stay(each.lane, each, is_deaf=each is travellers[10])
+        subject.mark_lasting(each.lane, each, is_deaf=each is travellers[10])
     return subject, subject.open(tcp("127.0.0.1", 2)), clock, travellers[:10], travellers[10:]
 
 
@@ -472,7 +472,7 @@ def test_what_lasts_takes_no_place_of_those_on_the_road():
     subject.open(PLACE)
     tunnel, one = Traveller(subject).go(), Traveller(subject).go()
     assert one.lane is None
-    subject.stay(tunnel.lane, tunnel, False)
+    subject.mark_lasting(tunnel.lane, tunnel, False)
     assert one.over.wait(5) and subject.in_flight == 2
 
 
@@ -489,7 +489,7 @@ def test_a_drain_does_not_wait_for_what_cannot_be_told_to_leave():
     subject = gate()
     subject.open(PLACE)
     deaf = Traveller(subject).go()
-    subject.stay(deaf.lane, deaf, True)
+    subject.mark_lasting(deaf.lane, deaf, True)
     lane = subject.hold("restart")
     subject.warn(lane, "restart")
     assert subject.await_empty(lane, Deadline(30))

@@ -354,6 +354,18 @@ def test_a_docstring_can_be_read_alone():
     assert not leaning
 
 
+# Words of this project's own; the field has others: job queue, loop, task, restart policy, special fields, stream.
+PRIVATE_WORDS = {"aftermath", "agenda", "bell", "care", "delivery", "door", "doorbell", "evict", "lot", "passage",
+                 "seat", "sheltered", "spare", "stay", "ticket", "vigil", "vitals"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=title)
+def test_names_are_made_of_the_fields_words(path):
+    names = {getattr(node, kind, None) for node in nodes(path) for kind in ("name", "id", "attr", "arg")} - {None}
+    words = {word.lower() for name in names for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    assert not words & PRIVATE_WORDS
+
+
 def test_the_picture_names_modules_that_there_are():
     picture = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
     boxes = re.findall(r"(\w+)/ +\((\w+(?:, \w+)+)\)", picture)

@@ -42,7 +42,7 @@ LISTENER_FAILED = 1  # exit status
 WAYS_OUT = {errno.EADDRINUSE: "another process is there; choose another port with --listen",
             errno.EADDRNOTAVAIL: "this machine has no such address; --listen :PORT takes all that it has",
             errno.EACCES: "ports below 1024 are not for this user; choose a higher one with --listen"}
-SPARE = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
+END_MARGIN = 1.0  # seconds beside those to drain and to stop, for what is killed to be seen to end
 RESPONSE_INTERVAL = 0.01  # seconds between two polls whether all responses are out, at the very end
 SWITCH_INTERVAL = 0.0001  # seconds a thread may keep the interpreter while others wait; CPython's default is 0.005
 
@@ -262,7 +262,7 @@ class Entrypoint:
     def _tell_services(self, number: int) -> None:
         """Tell all services to end, at the same time: all take no longer than one. The next calls pass signals on."""
         if self._end is None:
-            self._end = Deadline(self._settings.drain_timeout + stop_timeout(self._settings, is_last=True) + SPARE)
+            self._end = Deadline(self._settings.drain_timeout + stop_timeout(self._settings, is_last=True) + END_MARGIN)
         for service in self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
 
@@ -278,7 +278,7 @@ class Entrypoint:
         if self._end is None:
             self._tell_services(signal.SIGTERM)
             self._stop_listening()
-            self._drained = Deadline(SPARE)
+            self._drained = Deadline(END_MARGIN)
         self._await_services()
         if self._loader is not None:
             self._loader.stop()
@@ -305,7 +305,7 @@ class Entrypoint:
         servers = [server for server in (self._server, self._control) if server is not None]
         if self._server is not None:
             self._server.shut()
-        told = Deadline(SPARE)  # what the services' end means to a client is known only now
+        told = Deadline(END_MARGIN)  # what the services' end means to a client is known only now
         while any(server.is_answering for server in servers) and not self._is_hurried:
             if self._drained.has_passed() and told.has_passed():
                 break

@@ -167,7 +167,7 @@ class Gate:
             verdict = self._verdicts.pop(traveller, None)
         return verdict if isinstance(verdict, Lane) else None
 
-    def stay(self, lane: Lane, traveller: Traveller, is_deaf: bool) -> None:
+    def mark_lasting(self, lane: Lane, traveller: Traveller, is_deaf: bool) -> None:
         """The traveller may be on the road for hours: it takes no other's place meanwhile."""
         with self._lock:
             lane.lasting.add(traveller)

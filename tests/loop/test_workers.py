@@ -197,6 +197,6 @@ def test_a_container_s_limit_on_processes_leaves_most_of_them_to_the_service(tmp
 
 def test_half_of_the_threads_stay_for_what_is_soon_over():
     subject = Workers("test", 4)
-    assert [subject.begin_stay() for _ in range(3)] == [True, True, False]
-    subject.end_stay()
-    assert subject.begin_stay()
+    assert [subject.begin_stream() for _ in range(3)] == [True, True, False]
+    subject.end_stream()
+    assert subject.begin_stream()

@@ -72,7 +72,7 @@ class Deaf:
 
     def __init__(self, gate):
         self.gate, self.lane = gate, gate.admit(self)
-        gate.stay(self.lane, self, is_deaf=True)
+        gate.mark_lasting(self.lane, self, is_deaf=True)
 
     def warn(self, going):
         pass

@@ -285,7 +285,7 @@ class OwnExchange:
         """Raises: Unavailable for a stream where streams have half of all threads already."""
         self._is_stream = (response is not None and response.is_streamed and not self._is_head
                            and not has_no_body(response.status))
-        if self._is_stream and not self._port.workers.begin_stay():
+        if self._is_stream and not self._port.workers.begin_stream():
             assert response is not None
             response.close()
             self._loop.post(self._port.shortage.note, "threads", self._loop)
@@ -307,7 +307,7 @@ class OwnExchange:
         finally:
             response.close()
             if self._is_stream:
-                self._port.workers.end_stay()
+                self._port.workers.end_stream()
 
     # Back on the loop
 

@@ -43,7 +43,7 @@ _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9
 FIELD = re.compile(TOKEN + rb":" + VALUE)
 # The fields that the relay has to look at; a section that names none is passed on as one slice.
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
-_CARE = re.compile(
+_SPECIAL = re.compile(
     rb"\n(host|connection|content-length|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
     rb"|wrapper-held|proxy-(?:connection|authenticate|authorization)|x[-_]forwarded[-_]" + TOKEN + rb"|forwarded)"
     rb":([^\r\n]*)\r")
@@ -251,7 +251,7 @@ def tokens(lines: list[tuple[int, int, bytes]], most: int = 0) -> frozenset[byte
 def find_special(section: bytes) -> SpecialFields:
     """The lines of `section` that are judged or rewritten, by name; offsets span "\\nname: value\\r"."""
     special: SpecialFields = {}
-    for match in _CARE.finditer(section.lower()):
+    for match in _SPECIAL.finditer(section.lower()):
         start, end = match.span(2)
         line = (match.start(), match.end(), section[start:end].strip(b" \t"))
         name = match[1]

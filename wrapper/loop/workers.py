@@ -28,11 +28,11 @@ class Workers:
         self._name = name
         self._most = most
         self._kept = kept
-        # Guards the three below: how many threads there are, how many of them may be taken for long, and the inboxes of
-        # those without a job, the last one on top.
+        # Guards the three below: how many threads there are, how many of them streams have, and the inboxes of those
+        # without a job, the last one on top.
         self._lock = threading.Lock()
         self.count = 0
-        self._staying = 0
+        self._streams = 0
         self._idle: list[queue.SimpleQueue[Callable[[], object] | None]] = []
 
     def start(self) -> None:
@@ -40,17 +40,17 @@ class Workers:
         for _ in range(self._kept):
             self.submit(bool, is_new=True)
 
-    def begin_stay(self) -> bool:
-        """True where this thread may be taken for as long as a client likes: half of them stay for the others."""
+    def begin_stream(self) -> bool:
+        """True where a stream may have this thread for as long as its client likes: half of all are for other jobs."""
         with self._lock:
-            if self._staying >= self._most // 2:
+            if self._streams >= self._most // 2:
                 return False
-            self._staying += 1
+            self._streams += 1
             return True
 
-    def end_stay(self) -> None:
+    def end_stream(self) -> None:
         with self._lock:
-            self._staying -= 1
+            self._streams -= 1
 
     def submit(self, job: Callable[[], object], *, is_new: bool = False) -> None:
         """Have `job` run by a thread soon. Raises: NoThread."""

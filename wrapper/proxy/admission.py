@@ -75,10 +75,10 @@ class Travelling:
             self.held += self.loop.now - began
         return self.gate.collect(self, self.held)
 
-    def stay(self, is_deaf: bool = False) -> None:
+    def mark_lasting(self, is_deaf: bool = False) -> None:
         """Tell the gate that this may last for hours from here on; `is_deaf`: its client cannot be told to leave."""
         if self.lane is not None:
-            self.gate.stay(self.lane, self, is_deaf)
+            self.gate.mark_lasting(self.lane, self, is_deaf)
 
     def leave(self) -> None:
         """Leave the lane, however the exchange ended; nothing happens where it has none."""

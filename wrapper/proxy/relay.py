@@ -332,7 +332,7 @@ class Exchange(Travelling):
         else:
             is_events = headers.is_event_stream(response.fields)
             if is_events:
-                self.stay()
+                self.mark_lasting()
             # What opened it opens it anew by itself (WHATWG HTML section 9.2.3). Any other response, events of a POST
             # among them, is a whole that must not be cut short.
             self._may_end = is_chunked and is_events and self.head.method == b"GET"
@@ -433,7 +433,7 @@ class Exchange(Travelling):
         self.is_answered = True
         self.first_byte = self.loop.now
         tunnel = Tunnel(self, connection.stream, is_websocket=b"websocket" in self.head.upgrade.lower())
-        self.stay()
+        self.mark_lasting()
         self.head.let_go()  # it is kept for as long as the tunnel lives
         try:
             yield from self._send(headers.response_head(response, self._held_line(), False))

@@ -166,7 +166,7 @@ class Passthrough(Travelling):
         """Hold it at the gate where need be, then tunnel it until both sides have ended. Raises: ClientGone."""
         try:
             lane = yield from self.enter()
-            self.stay(is_deaf=True)
+            self.mark_lasting(is_deaf=True)
             upstream: Upstream = lane.upstream
             connection = yield from upstream.connect(self.loop)
             try:

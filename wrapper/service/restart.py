@@ -61,7 +61,7 @@ class RestartPolicy:
             return self._schedule(ready_seconds)
 
     def schedule(self, ready_seconds: float) -> float:
-        """Seconds until the next start where the policy has no say: none for a service that has been steady."""
+        """Seconds until the next start where the policy has no say: 0 for a service that has been steady."""
         with self._lock:
             if ready_seconds < STEADY_SECONDS:
                 return self._schedule(ready_seconds)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wrapper.http1.message import Piece, Request
     from wrapper.service.output import Output
     from wrapper.service.service import Service
-    from wrapper.sidecar.router import Answer
+    from wrapper.sidecar.router import Handler
     from wrapper.sidecar.site import Site
 
     Value = TypeVar("Value")
@@ -137,7 +137,7 @@ class Api:
 
     # To do
 
-    def _action(self, kind: str) -> Answer:
+    def _action(self, kind: str) -> Handler:
         def act(request: Request) -> Response:
             service, is_awaited = self._service(request), _is_on(request, "wait")
             job = service.controller.ask(kind, _reason(request))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wrapper.http1.message import Request, Response
     from wrapper.problems import Problem
     from wrapper.sidecar.mount import Application
-    from wrapper.sidecar.router import Answer
+    from wrapper.sidecar.router import Handler
     from wrapper.sidecar.site import Site
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a task that failed is called again; doubles
@@ -67,7 +67,7 @@ class Host:
 
     # Requests
 
-    def answer(self, what: str, handler: Callable[..., Any], timeout: float | None, limit: int) -> Answer:
+    def answer(self, what: str, handler: Callable[..., Any], timeout: float | None, limit: int) -> Handler:
         work = fitting(handler)
 
         def respond(request: Request) -> Response:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wrapper.http1.message import Request, Response
     from wrapper.sidecar.access import Access
 
-    Answer = Callable[[Request], Response]
+    Handler = Callable[[Request], Response]
 
 PARAMETER = re.compile(r"\{([A-Za-z_]\w*)\}")
 METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
@@ -31,7 +31,7 @@ class Route:
 
     __slots__ = ("access", "answer", "is_guarded", "is_probed", "is_shared", "is_tree", "method", "pattern")
 
-    def __init__(self, method: str, pattern: str, answer: Answer, is_guarded: bool = False, *, is_probed: bool = False,
+    def __init__(self, method: str, pattern: str, answer: Handler, is_guarded: bool = False, *, is_probed: bool = False,
                  is_shared: bool = False, is_tree: bool = False, access: Access | None = None) -> None:
         judge(method, pattern)
         self.method = method
