@@ -347,15 +347,19 @@ def changed(tmp_path, change, **options):
         yield wrapper
 
 
-def test_the_end_needs_no_thread(tmp_path):
-    change = """
+def without_thread(name):
+    """For `changed`: no thread can be had for one thing."""
+    return f"""
 start = threading.Thread.start
 def scarce(thread):
-    if thread.name == "server-stop":
+    if thread.name == {name!r}:
         raise RuntimeError("can't start new thread")
     start(thread)
 threading.Thread.start = scarce"""
-    with changed(tmp_path, change, command=service("plain", "3")) as wrapper:
+
+
+def test_the_end_needs_no_thread(tmp_path):
+    with changed(tmp_path, without_thread("server-stop"), command=service("plain", "3")) as wrapper:
         assert wrapper.end(signal.SIGTERM) == 3
         assert "Traceback" not in wrapper.stderr
 
@@ -369,6 +373,15 @@ def test_where_no_descriptor_is_left_the_service_is_still_ended_as_told():
         resource.prlimit(wrapper.process.pid, resource.RLIMIT_NOFILE, (3, hard))
         assert wrapper.end(signal.SIGTERM) == 3
         assert f"signal {int(signal.SIGTERM)}\n" in wrapper.stderr
+
+
+def test_no_thread_for_the_first_configuration_is_one_line_and_126(tmp_path):
+    environment = {"WRAPPER_CONFIG_SOURCE": __file__, "WRAPPER_CONFIG_FILE": str(tmp_path / "new")}
+    with changed(tmp_path, without_thread("first-configuration"), command=service("plain"), wait=False,
+                 environment=environment) as wrapper:
+        assert wrapper.end() == 126
+        assert wrapper.stderr == ("wrapper: cannot start the service: can't start new thread: processes (--pids-limit, "
+                                  "ulimit -u) or memory are at their limit\n")
 
 
 def test_clients_cannot_take_the_descriptors_that_a_restart_needs():

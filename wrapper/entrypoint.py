@@ -18,7 +18,7 @@ from wrapper.errors import CannotStart, Refusal
 from wrapper.events import Feed
 from wrapper.log import log
 from wrapper.problems import Board
-from wrapper.service.process import Spawner
+from wrapper.service.process import Spawner, cannot_start
 from wrapper.service.service import Helper, Service, Surroundings
 from wrapper.service.state import MAIN, stop_timeout
 from wrapper.settings.values import signal_name
@@ -118,7 +118,10 @@ class Entrypoint:
             for service in (self._service, *self._helpers):
                 history.recall(service)
         if settings.config_source is not None:
-            threads.start("first-configuration", self._configure)
+            try:
+                threads.start("first-configuration", self._configure)
+            except threads.NoThread as error:
+                raise cannot_start(error) from error
             self._await_configuration()
 
     def _past(self) -> str | None:

@@ -86,6 +86,6 @@ def _timer(name: str, seconds: float, work: Callable[..., object], arguments: tu
 def _begin(thread: Kind) -> Kind:
     try:
         thread.start()
-    except RuntimeError as error:  # "can't start new thread": a limit on processes, or on memory
-        raise NoThread(str(error)) from None
+    except RuntimeError as error:  # "can't start new thread"
+        raise NoThread(f"{error}: processes (--pids-limit, ulimit -u) or memory are at their limit") from None
     return thread
