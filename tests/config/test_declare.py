@@ -10,6 +10,7 @@ import pytest
 
 from tests.config.test_apply import Stage
 from wrapper.config import declare
+from wrapper.config.apply import apply, roll_back
 from wrapper.config.declare import Declared, part, render
 from wrapper.deadline import Deadline
 
@@ -101,6 +102,28 @@ def test_what_goes_from_a_folder_goes_and_what_did_not_come_from_it_stays(folder
     (folders.source / "b.yml").unlink()
     assert folders.fetch() == []
     assert names(folders.place) == ["a.yml", "image.yml"]
+
+
+def test_what_goes_from_a_folder_while_no_wrapper_runs_goes_at_its_next_change(folders, tmp_path):
+    assert folders.fetch() == []
+    (folders.source / "b.yml").unlink()
+    (folders.place / "other.yml").write_text("of a sidecar")
+    assert apply(folders.stage.service, {str(folders.place / "other.yml"): "new"}, action=None) == []
+    again = Site(tmp_path, "place/")
+    again.stage.service.history = folders.stage.service.history  # as on the disk
+    assert again.fetch() == []
+    assert names(folders.place) == ["a.yml", "image.yml", "other.yml"]
+
+
+def test_what_an_operator_went_back_to_goes_with_the_next_change_of_the_source(folders):
+    folders.fetch()
+    (folders.source / "b.yml").rename(folders.source / "c.yml")
+    assert folders.fetch() == []
+    assert roll_back(folders.stage.service, 1, [folders.subscription]) == []
+    assert names(folders.place) == ["a.yml", "b.yml", "image.yml"]
+    (folders.source / "d.yml").write_text("d")
+    assert folders.fetch() == []
+    assert names(folders.place) == ["a.yml", "c.yml", "d.yml", "image.yml"]
 
 
 def test_an_editor_at_work_in_the_source_changes_nothing(folders):

@@ -95,8 +95,8 @@ class Change:
     ready, until it returns None or True, or `ready_timeout` (seconds; None: --ready-timeout) is over. Callables get
     `handle`; default: the service. `mode`: of files that are new; default 0o644. `environment`: all variables over
     what the service inherits, in place of those of the last change; a None takes one away, and no environment at all
-    leaves them as they are. A change of them is a restart, whatever the `action`. `skipped`: see `history.Version`;
-    `is_repair`: no new version.
+    leaves them as they are. A change of them is a restart, whatever the `action`. `skipped`, `placed`: see
+    `history.Version`; `is_repair`: no new version.
 
     Raises: Fault where a file cannot be read; ValueError for no good argument.
     """
@@ -104,7 +104,8 @@ class Change:
     def __init__(self, service: Service, files: Mapping[str, Content], action: Action = "restart",
                  ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
                  reason: str = "configuration", mode: int | None = None, environment: Mapping[str, Any] | None = None,
-                 skipped: Mapping[str, str] | None = None, is_repair: bool = False) -> None:
+                 skipped: Mapping[str, str] | None = None, placed: Iterable[str] = (),
+                 is_repair: bool = False) -> None:
         _refuse_unknown(ready_timeout, probe, mode)
         self._service = service
         self._life = service.life
@@ -119,7 +120,7 @@ class Change:
             self._act = Act("restart", 0.0)
         self._is_bare = not files and environment is None  # only the action
         self._draft = None if self._is_bare or is_repair else Draft(
-            history.of(service), reason, action, self._variables, skipped or {})
+            history.of(service), reason, action, self._variables, skipped or {}, placed)
         self.transaction = Transaction(files, journal.own_folder(journal.INDEX, make=True), mode, self._draft)
         self._probe = probe
         self._first_run = self._life.generation

@@ -7,7 +7,7 @@ import os
 import re
 import string
 
-from wrapper.config import journal, source
+from wrapper.config import history, journal, source
 from wrapper.config.apply import apply, apply_first, subscribe
 from wrapper.config.folder import content_of, find
 from wrapper.config.source import CannotFetch, document
@@ -71,14 +71,16 @@ class Declared:
         files, variables, problems = self._rendered(value)
         if problems:
             return problems, None
-        problems, change = apply_first(self._service, files, deadline=deadline, environment=variables, **self._how)
+        problems, change = apply_first(self._service, files, deadline=deadline, environment=variables,
+                                       placed=files, **self._how)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
 
     def _bring(self, value: Any) -> list[Problem]:
         files, variables, problems = self._rendered(value)
-        return problems or self._noted(files, apply(self._service, files, environment=variables, **self._how))
+        return problems or self._noted(files, apply(self._service, files, environment=variables, placed=files,
+                                                    **self._how))
 
     def _rendered(self, value: Any) -> tuple[Files, Variables, list[Problem]]:
         try:
@@ -139,12 +141,14 @@ class Declared:
         return variables_of(found if self._template is None else found["part"])
 
     def _files_inside(self, found: dict[str, Any]) -> Files:
-        """A file for each member of `found`, and None for each file of an earlier one that is gone."""
-        folder = self._target or ""
-        files: Files = {os.path.join(folder, _inside(name)): _text(content) for name, content in found.items()}
-        for path in files:
-            find(path, make=True)
-        return {**dict.fromkeys(self._placed), **files}
+        """The files of the source, and None for each that came from it before, to an earlier wrapper or a version."""
+        folder = os.path.join(self._target or "", "")
+        files: Files = {folder + _inside(name): _text(content) for name, content in found.items()}
+        for inner in {os.path.dirname(path) for path in files}:
+            find(f"{inner}/", make=True)
+        newest = history.of(self._service).newest()
+        came = self._placed.union(newest.placed if newest is not None else ())
+        return {**{path: None for path in came if path.startswith(folder) and os.path.lexists(path)}, **files}
 
 
 class WithTemplate:

@@ -26,7 +26,7 @@ from wrapper.text import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from wrapper.config.transaction import Stood
@@ -74,19 +74,21 @@ def recall(service: Service) -> None:
 
 
 # All files by path, the environment, and the action for them. `before`: what stood where this version was the first to
-# put something. `skipped`: the hash of each source that is not to be applied, because an operator went back.
-Version = namedtuple("Version", "number at reason action files before environment skipped")
+# put something. `skipped`: the hash of each source that is not to be applied, because an operator went back. `placed`:
+# the paths that --config-source has had a file for.
+Version = namedtuple("Version", "number at reason action files before environment skipped placed", defaults=((),))
 
 
 class Draft:
     """The version that a change becomes, once its transaction knows the rights of its files."""
 
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
-                 skipped: Mapping[str, str]) -> None:
+                 skipped: Mapping[str, str], placed: Iterable[str]) -> None:
         self.number, self.path = history.next_number()
         self.packed = b""
         self._history = history
-        self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped)
+        self._version = Version(self.number, timestamp(time.time()), reason, action, {}, {}, dict(environment), skipped,
+                                placed)
 
     def content(self, before: Files, after: Files) -> bytes:
         """The version as bytes. To be called once what a crash left is mended: the newest version is in force then."""
@@ -96,7 +98,8 @@ class Draft:
         version = draft._replace(
             action=action, files={**known, **after},
             before={path: stood for path, stood in before.items() if path not in known},
-            skipped={**({} if newest is None else newest.skipped), **draft.skipped})
+            skipped={**({} if newest is None else newest.skipped), **draft.skipped},
+            placed=sorted({*draft.placed, *(() if newest is None else newest.placed)}))
         text = json.dumps(version._asdict(), default=_packed, ensure_ascii=False)
         self.packed = text.encode("utf-8", "surrogatepass")
         return self.packed
