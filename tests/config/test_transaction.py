@@ -496,6 +496,24 @@ def test_a_way_back_that_fails_is_gone_again_by_the_next_change(files, monkeypat
     assert contents(files) == ["old a", "old b", None]
 
 
+def test_a_change_that_cannot_mend_the_one_before_says_why(files, monkeypatch):
+    """And not that another process were at these files: what was left behind is our own."""
+    def busy(source, target, **_):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), source, None, target)
+
+    transaction = begin(files[:1])
+    transaction.replace()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", busy)
+        with pytest.raises(Fault, match="cannot put the files back"):
+            transaction.undo()
+        with pytest.raises(Fault, match=r"a\.yml: it is mounted by itself") as caught:
+            begin(files[:1])
+    assert caught.value.retry
+    begin(files[:1]).undo()
+    assert contents(files) == ["old a", "old b", None]
+
+
 def test_what_is_in_force_stays_where_the_journal_cannot_say_so(files, tmp_path, monkeypatch):
     """A full disk refuses the line; without it a repair would put back what was there before."""
     def full(*_):

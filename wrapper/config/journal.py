@@ -323,6 +323,8 @@ def _repair_one(folder: Folder, name: str, wanted: Container[str] | None = None)
     except FileNotFoundError:
         return []  # it has just ended
     except (OSError, ValueError) as error:  # no path at all, as only its owner can have written it
+        if wanted is not None and isinstance(error, OSError):
+            raise  # a change of the very files is to say why it cannot be
         log.error(f"cannot mend the transaction of {os.path.join(folder.path, name)}: {error}")
         return []
 
