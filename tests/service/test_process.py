@@ -213,6 +213,15 @@ def test_a_stop_continues_what_the_service_has_suspended(spawner):
     assert process.exit_status == 3
 
 
+def test_what_is_not_suspended_gets_the_stop_signal_alone(spawner):
+    script = "trap 'echo TERM; ending=1' TERM; trap 'echo CONT' CONT; echo; until [ $ending ]; do sleep 0.05; done"
+    process = shell(spawner, script, stdout=subprocess.PIPE)
+    with process._popen.stdout as stdout:
+        stdout.readline()
+        assert process.stop(signal.SIGTERM, 20) is True
+        assert stdout.read() == b"TERM\n"
+
+
 def test_what_a_service_leaves_suspended_in_another_group_is_continued_too(spawner):
     over = threading.Event()
     command = ["sh", "-c", f"setsid {SUSPENDED}; echo; exec sleep 60"]

@@ -224,8 +224,8 @@ class Process(Ending):
         except Refusal:
             self._deadline = NEVER
             raise
-        # As systemd does (systemd.kill(5)): what was suspended could not act on the signal before.
-        self._send(signal.SIGCONT, to_group=True)
+        if any(_look(pid).state == "T" for pid in members | {self.pid}):
+            self._send(signal.SIGCONT, to_group=True)  # what is suspended could not act on the signal (signal(7))
 
     def await_stop(self) -> bool:
         """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: Refusal."""
