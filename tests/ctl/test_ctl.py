@@ -109,6 +109,16 @@ def test_problems_and_config_say_that_there_is_nothing(live):
     assert json.loads(ctl(live, "config", "--look", "--json").stdout) == []
 
 
+def test_pause_says_for_how_long_and_status_that_all_is_held(live):
+    """30 s is the most that is given, and a migration may count on the 100 that were asked for."""
+    try:
+        done = ctl(live, "pause", "--for", "100s", "--reason", "a migration")
+        assert done.stdout == f"running, pid {live.status()['pid']}, paused for 30 s\n"
+        assert "; paused: a migration" in ctl(live, "status").stdout
+    finally:
+        assert "paused" not in ctl(live, "resume").stdout
+
+
 def test_signal_reaches_the_service_and_logs_show_it(live):
     assert ctl(live, "signal", "usr2").stdout == f"sent USR2 to pid {live.status()['pid']}\n"
     line = f"signal {int(signal.SIGUSR2)}\n"

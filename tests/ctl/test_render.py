@@ -32,6 +32,11 @@ def test_the_overview_says_everything_of_the_contract():
         assert fact in text
 
 
+def test_the_overview_says_that_all_is_held():
+    """Else a running service without a problem answers no client, and nothing tells why."""
+    assert overview({**STATUS, "paused": "a migration"}).count("1 in flight, 0 held; paused: a migration\n") == 1
+
+
 def test_helpers_problems_and_configuration_have_their_lines():
     problem = {"source": "config:rules", "message": "cannot fetch", "since": "2026-01-31T11:59:00Z", "count": 4,
                "details": {"tried": "http://a"}}

@@ -369,6 +369,12 @@ def test_requests_are_held_until_they_are_let_through_again(site):
     assert act(site, "/sidecar/api/resume")[1]["paused"] is None
 
 
+@pytest.mark.parametrize(("asked", "seconds"), [("", 30.0), ("?for=2s", 2.0), ("?for=100s", 30.0)])
+def test_a_pause_says_how_long_it_is(site, asked, seconds):
+    """Who asks for more than is given must not count on it."""
+    assert act(site, f"/sidecar/api/pause{asked}")[1]["paused_seconds"] == seconds
+
+
 def test_a_pause_ends_by_itself(site):
     assert act(site, "/sidecar/api/pause?for=10ms")[0] == 200
     wait_until(lambda: not site.services[0].gate.paused)

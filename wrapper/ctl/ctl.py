@@ -304,7 +304,8 @@ def _act(options: argparse.Namespace) -> int:
 def _tell_end(options: argparse.Namespace, status: dict[str, Any], fault: str | None = None) -> int:
     if fault is None:
         pid = f", pid {status['pid']}" if status.get("pid") else ""
-        return _report(options, status, [f"{_paint().state(status['state'])}{pid}"])
+        paused = f", paused for {status['paused_seconds']:g} s" if "paused_seconds" in status else ""
+        return _report(options, status, [f"{_paint().state(status['state'])}{pid}{paused}"])
     if options.json:
         _show_json(status)
     return _fail(f"cannot {options.action}: {fault}")

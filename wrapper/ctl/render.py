@@ -47,15 +47,17 @@ def overview(status: Mapping[str, Any], problems: Sequence[Mapping[str, Any]], c
 
 
 def _service(name: str, status: Mapping[str, Any], paint: Paint, now: float) -> list[tuple[str, str]]:
-    since, last, held = status["since"], status.get("last_exit"), status["held"]
+    since, last = status["since"], status.get("last_exit")
     process = f"pid {status['pid']}" if status.get("pid") else "none"
     crashes = paint(WARN if status["crashes"] else PLAIN, str(status["crashes"]))
+    held = paint(WARN if status["held"] else PLAIN, f"{status['held']} held")
+    held += paint(WARN, f"; paused: {status['paused']}") if status.get("paused") else ""
     return [(name, f"{paint.state(status['state'])} for {age(since, now)}, since {clock(since)}"),
             ("why", one_line(status.get("reason") or "-")),
             ("process", f"{process}, generation {status['generation']}, "
                         f"planned restarts: {status['restarts_planned']}, crashes: {crashes}"),
             *([("last exit", f"{_exit(last, paint)}, {age(last.get('at'), now)} ago")] if last else []),
-            ("requests", f"{status['in_flight']} in flight, " + paint(WARN if held else PLAIN, f"{held} held"))]
+            ("requests", f"{status['in_flight']} in flight, {held}")]
 
 
 def _exit(last: Mapping[str, Any], paint: Paint) -> str:

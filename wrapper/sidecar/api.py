@@ -10,6 +10,7 @@ from wrapper.config import history
 from wrapper.config.apply import roll_back
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.http1.message import Response
+from wrapper.log import log
 from wrapper.problems import outlined
 from wrapper.service import procfs
 from wrapper.settings import values
@@ -152,18 +153,20 @@ class Api:
     def _pause(self, request: Request) -> Response:
         """Hold every request for `?for=` at most, without touching the service; a timer ends it."""
         service = self._service(request)
-        seconds = query_value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration)
+        seconds = min(query_value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration), PAUSE_MAX)
         number = service.gate.pause(_reason(request))
         try:
-            threads.start_timer("end of a pause", min(seconds, PAUSE_MAX), service.gate.resume, number)
+            threads.start_timer("end of a pause", seconds, service.gate.resume, number)
         except NoThread as error:
             service.gate.resume(number)
             raise Unavailable(f"cannot pause, no thread can be had to end it: {error}") from None
-        return as_json(self._status_of(service))
+        log.info("paused", service=service.name, seconds=seconds, reason=service.gate.paused)
+        return as_json({**self._status_of(service), "paused_seconds": seconds})
 
     def _resume(self, request: Request) -> Response:
         service = self._service(request)
         service.gate.resume()
+        log.info("resumed", service=service.name, reason=_reason(request))
         return as_json(self._status_of(service))
 
     def _signal(self, request: Request) -> Response:
