@@ -31,6 +31,15 @@ def test_a_process_is_told_with_its_parent_and_group():
     assert procfs.stat(2**22) is procfs.GONE
 
 
+def test_where_proc_is_another_namespaces_no_process_is_seen(monkeypatch):
+    """As in `unshare --pid --fork`: its numbers are those of strangers, which might be signalled."""
+    with socket.create_server(("127.0.0.1", 0)):
+        monkeypatch.setattr(os, "readlink", lambda path: str(os.getpid() + 1))
+        assert procfs.stat(os.getpid()) is procfs.GONE
+        assert procfs.processes() == {}
+        assert procfs.listening([os.getpid()]) == []
+
+
 def test_a_name_with_spaces_and_parentheses_is_no_matter(tmp_path):
     program = tmp_path / ") R 1 1 (x"
     program.symlink_to(sys.executable)

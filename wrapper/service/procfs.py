@@ -54,6 +54,8 @@ GONE = Stat("", 0, 0, 0, 0, 0)
 
 def stat(pid: int) -> Stat:
     """Facts about one process, `GONE` where it is gone or hidden. Raises: OSError where no descriptor can be had."""
+    if not _is_ours():
+        return GONE
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
@@ -61,6 +63,14 @@ def stat(pid: int) -> Stat:
                     sum(map(int, fields[11:15])), int(fields[21]))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return GONE
+
+
+def _is_ours() -> bool:
+    """False where /proc is another PID namespace's, whose numbers mean other processes (pid_namespaces(7))."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
 
 
 def processes() -> dict[int, Stat]:
@@ -104,7 +114,7 @@ def has_variable(pid: int, name: bytes) -> bool:
 def listening(pids: Iterable[int]) -> list[Address]:
     """Where these processes listen for TCP, as far as can be seen."""
     found: set[Address] = set()
-    for pid in pids:
+    for pid in pids if _is_ours() else ():
         sockets = _sockets(pid)
         for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
             found.update(_listeners(f"/proc/{pid}/net/{name}", family, sockets))
