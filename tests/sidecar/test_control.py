@@ -82,6 +82,16 @@ def test_the_file_of_another_wrapper_is_not_removed(server, place):
         assert os.path.exists(place)
 
 
+def test_the_file_of_a_relative_path_is_removed_from_wherever_the_folder_is(tmp_path, monkeypatch):
+    """A sidecar's code may change the working folder."""
+    monkeypatch.chdir(tmp_path)
+    server = ControlServer("control.sock", make_site())
+    server.start()
+    monkeypatch.chdir("/")
+    server.stop()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_path_that_cannot_be_is_an_os_error(tmp_path):
     site = make_site()
     for path in ("/x" * 100, str(tmp_path / "no" / "folder")):
