@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from tests.running import service, wait_until
-from wrapper.service import probe, state
+from wrapper.service import probe, process, state
 from wrapper.service.state import State
 
 
@@ -381,6 +381,19 @@ def test_a_crash_in_the_drain_of_a_restart_is_a_crash(live):
     assert run.ended.wait(20)
     life.service.gate.leave(lane, stays)
     assert job.wait(20)
+    status = life.service.status()
+    assert (status["crashes"], status["last_exit"]["signal"], status["last_exit"]["planned"]) == (1, "SEGV", False)
+
+
+def test_a_crash_is_one_though_what_it_leaves_behind_is_still_there_at_the_stop(live, monkeypatch):
+    monkeypatch.setattr(process, "REST_TIMEOUT", 600.0)
+    script = f"trap '' TERM; sleep 600 & trap - TERM; exec {' '.join(service('plain'))}"
+    life = live("--stop-timeout", "10ms", command=["sh", "-c", script])
+    life.wait_state("running")
+    run = life.service.life.run
+    os.kill(life.pid(), signal.SIGSEGV)
+    wait_until(run.process.has_fallen)
+    assert life.ask("stop") is None
     status = life.service.status()
     assert (status["crashes"], status["last_exit"]["signal"], status["last_exit"]["planned"]) == (1, "SEGV", False)
 

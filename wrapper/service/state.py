@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import signal
 import threading
 import time
 
@@ -130,7 +131,7 @@ class Run:
 
     def begin_stop(self, number: int, timeout: float) -> str | None:
         """Send the stop signal, or leave less time where it was sent already; what went wrong."""
-        self.was_stopped = self.was_stopped or not self.ended.is_set()
+        self.was_stopped = self.was_stopped or not self.process.has_fallen()
         try:
             self.process.begin_stop(number, timeout)
             return None
@@ -143,8 +144,9 @@ class Run:
             return fault
         try:
             if not self.process.await_stop():
-                log.warning("the service did not end in time and was killed", pid=self.process.pid,
-                            signal=signal_name(number))
+                is_rest = self.ended.is_set() and self.process.exit_signal != signal.SIGKILL
+                log.warning(f"{'what it left behind' if is_rest else 'the service'} did not end in time and was killed",
+                            pid=self.process.pid, signal=signal_name(number))
         except Refusal as error:
             return error.message
         return None if self.ended.is_set() else \
