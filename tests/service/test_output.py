@@ -130,7 +130,7 @@ def test_a_line_ends_where_the_service_ended_it(output):
 
 
 def test_following(output):
-    position, _ = output.after(None, 0)
+    position, _ = output.tail(0)
     send(output, b"one\n")
     output.finish(Deadline(5.0))
     position, data = output.after(position, 5)

@@ -138,14 +138,12 @@ class Output:
             position, kept = self._total, b"".join(self._pieces)[-KEPT_BYTES:]
         return position, b"".join(kept.splitlines(keepends=True)[-count:]) if count > 0 else b""
 
-    def after(self, position: int | None, timeout: float | None) -> tuple[int, bytes]:
-        """Output past `position` (bytes since the beginning; None: from now on) and the position behind it.
+    def after(self, position: int, timeout: float | None) -> tuple[int, bytes]:
+        """The position behind the output, in bytes since the beginning, and what came past `position`.
 
         Waits up to `timeout` seconds for some, where more may come.
         """
         with self._changed:
-            if position is None:
-                position = self._total
             self._changed.wait_for(lambda: self._total > position or self.is_over, timeout)
             missing = min(self._total - position, self._kept)
             kept = b"".join(self._pieces) if missing else b""

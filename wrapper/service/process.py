@@ -85,7 +85,7 @@ class Process(Ending):
         self.returncode: int | None = None
         self.is_helper = is_helper
         self.is_service = on_leader_end is not None
-        self.started = _look(self.pid).started
+        self.started = _stat(self.pid).started
         self._popen = popen
         self._on_end = on_end
         self._on_leader_end = on_leader_end
@@ -187,7 +187,7 @@ class Process(Ending):
                 except PermissionError as error:
                     refused = error
             # macOS and some kernels say EPERM for a group of zombies.
-            if refused is not None and _look(self.pid).state not in ("Z", ""):
+            if refused is not None and _stat(self.pid).state not in ("Z", ""):
                 raise Refusal(f"cannot signal the service: {refused.strerror}; the wrapper needs CAP_KILL, or to run "
                               "as the same user") from refused
 
@@ -218,13 +218,13 @@ class Process(Ending):
             return
         members = self.family()  # those that are not in the group are found again once the first process is gone
         if number in GROUP_SIGNALS:
-            self._told = {pid for pid in members if _look(pid).group == self.pid}
+            self._told = {pid for pid in members if _stat(pid).group == self.pid}
         try:
             self._send(number, to_group=True)
         except Refusal:
             self._deadline = NEVER
             raise
-        if any(_look(pid).state == "T" for pid in members | {self.pid}):
+        if any(_stat(pid).state == "T" for pid in members | {self.pid}):
             self._send(signal.SIGCONT, to_group=True)  # what is suspended could not act on the signal (signal(7))
 
     def await_stop(self) -> bool:
@@ -383,8 +383,8 @@ class Spawner:
                 and procfs.has_variable(pid, HELPER_VARIABLE.encode()) is process.is_helper}
 
 
-def _look(pid: int) -> procfs.Stat:
-    """`procfs.GONE` also where no descriptor can be had for a look: a signal and an end wait for none."""
+def _stat(pid: int) -> procfs.Stat:
+    """See `procfs.stat`; GONE also where no descriptor can be had: a signal and an end wait for none."""
     try:
         return procfs.stat(pid)
     except OSError:
