@@ -252,6 +252,13 @@ def test_a_start_that_fails_is_1_and_says_why(tmp_path):
         assert "! service: " in ctl(wrapper, "problems").stdout
 
 
+def test_a_reason_may_be_in_any_encoding(live):
+    """It was said that the answer could not be read, and nothing was done."""
+    done = ctl(live, "restart", "--json", "--reason", b"caf\xe9 \xc3\xa9")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert any("caf\\ufffd \\u00e9 (asked by" in line for line in ctl(live, "events", "--json").stdout.splitlines())
+
+
 def test_what_contradicts_an_action_under_way_is_1():
     with Wrapper(command=["sleep", "60", "{port}"], wait=False) as wrapper:
         done = ctl(wrapper, "stop")  # it has not started yet

@@ -14,6 +14,7 @@ from wrapper.ctl import paths
 from wrapper.ctl.paths import DEFAULT_PREFIX, NoWrapper
 
 READ_BYTES = 64 * 1024
+BYTES = "surrogateescape"  # words of the command line may be of another encoding: they go as they came
 
 
 class Refused(Exception):
@@ -58,7 +59,8 @@ class Client:
         connection = http.client.HTTPConnection("wrapper")
         connection.sock = peer.connection
         with _connected():
-            connection.request(method, f"{DEFAULT_PREFIX}/{path}" + (f"?{urlencode(query)}" if query else ""))
+            words = f"?{urlencode(query, errors=BYTES)}" if query else ""
+            connection.request(method, f"{DEFAULT_PREFIX}/{path}{words}")
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise _refusal(answer.status, _document(answer, answer.read()))
