@@ -79,6 +79,12 @@ def test_what_is_no_moment_is_none():
     assert [text.epoch(moment) for moment in (None, "", "soon")] == [None] * 3
 
 
+def test_what_is_still_to_come_was_no_time_ago():
+    """Two clocks may differ, and one may be set back."""
+    assert [text.elapsed("1970-01-01T00:01:00Z", now) for now in (61.2345, 59)] == [1.234, 0]
+    assert text.elapsed("soon", 3) is None
+
+
 def test_text_is_kept_but_for_control_characters():
     assert text.one_line("größe 日本 \x1b[31m") == "größe 日本 \\x1b[31m"
 

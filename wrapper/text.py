@@ -111,3 +111,9 @@ def epoch(moment: str | None) -> float | None:
         return calendar.timegm(time.strptime((moment or "")[:19], "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return None
+
+
+def elapsed(moment: str | None, now: float) -> float | None:
+    """Seconds from an RFC 3339 timestamp in UTC to `now`, 0 where it is still to come; None for what is none."""
+    then = epoch(moment)
+    return None if then is None else max(0.0, round(now - then, 3))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from wrapper.text import epoch, one_line
+from wrapper.text import elapsed, one_line
 
 GOOD, WARN, BAD, FAINT, PLAIN = "32", "33", "31", "2", ""  # SGR parameters (ECMA-48 section 8.3.117)
 COLOURS = {"running": GOOD, "stopped": FAINT, "failed": BAD}  # all other states are on the way: WARN
@@ -158,8 +158,8 @@ def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def age(moment: str | None, now: float) -> str:
     """How long ago an RFC 3339 moment was."""
-    then = epoch(moment)
-    return "?" if then is None else span(max(0.0, now - then))
+    seconds = elapsed(moment, now)
+    return "?" if seconds is None else span(seconds)
 
 
 def clock(moment: str | None) -> str:

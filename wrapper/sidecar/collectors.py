@@ -14,7 +14,7 @@ import wrapper
 from wrapper.service import procfs
 from wrapper.service.state import State
 from wrapper.sidecar.registry import Family, Sample
-from wrapper.text import epoch
+from wrapper.text import elapsed, epoch
 
 if TYPE_CHECKING:
     from wrapper.front.server import Server
@@ -94,7 +94,7 @@ def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
                  "When a configuration was last fetched and in place; absent until it was.",
                  lambda status: epoch(status.get("last_success")))
     yield family("wrapper_config_hash_age_seconds", "gauge", "How long the applied configuration has been the same.",
-                 lambda status: _age(now, status.get("applied_at")))
+                 lambda status: elapsed(status.get("applied_at"), now))
     yield family("wrapper_config_failures_total", "counter", "Fetches and changes that failed.",
                  lambda status: status.get("failures", 0))
     yield family("wrapper_config_stale", "gauge", "1 while a configuration cannot be fetched.",
@@ -103,11 +103,6 @@ def of_configuration(subscriptions: Sequence[Any]) -> Iterator[Family]:
                  lambda status: int(bool(status.get("pending"))))
     yield family("wrapper_config_hash", "gauge", "The hash of what is applied, as a number.",
                  lambda status: int(status["hash_applied"], 16) if status.get("hash_applied") else None)
-
-
-def _age(now: float, since: str | None) -> float | None:
-    then = epoch(since)
-    return None if then is None else max(0.0, round(now - then, 3))
 
 
 def of_board(board: Board) -> Iterator[Family]:
