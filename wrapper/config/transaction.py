@@ -150,7 +150,7 @@ class Transaction:
                 raise Fault("check", f"the check has changed the new file for {change.path}, which it may only read")
 
     def _write(self, change: Replacement, content: bytes) -> Rights:
-        """Write a file that is for no other user until it has the rights it is to have; returns those."""
+        """Write a new file, which no other user may read until it has its rights; returns these."""
         folder, is_new = change.folder, change.path not in self._rights
         file = folder.open(change.staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:

@@ -73,7 +73,7 @@ class Connection(socketserver.BaseRequestHandler):
         self.loop.begin(self.task)
 
     def _run(self, said: str) -> Steps:
-        """The whole life; `said` is why there is no room for it."""
+        """Serve the connection to its end; `said` is why there is no room for it, "" where there is."""
         try:
             if said:
                 yield from self._turn_away(said)

@@ -56,7 +56,7 @@ class Launcher:
     def launch(self, life: Life, on_leader_end: Callable[[Process], None], *, beside: bool = False) -> Run:
         """Start a run. `beside` another, it leaves the terminal to that, see `take_over`.
 
-        `on_leader_end`: newcomers wait from then on, also while the controller's thread is busy with something else.
+        `on_leader_end`: see `Process`; requests are held from then on, whatever the controller's thread is busy with.
 
         Raises: CannotStart, whatever the cause: no such command, no descriptor, no thread.
         """
@@ -97,7 +97,7 @@ class Launcher:
     def has_lost_port(self, run: Run) -> bool:
         """True where a port that was drawn went to another process before the run could bind it: it gets another.
 
-        A run that ends with 0 has not failed to: it went on in the background.
+        A run that ends with 0 did not fail to bind it: it went into the background.
         """
         is_late = run.ready_seconds > LATE_SECONDS or not self._more_ports or not run.process.exit_status
         if is_late or not self.draws_ports or sockets.is_free(run.address, closed=True):

@@ -143,7 +143,7 @@ class Process(Ending):
         return running
 
     def _end_family(self, grace: float) -> None:
-        """TERM to what was not told yet, SIGKILL at the deadline, which may move; until `grace` where none asked."""
+        """End what the run left behind: TERM to each once, SIGKILL at the stop's deadline, without one at `grace`."""
         pause, killed = SHORTEST_INTERVAL, NEVER
         while (rest := self.family()) and (now := time.monotonic()) < killed + KILL_TIMEOUT:
             if now >= (self._deadline if self.is_stopping else grace):

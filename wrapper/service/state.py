@@ -204,7 +204,10 @@ class WakeUp(threading.Event):
 
 
 class Life:
-    """The record of one service: its controller's thread writes it, all threads read it. `old` leaves beside `run`."""
+    """The record of one service, which its controller's thread writes and all threads read.
+
+    `run` is the run that counts, `old` the one before it, where that still leaves.
+    """
 
     def __init__(self, name: str, feed: Feed, board: Board) -> None:
         self.name = name
@@ -404,8 +407,9 @@ class Stopping:
             self._life.old = None
 
     def hear_signal(self, number: int) -> None:
-        """The wrapper shuts down: what is being stopped has no more time than then. A second signal ends the drain and
-        is passed on at once. Any thread may call it.
+        """Note that the wrapper shuts down: a run that is being stopped has no more time than at the end.
+
+        A second signal ends the drain and is passed on at once. Any thread may call it.
         """
         is_second, self._wake_up.ending = self._wake_up.ending is not None, self._wake_up.ending or number
         if is_second:

@@ -43,7 +43,7 @@ SAME_ORIGIN = ("Cross-Origin-Resource-Policy", "same-origin")
 
 class Access:
     """Judges requests by their token. `path` names a token file, which is read again whenever it changes; `source` is
-    what its problems go by. What `also` knows may act here too.
+    what its problems go by. A token that `also` takes counts here too.
     """
 
     def __init__(self, token: str | None, path: str | None, board: Board, source: str = "access",

@@ -277,7 +277,7 @@ def _fact(request: Request, name: str) -> str | None:
 
 
 def _reason(request: Request) -> str:
-    """Why, and who says so: it is shown wherever the state is."""
+    """The reason that a request gives, and who gives it; shown wherever the state is."""
     who = "the control socket" if request.trusted else request.peer or "a local client"
     said = (request.query.get("reason") or _fact(request, "reason") or "")[:REASON_LENGTH]
     return f"{said} (asked by {who})" if said else f"asked by {who}"

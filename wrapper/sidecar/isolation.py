@@ -37,7 +37,7 @@ class Guard:
         self._failing: set[str] = set()
 
     def failed(self, what: str, error: BaseException, is_import: bool = False) -> None:
-        """The log gets all of it; the board, which strangers may read, only the kind: messages may hold secrets."""
+        """Report an error: all of it to the log, its kind alone to the board, as strangers read that."""
         self.report(what, cause.tell(what, error, is_import, sidecar=self.name))
 
     def report(self, what: str, message: str) -> None:
