@@ -224,6 +224,34 @@ def test_half_a_record_is_waited_for_in_silence(ends):
     assert ends.read(5) == b"whole"
 
 
+class Barren:
+    """In place of OpenSSL, for what takes time and holds no payload: KeyUpdate (RFC 8446 section 4.6.3)."""
+
+    def __init__(self, incoming):
+        self._incoming = incoming
+
+    def read(self, size):
+        self._incoming.read()
+        raise ssl.SSLWantReadError
+
+    def pending(self):
+        return 0
+
+    def unwrap(self):
+        pass
+
+
+def test_a_client_that_sends_records_without_payload_is_given_up(ends):
+    """A flood of them would keep the loop for as long as it lasts, and all others waiting."""
+    ends.tell(setattr, ends.ours, "_tls", Barren(ends.ours._incoming))
+    ends.theirs.sock.sendall(b"x" * 15_000)
+    assert ends.tell(ends.ours.receive) is None  # it may be most of a record
+    ends.theirs.sock.sendall(b"x" * 100_000)
+    with pytest.raises(ClientGone):
+        ends.tell(ends.ours.receive)
+    assert ends.tell(ends.ours.socket.recv, 1)
+
+
 @pytest.mark.parametrize("step", [
     lambda ours: ours.receive(), lambda ours: ours.receive_into(memoryview(bytearray(9)))])
 def test_an_end_without_a_goodbye_is_an_end(ends, step):

@@ -25,6 +25,7 @@ else:
 
 READ_INTERVAL = 1.0  # seconds at least between two looks whether the files of the certificate have changed
 BATCH = 64 * 1024  # bytes that one call of recv takes, or that are encrypted for one call of send: four records
+BARREN_MAX = 24 * 1024  # bytes without payload: over one record, 18 KiB at most (RFC 5246 section 6.2.3)
 
 
 class SecureStream(Stream):
@@ -39,6 +40,7 @@ class SecureStream(Stream):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._early = b""  # decrypted before our goodbye, which would have lost it
         self._has_ended = False  # nothing more comes
+        self._barren = 0  # bytes that came since the latest payload
 
     def shake_hands(self) -> bool:
         """True when the handshake is done, False while more of the client's part has to come.
@@ -62,17 +64,31 @@ class SecureStream(Stream):
         if self._early:
             data, self._early = self._early[:size], self._early[size:]
             return data
+        if self._has_ended:
+            return b""
+        incoming = self._incoming
         try:
-            while not self._has_ended:
-                if not (self._incoming.pending or self._incoming.eof or self._tls.pending() or self._fill()):
-                    return None
-                try:
-                    return self._decrypt(size)
-                except ssl.SSLWantReadError:
-                    continue  # all of `_incoming` was taken, and it is not a whole record yet
+            if not (incoming.pending or incoming.eof or self._tls.pending() or self._fill()):
+                return None
+            waiting = incoming.pending
+            try:
+                data = self._decrypt(size)
+            except ssl.SSLWantReadError:
+                self._note_barren(waiting)
+                return None
         except OSError as error:
             raise self._gone(str(error)) from None
-        return b""
+        self._barren = 0
+        return data
+
+    def _note_barren(self, taken: int) -> None:
+        """OpenSSL has taken so many bytes, and waits for the rest of a record. Raises: `_gone` where that is no rest.
+
+        Where more has come, the kernel tells: a flood of such records must leave the others their turn.
+        """
+        self._barren += taken
+        if self._barren > BARREN_MAX:
+            raise self._gone("too many TLS records without payload")
 
     def _decrypt(self, size: int) -> bytes:
         try:
