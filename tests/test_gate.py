@@ -38,15 +38,18 @@ class Road:
 class Traveller:
     may_last = False
 
-    def __init__(self, gate, name=""):
+    def __init__(self, gate, name="", order=None):
+        """`order` gets the names of those that are let in."""
         self.gate = gate
         self.name = name
+        self.order = [] if order is None else order
         self.over = threading.Event()
         self.warned = []
         self.was_cut = False
         self.lane = self.refusal = None
 
     def proceed(self):
+        self.order.append(self.name)
         try:
             self.lane = self.gate.collect(self, 0.0)
         except Refusal as refusal:
@@ -88,13 +91,7 @@ def test_the_held_go_through_in_order_when_the_gate_opens():
     subject = gate()
     subject.hold("test")
     order = []
-
-    class Ordered(Traveller):
-        def proceed(self):
-            order.append(self.name)
-            super().proceed()
-
-    waiting = [Ordered(subject, n).go() for n in range(100)]
+    waiting = [Traveller(subject, n, order).go() for n in range(100)]
     assert subject.held == 100
     assert all(each.lane is None for each in waiting)
     subject.open(PLACE)
@@ -108,13 +105,7 @@ def test_those_that_may_last_go_through_behind_the_others():
     subject = gate()
     subject.hold("test")
     order = []
-
-    class Ordered(Traveller):
-        def proceed(self):
-            order.append(self.name)
-            super().proceed()
-
-    waiting = [Ordered(subject, n) for n in range(4 * FIRST_BATCH)]
+    waiting = [Traveller(subject, n, order) for n in range(4 * FIRST_BATCH)]
     for each in waiting:
         each.may_last = each.name % 4 != 3
         each.go()

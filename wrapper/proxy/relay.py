@@ -54,10 +54,6 @@ class Broken(Exception):
     """The response broke after its head had gone out: all that is left is to cut the connection."""
 
 
-class TwoFalls(BadGateway):
-    """The service ended twice while it had the request; it is not sent a third time."""
-
-
 class Exchange(Travelling):
     """One request and its response, between one client and one run of the service.
 
@@ -153,12 +149,12 @@ class Exchange(Travelling):
                 self.leave()
 
     def _may_go_back(self, run: GatedRun) -> Steps:
-        """True where `run` has ended and the request may travel once more. Raises: TwoFalls."""
+        """True where `run` has ended and the request may travel once more; never a third time. Raises: BadGateway."""
         is_barred = self._upload is not None or self._has_heard or (self._sends and not self._may_repeat())
         if is_barred or not (yield from self._has_fallen(run)):
             return False
         if self._sends >= SENDS_MAX:
-            raise TwoFalls("the service ended twice while it had this request", "ended_twice")
+            raise BadGateway("the service ended twice while it had this request", "ended_twice")
         self.is_replayed = self._sends > 0
         return True
 
