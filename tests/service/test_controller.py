@@ -79,6 +79,7 @@ def test_actions_that_contradict_are_busy(live):
         with pytest.raises(Busy, match="stop is under way"):
             life.controller.ask(kind, "test")
     assert life.controller.ask("stop", "again") is job
+    life.wait_state("stopping")  # else it may be a crash, and the job is dropped
     os.kill(pid, signal.SIGKILL)
     assert job.wait(20)
 
