@@ -12,8 +12,8 @@ import sys
 
 import pytest
 
-from tests.running import service, wait_until
-from wrapper.service import probe, process, state
+from tests.running import PATIENCE, service, wait_until
+from wrapper.service import launcher, probe, process, state
 from wrapper.service.state import State
 
 
@@ -121,7 +121,8 @@ def test_planned_restarts_and_crashes_are_counted_apart(live):
     assert (status["last_crash"]["status"], status["last_crash"]["signal"]) == (137, "KILL")
 
 
-def test_the_problem_of_a_crash_has_the_last_output(live):
+def test_the_problem_of_a_crash_has_the_last_output(live, monkeypatch):
+    monkeypatch.setattr(launcher, "LAST_LINES_TIMEOUT", PATIENCE)  # the pipes end with the service
     fails = "import sys; print('no such file', file=sys.stderr); 1 / 0"
     life = live("--capture-output", command=[sys.executable, "-c", fails, "{port}"])
     wait_until(lambda: len(life.board))
