@@ -211,7 +211,7 @@ def test_shut_down_during_a_restart_does_not_start_again(live):
     life.wait_state("running")
     pid = life.pid()
     life.controller.ask("restart", "test")
-    life.wait_state("stopping")
+    wait_until(lambda: life.service.life.run.was_stopped)  # a kill before that would be a crash
     life.controller.shut_down(signal.SIGTERM)
     os.kill(pid, signal.SIGKILL)
     assert life.wait_over() == (137, True)
