@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.config.test_history import Bench, whole
-from tests.running import SERVICES, free_port, wait_until
+from tests.running import PATIENCE, SERVICES, free_port, wait_until
 from wrapper.config import journal, steps
 from wrapper.config.apply import Change, apply, apply_first, check_drift, roll_back
 from wrapper.config.journal import Replacement
@@ -263,6 +263,7 @@ def test_what_the_check_rejects_never_reaches_the_service(stage):
 def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, monkeypatch, action, content):
     with monkeypatch.context() as patch:
         patch.setattr(steps, "SIGNAL_SETTLE", 20.0)  # which the end of the service cuts short
+        patch.setattr("wrapper.config.apply.WORDS_TIMEOUT", PATIENCE)  # as does its silence, once all is read
         problem = only(stage.apply(content, action=action))
     assert problem.message.startswith("the new configuration is undone: ")
     assert problem.details["rolled_back"]
@@ -386,7 +387,8 @@ def test_requests_are_held_while_it_is_put_back(stage):
     assert all(held)
 
 
-def test_the_words_of_the_service_are_in_the_problem(stage):
+def test_the_words_of_the_service_are_in_the_problem(stage, monkeypatch):
+    monkeypatch.setattr("wrapper.config.apply.WORDS_TIMEOUT", PATIENCE)  # its silence, once all is read, ends it
     problem = only(stage.apply("broken", action="POST /-/reload"))
     assert problem.details["output"] == ["cannot reload: this configuration is broken"]
     problem = only(stage.apply("broken", action="restart"))
