@@ -38,6 +38,12 @@ def test_a_severity_and_an_owner_cannot_break_out_of_their_matchers():
     assert route["matchers"] == ['level="a\\"} or {b"', 'owner=~"a\\\\.b|c\\"\\\\|\\\\.\\\\*"']
 
 
+def test_one_owner_may_stand_without_a_list():
+    """Its letters were owners otherwise, and its alerts went nowhere, without a problem."""
+    route, = written({"owners": "web", "type": "slack"})["route"]["routes"]
+    assert route["matchers"] == ['owner=~"web"']
+
+
 def test_keys_of_alertmanagers_pass_through():
     """In a notifier, in its route and in the whole file; `config` has those that are called like ours."""
     file = written({"type": "pagerduty", "level": "critical", "key": "k", "links": [{"href": "http://x"}],

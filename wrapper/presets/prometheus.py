@@ -89,8 +89,9 @@ def part(name: str, notifier: Mapping[str, Any], smtp: Mapping[str, Any]) -> Par
     mail = {MAIL.get(key, key): value for key, value in smtp.items()} if kind == "email" else {}
     keys = {SHORT.get((kind, key), key): value for key, value in notifier.items() if key not in OURS}
     matchers = [f"{label}={quoted(notifier[label])}" for label in LEVELS if notifier.get(label)]
-    if notifier.get("owners"):
-        matchers.append(f"owner=~{quoted('|'.join(map(re.escape, notifier['owners'])))}")
+    if owners := notifier.get("owners"):
+        owners = [owners] if isinstance(owners, str) else owners  # not the letters of it
+        matchers.append(f"owner=~{quoted('|'.join(map(re.escape, owners)))}")
     return ({"name": name, f"{kind}_configs": [{**mail, **keys, **notifier.get("config", {})}]},
             {"continue": True, **route, "receiver": name, "matchers": [*matchers, *route.get("matchers", [])]})
 
