@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from tests.running import ROOT, free_port, run
+from wrapper import cli
+from wrapper.errors import BadSettings
 from wrapper.settings import settings
 
 
@@ -25,6 +27,25 @@ def test_a_fault_at_the_start_is_told_as_the_log_is_set(words, status, said):
     assert done.returncode == status
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert said in lines[-1]["message"] and lines[-1]["level"] == "error"
+
+
+def test_a_source_folder_that_holds_its_own_place_is_refused(tmp_path):
+    """Each change would be one more file of the source, in folders in folders; what is hidden is none of it."""
+    def faults(*options):
+        words = ["--upstream", "127.0.0.1:1", "--config-source", str(tmp_path), *options, "--", "x"]
+        try:
+            settings.read(words, {}, cli.unreadable)
+        except BadSettings as error:
+            return error.faults
+        return []
+
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "a.yml").write_text("a")
+    for place in ("", "out/", "link/out/", "link"):
+        fault, = faults("--config-file", f"{tmp_path}/{place}")
+        assert f"lies in --config-source={tmp_path}" in fault
+    assert faults("--config-file", f"{tmp_path}/.out/") == faults("--config-file", f"{tmp_path}-out/") == []
+    assert faults("--config-file", f"{tmp_path}/b.yml", "--config-select", "a.yml") == []
 
 
 def test_check_prints_every_setting_with_its_origin():

@@ -166,11 +166,16 @@ def unreadable(chosen: Mapping[str, Any]) -> Iterator[str]:
             ErrorPage(chosen["error_page"])
         except CannotStart as error:
             yield str(error)
-    source, target = chosen["config_source"], chosen["config_file"]
-    if (source and target and not (chosen["config_select"] or chosen["config_template"] or target.endswith("/"))
-            and os.path.isdir(source.partition("file://")[2] or source) and not os.path.isdir(target)):
-        yield (f"--config-file={target}: --config-source is a folder, so this must be one too: end it with /, or name "
-               "one of the source's files with --config-select")
+    source, target = chosen["config_source"] or "", chosen["config_file"]
+    source = source.partition("file://")[2] or source
+    if target and os.path.isdir(source) and not (chosen["config_select"] or chosen["config_template"]):
+        inside = os.path.relpath(os.path.realpath(target), os.path.realpath(source))
+        if not target.endswith("/") and not os.path.isdir(target):
+            yield (f"--config-file={target}: --config-source is a folder, so this must be one too: end it with /, or "
+                   "name one of the source's files with --config-select")
+        elif inside == "." or not any(step.startswith(".") for step in inside.split("/")):
+            yield (f"--config-file={target}: lies in --config-source={source}, and would be read again as a part of "
+                   "it; name a folder beside it")
 
 
 def make(verb: str, words: Sequence[str]) -> int:

@@ -232,6 +232,8 @@ def test_a_file_that_something_else_changes_is_a_problem_with_the_difference(pla
     (["--config-env"], "--config-env: needs --config-source too"),
     (["--config-source", "/x"], "--config-source: needs --config-file or --config-env too"),
     (["--config-source", "/x", "--config-env", "--config-file", "/y/"], "cannot be variables too"),
+    (["--config-source", "/x", "--config-env", "--config-file", "/y/", "--config-template", "/t"],
+     "makes one file, and --config-file=/y/ is a folder"),
     (["--config-source", "/x", "--config-env", "--config-template", "/t"], "--config-template: is for a --config-file"),
     (["--config-source", "/x", "--config-env", "--config-check", "true {file}"], "there is no {file}"),
 ])

@@ -405,7 +405,10 @@ def _config_faults(chosen: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...],
     target = chosen["config_file"]
     if chosen["config_source"] and not target and not chosen["config_env"]:
         yield ("config_source", "config_file", "config_env"), "--config-source: needs --config-file or --config-env too"
-    if chosen["config_env"] and target and target.endswith("/") and not chosen["config_template"]:
+    if target and target.endswith("/") and chosen["config_template"]:
+        yield (("config_template", "config_file"), f"--config-template: makes one file, and --config-file={target} is "
+               "a folder: name a file in it")
+    elif target and target.endswith("/") and chosen["config_env"]:
         yield (("config_env", "config_file"), f"--config-env: the members of the object are files in "
                f"--config-file={target}, and cannot be variables too")
     if chosen["config_env"] and not target:
