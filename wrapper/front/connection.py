@@ -228,9 +228,8 @@ class Connection(socketserver.BaseRequestHandler):
         self.began = self.loop.now
         body = RequestBody(stream, head, server.settings.max_header, server.settings.idle_timeout)
         path = normal_path(head.target.decode("latin-1"))
-        site = server.site
         keep = None
-        if path.startswith(site.prefixes):
+        if path.startswith(server.site.prefixes):
             keep = yield from self._answer_own(head, body, path)
         if keep is None:
             keep = yield from self._relay(head, body, path)
@@ -240,8 +239,7 @@ class Connection(socketserver.BaseRequestHandler):
 
     def _answer_own(self, head: RequestHead, body: RequestBody, path: str, may_keep: bool = True) -> Steps:
         """Let the sidecar answer; returns whether the connection can be kept, None where the path is not its own."""
-        server = self.server
-        own = OwnExchange(self.stream, self.peer.address, server, head, body, path)
+        own = OwnExchange(self.stream, self.peer.address, self.server, head, body, path)
         own.keep = own.keep and may_keep
         if not (yield from own.run()):
             return None
