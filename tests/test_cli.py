@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from tests.running import ROOT, free_port, run
+from tests.running import PATIENCE, PROGRAM, ROOT, free_port, run
 from wrapper import cli
 from wrapper.errors import BadSettings
 from wrapper.settings import settings
@@ -133,6 +135,20 @@ def test_a_reader_that_left_is_no_reason_for_a_traceback(words, closed):
                           stderr=subprocess.PIPE)
     assert done.returncode == (2 if "nope" in words else 0)
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("words", "status"), [("--hold=nope -- true {port}", 2), ("-- /no/such/program {port}", 127)])
+def test_what_cannot_start_ends_though_stderr_is_full_and_not_read(words, status):
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * select.PIPE_BUF)
+    os.set_blocking(writing, True)
+    with open(reading, "rb"), open(writing, "wb") as stderr:
+        done = subprocess.run([*PROGRAM, "--listen", f"127.0.0.1:{free_port()}", *words.split()], cwd=ROOT,
+                              timeout=PATIENCE, stderr=stderr)
+    assert done.returncode == status
 
 
 @pytest.mark.parametrize("words", ["check --help", "--listen :80 --help", "-h", "--nope --help -- true"])

@@ -90,11 +90,22 @@ def run(argv: Sequence[str], signals: Signals) -> int:
             sys.stdout.reconfigure(line_buffering=True)  # what sidecar code prints is seen at once, in a pipe too
         return Entrypoint(chosen, signals, inherited(os.environ)).run()
     except BadSettings as error:
-        return complain(error.faults, error.exit_status)
+        return _complain_in_time(error.faults, error.exit_status)
     except CannotStart as error:
-        return complain([str(error)], error.exit_status)
+        return _complain_in_time([str(error)], error.exit_status)
     finally:
         _let_go_of_stdout()
+
+
+def _complain_in_time(faults: Sequence[str], status: int) -> int:
+    """As `complain`; a pipe that has no reader does not hold the end up."""
+    from wrapper import threads  # start-up: only the road to a fault pays for it
+
+    try:
+        threads.BoundedCall("stderr", complain, (faults, status), FLUSH_TIMEOUT)
+    except threads.NoThread:
+        complain(faults, status)
+    return status
 
 
 def _let_go_of_stdout() -> None:
