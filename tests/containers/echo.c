@@ -1,4 +1,4 @@
-/* A service for images that have nothing: tells what it was started with, and ends as it is told.
+/* A service for images that have nothing: tells what it was started with and finds, and ends as it is told.
  *
  *     --port=N          where it listens; otherwise PORT, otherwise 9000
  *     --exit=N          end at once with this status
@@ -7,10 +7,12 @@
  *     --write=FILE      add a line to a file first
  */
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -25,8 +27,30 @@ static char *option(char **words, const char *name) {
     return NULL;
 }
 
+/* What a process finds beside its words, variables and folder: descriptors, signals, limits, power, priority. */
+static int inherited(char *body) {
+    const char *files[] = {"/proc/self/limits", "/proc/self/oom_score_adj", "/proc/self/status"};
+    const char *kept[] = {"SigBlk", "SigIgn", "Umask", "CapInh", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "Groups"};
+    char line[512];
+    int length = 0;
+    for (int number = 0; number < 1024; number++)
+        if (fcntl(number, F_GETFD) != -1) length += sprintf(body + length, "descriptor %d %d\n", number, isatty(number));
+    length += sprintf(body + length, "priority %d\n", getpriority(PRIO_PROCESS, 0));
+    for (int each = 0; each < 3; each++) {
+        FILE *file = fopen(files[each], "r");
+        while (file && fgets(line, sizeof line, file)) {
+            int is_kept = each < 2;
+            for (int name = 0; name < 9; name++) is_kept |= !strncmp(line, kept[name], strlen(kept[name]));
+            if (is_kept) length += sprintf(body + length, "%s", line);
+        }
+        if (file) fclose(file);
+    }
+    return length;
+}
+
 int main(int count, char **words, char **environment) {
     char *text, folder[4096], *body = malloc(1 << 20);
+    int found = inherited(body);
     if ((text = option(words, "--exit="))) return atoi(text);
     if (option(words, "--kill")) { /* PID 1 cannot be killed from inside: then it says what its end would have said */
         raise(SIGKILL);
@@ -51,7 +75,7 @@ int main(int count, char **words, char **environment) {
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 128)) return 8;
     for (;;) {
-        int connection = accept(listener, NULL, NULL), length = 0;
+        int connection = accept(listener, NULL, NULL), length = found;
         char request[65536], head[128];
         if (read(connection, request, sizeof request) > 0) {
             for (char **word = words; *word; word++) length += sprintf(body + length, "word %s\n", *word);

@@ -53,5 +53,8 @@ KINDS = {
     "a volume": Kind("debian", PORT + 'VOLUME /data\nENTRYPOINT ["/echo", "--write=/data/lines"]'),
     "locked down": Kind("scratch", PORT + 'USER 12345:12345\nENTRYPOINT ["/echo", "--term=7"]', status=7, options=(
         "--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")),
+    "limits of its own": Kind("scratch", PORT + 'ENTRYPOINT ["/echo"]', options=(
+        "--ulimit", "nofile=256:512", "--ulimit", "nproc=32768:32768", "--umask", "0027", "--oom-score-adj", "300",
+        "--group-add", "77")),
     "no variable for its port": Kind("scratch", 'EXPOSE 9000 9001/udp\nENTRYPOINT ["/echo"]', ours=8080),
 }
