@@ -784,8 +784,9 @@ def test_a_service_that_ends_in_the_middle_of_an_upload_is_a_502_at_once(road, e
 
 
 @pytest.mark.parametrize("end", [b"zz\r\n", b"5\r\nab", None])
-def test_a_connection_on_which_an_upload_has_broken_is_no_other_clients(road, end):
+def test_a_connection_on_which_an_upload_has_broken_is_no_other_clients(road, monkeypatch, end):
     """RFC 9112 section 11.2: the service still waits for the rest, and would take the next request for it."""
+    monkeypatch.setattr(stream, "LEAVE_TIMEOUT", PATIENCE)  # the service answers after the client's half close
     kept, go_on = [], threading.Event()
 
     def script(line):
