@@ -629,6 +629,19 @@ def test_a_service_that_was_stopped_meanwhile_holds_up_no_other_change(tmp_path)
 # Whatever it is given, it never raises
 
 
+@pytest.mark.parametrize("files", [None, [], "x", {1: "x"}, {b"/x": "x"}])
+def test_files_that_are_no_mapping_of_paths_are_said_and_not_tried_again(stage, files):
+    problem = only(apply(stage.service, files, action=None))
+    assert problem.message == "files is a mapping from paths, each a str or os.PathLike, to contents"
+    assert "retry" not in problem.details
+
+
+def test_a_path_may_be_an_object(stage):
+    """As of pathlib; it was a fault of the wrapper's, tried again for ever."""
+    assert apply(stage.service, {stage.file: "new"}, action=None) == []
+    assert stage.file.read_text() == "new"
+
+
 @pytest.mark.parametrize("check", ["/bin/false {file}", "grep -q ^old$ '{file}'"])
 def test_a_check_may_be_one_text(stage, check):
     assert "rejects the new file" in only(stage.apply("new", check=check)).message

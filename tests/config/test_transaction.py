@@ -106,6 +106,18 @@ def test_a_new_file_waits_beside_its_place_where_no_pattern_of_the_service_finds
     transaction.undo()
 
 
+def test_a_file_may_have_the_longest_name_that_linux_takes(tmp_path):
+    """Its copies beside it have shorter ones; what could not be tidied up stood there for good."""
+    longest, = files = [tmp_path / ("é" * 127 + "a")]
+    longest.write_text("old")
+    begin(files).undo()
+    assert listing(tmp_path) == [longest.name]
+    abandon(files)
+    assert repair([str(longest)], None) == [str(longest)]
+    assert longest.read_text() == "old"
+    assert listing(tmp_path) == [longest.name]
+
+
 def test_the_names_of_the_copies_are_safe_before_the_first_file_is_replaced(files, monkeypatch):
     """fsync(2): a file's name is safe only once its folder is."""
     done = []

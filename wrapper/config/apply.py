@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Mapping
+from os import PathLike
 
 from wrapper import cause
 from wrapper.config import history, journal, steps
@@ -26,7 +28,7 @@ from wrapper.threads import matter_of_caller
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from wrapper.config.history import Files
@@ -106,7 +108,7 @@ class Change:
                  reason: str = "configuration", mode: int | None = None, environment: Mapping[str, Any] | None = None,
                  skipped: Mapping[str, str] | None = None, placed: Iterable[str] = (),
                  is_repair: bool = False) -> None:
-        _refuse_unknown(ready_timeout, probe, mode)
+        _refuse_unknown(files, ready_timeout, probe, mode)
         self._service = service
         self._life = service.life
         self._reason = reason
@@ -305,8 +307,10 @@ class Change:
             raise Fault("rollback", f"the service does not start with the files that were there before: {job.error}")
 
 
-def _refuse_unknown(ready_timeout: Any, probe: Any, mode: Any) -> None:
-    """Raises: ValueError for what is no span of time, for what cannot be called, and for what is no mode."""
+def _refuse_unknown(files: Any, ready_timeout: Any, probe: Any, mode: Any) -> None:
+    """Raises: ValueError for what is no mapping of paths, no span of time, what cannot be called, and no mode."""
+    if not isinstance(files, Mapping) or not all(isinstance(path, (str, PathLike)) for path in files):
+        raise ValueError("files is a mapping from paths, each a str or os.PathLike, to contents")
     is_span = isinstance(ready_timeout, (int, float)) and 0 <= ready_timeout <= threading.TIMEOUT_MAX
     if ready_timeout is not None and not is_span:
         raise ValueError(f"ready_timeout is a number of seconds, not {ready_timeout!r}")

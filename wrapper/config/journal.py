@@ -19,6 +19,7 @@ import stat
 
 from wrapper.config.folder import Folder, find
 from wrapper.log import log
+from wrapper.text import fingerprint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SUFFIX, STAGED, SAVED = ".wrapper-journal", ".wrapper-new", ".wrapper-old"
 STAGING, REPLACING, KEPT = "staging", "replacing", "kept"
 INDEX, HISTORY = "wrapper-journals", "wrapper-history"  # folders of our own: of links to journals, of earlier versions
 PLACES = ("/var/lib", "/run", os.environ.get("TMPDIR", "/tmp"))  # for both; the first survives the most
+STEM_BYTES = 200  # of a file's name in those of its copies, where Linux takes 255 in all
 JOURNAL_BYTES = 4 * 1024 * 1024  # a journal holds names only; in Python they take thirty times the room
 
 
@@ -45,8 +47,9 @@ class Replacement:
         self.path = os.path.join(folder.path, name)
         self.existed = existed
         self.is_replaced = False  # by this process
-        self.staged = f".{name}.{token}{STAGED}"
-        self.saved = f".{name}.{token}{SAVED}"
+        stem = name if len(os.fsencode(name)) <= STEM_BYTES else fingerprint(name)
+        self.staged = f".{stem}.{token}{STAGED}"
+        self.saved = f".{stem}.{token}{SAVED}"
 
     def save(self) -> None:
         """Have the old file itself under a second name, where the file system has hard links."""

@@ -65,7 +65,7 @@ class Transaction:
         self._journal: Journal | None = None
         self._record = record
         try:
-            found = map(find, files)
+            found = map(find, map(os.fspath, files))
             self._targets = [(folders.setdefault((one.path, one.uid), one), name) for one, name in found]
             # Before anything is read: what a crash or a way back that failed left half done is no old content.
             self._mended = [repair_in(folder, {name for one, name in self._targets if one is folder})
