@@ -40,6 +40,7 @@ SECTION = rb"(\n(?:" + TOKEN + rb":" + VALUE + rb"\r\n)*)\r\n"
 _REQUEST = re.compile(rb"(" + TOKEN + rb") ([\x21-\x7e\x80-\xff]+) HTTP/1\.([0-9])\r" + SECTION)
 _ORIGIN_LINE = re.compile(rb"(" + TOKEN + rb") (/[\x21-\x7e\x80-\xff]*) HTTP/1\.1")
 _REQUEST_LINE = re.compile(TOKEN + rb" [\x21-\x7e\x80-\xff]+ HTTP/([0-9])\.([0-9])")
+_BREAK = re.compile(rb"[\r\n\0]")  # what may end a line, or spoil it before its end
 FIELD = re.compile(TOKEN + rb":" + VALUE)
 # The fields that the relay has to look at; a section that names none is passed on as one slice.
 # An underscore reads like a hyphen to CGI and WSGI services, so those twins of the forwarded fields count too.
@@ -280,6 +281,8 @@ def read_request(data: bytes, limit: int, last: RequestHead | None = None, known
 
     Raises: a Refusal, the same for every way of splitting the same bytes.
     """
+    if known and len(data) < limit and not _BREAK.search(data, known - 1):
+        return None  # more of a line that was no fault so far
     if last is not None and last.rest:
         line, _, rest = data.partition(b"\r")
         if rest == last.rest and len(data) <= limit and (match := _ORIGIN_LINE.fullmatch(line)):
