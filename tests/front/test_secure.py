@@ -211,6 +211,13 @@ def test_a_view_is_filled_from_many_records_and_no_further(ends):
     assert ends.read(379) == b"2" * 29 + b"".join(b"%d" % number * 50 for number in range(3, 10))
 
 
+def test_records_that_have_come_are_taken_as_one(ends):
+    """A head in thousands of them, judged for each, would keep the loop for seconds."""
+    ends.theirs.sock.sendall(b"".join(ends.theirs.encrypted(b"%d" % number) for number in range(10)))
+    assert ends.tell(ends.ours.receive, 7) == b"0123456"
+    assert ends.tell(ends.ours.receive) == b"789" and ends.tell(ends.ours.receive) is None
+
+
 def test_half_a_record_is_waited_for_in_silence(ends):
     """What looked like unread bytes for ever would keep the loop spinning."""
     record = ends.theirs.encrypted(b"whole")

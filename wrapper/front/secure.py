@@ -61,6 +61,16 @@ class SecureStream(Stream):
     # In
 
     def receive(self, size: int = READ_SIZE) -> bytes | None:
+        pieces: list[bytes] = []
+        while size and (not pieces or self.has_unseen()):
+            if not (data := self._take(size)):
+                return b"".join(pieces) if pieces else data
+            pieces.append(data)
+            size -= len(data)
+        return b"".join(pieces)
+
+    def _take(self, size: int) -> bytes | None:
+        """Up to `size` bytes of one record, else as `receive`."""
         if self._early:
             data, self._early = self._early[:size], self._early[size:]
             return data
@@ -101,7 +111,7 @@ class SecureStream(Stream):
     def receive_into(self, view: memoryview) -> int | None:
         count = 0
         while count < len(view) and (not count or self.has_unseen()):
-            data = self.receive(len(view) - count)
+            data = self._take(len(view) - count)
             if not data:
                 return count or (None if data is None else 0)
             view[count:count + len(data)] = data
