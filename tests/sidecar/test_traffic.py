@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -16,7 +17,7 @@ from wrapper.gate import Peaks
 from wrapper.http1.message import Ended
 from wrapper.sidecar import traffic as room
 from wrapper.sidecar.registry import render
-from wrapper.sidecar.traffic import FINE_TIMES, QUIET_SAMPLES, SECONDS_KEPT, Traffic
+from wrapper.sidecar.traffic import FINE_TIMES, QUIET_SAMPLES, SECONDS_KEPT, SECONDS_TOLD, Traffic
 
 REASONS = BadGateway.REASONS
 
@@ -140,6 +141,19 @@ def test_the_seconds_are_bounded_and_in_order_and_told_once():
     assert [one["number"] for one in counted.seconds_after(0)] == list(range(21, SECONDS_KEPT + 21))
     assert [one["number"] for one in counted.seconds_after(SECONDS_KEPT + 18)] == [SECONDS_KEPT + 19, SECONDS_KEPT + 20]
     assert counted.seconds_after(SECONDS_KEPT + 20) == []
+
+
+def test_the_seconds_are_told_so_many_at_a_time_from_any_on():
+    """All of a quarter of an hour were 650 KB, which `json` wrote anew for each client: with 64 clients that asked
+    for nothing else a relayed request took two seconds."""
+    counted = Traffic()
+    counted.observe(ended())
+    for _ in range(SECONDS_TOLD + 5):
+        counted.close_second([], usage={"wrapper_cores": 0.5})
+    kept = json.loads(json.dumps(counted.seconds_after(0)))
+    assert json.loads(counted.told_after(0)) == kept[:SECONDS_TOLD]
+    assert json.loads(counted.told_after(SECONDS_TOLD)) == kept[SECONDS_TOLD:]
+    assert json.loads(counted.told_after(SECONDS_TOLD + 5)) == []
 
 
 def test_a_second_begins_with_nothing():

@@ -20,10 +20,11 @@ from wrapper.service.state import stop_timeout
 from wrapper.settings import values
 from wrapper.sidecar import collectors, registry
 from wrapper.sidecar.access import Access
-from wrapper.sidecar.api import as_json, query_value
+from wrapper.sidecar.api import query_value
 from wrapper.sidecar.reply import NO_STORE
 from wrapper.sidecar.router import Route
 from wrapper.sidecar.traffic import FINE_TIMES, Sampler, Traffic
+from wrapper.text import dumps
 
 if TYPE_CHECKING:
     from typing import Any
@@ -83,13 +84,13 @@ class Dashboard:
     def _numbers(self, request: Request) -> Response:
         """The seconds behind number `?after=`, for the page alone, which comes from the same wrapper.
 
-        At first all that are kept, and what does not change while the wrapper runs.
+        So many at a time that the page asks again while there were several. At first with what does not change while
+        the wrapper runs.
         """
         number = query_value(request, "after", "0", values.count)
-        document: dict[str, Any] = {"time": time.time(), "seconds": self.traffic.seconds_after(number)}
-        if not number:
-            document.update(bounds=FINE_TIMES, about=self._about())
-        return as_json(document)
+        facts = {"time": time.time(), **({} if number else {"bounds": FINE_TIMES, "about": self._about()})}
+        text = f'{dumps(facts)[:-1]}, "seconds": {self.traffic.told_after(number)}}}\n'
+        return Response(text, headers=[NO_STORE], content_type="application/json")
 
     def _about(self) -> dict[str, Any]:
         """Settings and limits that the page's words depend on; times in seconds, limits in bytes and cores."""

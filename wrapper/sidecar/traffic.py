@@ -25,6 +25,7 @@ from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.state import MAIN
 from wrapper.sidecar.registry import Family, Sample, histogram_samples
+from wrapper.text import dumps
 from wrapper.threads import NoThread
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ SWITCHING = 101  # an upgraded connection lives for hours; its length is no late
 FINE_TIMES = tuple(10 ** (step / 20 - 4) for step in range(121))
 FAILED = (502, 503, 504)  # statuses of what the service did not answer
 SECONDS_KEPT = 900  # a quarter of an hour
+SECONDS_TOLD = 100  # of them in one response, some 70 KB: a client that reads nothing keeps as much in memory
 SAMPLE_INTERVAL = 1.0  # seconds
 QUIET_SAMPLES = 2  # without an exchange or a restart, after which the next one of these is waited for
 USAGE_EVERY = 5  # samples, or a new run: /proc of a container with hundreds of processes is not read each second
@@ -96,7 +98,7 @@ class Traffic:
         self._second = Second()
         self._totals = [0] * 10  # by status // 100, at the end of the second before
         self._number = 0  # of the second that was closed last
-        self._seconds: deque[dict[str, Any]] = deque(maxlen=SECONDS_KEPT)
+        self._seconds: deque[tuple[dict[str, Any], str]] = deque(maxlen=SECONDS_KEPT)  # with their JSON
         self.stirred = threading.Event()  # an exchange has ended since this was cleared
 
     def observe(self, ended: Ended) -> None:
@@ -136,7 +138,7 @@ class Traffic:
             self._number += 1
             before, self._totals = self._totals, self._count_by_class()
             classes = [after - before for before, after in zip(before, self._totals)]
-            self._seconds.append({
+            facts = {
                 "number": self._number, "time": round(time.time(), 3),
                 "seconds": round(self._second.began - second.began, 3),
                 "requests": sum(classes), "denied": classes[4], "errors": classes[5], "failed": second.failed,
@@ -144,7 +146,8 @@ class Traffic:
                 "slowest": round(second.slowest, 6),
                 "in_flight": sum(one.in_flight for one in peaks), "held": sum(one.held for one in peaks),
                 "waits": sum(one.waits for one in peaks),
-                "longest_wait": round(max((one.longest_wait for one in peaks), default=0.0), 3), **facts})
+                "longest_wait": round(max((one.longest_wait for one in peaks), default=0.0), 3), **facts}
+            self._seconds.append((facts, dumps(facts)))
             return self._number
 
     def _count_by_class(self) -> list[int]:
@@ -161,7 +164,16 @@ class Traffic:
         (counts by place among `FINE_TIMES`), `slowest`, the peaks, and the facts they were closed with.
         """
         with self._lock:
-            return [one for one in self._seconds if one["number"] > number]
+            return [one for one, _ in self._seconds if one["number"] > number]
+
+    def told_after(self, number: int) -> str:
+        """The first SECONDS_TOLD of these as a list in JSON, each written once.
+
+        While `json` writes a long list no other thread runs, and any client may ask for it, and often.
+        """
+        with self._lock:
+            told = [text for one, text in self._seconds if one["number"] > number]
+        return f"[{', '.join(told[:SECONDS_TOLD])}]"
 
     # The scrape
 
