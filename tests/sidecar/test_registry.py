@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import subprocess
@@ -200,6 +201,24 @@ def test_label_sets_over_the_limit_are_dropped_and_counted(registry):
 def test_collectors_are_asked_at_each_scrape(registry):
     registry.collector(lambda: [Family("now", "gauge", "Now.", [Sample((), 7)])])
     assert "now 7\n" in registry.render()
+
+
+def test_one_scrape_is_made_at_a_time(registry):
+    """Any client may ask for it: 64 that did nothing else made a relayed request take 1.8 s, where it takes 1 ms."""
+    meeting, met = threading.Barrier(2), []
+
+    def collect():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(meeting.wait(0.1))
+        return []
+
+    registry.collector(collect)
+    scrapes = [threading.Thread(target=registry.render) for _ in range(2)]
+    for scrape in scrapes:
+        scrape.start()
+    for scrape in scrapes:
+        scrape.join()
+    assert met == []
 
 
 def test_a_family_without_samples_is_left_out():

@@ -237,6 +237,8 @@ class Registry:
     """Every metric there is: those made here by name, and those that collectors bring at each scrape."""
 
     def __init__(self) -> None:
+        # Held by a scrape: many at a time would take the interpreter from the loop, and any client may ask for one.
+        self._scrape = threading.Lock()
         # Guards both collections.
         self._lock = threading.Lock()
         self._metrics: dict[str, Metric] = {}
@@ -260,6 +262,10 @@ class Registry:
             self._collectors.append(collect)
 
     def render(self) -> str:
+        with self._scrape:
+            return self._render()
+
+    def _render(self) -> str:
         with self._lock:
             metrics, collectors = list(self._metrics.values()), list(self._collectors)
         families = [family for collect in collectors for family in _whatever_comes(collect)]
