@@ -322,6 +322,30 @@ while not over.wait(0.05):
 """
 
 
+def test_no_helper_is_started_while_the_wrapper_ends(tmp_path):
+    """It would hear of no end, get SIGKILL, and hold the container up for as long as a service may take."""
+    sidecar = tmp_path / "late.py"
+    sidecar.write_text(f"""
+import sys
+from wrapper import Sidecar
+sidecar = Sidecar()
+
+@sidecar.task
+def late(service, stopping):
+    print("waits", file=sys.stderr)
+    stopping.wait()
+    sidecar.service("late", {service("plain")}, route="/late")
+""")
+    with Wrapper("--sidecar", str(sidecar), "--stop-timeout", "60s", command=service("deaf")) as wrapper:
+        pid = wrapper.status()["pid"]
+        wrapper.wait_line("waits")
+        wrapper.process.send_signal(signal.SIGTERM)
+        wrapper.wait_line("cannot add late: the wrapper is shutting down")
+        os.kill(pid, signal.SIGKILL)
+        assert wrapper.end() == 137
+        assert "service=late" not in wrapper.stderr
+
+
 def test_helpers_end_together_with_the_service_and_hear_a_second_signal(tmp_path):
     (tmp_path / "twice.py").write_text(TWICE)
     with Wrapper("--stop-timeout", "60s", "--helper", f"second=/second={sys.executable} {tmp_path}/twice.py {{port}}",

@@ -266,7 +266,7 @@ class Entrypoint:
         """Tell all services to end, at the same time: all take no longer than one. The next calls pass signals on."""
         if self._end is None:
             self._end = Deadline(self._settings.drain_timeout + stop_timeout(self._settings, is_last=True) + END_MARGIN)
-        for service in self._services():
+        for service in self._site.close_services() if self._site is not None else self._services():
             service.controller.shut_down(number if service is self._service else signal.SIGTERM)
 
     def _services(self) -> list[Service]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import threading
 
-from wrapper.errors import BadRequest, MethodNotAllowed, NotFound, Refusal, Unavailable
+from wrapper.errors import BadRequest, Busy, MethodNotAllowed, NotFound, Refusal, Unavailable
 from wrapper.http1.request import literal_path
 from wrapper.log import log
 from wrapper.proxy.headers import TrustedProxies
+from wrapper.service.state import ENDING
 from wrapper.sidecar.access import Access, judge_origin, judge_token, protected
 from wrapper.sidecar.accesslog import AccessLog
 from wrapper.sidecar.api import PROBED, Api
@@ -39,6 +40,7 @@ class Site:
         settings = around.settings
         self.around = around
         self.services = services
+        self._is_closed = False  # to further ones
         self.subscriptions: list[Any] = []  # sources of configuration that are watched
         self.registry = Registry()
         self.router = Router()
@@ -209,14 +211,22 @@ class Site:
     def add_service(self, service: Service) -> None:
         """Add a helper, whose route leads to it from now on.
 
-        Raises: ValueError where its name or its route is taken.
+        Raises: ValueError where its name or its route is taken; Busy once `close_services` was called.
         """
         with self._lock:
+            if self._is_closed:
+                raise Busy(f"cannot add {service.name}: {ENDING}")
             for other in self.services:
                 if service.name == other.name or (service.route and service.route == other.route):
                     raise ValueError(f"the name {service.name} or the path {service.route} is taken by a service")
             self.services.append(service)
             self._learn_routes()
+
+    def close_services(self) -> list[Service]:
+        """All services, which are to end; none is added from now on."""
+        with self._lock:
+            self._is_closed = True
+            return list(self.services)
 
     def _learn_routes(self) -> None:
         routes = [(service.route, service.gate) for service in self.services[1:] if service.route]
