@@ -25,8 +25,8 @@ def watcher(sidecar: Sidecar, environment: Mapping[str, str]) -> Watch:
     A variable that is missing is a problem, and then nothing is watched either.
     """
     source = environment.get("SITE_CONFIGURATION", "")
-    options: dict[str, Any] = {"every": environment.get("SITE_INTERVAL", "5s"),
-                               "token_file": environment.get("SITE_TOKEN_FILE")}
+    options: dict[str, Any] = {"every": environment.get("SITE_INTERVAL") or "5s",
+                               "token_file": environment.get("SITE_TOKEN_FILE") or None}
     if not source:
         sidecar.problem("SITE_CONFIGURATION is missing: the URL or path of the site configuration, or `off`")
 

@@ -80,7 +80,7 @@ class GrafanaApi:
         if file:
             with open(file, encoding="utf-8") as content:
                 password = content.read().strip()
-        pair = f"{self._environment.get('GRAFANA_USER', 'admin')}:{password}"
+        pair = f"{self._environment.get('GRAFANA_USER') or 'admin'}:{password}"
         return "Basic " + base64.b64encode(pair.encode()).decode()
 
 
@@ -236,8 +236,8 @@ def add_api(watch: Watch, environment: Mapping[str, str]) -> None:
 
 
 def add_settings(watch: Watch, environment: Mapping[str, str]) -> None:
-    pristine = environment.get("GRAFANA_PRISTINE", "/etc/grafana/grafana.ini")
-    file = environment.get("GRAFANA_SETTINGS", "/etc/grafana/site.ini")
+    pristine = environment.get("GRAFANA_PRISTINE") or "/etc/grafana/grafana.ini"
+    file = environment.get("GRAFANA_SETTINGS") or "/etc/grafana/site.ini"
 
     @watch("settings", lambda site: [site.get("settings") or {}, site.get("smtp") or {}], min_interval="10s")
     def on_settings(parts: list[dict[str, Any]], service: ServiceHandle) -> list[Problem]:

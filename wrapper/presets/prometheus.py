@@ -231,7 +231,7 @@ def build(environment: Mapping[str, str]) -> Sidecar:
     """The sidecar for the variables above."""
     sidecar = Sidecar("prometheus")
     watch = watcher(sidecar, environment)
-    rules = environment.get("PROMETHEUS_RULES", "/etc/prometheus/rules/site.yml")
+    rules = environment.get("PROMETHEUS_RULES") or "/etc/prometheus/rules/site.yml"
 
     @watch("rules", lambda site: site.get("rules") or [])
     def on_rules(groups: list[Any], service: ServiceHandle) -> list[Problem]:
@@ -255,7 +255,7 @@ def command(environment: Mapping[str, str], file: str) -> list[str]:
 
 
 def add_alertmanager(sidecar: Sidecar, watch: Watch, environment: Mapping[str, str]) -> ServiceHandle | None:
-    file = environment.get("ALERTMANAGER_CONFIG", "/etc/alertmanager/alertmanager.yml")
+    file = environment.get("ALERTMANAGER_CONFIG") or "/etc/alertmanager/alertmanager.yml"
     words = command(environment, file)
     if not words:
         return None
