@@ -104,15 +104,16 @@ def test_what_hears_the_service_alone_has_its_time_to_drain_behind_the_signal(li
     assert timeouts[1] > state.STOP_TIMEOUT + 20
 
 
-@pytest.mark.parametrize(("returncode", "who"), [(-signal.SIGKILL, "the service"), (0, "what it left behind")])
-def test_the_log_says_what_of_a_service_was_killed(returncode, who, capfd):
+@pytest.mark.parametrize(("returncode", "who"), [(-signal.SIGKILL, "the helper mail"),
+                                                  (0, "what was left by the helper mail")])
+def test_the_log_says_what_of_which_service_was_killed(returncode, who, capfd):
     """A service that ended as it was told is not to blame for what it left behind."""
     ended = threading.Event()
     ended.set()
     killed = Process.__new__(Process)
     killed.pid, killed.ended, killed.returncode = 4711, ended, returncode
     killed.has_fallen, killed.begin_stop, killed.await_stop = lambda: False, lambda *_: None, lambda: False
-    assert Run(killed, tcp("127.0.0.1", 1), "the service").stop(signal.SIGTERM, 0.0) is None
+    assert Run(killed, tcp("127.0.0.1", 1), "the helper mail").stop(signal.SIGTERM, 0.0) is None
     assert f"warning: {who} did not end in time and was killed pid=4711 signal=TERM" in capfd.readouterr().err
 
 

@@ -145,12 +145,12 @@ class Run:
         try:
             if not self.process.await_stop():
                 is_rest = self.ended.is_set() and self.process.exit_signal != signal.SIGKILL
-                log.warning(f"{'what it left behind' if is_rest else 'the service'} did not end in time and was killed",
+                log.warning(f"{'what was left by ' if is_rest else ''}{self._title} did not end in time and was killed",
                             pid=self.process.pid, signal=signal_name(number))
         except Refusal as error:
             return error.message
         return None if self.ended.is_set() else \
-            f"the service does not end, not even with SIGKILL (pid {self.process.pid})"
+            f"{self._title} does not end, not even with SIGKILL (pid {self.process.pid})"
 
     def cut(self, gate: Gate, deadline: Deadline) -> None:
         """Once the process is gone: let what it has answered reach its clients, and break the rest."""
