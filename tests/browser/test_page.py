@@ -346,6 +346,13 @@ def test_a_restart_that_overlaps_is_told_while_it_happens(open_page, tmp_path):
         page.close()
 
 
+def test_a_pause_is_shown_for_as_long_as_it_lasts(page, wrapper):
+    assert wrapper.command("POST", "/sidecar/api/pause?reason=a+migration")[0] == 200
+    shows(page, "#why", "every request is held: a migration")
+    assert wrapper.command("POST", "/sidecar/api/resume")[0] == 200
+    becomes(page, "document.querySelector('#why').textContent === ''")
+
+
 def test_the_time_line_begins_with_the_wrapper(page, wrapper):
     """It must not show a day of "stopped" where the first event told of no state."""
     shows(page, "#state", "running")

@@ -380,6 +380,20 @@ def test_a_pause_ends_by_itself(site):
     wait_until(lambda: not site.services[0].gate.paused)
 
 
+def test_a_pause_and_its_end_are_events(site):
+    """By them the page looks again, and in them stands later why clients waited."""
+    feed = site.around.feed
+    before = feed.last
+    act(site, "/sidecar/api/pause?for=10ms&reason=a+migration")
+    wait_until(lambda: feed.last == before + 2)
+    act(site, "/sidecar/api/resume")
+    act(site, "/sidecar/api/pause?reason=a+migration")
+    act(site, "/sidecar/api/resume?reason=it+is+done")
+    told = [(event["kind"], event["reason"].partition(" (")[0]) for event in feed.after(before)]
+    assert told == [("paused", "a migration"), ("resumed", "its time is over"),
+                    ("paused", "a migration"), ("resumed", "it is done")]
+
+
 @pytest.mark.parametrize("text", ["0", "x", "-1s"])
 def test_a_pause_of_no_length_is_a_bad_request(site, text):
     with pytest.raises(BadRequest, match=f"for={text}"):

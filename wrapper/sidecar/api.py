@@ -154,20 +154,29 @@ class Api:
         """Hold every request for `?for=` at most, without touching the service; a timer ends it."""
         service = self._service(request)
         seconds = min(query_value(request, "for", f"{PAUSE_MAX:g}s", values.positive_duration), PAUSE_MAX)
-        number = service.gate.pause(_reason(request))
+        reason = _reason(request)
+        number = service.gate.pause(reason)
+        self._around.feed.publish("paused", service=service.name, seconds=seconds, reason=reason)
+        log.info("paused", service=service.name, seconds=seconds, reason=reason)
         try:
-            threads.start_timer("end of a pause", seconds, service.gate.resume, number)
+            threads.start_timer("end of a pause", seconds, self._let_through, service, "its time is over", number)
         except NoThread as error:
-            service.gate.resume(number)
+            self._let_through(service, str(error), number)
             raise Unavailable(f"cannot pause, no thread can be had to end it: {error}") from None
-        log.info("paused", service=service.name, seconds=seconds, reason=service.gate.paused)
         return as_json({**self._status_of(service), "paused_seconds": seconds})
 
     def _resume(self, request: Request) -> Response:
         service = self._service(request)
-        service.gate.resume()
-        log.info("resumed", service=service.name, reason=_reason(request))
+        self._let_through(service, _reason(request))
         return as_json(self._status_of(service))
+
+    def _let_through(self, service: Service, reason: str, number: int | None = None) -> None:
+        """End a pause, with its number only where it is the latest one, and tell so where there was one."""
+        was_paused = service.gate.paused
+        service.gate.resume(number)
+        if was_paused and not service.gate.paused:
+            self._around.feed.publish("resumed", service=service.name, reason=reason)
+            log.info("resumed", service=service.name, reason=reason)
 
     def _signal(self, request: Request) -> Response:
         service = self._service(request)
