@@ -234,8 +234,9 @@ def test_half_a_record_is_waited_for_in_silence(ends):
 class Barren:
     """In place of OpenSSL, for what takes time and holds no payload: KeyUpdate (RFC 8446 section 4.6.3)."""
 
-    def __init__(self, incoming):
+    def __init__(self, incoming, outgoing=None):
         self._incoming = incoming
+        self._outgoing = outgoing
 
     def read(self, size):
         self._incoming.read()
@@ -248,6 +249,16 @@ class Barren:
         pass
 
 
+class Talkative(Barren):
+    """The same where each asks for a response, and payload comes with it."""
+
+    def read(self, size):
+        if not self._incoming.read():
+            raise ssl.SSLWantReadError
+        self._outgoing.write(b"y" * 3000)
+        return b"x"
+
+
 def test_a_client_that_sends_records_without_payload_is_given_up(ends):
     """A flood of them would keep the loop for as long as it lasts, and all others waiting."""
     ends.tell(setattr, ends.ours, "_tls", Barren(ends.ours._incoming))
@@ -257,6 +268,20 @@ def test_a_client_that_sends_records_without_payload_is_given_up(ends):
     with pytest.raises(ClientGone):
         ends.tell(ends.ours.receive)
     assert ends.tell(ends.ours.socket.recv, 1)
+
+
+def test_a_client_that_has_openssl_answer_without_end_is_given_up(ends):
+    """It need not take any of that, which would be kept; a byte of payload here and there is no excuse."""
+    ends.tell(setattr, ends.ours, "_tls", Talkative(ends.ours._incoming, ends.ours._outgoing))
+
+    def talk():
+        for _ in range(100):
+            ends.theirs.sock.sendall(b"x")
+            ends.read(1)
+
+    with pytest.raises(ClientGone):
+        talk()
+    assert ends.tell(lambda: len(ends.ours.unsent)) < 100_000
 
 
 @pytest.mark.parametrize("step", [

@@ -25,6 +25,7 @@ else:
 
 READ_INTERVAL = 1.0  # seconds at least between two looks whether the files of the certificate have changed
 BATCH = 64 * 1024  # bytes that one call of recv takes, or that are encrypted for one call of send: four records
+ANSWERED_MAX = 64 * 1024  # bytes that OpenSSL says by itself: 2,400 KeyUpdates, one for each of 2**24 records or so
 BARREN_MAX = 24 * 1024  # bytes without payload: over one record, 18 KiB at most (RFC 5246 section 6.2.3)
 
 
@@ -40,6 +41,7 @@ class SecureStream(Stream):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._early = b""  # decrypted before our goodbye, which would have lost it
         self._has_ended = False  # nothing more comes
+        self._answered = 0  # bytes
         self._barren = 0  # bytes that came since the latest payload
 
     def shake_hands(self) -> bool:
@@ -120,7 +122,10 @@ class SecureStream(Stream):
 
     def _fill(self) -> bool:
         """Feed OpenSSL with what has come; False where nothing has. Raises: OSError."""
-        self._push_quietly()  # what reading made OpenSSL say, such as the response to a KeyUpdate
+        self._answered += self._outgoing.pending  # what reading made OpenSSL say: the response to a KeyUpdate
+        if self._answered > ANSWERED_MAX:
+            raise OSError("too many TLS records that want a response")
+        self._push_quietly()
         try:
             data = self.socket.recv(BATCH)
         except BlockingIOError:
