@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from tests.loop.driving import held
-from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, answering, echoing, field, fields, in_turn
+from tests.proxy.road import GET, GET_CLOSE, OK, PATIENCE, Line, Service, answering, echoing, field, fields, in_turn
 from tests.running import drain, wait_until
 from wrapper.deadline import Deadline
 from wrapper.front.server import loops
@@ -294,6 +294,23 @@ def test_expect_100_continue_is_the_services_to_answer(road):
     line = road(script).connect()
     line.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
     assert line.head().startswith(b"HTTP/1.1 100 Continue")
+    assert line.send(b"hello").message()[1] == b"ok"
+
+
+def test_a_head_that_the_service_does_not_take_at_once_does_not_wait_for_its_body(road, tmp_path):
+    """The rest of it went out along with the body, for which the client waits until it is told to go on."""
+    size = 512 * 1024  # more than the buffers of a unix socket take
+
+    def script(line):
+        line.head()
+        line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert line.exactly(5) == b"hello"
+        line.send(OK)
+
+    made = road(script, service=Service(script, str(tmp_path / "service"), socket.AF_UNIX), max_header=2 * size)
+    line = made.connect().send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nExpect: 100-continue\r\n")
+    line.send(b"X: %b\r\n\r\n" % (b"x" * size))
+    assert line.head().startswith(b"HTTP/1.1 100 ")
     assert line.send(b"hello").message()[1] == b"ok"
 
 

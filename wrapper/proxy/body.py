@@ -177,6 +177,8 @@ class Upload:
         # A broken upload must never look complete: its last chunk is sent only behind the whole body.
         try:
             moved = 0
+            if self._service.unsent:
+                yield from self._pass_on(b"")  # what is left of the head
             while payload := (yield from self._body.read(loop.buffer)):
                 yield from self._pass_on(chunk(payload) if self._is_chunked else payload)
                 moved += len(payload)
