@@ -37,7 +37,8 @@ def assert_all_work(wrapper):
     """Probes, health, ctl, the page and a restart."""
     for path in ("/sidecar/healthz", "/sidecar/readyz", "/sidecar/", "/sidecar/metrics"):
         wrapper.get(path)
-    for words in (["health"], ["health", "--ready"], ["ctl", "status"], ["ctl", "restart"]):
+    for words in (["health", "--timeout", "20s"], ["health", "--timeout", "20s", "--ready"], ["ctl", "status"],
+                  ["ctl", "restart"]):
         word, *rest = words
         done = run(word, "--control", wrapper.control, *rest)
         assert done.returncode == 0, (words, done)
