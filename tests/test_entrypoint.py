@@ -475,18 +475,20 @@ def test_a_check_that_hangs_does_not_outlive_the_wrapper(tmp_path, wait):
         wait_until(lambda: not pathlib.Path("/proc", started.read_text().strip()).exists())
 
 
-def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path):
+@pytest.mark.parametrize(("error", "cause"), [
+    ('OSError(24, "Too many open files")', "[Errno 24] Too many open files"), ("MemoryError()", "MemoryError")])
+def test_a_wrapper_that_cannot_serve_leaves_no_service_behind(tmp_path, error, cause):
     change = f"""
 from wrapper.front import server
 def refuse(*words):
     while not pathlib.Path({str(tmp_path / 'pid')!r}).exists():
         pass
-    raise OSError(24, "Too many open files")
+    raise {error}
 server.Server.__init__ = refuse"""
     script = f": {{port}}; echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60"
     with changed(tmp_path, change, command=["sh", "-c", script], wait=False) as wrapper:
         assert wrapper.end() == 1
-        assert "wrapper: cannot serve: [Errno 24] Too many open files" in wrapper.stderr.splitlines()
+        assert f"wrapper: cannot serve: {cause}" in wrapper.stderr.splitlines()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -93,7 +93,7 @@ class Entrypoint:
             self._serve(listener)
             return self._await_end()
         except Exception as error:  # no descriptor, no thread: a service that cannot be reached or stopped is of no use
-            raise CannotStart(f"cannot serve: {error}", LISTENER_FAILED) from error
+            raise CannotStart(f"cannot serve: {str(error) or type(error).__name__}", LISTENER_FAILED) from error
         finally:
             self._close()
 

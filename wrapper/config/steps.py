@@ -213,7 +213,7 @@ def _call(service: Service, method: str, path: str) -> None:
     except Unsent as error:
         raise Fault("action", f"{what}: {error}", retry=True) from error
     except (OSError, http.client.HTTPException) as error:  # what it asked for may be what ended the service
-        raise Fault("action", f"{what}: {error or type(error).__name__}") from error
+        raise Fault("action", f"{what}: {error}") from error
     if not 200 <= status < 300:
         raise Fault("action", f"{what} answers {status}", answer.splitlines()[-LAST_LINES:])
 

@@ -115,4 +115,4 @@ def _connected() -> Iterator[None]:
     except socket.timeout as error:  # TimeoutError since CPython 3.10
         raise NoWrapper("the wrapper does not answer in time") from error
     except (OSError, http.client.HTTPException) as error:
-        raise NoWrapper(f"the wrapper went away: {error or type(error).__name__}") from error
+        raise NoWrapper(f"the wrapper went away: {error}") from error
