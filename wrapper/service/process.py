@@ -20,6 +20,7 @@ from wrapper import threads
 from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service import procfs
+from wrapper.service.reaper import Reaper
 from wrapper.signals import END_SIGNALS
 from wrapper.threads import NoThread
 
@@ -265,7 +266,7 @@ class Spawner:
         # Held across Popen() and registering its pid: a process that ends at once must not be taken for an orphan.
         self._lock = threading.Lock()
         self._running: dict[int, Process] = {}
-        self._reaper = procfs.Reaper()  # guarded by the same
+        self._reaper = Reaper()  # guarded by the same
 
     def spawn(self, command: Sequence[str], environment: Mapping[str, str], on_end: Callable[[Process], None], *,
               is_background: bool = False, is_helper: bool = False,

@@ -1,19 +1,17 @@
-"""What the kernel says of processes: /proc (proc(5)), what their cgroup counts, and which of them are zombies."""
+"""What the kernel says of processes: /proc (proc(5)), and what their cgroup counts."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-import time
 from collections import namedtuple
 
 from wrapper.settings import address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wrapper.settings.address import Address
 
@@ -30,8 +28,6 @@ UNLIMITED = 1 << 60  # bytes: what version 1 says where there is no limit lies a
 # and the containers of a host that is looked at from outside, have such numbers too. Start-up: not compiled here.
 CONTAINER_ID = (r"(?:/docker/|docker-|libpod-|cri-containerd-|crio-|/pod[0-9a-f-]{36}/)([0-9a-f]{64})"
                 r"|containers/([0-9a-f]{64})/(?:userdata/)?hostname /etc/hostname ")
-# Seconds a zombie is left to the code that may have started it. What a service leaves behind is never in our group.
-FOREIGN_GRACE, OWN_GRACE = 0.25, 60.0
 
 
 class Stat(namedtuple("Stat", "state parent group started cpu memory")):
@@ -189,54 +185,6 @@ def _texts(paths: Iterable[str]) -> Iterator[str]:
         except OSError:
             continue
         yield text
-
-
-class Reaper:
-    """Which zombies no code waits for, and when they are collected.
-
-    An orphan comes to the main thread of PID 1 or a subreaper (kernel/exit.c, find_new_reaper), and so does what a
-    thread of ours that ended had started; what a living thread has started stays with that. So only the main thread's
-    processes are looked at, and a while passes for those that sidecar code may still ask for. Made before anything is
-    started: what is there already came over exec, from a script that became the wrapper.
-    """
-
-    def __init__(self) -> None:
-        self._inherited = set(adopted())
-        self._since: dict[int, float] = {}  # when a zombie was first seen
-        self._next_reap = 0.0
-
-    def reap(self, awaited: Collection[int]) -> float | None:
-        """Collect the zombies that no code waits for; returns the seconds until the next call is due, None for not
-        before another process ends.
-
-        `awaited`: pids that have code that waits for them.
-        """
-        now = time.monotonic()
-        if now < self._next_reap <= now + FOREIGN_GRACE:
-            return self._next_reap - now  # many end together: the call that is due is soon enough
-        try:
-            zombies = [pid for pid in adopted() if pid not in awaited and stat(pid).state == "Z"]
-        except OSError:  # no descriptor to be had: zombies keep, and the service must not pay for it
-            self._next_reap = now + FOREIGN_GRACE
-            return FOREIGN_GRACE
-        seen = {pid: self._since.get(pid, now) for pid in zombies}
-        due = {pid: since + self._grace(pid) for pid, since in seen.items()}
-        for pid in [pid for pid in due if due[pid] <= now]:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-            self._inherited.discard(pid)
-            del seen[pid], due[pid]
-        self._since = seen
-        self._next_reap = min(due.values(), default=0.0)
-        return self._next_reap - now if due else None
-
-    def _grace(self, pid: int) -> float:
-        if pid in self._inherited:
-            return 0.0
-        try:
-            return OWN_GRACE if os.getpgid(pid) == os.getpgrp() else FOREIGN_GRACE
-        except ProcessLookupError:
-            return OWN_GRACE  # it has just been collected
 
 
 def adopted() -> list[int]:
