@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from tests.config.test_apply import Stage
+from tests.config.test_change import Stage
 from wrapper.config import declare
-from wrapper.config.apply import apply, roll_back
+from wrapper.config.change import apply, roll_back
 from wrapper.config.declare import Declared, part, render
 from wrapper.deadline import Deadline
 

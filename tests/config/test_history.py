@@ -16,7 +16,7 @@ from hypothesis import given, strategies as st
 
 from tests.config.test_transaction import ACL, FOR_33, Crash, attributes, crash_at, drop_locks, listing
 from wrapper.config import history, journal
-from wrapper.config.apply import Change, apply, check_drift, roll_back
+from wrapper.config.change import Change, apply, check_drift, roll_back
 from wrapper.config.history import HISTORY_BYTES, VERSIONS_MAX, difference
 from wrapper.config.transaction import Kept, Rights
 from wrapper.deadline import Deadline

@@ -8,7 +8,7 @@ import re
 import string
 
 from wrapper.config import history, journal, source
-from wrapper.config.apply import apply, apply_first, subscribe
+from wrapper.config.change import apply, apply_first, subscribe
 from wrapper.config.folder import content_of, find
 from wrapper.config.source import CannotFetch, document
 from wrapper.config.steps import variables_of

@@ -7,7 +7,7 @@ import time
 
 from wrapper import __version__, threads
 from wrapper.config import history
-from wrapper.config.apply import roll_back
+from wrapper.config.change import roll_back
 from wrapper.errors import BadRequest, NotFound, Unavailable
 from wrapper.http1.message import Response
 from wrapper.log import log

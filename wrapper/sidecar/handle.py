@@ -7,7 +7,7 @@ import http.client
 import json as json_module
 from collections import namedtuple
 
-from wrapper.config import apply as configuration
+from wrapper.config import change as configuration
 from wrapper.config.connection import TimedConnection
 from wrapper.deadline import Deadline
 from wrapper.http1.message import joined
@@ -187,7 +187,7 @@ class ServiceHandle:
         `files`: content by path, None where there must be no such file. `check`: a command that must exit 0 for
         `{file}`. `action`: "restart", "reload", "signal:HUP", "POST /-/reload", a callable or None. `probe(service)`
         says, by None or True, that it works. `environment`: all variables of the next run over what it inherits, None
-        takes one away; a change of them restarts the service. The whole truth stands in `config/apply.py`.
+        takes one away; a change of them restarts the service. The whole truth stands in `config/change.py`.
         """
         return configuration.apply(self.service, files, check, action=action, ready_timeout=ready_timeout, probe=probe,
                                    mode=mode, environment=environment, reason=reason, handle=self)

@@ -8,7 +8,7 @@ import time
 
 from wrapper import threads
 from wrapper.config import history
-from wrapper.config.apply import subscribe
+from wrapper.config.change import subscribe
 from wrapper.config.source import document
 from wrapper.config.subscription import SLOW_SECONDS
 from wrapper.service.service import Helper

@@ -1,4 +1,4 @@
-"""apply.py and steps.py: one change from the check to the service that lives with it, or to the way back.
+"""change.py and steps.py: one change from the check to the service that lives with it, or to the way back.
 
 The service is a real one under a real controller; only the proxy in front is missing.
 """
@@ -18,7 +18,7 @@ import pytest
 from tests.config.test_history import Bench, whole
 from tests.running import PATIENCE, SERVICES, free_port, wait_until
 from wrapper.config import journal, steps
-from wrapper.config.apply import Change, apply, apply_first, check_drift, roll_back
+from wrapper.config.change import Change, apply, apply_first, check_drift, roll_back
 from wrapper.config.journal import Replacement
 from wrapper.config.transaction import Fault, Transaction
 from wrapper.deadline import Deadline
@@ -48,7 +48,7 @@ def _quick(monkeypatch):
     """Less time in which a service is seen to live on, and enough for last words, which end by themselves."""
     monkeypatch.setattr(steps, "SIGNAL_SETTLE", 0.3)
     monkeypatch.setattr(steps, "LAST_WORDS_TIMEOUT", 20.0)
-    monkeypatch.setattr("wrapper.config.apply.LAST_WORDS_TIMEOUT", 20.0)
+    monkeypatch.setattr("wrapper.config.change.LAST_WORDS_TIMEOUT", 20.0)
 
 
 class Upstream:
@@ -263,7 +263,7 @@ def test_what_the_check_rejects_never_reaches_the_service(stage):
 def test_what_does_not_work_is_put_back_and_the_service_goes_on(stage, monkeypatch, action, content):
     with monkeypatch.context() as patch:
         patch.setattr(steps, "SIGNAL_SETTLE", 20.0)  # which the end of the service cuts short
-        patch.setattr("wrapper.config.apply.WORDS_TIMEOUT", PATIENCE)  # as does its silence, once all is read
+        patch.setattr("wrapper.config.change.WORDS_TIMEOUT", PATIENCE)  # as does its silence, once all is read
         problem = only(stage.apply(content, action=action))
     assert problem.message.startswith("the new configuration is undone: ")
     assert problem.details["rolled_back"]
@@ -388,7 +388,7 @@ def test_requests_are_held_while_it_is_put_back(stage):
 
 
 def test_the_words_of_the_service_are_in_the_problem(stage, monkeypatch):
-    monkeypatch.setattr("wrapper.config.apply.WORDS_TIMEOUT", PATIENCE)  # its silence, once all is read, ends it
+    monkeypatch.setattr("wrapper.config.change.WORDS_TIMEOUT", PATIENCE)  # its silence, once all is read, ends it
     problem = only(stage.apply("broken", action="POST /-/reload"))
     assert problem.details["output"] == ["cannot reload: this configuration is broken"]
     problem = only(stage.apply("broken", action="restart"))
@@ -416,7 +416,7 @@ def test_a_probe_of_the_authors_has_the_last_word(stage, monkeypatch):
         return "the rule is not there"
 
     with monkeypatch.context() as patch:
-        patch.setattr("wrapper.config.apply.Deadline", lambda seconds: allowed)
+        patch.setattr("wrapper.config.change.Deadline", lambda seconds: allowed)
         problem = only(stage.apply("new", probe=refuse))
     assert len(asked) == 3
     assert "the probe failed: the rule is not there" in problem.message
@@ -435,7 +435,7 @@ class Passing(Deadline):
 
 def test_no_probe_is_begun_that_has_no_time_left(stage, monkeypatch):
     """It would hide what the one before it said."""
-    monkeypatch.setattr("wrapper.config.apply.Deadline", lambda seconds: Passing(60))
+    monkeypatch.setattr("wrapper.config.change.Deadline", lambda seconds: Passing(60))
     asked, free = [], threading.Event()
 
     def refuse(service):
@@ -462,20 +462,20 @@ def test_a_service_that_falls_while_it_is_probed_is_put_back(stage):
 
 def test_an_action_of_the_authors_that_raises_is_a_fault(stage):
     problem = only(stage.apply("new", action=lambda service: sys.exit(3)))
-    assert "the action failed: SystemExit at test_apply.py:" in problem.message
+    assert "the action failed: SystemExit at test_change.py:" in problem.message
     assert stage.file.read_text() == "old"
 
 
 @pytest.mark.parametrize("how", ["probe", "action"])
 def test_what_an_authors_code_raises_is_for_the_log_only(stage, how, capfd, monkeypatch):
     """All may read the board, and messages hold what the code was called with."""
-    monkeypatch.setattr("wrapper.config.apply.Deadline", lambda seconds: Passing(60))  # one probe is enough
+    monkeypatch.setattr("wrapper.config.change.Deadline", lambda seconds: Passing(60))  # one probe is enough
 
     def leak(service):
         raise RuntimeError("login with secret-1 failed")
 
     problem = only(stage.apply("new", **{"action": "signal:HUP", how: leak}))
-    assert f"the {how} failed: RuntimeError at test_apply.py:" in problem.message
+    assert f"the {how} failed: RuntimeError at test_change.py:" in problem.message
     assert "secret-1" not in str(vars(problem))
     assert "secret-1" in capfd.readouterr().err
 
