@@ -254,7 +254,7 @@ class Server(http.server.ThreadingHTTPServer):
         return self._certificate.stream(connection, loop)
 
     def admit(self, connection: Connection) -> str:
-        """Why there is no room for `connection`; empty where there is."""
+        """Why there is no room for `connection`, which then tells its client; empty where there is."""
         self.open_connections.add(connection)
         if self.trusted:
             return ""

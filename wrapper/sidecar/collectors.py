@@ -1,4 +1,7 @@
-"""The wrapper's own metrics that are read off at each scrape: the services, their configuration, this process."""
+"""The wrapper's own metrics that are read off at each scrape: the services, their configuration, this process.
+
+Those of requests are counted in `traffic.py`.
+"""
 
 from __future__ import annotations
 
