@@ -11,6 +11,7 @@ import pytest
 
 from tests.running import wait_until
 from tests.sidecar.parts import make_request, make_service, make_site, serve
+from wrapper.deadline import Deadline
 from wrapper.errors import BadRequest, Busy, Forbidden, MethodNotAllowed, NotFound, Unauthorized, Unavailable
 from wrapper.events import Feed
 from wrapper.problems import Problem
@@ -273,6 +274,18 @@ def test_logs_are_the_last_lines_as_text():
     assert next(follow) == b"three\n"
     site.services[0].output.keep(b"four\n")
     assert next(follow) == b"four\n"
+
+
+def test_a_follower_gets_the_last_words_however_late_it_is():
+    site = make_site("--capture-output")
+    output = site.services[0].output
+    late, later = (site.answer(make_request("GET", "/sidecar/api/logs?lines=0&follow=1", trusted=True)).pieces()
+                   for _ in range(2))
+    assert next(late) == b""
+    output.keep(b"the last\n")
+    output.end(Deadline(0.0))
+    assert list(late) == [b"the last\n"]
+    assert b"".join(later) == b"the last\n"
 
 
 def test_a_line_that_is_not_whole_yet_goes_on_where_it_was():

@@ -131,8 +131,8 @@ class Api:
             raise NotFound("no output is kept; start the wrapper with --capture-output")
         count = query_value(request, "lines", str(DEFAULT_LINES), values.count)
         if _is_on(request, "follow"):
-            return Response(self._slotted(request, _follow(output, count)), headers=(reply.NO_STORE, reply.NO_BUFFER),
-                            content_type="text/plain; charset=utf-8")
+            pieces = self._slotted(request, _follow(output, *output.tail(count)))
+            return Response(pieces, headers=(reply.NO_STORE, reply.NO_BUFFER), content_type="text/plain; charset=utf-8")
         body = "".join(line + "\n" for line in output.lines(count))
         return Response(body, headers=[reply.NO_STORE], content_type="text/plain; charset=utf-8")
 
@@ -219,13 +219,13 @@ def as_json(value: Any, status: int = 200) -> Response:
     return Response(dumps(value) + "\n", status, [reply.NO_STORE], "application/json")
 
 
-def _follow(output: Output, count: int) -> Iterator[bytes]:
-    """The last lines, then what comes; an empty piece is no output but lets a client that left be noticed."""
-    position, piece = output.tail(count)
-    yield piece
-    while piece or not output.is_over:
-        position, piece = output.after(position, reply.HEARTBEAT_INTERVAL)
+def _follow(output: Output, position: int, piece: bytes) -> Iterator[bytes]:
+    """`piece`, then what comes past `position`, to the last words; an empty piece has a client that left noticed."""
+    is_over = False
+    while piece or not is_over:
         yield piece
+        is_over = output.is_over
+        position, piece = output.after(position, reply.HEARTBEAT_INTERVAL)
 
 
 class FeedStream:
