@@ -284,6 +284,18 @@ def test_a_client_that_has_openssl_answer_without_end_is_given_up(ends):
     assert ends.tell(lambda: len(ends.ours.unsent)) < 100_000
 
 
+def test_what_openssl_says_to_a_record_without_payload_goes_out_at_once(ends):
+    """An OpenSSL client that asks for a renegotiation (TLS 1.2) waits for the word that there is none."""
+    barren = Barren(ends.ours._incoming)
+    barren.read = lambda size: ends.ours._outgoing.write(b"no") and Barren.read(barren, size)
+    ends.tell(setattr, ends.ours, "_tls", barren)
+    ends.theirs.sock.sendall(b"x")
+    assert ends.tell(ends.ours.receive) is None
+    came = b""
+    while not came.endswith(b"no"):  # behind the session tickets of TLS 1.3
+        came += ends.theirs.sock.recv(65536)
+
+
 @pytest.mark.parametrize("step", [
     lambda ours: ours.receive(), lambda ours: ours.receive_into(memoryview(bytearray(9)))])
 def test_an_end_without_a_goodbye_is_an_end(ends, step):

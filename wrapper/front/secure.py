@@ -86,6 +86,7 @@ class SecureStream(Stream):
             try:
                 data = self._decrypt(size)
             except ssl.SSLWantReadError:
+                self._push_responses()
                 self._note_barren(waiting)
                 return None
         except OSError as error:
@@ -122,10 +123,7 @@ class SecureStream(Stream):
 
     def _fill(self) -> bool:
         """Feed OpenSSL with what has come; False where nothing has. Raises: OSError."""
-        self._answered += self._outgoing.pending  # what reading made OpenSSL say: the response to a KeyUpdate
-        if self._answered > ANSWERED_MAX:
-            raise OSError("too many TLS records that want a response")
-        self._push_quietly()
+        self._push_responses()
         try:
             data = self.socket.recv(BATCH)
         except BlockingIOError:
@@ -135,6 +133,13 @@ class SecureStream(Stream):
         else:
             self._incoming.write_eof()
         return True
+
+    def _push_responses(self) -> None:
+        """Send what reading made OpenSSL say: to a KeyUpdate, or that it does not renegotiate. Raises: OSError."""
+        self._answered += self._outgoing.pending
+        if self._answered > ANSWERED_MAX:
+            raise OSError("too many TLS records that want a response")
+        self._push_quietly()
 
     def has_unseen(self) -> bool:
         return bool(self._early or self._has_ended or self._incoming.pending or self._tls.pending())
