@@ -152,7 +152,7 @@ class Process(Ending):
                 _send_each(rest, signal.SIGKILL)
             else:
                 _send_each(rest - self._told, signal.SIGTERM)
-                _send_each(rest - self._told, signal.SIGCONT)  # see `begin_stop`
+                _send_each(_suspended(rest - self._told), signal.SIGCONT)
                 self._told |= rest
             time.sleep(pause)  # not all of them are our children, so nothing tells of their end
             pause = min(pause * 1.5, LONGEST_INTERVAL)
@@ -225,8 +225,8 @@ class Process(Ending):
         except Refusal:
             self._deadline = NEVER
             raise
-        if any(_stat(pid).state == "T" for pid in members | {self.pid}):
-            self._send(signal.SIGCONT, to_group=True)  # what is suspended could not act on the signal (signal(7))
+        if _suspended(members | {self.pid}):
+            self._send(signal.SIGCONT, to_group=True)
 
     def await_stop(self) -> bool:
         """Wait for the end, up to SIGKILL and a moment more; True where the signal was enough. Raises: Refusal."""
@@ -390,6 +390,11 @@ def _stat(pid: int) -> procfs.Stat:
         return procfs.stat(pid)
     except OSError:
         return procfs.GONE
+
+
+def _suspended(pids: set[int]) -> set[int]:
+    """Those that cannot act on a signal before they are continued (signal(7))."""
+    return {pid for pid in pids if _stat(pid).state == "T"}
 
 
 def _send_each(pids: set[int], number: int) -> None:
