@@ -126,6 +126,16 @@ def test_what_an_operator_went_back_to_goes_with_the_next_change_of_the_source(f
     assert names(folders.place) == ["a.yml", "c.yml", "d.yml", "image.yml"]
 
 
+def test_what_came_anew_where_a_file_of_the_source_was_is_not_the_sources(folders):
+    folders.fetch()
+    (folders.source / "b.yml").unlink()
+    assert folders.fetch() == []
+    (folders.place / "b.yml").write_text("of an operator")
+    (folders.source / "z.yml").write_text("z")
+    assert folders.fetch() == []
+    assert (folders.place / "b.yml").read_text() == "of an operator"
+
+
 def test_an_editor_at_work_in_the_source_changes_nothing(folders):
     """vim keeps a swap file, tries with 4913 whether it can write, and moves the old file aside."""
     folders.fetch()

@@ -98,7 +98,7 @@ class Change:
     `handle`; default: the service. `mode`: of files that are new; default 0o644. `environment`: all variables over
     what the service inherits, in place of those of the last change; a None takes one away, and no environment at all
     leaves them as they are. A change of them is a restart, whatever the `action`. `skipped`, `placed`: see
-    `history.Version`; `is_repair`: no new version.
+    `history.Version` and `history.Draft`; `is_repair`: no new version.
 
     Raises: Fault where a file cannot be read; ValueError for no good argument.
     """
@@ -106,7 +106,7 @@ class Change:
     def __init__(self, service: Service, files: Mapping[str, Content], action: Action = "restart",
                  ready_timeout: float | None = None, probe: Callable[..., Any] | None = None, *, handle: Any = None,
                  reason: str = "configuration", mode: int | None = None, environment: Mapping[str, Any] | None = None,
-                 skipped: Mapping[str, str] | None = None, placed: Iterable[str] = (),
+                 skipped: Mapping[str, str] | None = None, placed: Iterable[str] | None = None,
                  is_repair: bool = False) -> None:
         _refuse_unknown(files, ready_timeout, probe, mode)
         self._service = service
@@ -341,7 +341,7 @@ def roll_back(service: Service, number: int, subscriptions: Iterable[Subscriptio
     Raises: NotFound where there is no such version, Busy while a source's change is being applied.
     """
     try:
-        files, environment, action = history.of(service).state(number)
+        version = history.of(service).state(number)
     except LookupError as error:
         raise NotFound(str(error.args[0])) from None
     with contextlib.ExitStack() as stack:
@@ -351,7 +351,8 @@ def roll_back(service: Service, number: int, subscriptions: Iterable[Subscriptio
                 raise Busy(f"cannot go back: a change from {subscription.name} is under way")
             stack.callback(subscription.bringing.release)
             seen[subscription] = subscription.hash_seen
-        problems = apply(service, files, action=action, environment=environment, reason=f"version {number} again",
+        problems = apply(service, version.files, action=version.action, environment=version.environment,
+                         reason=f"version {number} again", placed=version.placed,
                          skipped={each.name: which for each, which in seen.items() if which is not None})
         for each, which in seen.items() if not problems else ():
             each.skip(which, f"version {number} is in force again")

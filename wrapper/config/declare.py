@@ -72,15 +72,15 @@ class Declared:
         if problems:
             return problems, None
         problems, change = apply_first(self._service, files, deadline=deadline, environment=variables,
-                                       placed=files, **self._how)
+                                       placed=_present(files), **self._how)
         if change is None:
             return self._noted(files, problems), None
         return problems, lambda: self._noted(files, change.settle())
 
     def _bring(self, value: Any) -> list[Problem]:
         files, variables, problems = self._rendered(value)
-        return problems or self._noted(files, apply(self._service, files, environment=variables, placed=files,
-                                                    **self._how))
+        return problems or self._noted(files, apply(self._service, files, environment=variables,
+                                                    placed=_present(files), **self._how))
 
     def _rendered(self, value: Any) -> tuple[Files, Variables, list[Problem]]:
         try:
@@ -93,7 +93,7 @@ class Declared:
 
     def _noted(self, files: Files, problems: list[Problem]) -> list[Problem]:
         if not problems:
-            self._placed = {path for path, content in files.items() if content is not None}
+            self._placed = set(_present(files))
         return problems
 
     def _read(self, snapshot: Snapshot) -> Any:
@@ -149,6 +149,11 @@ class Declared:
         newest = history.of(self._service).newest()
         came = self._placed.union(newest.placed if newest is not None else ())
         return {**{path: None for path in came if path.startswith(folder) and os.path.lexists(path)}, **files}
+
+
+def _present(files: Files) -> list[str]:
+    """The paths of those that are to be there."""
+    return [path for path, content in files.items() if content is not None]
 
 
 class WithTemplate:

@@ -75,7 +75,7 @@ def recall(service: Service) -> None:
 
 # All files by path, the environment, and the action for them. `before`: what stood where this version was the first to
 # put something. `skipped`: the hash of each source that is not to be applied, because an operator went back. `placed`:
-# the paths that --config-source has had a file for.
+# the paths of the files in it that came from a --config-source folder.
 Version = namedtuple("Version", "number at reason action files before environment skipped placed", defaults=((),))
 
 
@@ -83,7 +83,8 @@ class Draft:
     """The version that a change becomes, once its transaction knows the rights of its files."""
 
     def __init__(self, history: History, reason: str, action: Any, environment: Mapping[str, str | None],
-                 skipped: Mapping[str, str], placed: Iterable[str]) -> None:
+                 skipped: Mapping[str, str], placed: Iterable[str] | None) -> None:
+        """`placed`: None where the change has none of these files to place, so that all stay."""
         self.number, self.path = history.next_number()
         self.packed = b""
         self._history = history
@@ -99,7 +100,7 @@ class Draft:
             action=action, files={**known, **after},
             before={path: stood for path, stood in before.items() if path not in known},
             skipped={**({} if newest is None else newest.skipped), **draft.skipped},
-            placed=sorted({*draft.placed, *(() if newest is None else newest.placed)}))
+            placed=sorted((newest.placed if newest is not None else ()) if draft.placed is None else draft.placed))
         text = json.dumps(version._asdict(), default=_packed, ensure_ascii=False)
         self.packed = text.encode("utf-8", "surrogatepass")
         return self.packed
@@ -182,8 +183,8 @@ class History:
         with open(self._path(number), "rb") as file:
             return file.read()
 
-    def state(self, number: int) -> tuple[Files, Mapping[str, str | None], str]:
-        """Files, environment and action of a version; of those that came later, what stood there before.
+    def state(self, number: int) -> Version:
+        """A version with all files that there are: of those that came later, what stood there before.
 
         0 is what was there before the first. Raises: LookupError.
         """
@@ -192,7 +193,7 @@ class History:
         files: Files = {}
         for later in reversed([each for each in numbers if each > number]):
             files.update(self.version(later).before)
-        return {**files, **found.files}, found.environment, found.action
+        return found._replace(files={**files, **found.files})
 
     def outline(self) -> list[dict[str, Any]]:
         """What may be listed of each version, the newest first: no content and no value."""
@@ -201,10 +202,10 @@ class History:
 
     def diff(self, number: int) -> dict[str, Any]:
         """From a version to what stands there now; of the environment only names. Raises: LookupError, OSError."""
-        files, environment, _ = self.state(number)
-        now = self._service.variables
+        version = self.state(number)
+        environment, now = version.environment, self._service.variables
         both = now.keys() & environment.keys()
-        lines = {path: difference(stood, standing(path)) for path, stood in sorted(files.items())}
+        lines = {path: difference(stood, standing(path)) for path, stood in sorted(version.files.items())}
         return {"version": number, "files": {path: found for path, found in lines.items() if found},
                 "environment": {"added": sorted(now.keys() - environment.keys()),
                                 "removed": sorted(environment.keys() - now.keys()),
