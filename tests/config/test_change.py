@@ -6,6 +6,7 @@ The service is a real one under a real controller; only the proxy in front is mi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -242,6 +243,20 @@ def test_a_check_that_writes_to_the_new_file_is_named_and_the_old_one_stays(stag
     assert "retry" not in problem.details
     assert stage.says()[2] == stage.file.read_text() == "old"
     assert os.listdir(stage.file.parent) == [stage.file.name]
+
+
+def test_a_check_after_which_no_descriptor_is_left_has_changed_nothing(stage):
+    def exhaust(files):
+        patch.setattr("wrapper.config.folder.Folder.read", no_descriptor)
+
+    def no_descriptor(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with pytest.MonkeyPatch.context() as patch:
+        problem = only(stage.apply("new", check=exhaust))
+    assert "Too many open files" in problem.message
+    assert problem.details["retry"] is True
+    assert stage.says()[2] == stage.file.read_text() == "old"
 
 
 def test_what_the_check_rejects_never_reaches_the_service(stage):

@@ -140,7 +140,8 @@ class Change:
         staged = self.transaction.stage()
         try:
             self._check(check, staged, deadline)
-            self.transaction.must_be_as_staged()
+            if check is not None:
+                self.transaction.must_be_as_staged()
         except BaseException:
             self._undo()
             raise

@@ -114,7 +114,7 @@ class Folder:
         return None
 
     def rename(self, old: str, new: str) -> None:
-        with self.at(min(old, new, key=len)):  # the service's file: our names beside it are longer
+        with self.at(min(old, new, key=len)):  # the service's file, mostly: our names beside it are longer
             os.replace(old, new, src_dir_fd=self._file, dst_dir_fd=self._file)
 
     def link(self, old: str, new: str) -> None:

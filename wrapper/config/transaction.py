@@ -8,6 +8,7 @@ import os
 from collections import namedtuple
 from typing import Union
 
+from wrapper import sockets
 from wrapper.config.folder import Folder, find
 from wrapper.config.journal import REPLACING, Journal, repair_in
 from wrapper.text import fingerprint
@@ -144,8 +145,11 @@ class Transaction:
         """Raises: Fault where the check has written to a new file: another content than the source's is no version."""
         for change in self._journal.changes[:len(self._changed)] if self._journal is not None else ():
             content, found = self.contents[change.path], None
-            with contextlib.suppress(OSError):
+            try:
                 found = change.folder.read(change.staged)
+            except OSError as error:
+                if error.errno in sockets.SHORT:
+                    raise _cannot_write(error) from error
             if found != content:
                 raise Fault("check", f"the check has changed the new file for {change.path}, which it may only read")
 
