@@ -282,13 +282,12 @@ def _act(options: argparse.Namespace) -> int:
     """Ask, show the states as they pass, and say how it ended."""
     if options.no_wait:
         return _steer(options)
-    client = _client(options)
+    client, patient = _client(options), _patient_client(options)
     passed = None if options.json else _show_passing(client, options.service or "service")
     _tell_peer(options, client)
     fault = None
     try:
-        query = _query(options, wait="1")
-        status = _patient_client(options).ask(f"api/{options.action}", method="POST", query=query)
+        status = patient.ask(f"api/{options.action}", method="POST", query=_query(options, wait="1"))
     except Refused as error:
         if not isinstance(error.document, dict) or "state" not in error.document:
             raise
