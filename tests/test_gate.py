@@ -440,9 +440,10 @@ def test_the_end_of_an_earlier_pause_does_not_end_a_later_one():
     subject.open(PLACE)
     first = subject.pause("one")
     subject.pause("two")
-    subject.resume(first)
+    assert not subject.resume(first)
     assert subject.paused == "two"
-    subject.resume()
+    assert subject.resume()
+    assert not subject.resume(), "there is none any more, and its end is told once"
     assert subject.admit(Traveller(subject)) is not None
 
 

@@ -233,12 +233,14 @@ class Gate:
             self.paused = reason
             return self._pauses
 
-    def resume(self, number: int | None = None) -> None:
-        """End a pause; with its number only where it is still the latest one."""
+    def resume(self, number: int | None = None) -> bool:
+        """End a pause, with its number only where it is still the latest one; True where there was one to end."""
         with self._lock:
-            if number is None or number == self._pauses:
+            is_end = bool(self.paused) and number in (None, self._pauses)
+            if is_end:
                 self.paused = ""
         self._begin_release()
+        return is_end
 
     # For the controller
 

@@ -172,9 +172,7 @@ class Api:
 
     def _let_through(self, service: Service, reason: str, number: int | None = None) -> None:
         """End a pause, with its number only where it is the latest one, and tell so where there was one."""
-        was_paused = service.gate.paused
-        service.gate.resume(number)
-        if was_paused and not service.gate.paused:
+        if service.gate.resume(number):
             self._around.feed.publish("resumed", service=service.name, reason=reason)
             log.info("resumed", service=service.name, reason=reason)
 
