@@ -50,8 +50,10 @@ GONE = Stat("", 0, 0, 0, 0, 0)
 
 def stat(pid: int) -> Stat:
     """Facts about one process, `GONE` where it is gone or hidden. Raises: OSError where no descriptor can be had."""
-    if not _is_ours():
-        return GONE
+    return _stat(pid) if _is_ours() else GONE
+
+
+def _stat(pid: int) -> Stat:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()  # they follow the name, which may hold anything
@@ -71,7 +73,9 @@ def _is_ours() -> bool:
 
 def processes() -> dict[int, Stat]:
     """Every process of this pid namespace that can be seen, by pid. Raises: OSError, see `stat`."""
-    found = ((int(entry), stat(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
+    if not _is_ours():
+        return {}
+    found = ((int(entry), _stat(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
     return {pid: known for pid, known in found if known is not GONE}
 
 
