@@ -116,7 +116,7 @@ def _by_its_port(config: Any) -> Known | None:
 
 
 def _ports(config: Any) -> list[int]:
-    """Docker spells EXPOSE's ranges out, buildah keeps them: `8000-8002/tcp`."""
+    """The TCP ports of EXPOSE. Docker spells ranges out, buildah keeps them: `8000-8002/tcp`."""
     names = [name.partition("/") for name in config.get("ExposedPorts") or ()]
     ranges = [numbers.partition("-") for numbers, _, protocol in names if protocol in ("tcp", "")]
     return sorted(port for first, _, last in ranges for port in range(int(first), int(last or first) + 1))

@@ -276,7 +276,7 @@ class Exchange(Travelling):
         raise Malformed("too many interim answers")
 
     def _await_response(self, connection: UpstreamConnection, upstream: Upstream) -> Steps:
-        """Take what comes next of it. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
+        """Wait for more of a response. Raises: GatewayTimeout; ClientGone; what broke the upload; ServiceGone."""
         link, upload, deadline = connection.stream.link, self._upload, NEVER
         ended = None
         if upload is not None:

@@ -113,7 +113,7 @@ class Tunnel:
         return True
 
     def _move_unseen(self, way: _Way) -> None:
-        """What TLS has taken from the kernel already is not heard of any more."""
+        """Pass on what TLS has taken from the kernel already: no event tells of it any more."""
         if not (way.sink.unsent or way.has_ended) and way.source.has_unseen():
             self._move(way)
 

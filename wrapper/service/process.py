@@ -193,9 +193,7 @@ class Process(Ending):
                               "as the same user") from refused
 
     def _targets(self, to_group: bool) -> tuple[int, ...]:
-        """What to give kill(2), to which a group is a negative number; the process, the last, may be in another
-        (setpgid(2)).
-        """
+        """The pids for kill(2), negative for the group; the process comes last where it is in another (setpgid(2))."""
         with contextlib.suppress(ProcessLookupError):
             if to_group and os.getpgid(self.pid) != self.pid:
                 return -self.pid, self.pid
@@ -393,7 +391,7 @@ def _stat(pid: int) -> procfs.Stat:
 
 
 def _suspended(pids: set[int]) -> set[int]:
-    """Those that cannot act on a signal before they are continued (signal(7))."""
+    """Which of `pids` cannot act on a signal before they are continued (signal(7))."""
     return {pid for pid in pids if _stat(pid).state == "T"}
 
 

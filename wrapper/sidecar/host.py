@@ -112,7 +112,7 @@ class Host:
 
     def add_service(self, handle: ServiceHandle, command: Sequence[str], *, route: str, upstream: str | None,
                     ready_path: str | None, restart: str) -> None:
-        """Raises: ValueError where its name or path is taken."""
+        """Start a helper service. Raises: ValueError where its name or path is taken; Busy while the wrapper ends."""
         helper = Helper(handle.name, command, address.parse(upstream) if upstream else None, self._around, route=route,
                         ready_path=ready_path, restart=restart)
         self.site.add_service(helper)

@@ -167,7 +167,7 @@ class Traffic:
             return [one for one, _ in self._seconds if one["number"] > number]
 
     def told_after(self, number: int) -> str:
-        """The first SECONDS_TOLD of these as a list in JSON, each written once.
+        """The first SECONDS_TOLD seconds behind `number` as a list in JSON, each written once.
 
         While `json` writes a long list no other thread runs, and any client may ask for it, and often.
         """
