@@ -71,7 +71,7 @@ class ControlServer(Server):
         except ValueError as error:
             raise OSError(str(error)) from None
         super().__init__(listener, OwnPaths(site), site.around.settings, trusted=True)
-        self._path = os.path.abspath(path)  # sidecar code may change the folder
+        self._path = os.path.join(address.folder(), path)  # sidecar code may change the folder
         self._inode = os.stat(path).st_ino
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
