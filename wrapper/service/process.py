@@ -21,6 +21,7 @@ from wrapper.errors import CannotStart, Refusal
 from wrapper.log import log
 from wrapper.service import procfs
 from wrapper.service.reaper import Reaper
+from wrapper.settings import address
 from wrapper.signals import END_SIGNALS
 from wrapper.threads import NoThread
 
@@ -256,7 +257,7 @@ class Spawner:
         self._ignored = ignored
         self._descriptors = descriptors
         self._terminal = _holds_terminal()
-        self._folder = _folder()  # sidecar code may change ours, and means itself
+        self._folder = address.folder()  # sidecar code may change ours, and means itself
         # The same; only setting it tells what it was: a strict one, for what others may create this very moment.
         self._umask = os.umask(0o077)
         os.umask(self._umask)
@@ -308,7 +309,7 @@ class Spawner:
                how: dict[str, Any]) -> subprocess.Popen[bytes]:
         assert self._lock.locked()
         how = {"umask": self._umask, **how}
-        if self._folder is not None and _folder() not in (None, self._folder):
+        if self._folder and address.folder() not in ("", self._folder):
             how.setdefault("cwd", self._folder)  # unsaid while it is ours: not every path to one may be walked again
         # The child inherits this thread's mask.
         before = signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
@@ -417,14 +418,6 @@ def _refused(name: str, cause: str, exit_status: int) -> CannotStart:
 def cannot_start(error: Exception) -> CannotStart:
     """Any other cause: no descriptor, no memory, no thread."""
     return CannotStart(f"cannot start the service: {error}", NOT_EXECUTABLE)
-
-
-def _folder() -> str | None:
-    """The working folder, None where it has no name any more."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return None
 
 
 def _holds_terminal() -> bool:
